@@ -1,0 +1,47 @@
+"""``recbole-llm``: one command, one file per subcommand."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+#: Subcommand → what it is for. ``run`` is what happens without one.
+COMMANDS = {
+    "run": "train and rank a model, doing before it whatever is missing (the default)",
+    "encode": "turn item text into an embedding table, or import one",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    command = "run"
+    if argv and not argv[0].startswith("-"):
+        command = argv.pop(0)
+    from recbole_llmemb.errors import UserError
+
+    try:
+        if command not in COMMANDS:
+            names = ", ".join(COMMANDS)
+            raise UserError(f"There is no subcommand {command!r}; it must be one of {names}.")
+        return importlib.import_module(f"recbole_llmemb.cli.{command}").main(argv) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    lines = ["usage: recbole-llm [COMMAND] [--key=value …]", "", "commands:"]
+    lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    lines += ["", "recbole-llm COMMAND --help tells a command's options."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

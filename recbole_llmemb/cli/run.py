@@ -1,0 +1,180 @@
+"""``recbole-llm run``: from a dataset's files to one table of results."""
+
+from __future__ import annotations
+
+import ast
+from time import perf_counter
+
+from recbole_llmemb.errors import UserError
+
+HELP = """usage: recbole-llm run --model=MODEL [--dataset=NAME] [--data_path=DIR]
+                       [--config_files="a.yaml b.yaml"] [--result_json=FILE] [--KEY=VALUE …]
+
+Trains MODEL on a dataset in RecBole's atomic files and ranks it; the item table and the
+collaborative teacher are built first if the cache does not have them.
+
+  --model         {models}, or any RecBole model
+  --dataset       the dataset's name (default: ml-100k, which RecBole carries)
+  --data_path     the folder that holds the dataset's folder (default: dataset/)
+  --config_files  RecBole property files, separated by spaces; later ones win
+  --result_json   where to write the results for scripts
+  --KEY=VALUE     any configuration key of ours or RecBole's
+"""
+
+
+def parse(argv: list[str]) -> dict:
+    """Read ``--key=value`` (or ``--key value``) into typed values.
+
+    Raises
+    ------
+    UserError
+        Anything else, or one key with two values.
+    """
+    words = {"true": True, "false": False, "none": None, "null": None, "~": None}
+    values: dict = {}
+    argv = list(argv)
+    while argv:
+        argument = argv.pop(0)
+        if not argument.startswith("--"):
+            raise UserError(f"Argument {argument!r} is not of the form --key=value.")
+        key, given, text = argument[2:].partition("=")
+        if not given:
+            if not argv or argv[0].startswith("--"):
+                raise UserError(f"--{key} has no value; write --{key}=VALUE.")
+            text = argv.pop(0)
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = words.get(text.lower(), text)
+        if key in values and values[key] != value:
+            raise UserError(f"--{key} is given twice, as {values[key]!r} and as {value!r}.")
+        values[key] = value
+    return values
+
+
+def main(argv: list[str]) -> int:
+    if any(argument in ("-h", "--help") for argument in argv):
+        from recbole_llmemb.registry import MODELS
+
+        print(HELP.format(models=", ".join(MODELS)))
+        return 0
+    typed = parse(argv)
+    execute(typed)
+    return 0
+
+
+def execute(typed: dict, report=print) -> dict:
+    """Do a run.
+
+    Parameters
+    ----------
+    typed : dict
+        Configuration as on the command line; ``model``, ``dataset``, ``config_files`` and
+        ``result_json`` included.
+    report : callable
+        Told in one line each what is going on.
+
+    Returns
+    -------
+    dict
+        What ``--result_json`` holds.
+    """
+    import torch
+    from recbole.utils import init_logger
+
+    from recbole_llmemb import pipeline, results
+    from recbole_llmemb.config import make_config
+    from recbole_llmemb.registry import is_ours
+
+    started = perf_counter()
+    typed = dict(typed)
+    files = str(typed.pop("config_files", None) or "").split()
+    result_json = typed.pop("result_json", None)
+    if result_json:
+        results.check_writable(result_json)
+    model_name = typed.pop("model", None)
+    dataset_name = typed.pop("dataset", None) or _dataset_in(files) or "ml-100k"
+    if not isinstance(model_name, str):
+        raise UserError("No model is named; add --model=LLMEmbSASRec, for example.")
+    config = make_config(model_name, str(dataset_name), files, typed, strict=typed)
+    init_logger(config)
+    seconds = dict.fromkeys(results.SECONDS)
+
+    def stage(name, what, work):
+        report(f"{name}: {what} …")
+        began = perf_counter()
+        outcome = work()
+        seconds[name] = perf_counter() - began
+        report(f"{name}: done in {seconds[name]:.1f} s")
+        return outcome
+
+    data = stage("prepare", f"reading {config['dataset']}", lambda: pipeline.prepare_data(config))
+    train = data.train._dataset
+    report(
+        f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
+        f"{len(train):,} training targets"
+    )
+    if is_ours(model_name) and config["item_embedding"] == "table":
+        from recbole_llmemb.encode import ensure_table
+
+        stage("encode", "item table", lambda: ensure_table(config, report))
+        if config["align_weight"]:
+            from recbole_llmemb.teacher import ensure_teacher
+
+            size = item_embedding_size(config)
+            stage("teacher", config["align_teacher"], lambda: ensure_teacher(config, size, report))
+    model, trainer = pipeline.build(config, data)
+    report(
+        f"train: {model_name} on {config['device']}, {torch.get_num_threads()} threads, "
+        f"at most {config['epochs']} epochs …"
+    )
+    outcome = pipeline.train_and_evaluate(
+        config, data, model, trainer, resume=config["resume"] is not False, report=report
+    )
+    seconds.update(outcome.seconds)
+    report(f"train: {outcome.epochs} epochs in {seconds['train']:.1f} s")
+    print()
+    print(
+        results.results_table(
+            outcome.best_valid_result, outcome.test_result, outcome.groups, labels=outcome.labels
+        )
+    )
+    print(f"\ncheckpoint: {outcome.checkpoint}")
+    parts = {
+        "model": model_name,
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "best_valid_result": outcome.best_valid_result,
+        "test_result": outcome.test_result,
+        "groups": outcome.groups or {},
+        "seconds": seconds,
+        "epochs": outcome.epochs,
+        "parameters": outcome.parameters,
+    }
+    if outcome.valid_groups:
+        parts["valid_groups"] = outcome.valid_groups
+    if result_json:
+        results.write_result_json(result_json, **parts)
+        print(f"results:    {result_json}")
+    print(f"total:      {perf_counter() - started:.1f} s")
+    return parts
+
+
+def item_embedding_size(config) -> int:
+    """Size of a backbone's item embeddings, which not every backbone calls hidden_size."""
+    return config["embedding_size"] or config["hidden_size"]
+
+
+def _dataset_in(files):
+    import yaml
+
+    found = None
+    for file in files:
+        try:
+            with open(file, encoding="utf-8") as handle:
+                content = yaml.safe_load(handle)
+        except (OSError, yaml.YAMLError):
+            continue  # make_config says what is wrong with it
+        if isinstance(content, dict):
+            found = content.get("dataset", found)
+    return found

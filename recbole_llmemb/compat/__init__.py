@@ -1,0 +1,66 @@
+"""RecBole 1.2.1 beside current libraries.
+
+RecBole's last release predates NumPy 2, PyTorch 2.6, pandas 3 and the ray of
+today. :func:`apply` heals what breaks, one small function per break, each doing
+nothing where its break is absent. Nothing of RecBole's files is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+
+from recbole_llmemb.compat import datasets, imports, models, training
+from recbole_llmemb.errors import UserError
+
+_applied = False
+_lock = threading.RLock()
+
+
+def apply() -> None:
+    """Heal RecBole in this process; calling it again does nothing.
+
+    Raises
+    ------
+    UserError
+        When RecBole is not installed.
+    """
+    global _applied
+    with _lock:
+        if _applied:
+            return
+        if importlib.util.find_spec("recbole") is None:
+            raise UserError(
+                "RecBole is not installed: run `pip install --no-deps recbole==1.2.1` (without "
+                "--no-deps pip refuses it, for its own pins are out of date)."
+            )
+        imports.restore_numpy_names()
+        imports.restore_sparse_update()
+        imports.restore_distutils_for_thop()
+        imports.spare_absent_libraries()
+        imports.defer_ray()
+        datasets.restore_pandas_habits()
+        datasets.copy_read_only_columns()
+        training.use_current_amp()
+        training.report_plain_metrics()
+        training.keep_checkpoints_plain()
+        models.switch_anomaly_detection_off()
+        _applied = True
+
+
+@contextlib.contextmanager
+def without_argv() -> Iterator[None]:
+    """Hide this program's arguments from RecBole's ``Config``.
+
+    ``Config`` reads ``sys.argv`` whoever builds it and wherever, so that, say,
+    pytest's own options end up as settings (evaluated as Python expressions).
+    """
+    kept = sys.argv
+    sys.argv = kept[:1] or [""]
+    try:
+        yield
+    finally:
+        sys.argv = kept

@@ -1,0 +1,129 @@
+"""What PyTorch and NumPy of today change under RecBole's trainers."""
+
+from __future__ import annotations
+
+import functools
+import types
+from typing import Any
+
+from recbole_llmemb import checkpoint
+
+
+def use_current_amp() -> None:
+    """Point RecBole's trainers at ``torch.amp``.
+
+    They call ``torch.cuda.amp.GradScaler`` at every epoch, on CPU too, and each
+    time PyTorch warns that it is deprecated.
+    """
+    import torch
+    from recbole.trainer import trainer
+
+    if not hasattr(torch.amp, "GradScaler"):
+        return
+    current = types.ModuleType("amp")
+    current.GradScaler = functools.partial(torch.amp.GradScaler, "cuda")
+    current.autocast = functools.partial(torch.amp.autocast, "cuda")
+    trainer.amp = current
+
+
+def report_plain_metrics() -> None:
+    """Let the evaluator return Python floats.
+
+    It returns NumPy scalars, which NumPy 2 prints as ``np.float64(0.2333)`` in
+    every log line and results table.
+    """
+    import numpy as np
+    from recbole.evaluator import Evaluator
+
+    if repr(np.float64(0.5)) == "0.5":
+        return
+    evaluate = Evaluator.evaluate
+
+    @functools.wraps(evaluate)
+    def with_floats(self, dataobject):
+        result = evaluate(self, dataobject)
+        return type(result)((name, float(value)) for name, value in result.items())
+
+    Evaluator.evaluate = with_floats
+
+
+def keep_checkpoints_plain() -> None:
+    """Make RecBole's checkpoints plain data, and load only such.
+
+    Its trainers pickle the whole ``Config``; PyTorch 2.6 and later refuse to load
+    that, and rightly, because unpickling runs whatever the file says.
+    """
+    from recbole import quick_start
+    from recbole.trainer import trainer
+
+    trainer.torch = _TorchForTrainers("torch")
+    quick_start.load_data_and_model = _load_data_and_model
+    quick_start.quick_start.load_data_and_model = _load_data_and_model
+
+
+class _TorchForTrainers(types.ModuleType):
+    """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.checkpoint`."""
+
+    def __getattr__(self, name: str) -> Any:
+        import torch
+
+        return getattr(torch, name)
+
+    @staticmethod
+    def save(state: dict[str, Any], path: Any, **_: Any) -> None:
+        """Write what a trainer saves: ``Config`` as a dictionary, no modules."""
+        import torch
+
+        state = dict(state)
+        if "config" in state:
+            state["config"] = checkpoint.config_to_plain(state["config"])
+        # DIN and others list submodules here, whose weights state_dict has already.
+        state["other_parameter"] = {
+            key: value
+            for key, value in (state.get("other_parameter") or {}).items()
+            if not isinstance(value, torch.nn.Module)
+        }
+        checkpoint.save(state, path)
+
+    @staticmethod
+    def load(path: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
+        """Read a checkpoint with ``weights_only=True``."""
+        return checkpoint.load(path, map_location)
+
+
+def _load_data_and_model(model_file):
+    """Rebuild everything a checkpoint stands for.
+
+    Parameters
+    ----------
+    model_file : path-like
+        A checkpoint that a trainer saved.
+
+    Returns
+    -------
+    tuple
+        The config, the model, the dataset, and the training, validation and test data.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, damaged, or holds pickled Python objects.
+    """
+    from logging import getLogger
+
+    from recbole.quick_start import quick_start
+
+    state = checkpoint.load(model_file)
+    config = checkpoint.config_from_plain(state["config"])
+    quick_start.init_seed(config["seed"], config["reproducibility"])
+    quick_start.init_logger(config)
+    getLogger().info(config)
+    dataset = quick_start.create_dataset(config)
+    getLogger().info(dataset)
+    splits = quick_start.data_preparation(config, dataset)
+    quick_start.init_seed(config["seed"], config["reproducibility"])
+    model_class = quick_start.get_model(config["model"])
+    model = model_class(config, splits[0]._dataset).to(config["device"])
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
+    return config, model, dataset, *splits

@@ -1,0 +1,206 @@
+"""Our keys in RecBole's configuration: defaults, checks, and what the loss implies."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from importlib import resources
+from pathlib import Path
+
+import yaml
+
+from recbole_llmemb.errors import UserError
+
+CHOICES = {
+    "item_embedding": ("table", "id"),
+    "train_mode": ("sequence", "prefix"),
+    "loss_type": ("CE", "BPR", "BCE"),
+    "llm_pooling": ("mean", "last"),
+    "llm_missing": ("error", "mean", "zero"),
+    "negative_excludes": ("history", "target"),
+}
+
+
+def properties_folder() -> Path:
+    """The folder of yaml defaults: inside an installed package, else beside it in a checkout."""
+    try:
+        folder = Path(str(resources.files("recbole_llmemb.properties")))
+    except (ImportError, TypeError):
+        folder = Path(__file__).parent / "properties"
+    if not (folder / "overall.yaml").is_file():
+        folder = Path(__file__).parent.parent / "properties"
+    return folder
+
+
+def defaults(model: str, dataset: str) -> dict:
+    """Our defaults for a model on a dataset: ``overall`` < ``model/`` < ``dataset/``."""
+    merged = {}
+    folder = properties_folder()
+    for part in ("overall", f"model/{model}", f"dataset/{dataset}"):
+        file = folder / f"{part}.yaml"
+        if file.is_file():
+            merged.update(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    return merged
+
+
+def check(config) -> None:
+    """Refuse impossible values of our keys, each in one sentence.
+
+    Parameters
+    ----------
+    config : mapping
+        Anything with ``config[key]``, None where a key is not set.
+
+    Raises
+    ------
+    UserError
+        Naming the key, the value and what it may be.
+    """
+    for key, allowed in CHOICES.items():
+        if config[key] is not None and config[key] not in allowed:
+            raise UserError(
+                f"{key} is {config[key]!r}; it must be one of {', '.join(map(repr, allowed))}."
+            )
+    for key, least in {"adapter_hidden_size": 0, "sequence_stride": 1, "llm_pca_dim": 1}.items():
+        value = config[key]
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UserError(f"{key} is {value!r}; it must be a whole number of at least {least}.")
+    for key in ("align_weight", "align_temperature"):
+        value = config[key]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UserError(f"{key} is {value!r}; it must be a number.")
+    if config["align_weight"] and config["align_weight"] < 0:
+        raise UserError(f"align_weight is {config['align_weight']}; it must not be negative.")
+    if config["align_temperature"] is not None and config["align_temperature"] <= 0:
+        raise UserError(f"align_temperature is {config['align_temperature']}; it must be positive.")
+    stride, length = config["sequence_stride"], config["MAX_ITEM_LIST_LENGTH"]
+    if stride and length and stride > length:
+        raise UserError(
+            f"sequence_stride is {stride}, longer than MAX_ITEM_LIST_LENGTH {length}, "
+            "so some positions would never be trained on; make it at most that."
+        )
+    args = config["train_neg_sample_args"] or {}
+    if args.get("dynamic") and config["train_mode"] == "sequence":
+        raise UserError(
+            "train_neg_sample_args.dynamic needs a score for every candidate before each step, "
+            "which train_mode: sequence does not offer; set dynamic: False or train_mode: prefix."
+        )
+
+
+def install() -> None:
+    """Hook our defaults into RecBole's ``Config`` for our models; idempotent."""
+    from recbole.config import Config
+
+    if getattr(Config, "knows_llmemb", False):
+        return
+    load_internal = Config._load_internal_config_dict
+    set_parameters = Config._set_default_parameters
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        load_internal(self, model, model_class, dataset)
+        if _is_ours(model):
+            self.internal_config_dict.update(defaults(model, dataset))
+
+    def _set_default_parameters(self):
+        values = self.final_config_dict
+        if not _is_ours(self.model):
+            return set_parameters(self)
+        check(_Lookup(values))
+        if values["loss_type"] == "CE":
+            values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
+        if values["train_mode"] == "sequence":
+            values["transform"] = None  # masking is part of the loader there
+        _load_times(values)
+        set_parameters(self)
+        if values["loss_type"] == "BCE":  # RecBole knows CE and BPR only
+            from recbole.utils import InputType
+
+            values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE
+
+    Config._load_internal_config_dict = _load_internal_config_dict
+    Config._set_default_parameters = _set_default_parameters
+    Config._convert_config_dict = _convert_config_dict
+    Config.knows_llmemb = True
+
+
+def _is_ours(model):
+    from recbole_llmemb.registry import is_ours
+
+    return is_ours(model)
+
+
+class _Lookup(dict):
+    """A dict that gives None for what is not set, as RecBole's Config does."""
+
+    def __missing__(self, key):
+        return None
+
+
+def _load_times(values):
+    """Sequences need times; RecBole's default for a dataset it does not know loads none."""
+    columns = values.get("load_col") or {}
+    if columns.get("inter") == ["user_id", "item_id"]:
+        names = [values[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")]
+        values["load_col"] = {**columns, "inter": names}
+
+
+def _convert_config_dict(self, config_dict):
+    """Read typed values out of strings. RecBole's own runs ``eval`` on every one of them."""
+    words = {"true": True, "false": False, "none": None}
+    for key, value in config_dict.items():
+        if isinstance(value, str):
+            try:
+                config_dict[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError, MemoryError, RecursionError):
+                config_dict[key] = words.get(value.lower(), value)
+    return config_dict
+
+
+def make_config(model, dataset=None, config_files=(), overrides=None, strict=()):
+    """A RecBole ``Config`` that does not look at ``sys.argv``.
+
+    Parameters
+    ----------
+    model, dataset : str
+        Dataset may be None where a file or ``overrides`` has it.
+    config_files : sequence of str
+        yaml files, later ones win.
+    overrides : dict
+        Wins over the files.
+    strict : collection of str
+        Keys of ``overrides`` that somebody typed: an unknown one is refused.
+
+    Returns
+    -------
+    recbole.config.Config
+
+    Raises
+    ------
+    UserError
+        An unknown key, a missing file, no such model, or what :func:`check` refuses.
+    """
+    from recbole.config import Config
+
+    from recbole_llmemb.compat import without_argv
+
+    for file in config_files:
+        if not Path(file).is_file():
+            raise UserError(f"config file {file} does not exist; check --config_files.")
+    with without_argv():
+        try:
+            config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
+        except yaml.YAMLError as error:
+            raise UserError(f"A config file is not valid yaml: {' '.join(str(error).split())}.")
+        except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+            if isinstance(error, UserError):
+                raise
+            message = error.args[0] if error.args else str(error)
+            raise UserError(f"The configuration cannot be used: {str(message).rstrip('.')}.")
+    known = set(config.internal_config_dict) | {k for v in config.parameters.values() for k in v}
+    known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight"}
+    for key in strict:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean --{near[0]}?" if near else "; see the configuration reference."
+            raise UserError(f"--{key} is not a configuration key{hint}")
+    return config

@@ -1,0 +1,1 @@
+"""Histories without materialised prefixes, and the loaders that train on them."""

@@ -1,0 +1,104 @@
+"""The dataset class of our models: RecBole's, without materialised prefixes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from recbole.data.dataset import SequentialDataset
+
+from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
+
+
+class LazySequentialDataset(SequentialDataset):
+    """RecBole's sequential dataset with histories gathered per batch.
+
+    Rows, their order, splits and the contents of every batch are RecBole's; memory
+    grows with the number of interactions, not with that times the history length.
+    """
+
+    def data_augmentation(self):
+        """Give every interaction but a user's first a row that points at its history."""
+        self._aug_presets()
+        self._check_field("uid_field", "time_field")
+        self.sort(by=[self.uid_field, self.time_field], ascending=True)
+
+        users = self.inter_feat[self.uid_field].numpy()
+        first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]]) if len(users) else []
+        starts = np.repeat(first, np.diff(np.r_[first, len(users)]).astype(np.int64))
+        position_in_history = np.arange(len(users)) - starts
+        targets = torch.from_numpy(np.flatnonzero(position_in_history))
+        lengths = torch.from_numpy(position_in_history)[targets].clamp(max=self.max_item_list_len)
+
+        fields = {f: self.inter_feat[f] for f in self.inter_feat}
+        list_fields = {
+            getattr(self, f"{f}_list_field"): f for f in fields if f != self.uid_field
+        }
+        self.sorted_interactions = SortedInteractions(fields, list_fields, self.max_item_list_len)
+        columns = {f: value[targets] for f, value in fields.items()}
+        columns[self.item_list_length_field] = lengths.long()
+        columns[POSITION] = targets
+        self.inter_feat = LazyInteraction(
+            columns, self.sorted_interactions, self.item_list_length_field
+        )
+
+    def __getitem__(self, index, join=True):
+        rows = self.inter_feat[index]
+        if isinstance(rows, LazyInteraction):
+            rows = rows.materialise()
+        return self.join(rows) if join else rows
+
+    def leave_one_out(self, group_by, leave_one_mode):
+        """RecBole's leave-one-out split, row for row, without its Python lists of rows."""
+        left_out = {"valid_and_test": 2, "valid_only": 1, "test_only": 1}
+        if group_by is None or leave_one_mode not in left_out:
+            return super().leave_one_out(group_by, leave_one_mode)  # which says what is wrong
+
+        keys = self.inter_feat[group_by].numpy()
+        _, first_seen, group = np.unique(keys, return_index=True, return_inverse=True)
+        # RecBole visits the groups in the order in which they first appear.
+        rank = np.empty(len(first_seen), dtype=np.int64)
+        rank[np.argsort(first_seen)] = np.arange(len(first_seen))
+        rank = rank[group]
+        order = np.argsort(rank, kind="stable")
+        sizes = np.bincount(rank)
+        from_end = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(keys))  # 1 is the last row
+        held_out = np.minimum(left_out[leave_one_mode], np.repeat(sizes, sizes) - 1)
+
+        train = order[from_end > held_out]
+        last, before_last = order[(from_end == 1) & (held_out >= 1)], order[
+            (from_end == 2) & (held_out >= 2)
+        ]
+        nothing = np.empty(0, dtype=np.int64)
+        parts = {
+            "valid_and_test": [train, before_last, last],
+            "valid_only": [train, last, nothing],
+            "test_only": [train, nothing, last],
+        }[leave_one_mode]
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[part]) for part in parts]
+
+    def training_counts(self, train):
+        """How often each item and each user occurs in the training interactions.
+
+        A user's first interaction is never a target, but it is training data all the
+        same, so it is counted too.
+
+        Parameters
+        ----------
+        train : LazySequentialDataset
+            The training split.
+
+        Returns
+        -------
+        tuple of torch.LongTensor
+            Counts per item ``(n_items,)`` and per user ``(n_users,)``.
+        """
+        fields = self.sorted_interactions.fields
+        users, items = fields[self.uid_field], fields[self.iid_field]
+        is_first = torch.ones(len(users), dtype=torch.bool)
+        is_first[1:] = users[1:] != users[:-1]
+        used = torch.cat([train.inter_feat[POSITION], is_first.nonzero().squeeze(1)])
+        return (
+            torch.bincount(items[used], minlength=self.item_num),
+            torch.bincount(users[used], minlength=self.user_num),
+        )

@@ -1,0 +1,106 @@
+"""Rows of a sequential dataset that know their history instead of holding it.
+
+RecBole writes every history prefix of every user into a padded matrix
+(``n_interactions × MAX_ITEM_LIST_LENGTH`` int64 for each list field, filled by a
+Python loop). Here a row keeps only where its target lies in the interactions sorted
+by user and time, and how many interactions before it are its history; the padded
+lists are gathered for the rows of a batch when the batch is asked for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+#: Column with the position of a row's target in the sorted interactions.
+POSITION = "_target_position"
+
+
+class SortedInteractions:
+    """All interactions sorted by user, then time; shared by every split of a dataset.
+
+    Parameters
+    ----------
+    fields : dict of str to torch.Tensor
+        One tensor per field, each with one row per interaction.
+    list_fields : dict of str to str
+        For each list field (``item_id_list``) the field it lists (``item_id``).
+    max_length : int
+        Longest history kept, ``MAX_ITEM_LIST_LENGTH``.
+    """
+
+    def __init__(self, fields, list_fields, max_length):
+        self.fields = fields
+        self.list_fields = list_fields
+        self.max_length = max_length
+
+    def history(self, list_field, positions, lengths, width=None):
+        """Gather padded histories, oldest first, padding on the right.
+
+        Parameters
+        ----------
+        list_field : str
+            Which list to build.
+        positions, lengths : torch.LongTensor (n,)
+            Where each row's target lies and how long its history is.
+        width : int, optional
+            Columns of the result; defaults to ``max_length``.
+
+        Returns
+        -------
+        torch.Tensor (n, width, ...)
+            Zero where a history is shorter than ``width``.
+        """
+        values = self.fields[self.list_fields[list_field]]
+        offsets = torch.arange(width or self.max_length)
+        index = (positions - lengths).unsqueeze(1) + offsets
+        mask = offsets < lengths.unsqueeze(1)
+        # A row near the end of the data points past it where its mask is off.
+        gathered = values[index.clamp_(max=len(values) - 1)]
+        return gathered * mask.view(*mask.shape, *[1] * (gathered.dim() - 2)).to(gathered.dtype)
+
+
+class LazyInteraction(Interaction):
+    """An :class:`~recbole.data.interaction.Interaction` whose list fields are gathered on demand.
+
+    Behaves like RecBole's for sorting, splitting and indexing, and stays lazy through
+    them; :meth:`materialise` gives a plain interaction with the lists in it.
+    """
+
+    def __init__(self, columns, store, length_field):
+        super().__init__(columns)
+        self.store = store
+        self.length_field = length_field
+
+    def __getattr__(self, item):
+        if item in ("store", "length_field"):  # asked for while unpickling
+            raise AttributeError(item)
+        return super().__getattr__(item)
+
+    def __getitem__(self, index):
+        if isinstance(index, str):
+            if index in self.store.list_fields and index not in self.interaction:
+                return self._history(index)
+            return self.interaction[index]
+        if isinstance(index, (list, range, np.ndarray)):
+            index = torch.as_tensor(np.asarray(index))
+            if index.numel() == 0:
+                index = index.long()
+        columns = {name: column[index] for name, column in self.interaction.items()}
+        return LazyInteraction(columns, self.store, self.length_field)
+
+    def __contains__(self, item):
+        return item in self.interaction or item in self.store.list_fields
+
+    def _history(self, list_field, width=None):
+        return self.store.history(
+            list_field, self.interaction[POSITION], self.interaction[self.length_field], width
+        )
+
+    def materialise(self):
+        """A plain interaction with the list fields of these rows gathered."""
+        columns = {name: col for name, col in self.interaction.items() if name != POSITION}
+        for list_field in self.store.list_fields:
+            columns[list_field] = self._history(list_field)
+        return Interaction(columns)

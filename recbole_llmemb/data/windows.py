@@ -1,0 +1,111 @@
+"""One pass over a user's sequence: which stretches of it are read, and what they teach.
+
+RecBole's prefix augmentation turns a user with n training interactions into n−1 rows,
+each re-reading its whole history. A causal model reads the sequence once and predicts
+at every position. Sequences longer than the model are cut into overlapping windows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of the sorted interactions, in no particular order.
+
+    Attributes
+    ----------
+    starts : numpy.ndarray of int64 (w,)
+        Position of each window's first item among the sorted interactions.
+    lengths : numpy.ndarray of int64 (w,)
+        Items read by each window, at most the model's length.
+    first_targets : numpy.ndarray of int64 (w,)
+        Index inside the window of the first position that is trained on; the ones
+        before it only give context, being targets of an earlier window.
+    users : numpy.ndarray of int64 (w,)
+        The user each window belongs to.
+    """
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    first_targets: np.ndarray
+    users: np.ndarray
+
+    def __len__(self):
+        return len(self.starts)
+
+    @property
+    def target_counts(self):
+        """Trained positions per window, ``(w,)``."""
+        return self.lengths - self.first_targets
+
+
+def _runs(positions, lengths, users):
+    """Stretches of consecutive targets of one user: first input, first and last target, user."""
+    order = np.argsort(positions, kind="stable")
+    positions, lengths, users = positions[order], lengths[order], users[order]
+    breaks = (np.diff(positions) != 1) | (users[1:] != users[:-1])
+    heads = np.flatnonzero(np.r_[True, breaks])
+    tails = np.r_[heads[1:] - 1, len(positions) - 1]
+    return positions[heads] - lengths[heads], positions[heads], positions[tails], users[heads]
+
+
+def _cut(sizes, max_length, stride):
+    """Cut runs of these sizes into windows: whose run, the how-manieth, offset and length."""
+    extra = np.maximum(sizes - max_length, 0)
+    per_run = 1 + -(-extra // stride)
+    run = np.repeat(np.arange(len(per_run)), per_run)
+    nth = np.arange(len(run)) - np.repeat(np.cumsum(per_run) - per_run, per_run)
+    # The last window ends with the run: it may overlap more, never less.
+    offset = np.minimum(nth * stride, extra[run])
+    return run, nth, offset, np.minimum(sizes[run], max_length)
+
+
+def next_item_windows(positions, lengths, users, max_length, stride):
+    """Windows for causal training: at each position the next item is the target.
+
+    Every target position is trained on exactly once. A window reads at most
+    ``max_length`` items; the windows of a longer sequence lie ``stride`` apart, so that
+    a target outside the first window sees at least ``max_length - stride + 1`` of the
+    items before it (``stride = 1`` gives every target the history that prefix
+    augmentation gives it; a target of a sequence that fits always has it).
+
+    Parameters
+    ----------
+    positions, lengths, users : numpy.ndarray of int64 (n,)
+        For each training row where its target lies among the sorted interactions, how
+        long its history is, and whose it is.
+    max_length : int
+        ``MAX_ITEM_LIST_LENGTH``.
+    stride : int
+        Between 1 and ``max_length``.
+
+    Returns
+    -------
+    Windows
+    """
+    if len(positions) == 0:
+        empty = np.empty(0, dtype=np.int64)
+        return Windows(empty, empty, empty, empty)
+    first_input, first_target, last_target, users = _runs(positions, lengths, users)
+    run, nth, offset, length = _cut(last_target - first_input, max_length, stride)
+    # Positions before the first target of the run only give context.
+    lead = (first_target - 1 - first_input)[run]
+    covered = np.where(nth == 0, lead, (nth - 1) * stride + max_length)
+    return Windows(first_input[run] + offset, length, np.maximum(covered - offset, 0), users[run])
+
+
+def whole_windows(positions, lengths, users, max_length, stride):
+    """Windows over every training item of a user, targets included (BERT4Rec's cloze task).
+
+    Parameters and result as :func:`next_item_windows`; any position may be masked, so
+    ``first_targets`` is zero throughout.
+    """
+    if len(positions) == 0:
+        return next_item_windows(positions, lengths, users, max_length, stride)
+    first_item, _, last_item, users = _runs(positions, lengths, users)
+    run, _, offset, length = _cut(last_item - first_item + 1, max_length, stride)
+    return Windows(first_item[run] + offset, length, np.zeros_like(length), users[run])

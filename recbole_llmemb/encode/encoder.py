@@ -1,0 +1,221 @@
+"""Any sentence-transformers or Hugging Face model as a function from texts to vectors."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from recbole_llmemb.encode.source import EncoderSource
+from recbole_llmemb.errors import UserError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_POOLING_MODES = {"mean": "mean", "last": "lasttoken"}
+
+
+def check_options(pooling: str | None, dtype: str) -> None:
+    """Refuse a pooling or number type there is not.
+
+    Raises
+    ------
+    UserError
+        Naming the choices.
+    """
+    if pooling is not None and pooling not in _POOLING_MODES:
+        raise UserError(
+            f"llm_pooling is {pooling!r}; it must be mean or last, or empty for the encoder's own."
+        )
+    if dtype not in DTYPES:
+        raise UserError(f"llm_dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+
+
+def choose_devices(device: Any = None) -> list[str]:
+    """Device names from ``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"cuda:0,cuda:1"`` or a torch.device.
+
+    Raises
+    ------
+    UserError
+        When PyTorch does not know a device, or has none of it.
+    """
+    if device in (None, "", "auto"):
+        return ["cuda" if torch.cuda.is_available() else "cpu"]
+    names = [name.strip() for name in str(device).split(",") if name.strip()]
+    for name in names:
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise UserError(
+                f"llm_device {name!r} cannot be used ({reason}); choose auto or cpu."
+            ) from error
+    return names
+
+
+class Encoder:
+    """Texts to vectors, loaded through sentence-transformers' modules.
+
+    A sentence-transformers model keeps its pipeline; a plain Hugging Face model, encoder or
+    decoder, becomes Transformer + Pooling.
+
+    Parameters
+    ----------
+    source : EncoderSource
+        From :func:`~recbole_llmemb.encode.source.find_encoder`.
+    pooling : {None, "mean", "last"}
+        How token states become one vector: the model's own (a plain model: mean), the mean over
+        the tokens that are not padding, or the last of them.
+    dtype : {"float32", "float16", "bfloat16"}
+        The model's number type, and the vectors'.
+    device : str or torch.device
+        See :func:`choose_devices`. Several devices are served by sentence-transformers' process
+        pool.
+    max_length : int, optional
+        Longer texts are cut to this many tokens; by default the model's own limit.
+    normalize : bool
+        Scale vectors to length one. A model that does so by itself does so in any case.
+    batch_size : int
+        Texts per forward pass.
+    trust_remote_code : bool
+        Run code that comes with the model. Only for models whose code was read.
+
+    Raises
+    ------
+    UserError
+        When the model cannot be loaded, has no pooling to change, or has no token to pad with.
+    """
+
+    def __init__(
+        self,
+        source: EncoderSource,
+        pooling: str | None = None,
+        dtype: str = "float32",
+        device: Any = None,
+        max_length: int | None = None,
+        normalize: bool = False,
+        batch_size: int = 32,
+        trust_remote_code: bool = False,
+    ):
+        check_options(pooling, dtype)
+        self.devices = choose_devices(device)
+        self.batch_size = batch_size
+        self.dtype = DTYPES[dtype]
+        self._pool = None
+        model = _load(source, self.dtype, self.devices[0], trust_remote_code)
+        has_own_pipeline = _has_modules_file(source)
+        if pooling is not None or not has_own_pipeline:
+            _set_pooling(model, pooling or "mean", source.name)
+        self._normalize = normalize
+        if max_length is not None:
+            model.max_seq_length = max_length
+        _prepare_tokenizer(model, source.name)
+        self.model = model.eval()
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        """(len(texts), D) on the CPU, in the encoder's number type."""
+        texts = list(texts)
+        options: dict[str, Any] = {
+            "batch_size": self.batch_size,
+            "show_progress_bar": False,
+            "convert_to_tensor": True,
+            "normalize_embeddings": self._normalize,
+        }
+        if len(self.devices) > 1:
+            if self._pool is None:
+                self._pool = self.model.start_multi_process_pool(self.devices)
+            # As many chunks as processes: texts of a call are of similar length.
+            options["chunk_size"] = max(1, -(-len(texts) // len(self.devices)))
+            options["pool"] = self._pool
+        with torch.inference_mode():
+            vectors = self.model.encode(texts, **options)
+        return torch.as_tensor(vectors).cpu().to(self.dtype).contiguous()
+
+    def close(self) -> None:
+        """Stop the processes that several devices need."""
+        if self._pool is not None:
+            self.model.stop_multi_process_pool(self._pool)
+            self._pool = None
+
+
+@contextlib.contextmanager
+def _quiet_loading():
+    """No "Loading weights" bar of transformers in the middle of our own report."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def _load(source: EncoderSource, dtype: torch.dtype, device: str, trust_remote_code: bool):
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        with _quiet_loading():
+            return SentenceTransformer(
+                source.location,
+                revision=None if source.is_directory else source.revision,
+                local_files_only=source.offline,
+                device=device,
+                trust_remote_code=trust_remote_code,
+                model_kwargs={"dtype": dtype},
+            )
+    except Exception as error:  # loaders of many libraries, each with its own errors
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(
+            f"The encoder {source.name!r} cannot be loaded ({type(error).__name__}: {reason})."
+        ) from error
+
+
+def _has_modules_file(source: EncoderSource) -> bool:
+    if source.is_directory:
+        return os.path.isfile(os.path.join(source.location, "modules.json"))
+    from huggingface_hub import try_to_load_from_cache
+
+    # The model was just loaded, so what the hub has of this file is in the local cache.
+    found = try_to_load_from_cache(source.location, "modules.json", revision=source.revision)
+    return isinstance(found, str)
+
+
+def _set_pooling(model: Any, pooling: str, name: str) -> None:
+    try:
+        from sentence_transformers.sentence_transformer.modules import Pooling
+    except ImportError:  # where it was before sentence-transformers 6
+        from sentence_transformers.models import Pooling
+
+    for key, module in model.named_children():
+        if isinstance(module, Pooling):
+            width = getattr(module, "embedding_dimension", None) or module.word_embedding_dimension
+            include_prompt = getattr(module, "include_prompt", True)
+            fresh = Pooling(width, pooling_mode=_POOLING_MODES[pooling])
+            fresh.include_prompt = include_prompt
+            setattr(model, key, fresh)
+            return
+    raise UserError(
+        f"The encoder {name!r} has no pooling of token states that could be changed to "
+        f"{pooling!r}; leave llm_pooling empty."
+    )
+
+
+def _prepare_tokenizer(model: Any, name: str) -> None:
+    tokenizer = getattr(model, "tokenizer", None)
+    if not hasattr(tokenizer, "padding_side"):
+        return
+    # On the right, positions count from the text's first token whatever the batch, which
+    # absolute positions need; causal models never look at what is to the right.
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        # Masked everywhere, so any token of the vocabulary will do.
+        stand_in = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
+        if stand_in is None:
+            raise UserError(
+                f"The tokenizer of the encoder {name!r} has neither a padding nor an end token; "
+                "set its pad_token and save it again."
+            )
+        tokenizer.pad_token = stand_in

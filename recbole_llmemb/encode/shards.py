@@ -1,0 +1,147 @@
+"""Encoding that survives being killed: vectors are kept in shards until all are there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from recbole_llmemb.errors import UserError
+
+DEFAULT_SHARD_SIZE = 1024
+_TENSOR = "vectors"
+
+
+def encode_in_shards(
+    texts: Sequence[str],
+    encode: Callable[[Sequence[str]], torch.Tensor],
+    work: Path,
+    key: str,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    step: int = 128,
+    describe: Callable[[int], str] = "text {}".format,
+) -> tuple[torch.Tensor, int]:
+    """Encode texts, keeping finished shards in a work directory.
+
+    Texts are sorted by length, longest first: batches waste little padding, and one that does
+    not fit into memory fails at once. Each shard is written beside and renamed, so that whatever
+    has a shard's name is a whole shard; still it is checked before it is used again.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        n different texts.
+    encode : callable
+        Texts to (len, D). Not called when all shards are there.
+    work : Path
+        Directory of the shards; made if need be.
+    key : str
+        Hash of everything the vectors depend on. Shards with another key are made anew.
+    shard_size : int
+        Texts per shard: what a killed run loses at most.
+    step : int
+        Texts per call of ``encode``.
+    describe : callable
+        Names text i in an error message.
+
+    Returns
+    -------
+    vectors : torch.Tensor
+        (n, D), in the order of ``texts``.
+    encoded : int
+        How many texts were encoded now; the others were found.
+
+    Raises
+    ------
+    UserError
+        When the encoder returns NaN or infinity, or a shard cannot be written.
+    """
+    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i]))
+    # The cut decides which texts a shard holds, so it is part of what a shard must match.
+    key = f"{key}/{shard_size}"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The work directory {work} cannot be made: {error}.") from error
+    starts = range(0, len(order), shard_size)
+    paths = [work / f"shard-{number:05d}.safetensors" for number in range(len(starts))]
+    parts: list[torch.Tensor | None] = [
+        _read_shard(path, key, rows=min(shard_size, len(order) - start))
+        for path, start in zip(paths, starts, strict=True)
+    ]
+    found = sum(part.shape[0] for part in parts if part is not None)
+    encoded = 0
+    # disable=None: a progress bar for people, nothing in log files.
+    with tqdm(
+        total=len(order), initial=found, desc="encode", unit="text", disable=None
+    ) as progress:
+        for number, (path, start) in enumerate(zip(paths, starts, strict=True)):
+            if parts[number] is not None:
+                continue
+            members = order[start : start + shard_size]
+            blocks = []
+            for begin in range(0, len(members), step):
+                block = members[begin : begin + step]
+                vectors = encode([texts[i] for i in block])
+                _check_finite(vectors, block, describe)
+                blocks.append(vectors)
+                progress.update(len(block))
+            parts[number] = torch.cat(blocks)
+            encoded += len(members)
+            _write_shard(path, key, parts[number])
+    ordered = torch.cat([part for part in parts if part is not None])
+    vectors = torch.empty_like(ordered)
+    vectors[torch.tensor(order)] = ordered
+    return vectors, encoded
+
+
+def _check_finite(
+    vectors: torch.Tensor, block: Sequence[int], describe: Callable[[int], str]
+) -> None:
+    broken = (~torch.isfinite(vectors)).any(dim=1).nonzero().flatten().tolist()
+    if broken:
+        raise UserError(
+            f"The encoder gives NaN or infinity for {len(broken)} texts, the first "
+            f"{describe(block[broken[0]])}; use llm_dtype float32 or bfloat16."
+        )
+
+
+def _digest(vectors: torch.Tensor) -> str:
+    data = vectors.contiguous().view(torch.uint8).numpy()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _write_shard(path: Path, key: str, vectors: torch.Tensor) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({_TENSOR: vectors}, str(fresh), {"key": key, "digest": _digest(vectors)})
+        with open(fresh, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"The shard {path} cannot be written: {error}.") from error
+
+
+def _read_shard(path: Path, key: str, rows: int) -> torch.Tensor | None:
+    """The shard's vectors, or None when there is none that can be used."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            facts = file.metadata() or {}
+            vectors = file.get_tensor(_TENSOR)
+    except (SafetensorError, OSError, ValueError):
+        return None
+    whole = (
+        facts.get("key") == key
+        and vectors.dim() == 2
+        and vectors.shape[0] == rows
+        and facts.get("digest") == _digest(vectors)
+    )
+    return vectors if whole else None

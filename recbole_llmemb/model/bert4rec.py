@@ -1,0 +1,80 @@
+"""LLMEmb over BERT4Rec."""
+
+import torch
+from recbole.model.sequential_recommender.bert4rec import BERT4Rec
+
+from recbole_llmemb.model.llmemb import LLMEmbMixin
+
+
+class LLMEmbBERT4Rec(LLMEmbMixin, BERT4Rec):
+    """BERT4Rec (Sun et al., CIKM 2019) over an LLM item table (LLMEmb §3.3).
+
+    Not causal: ``train_mode: sequence`` reads each sequence once and predicts the items
+    masked in it, BERT4Rec's own task; ``prefix`` masks RecBole's augmented rows. The
+    mask is a learnt vector beside the table.
+    """
+
+    causal = False
+    extra_rows = 1
+
+    @property
+    def item_bias(self):
+        return self.output_bias
+
+    def sequence_forward(self, item_seq, item_seq_len):
+        if self._every_position:
+            return self.forward(item_seq)
+        masked, position = self.append_mask(item_seq, item_seq_len)
+        return self.gather_indexes(self.forward(masked), position)
+
+    def append_mask(self, item_seq, item_seq_len):
+        """Put the mask after each history, where the next item is to be predicted.
+
+        RecBole drops the oldest item of every history to make room; here that happens
+        only where the history fills the model.
+
+        Parameters
+        ----------
+        item_seq : torch.LongTensor (b, w)
+        item_seq_len : torch.LongTensor (b,)
+
+        Returns
+        -------
+        tuple of torch.LongTensor
+            Sequences ``(b, min(w + 1, max_seq_length))`` and the mask's position ``(b,)``.
+        """
+        width = item_seq.shape[1]
+        rows = torch.arange(len(item_seq), device=item_seq.device)
+        longer = torch.cat([item_seq, item_seq.new_zeros(len(item_seq), 1)], dim=1)
+        longer[rows, item_seq_len] = self.mask_token
+        if width < self.max_seq_length:
+            return longer, item_seq_len
+        full = item_seq_len == width
+        masked = torch.where(full.unsqueeze(1), longer[:, 1:], longer[:, :-1])
+        return masked, item_seq_len - full.long()
+
+    def _prefix_loss(self, interaction):
+        if self.loss_type == "BCE":
+            return self._masked_bce(interaction)
+        return super()._prefix_loss(interaction)
+
+    def _masked_bce(self, interaction):
+        masked = interaction[self.MASK_INDEX]
+        states = self.forward(interaction[self.MASK_ITEM_SEQ])
+        rows, columns = (interaction[self.POS_ITEMS] > 0).nonzero(as_tuple=True)
+        picked = states[rows, masked[rows, columns]]
+        targets = {
+            self.POS_ITEM_ID: interaction[self.POS_ITEMS][rows, columns],
+            self.NEG_ITEM_ID: interaction[self.NEG_ITEMS][rows, columns],
+        }
+        return self.position_loss(picked, targets)
+
+    def _shared_rows(self, interaction, one_pass):
+        if one_pass:
+            return super()._shared_rows(interaction, one_pass)
+        return self._whole_matrix()
+
+    def _whole_matrix(self):
+        # RecBole's masking draws its negatives in the transform; simplest is to adapt all.
+        embedding = self.item_embedding
+        return embedding.step() if hasattr(embedding, "step") else torch.enable_grad()

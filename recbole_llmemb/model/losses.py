@@ -1,0 +1,92 @@
+"""Losses over single positions: RecBole's CE and BPR, the authors' BCE, and the alignment."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+try:  # torch ≥ 2.13 computes logits and loss in chunks: a third of the time and no logits matrix
+    from torch.nn import LinearCrossEntropyOptions
+except ImportError:
+    LinearCrossEntropyOptions = None
+
+
+def item_cross_entropy(states, items, targets, bias=None):
+    """Cross-entropy of the target against all items (RecBole's ``CE``).
+
+    Parameters
+    ----------
+    states : torch.Tensor (n, d)
+        What the model predicts with.
+    items : torch.Tensor (n_items, d)
+        All item embeddings; row 0 is padding, which is no candidate.
+    targets : torch.LongTensor (n,)
+        Item ids, never 0.
+    bias : torch.Tensor (n_items,), optional
+        Added to the scores.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean over positions.
+    """
+    items, targets = items[1:], targets - 1
+    bias = None if bias is None else bias[1:]
+    # The chunked form accumulates in one type and pays from a few hundred positions on.
+    if (
+        LinearCrossEntropyOptions is not None
+        and len(states) >= states.shape[1]
+        and not torch.is_autocast_enabled(states.device.type)
+    ):
+        return F.linear_cross_entropy(
+            states, items, targets, linear_bias=bias, options=LinearCrossEntropyOptions()
+        )
+    return F.cross_entropy(F.linear(states, items, bias), targets)
+
+
+def bpr_loss(positive, negative):
+    """RecBole's BPR: −log(10⁻¹⁰ + σ(positive − negative)), mean over all pairs.
+
+    ``positive`` is ``(n,)``, ``negative`` ``(n,)`` or ``(n, k)``.
+    """
+    return -torch.log(1e-10 + torch.sigmoid(_against(positive, negative) - negative)).mean()
+
+
+def bce_loss(positive, negative):
+    """The LLMEmb authors' loss: binary cross-entropy of positives and of sampled negatives.
+
+    Mean over positives plus mean over negatives; shapes as :func:`bpr_loss`.
+    """
+    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+
+def _against(positive, negative):
+    return positive if negative.dim() == 1 else positive.unsqueeze(1)
+
+
+class AlignmentLoss(nn.Module):
+    """Soft-target contrastive alignment of two views of the same items (LLMEmb §3.3, RAT).
+
+    logits = X·Yᵀ/τ, targets = softmax((X·Xᵀ + Y·Yᵀ)/2·τ); the mean of cross-entropy by
+    rows and by columns. Nothing is normalised.
+
+    Parameters
+    ----------
+    temperature : float
+        τ; the paper uses 2.
+    """
+
+    def __init__(self, temperature=2.0):
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, teacher, adapted):
+        """Loss between collaborative and adapted embeddings, both ``(k, d)``."""
+        tau = self.temperature
+        logits = teacher @ adapted.t() / tau
+        targets = torch.softmax((teacher @ teacher.t() + adapted @ adapted.t()) / 2 * tau, dim=-1)
+        by_rows = F.cross_entropy(logits, targets)
+        # Columns of soft targets do not sum to one, so this is written out.
+        by_columns = -(targets.t() * F.log_softmax(logits.t(), dim=-1)).sum(1).mean()
+        return (by_rows + by_columns) / 2

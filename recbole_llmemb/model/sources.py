@@ -1,0 +1,72 @@
+"""Where a model's vectors come from: the table and the collaborative teacher."""
+
+from __future__ import annotations
+
+from logging import getLogger
+
+import torch
+
+from recbole_llmemb.errors import UserError
+
+
+def item_table(config, dataset):
+    """The table's rows in the dataset's item order, matched by item token.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    dataset : recbole.data.dataset.Dataset
+
+    Returns
+    -------
+    torch.FloatTensor (n_items, D)
+        Row 0, padding, is zero.
+
+    Raises
+    ------
+    TableError
+        A table that is damaged or does not have the dataset's items.
+    """
+    from recbole_llmemb.encode import ensure_table
+    from recbole_llmemb.table import EmbeddingTable, match
+
+    path = ensure_table(config, report=getLogger().info)
+    table = EmbeddingTable.load(path)
+    # The checkpoint names the table it needs: where it was and what was in it.
+    config["llm_table_used"] = {"path": str(path), "fingerprint": table.fingerprint}
+    tokens = dataset.field2id_token[dataset.iid_field]
+    return match(table, tokens, missing=config["llm_missing"] or "error", where=config["dataset"])
+
+
+def teacher_embeddings(config, dataset, size):
+    """The collaborative item embeddings that RAT aligns with, in the dataset's item order.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        ``align_teacher``: a RecBole model to train (once, then cached) or a checkpoint.
+    dataset : recbole.data.dataset.Dataset
+    size : int
+        Size of the model's item embeddings; the teacher's must be the same.
+
+    Returns
+    -------
+    torch.FloatTensor (n_items, size)
+
+    Raises
+    ------
+    UserError
+        No such model or checkpoint, other items, or another size.
+    """
+    from recbole_llmemb.teacher import ensure_teacher, read_item_embeddings
+    from recbole_llmemb.table import EmbeddingTable, match
+
+    path = ensure_teacher(config, size, report=getLogger().info)
+    tokens, vectors = read_item_embeddings(path)
+    if vectors.shape[1] != size:
+        raise UserError(
+            f"align_teacher {path} has item embeddings of size {vectors.shape[1]}, the model of "
+            f"size {size}; train a teacher of that size or set align_weight: 0."
+        )
+    table = EmbeddingTable(tokens, torch.as_tensor(vectors).float(), {})
+    return match(table, dataset.field2id_token[dataset.iid_field], where=f"teacher {path}")

@@ -1,0 +1,166 @@
+"""The stages of a run: data, model, training, evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import get_model, get_trainer, init_seed
+
+from recbole_llmemb import checkpoint, rng
+from recbole_llmemb.errors import UserError
+
+# What may differ between two runs that give the same numbers.
+_NOT_IN_KEY = {
+    "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
+    "log_wandb", "wandb_project", "llm_table_used", "config_files", "resume", "data_path",
+}  # fmt: skip
+
+
+def run_key(config) -> str:
+    """Short hash of everything in a configuration that changes what comes out."""
+    plain = checkpoint.config_to_plain(config)
+    kept = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
+    text = json.dumps(kept, sort_keys=True, default=str) + data_hash(config)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def data_hash(config) -> str:
+    """Hash of the interaction file, so that changed data is never taken for the old."""
+    file = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    if not file.is_file():
+        return ""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(
+            hashlib, "file_digest"
+        ) else hashlib.sha256(handle.read()).hexdigest()
+
+
+@dataclass
+class Data:
+    """A dataset and its three loaders."""
+
+    dataset: object
+    train: object
+    valid: object
+    test: object
+
+
+def prepare_data(config) -> Data:
+    """Read, filter, split and index the dataset, as RecBole's ``quick_start`` does.
+
+    Raises
+    ------
+    UserError
+        The dataset's files are not there, or lack what sequences need.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    folder, name = Path(config["data_path"]), config["dataset"]
+    if config["benchmark_filename"] is None and not (folder / f"{name}.inter").is_file():
+        raise UserError(
+            f"Dataset {name} is not in {folder}: there is no {name}.inter there; "
+            "set --data_path to the folder that holds the dataset's folder."
+        )
+    try:
+        dataset = create_dataset(config)
+        return Data(dataset, *data_preparation(config, dataset))
+    except (ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        message = " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")
+        raise UserError(f"Dataset {name} in {folder} cannot be used: {message}.") from error
+
+
+def build(config, data: Data):
+    """The model on its device and its trainer, from the run's seed."""
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
+    return model, get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+
+
+@dataclass
+class Outcome:
+    """What a run found; the fields of the result file."""
+
+    best_valid_result: dict
+    test_result: dict
+    valid_groups: dict | None
+    groups: dict | None
+    labels: dict | None
+    epochs: int
+    seconds: dict = field(default_factory=dict)
+    parameters: dict = field(default_factory=dict)
+    checkpoint: str = ""
+
+
+def train_and_evaluate(
+    config, data: Data, model, trainer, resume: bool = True, report: Callable = print
+) -> Outcome:
+    """Train to the best validation and test it; continue an interrupted run of the same kind.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    data : Data
+    model, trainer
+        From :func:`build`.
+    resume : bool
+        Whether to continue where an interrupted run of this configuration stopped.
+    report : callable
+        Told, in one line each, what is going on.
+    """
+    name = f"{config['model']}-{config['dataset']}-{run_key(config)}"
+    trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{name}.pth")
+    resume_file = os.path.join(config["checkpoint_dir"], f"{name}.resume.pth")
+    if hasattr(trainer, "resume_file"):
+        trainer.resume_file = resume_file
+        if resume and os.path.isfile(resume_file):
+            trainer.resume_checkpoint(resume_file)
+            report(f"train: an interrupted run is there; continuing from epoch {trainer.start_epoch}")
+    began = perf_counter()
+    _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
+    trained = perf_counter() - began
+    valid_groups = getattr(trainer, "best_valid_groups", None)
+
+    began = perf_counter()
+    test = trainer.evaluate(data.test, show_progress=config["show_progress"])
+    evaluated = perf_counter() - began
+    if os.path.isfile(resume_file):
+        os.unlink(resume_file)
+    groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
+    per_epoch = getattr(trainer, "epoch_seconds", [])
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in model.parameters())
+    table = getattr(getattr(model, "item_embedding", None), "table", None)
+    frozen = everything - trainable
+    if table is not None and not table.requires_grad:
+        frozen += table.numel()
+    return Outcome(
+        best_valid_result=dict(best or {}),
+        test_result=dict(test or {}),
+        valid_groups=valid_groups,
+        groups=getattr(trainer, "groups_of_last_evaluation", None),
+        labels=None if groups is None else groups.labels,
+        epochs=len(trainer.train_loss_dict) + trainer.start_epoch,
+        seconds={
+            "train": trained,
+            "train_per_epoch": sum(per_epoch) / len(per_epoch) if per_epoch else None,
+            "evaluate": evaluated,
+        },
+        parameters={"trainable": trainable, "frozen": frozen},
+        checkpoint=trainer.saved_model_file,
+    )
+
+
+def run_side_job(config, report: Callable = print) -> Outcome:
+    """A whole run that leaves the caller's random numbers alone (a teacher's training)."""
+    with rng.preserved():
+        data = prepare_data(config)
+        model, trainer = build(config, data)
+        return train_and_evaluate(config, data, model, trainer, report=report)

@@ -1,0 +1,121 @@
+"""Directories that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recbole_llmemb.errors import TableError
+
+
+@contextmanager
+def publish_directory(
+    target: Path, overwrite: bool, is_ours: Callable[[Path], bool]
+) -> Iterator[Path]:
+    """Yield a fresh directory beside ``target`` that becomes ``target`` when the block ends well.
+
+    What is written reaches the disk before the rename, so that a crash leaves either no
+    ``target``, or all of the old or the new one. When the block raises, nothing remains.
+
+    Parameters
+    ----------
+    target : Path
+        The directory to appear.
+    overwrite : bool
+        Whether a directory that is there may be replaced.
+    is_ours : callable
+        Says whether the directory that is there is one of those that may be replaced. An empty
+        one always may.
+
+    Raises
+    ------
+    TableError
+        When something is at ``target`` that may not be replaced, or it cannot be written.
+    """
+    check_target(target, overwrite, is_ours)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    except OSError as error:
+        raise TableError(f"The table {target} cannot be written: {error}.") from error
+    try:
+        yield fresh
+        # mkdtemp and safetensors make private files; a table is as readable as any other file.
+        allowed = ~_umask()
+        os.chmod(fresh, 0o777 & allowed)
+        for path in fresh.iterdir():
+            os.chmod(path, 0o666 & allowed)
+            _sync(path)
+        _sync(fresh)
+        check_target(target, overwrite, is_ours)
+        _swap_in(fresh, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def check_target(target: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse a target that is in the way of a new table.
+
+    Raises
+    ------
+    TableError
+        When ``target`` is a file, a directory of something else, or a table without ``overwrite``.
+    """
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise TableError(f"{target} is not a directory; choose another place for the table.")
+    if not any(target.iterdir()):
+        return
+    if not is_ours(target):
+        raise TableError(
+            f"{target} exists and holds something else than an embedding table; "
+            "choose another place for the table."
+        )
+    if not overwrite:
+        raise TableError(
+            f"{target} already holds an embedding table; choose another place, "
+            "or ask for it to be overwritten (--overwrite)."
+        )
+
+
+def _swap_in(fresh: Path, target: Path) -> None:
+    """Rename ``fresh`` to ``target``; a table that was there goes away only after being renamed."""
+    if not target.exists():
+        os.rename(fresh, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    try:
+        os.rename(target, old / "table")
+        try:
+            os.rename(fresh, target)
+        except OSError:
+            os.rename(old / "table", target)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or directory to disk, where the system can (Windows cannot for directories)."""
+    flags = os.O_RDONLY
+    if os.name == "nt":
+        if path.is_dir():
+            return
+        flags = os.O_RDWR
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,87 @@
+"""The LLMEmb authors' pickles: one NumPy array, or a list of vectors, without item tokens.
+
+Unpickling can run any code a file asks for. The unpickler here admits nothing but what NumPy
+arrays are made of, and runs only when explicitly asked for.
+"""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llmemb.errors import TableError
+
+# Module and name of everything a pickled NumPy array refers to, over NumPy 1 and 2.
+_ADMITTED = {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (
+        ("multiarray", "_reconstruct"),
+        ("multiarray", "scalar"),
+        ("numeric", "_frombuffer"),
+    )
+} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is no array")
+        # NumPy 1 wrote numpy.core, which NumPy 2 only forwards with a warning; and the reverse.
+        if module.startswith(("numpy.core.", "numpy._core.")):
+            leaf = module.rpartition(".")[2]
+            core = "_core" if hasattr(np, "_core") else "core"
+            module = f"numpy.{core}.{leaf}"
+        return super().find_class(module, name)
+
+
+def load_arrays_pickle(path: Path, allowed: bool) -> np.ndarray:
+    """Read a pickled (n, D) array, or a list of n vectors.
+
+    Parameters
+    ----------
+    path : Path
+        The pickle.
+    allowed : bool
+        Whether whoever calls trusts the file. A warning is given all the same.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n, D).
+
+    Raises
+    ------
+    TableError
+        When not allowed, or the pickle holds anything but arrays, lists and numbers.
+    """
+    if not allowed:
+        raise TableError(
+            f"{path} is a pickle, which can run code when it is read; if you trust where it comes "
+            "from, say so (--i-trust-this-pickle), or convert it to .npy."
+        )
+    warnings.warn(
+        f"Reading the pickle {path}: only arrays are admitted, but prefer .npy or .npz files.",
+        UserWarning,
+        stacklevel=3,
+    )
+    try:
+        with open(path, "rb") as file:
+            loaded = _ArraysOnly(file).load()
+    except Exception as error:  # damaged pickles raise almost anything
+        raise TableError(f"{path} was not read as a pickled array: {error}.") from error
+    if isinstance(loaded, (list, tuple)):
+        try:
+            loaded = np.stack([np.asarray(row, dtype=np.float32) for row in loaded])
+        except (ValueError, TypeError) as error:
+            raise TableError(
+                f"{path} holds a list that is not one vector per item ({error})."
+            ) from error
+    if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiu":
+        raise TableError(
+            f"{path} holds a {type(loaded).__name__}; an array of numbers, items × width, is needed."
+        )
+    return loaded

@@ -1,0 +1,143 @@
+"""The collaborative teacher of RAT: trained when it is first needed, then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from recbole_llmemb import checkpoint
+from recbole_llmemb.errors import UserError
+
+# What a teacher shares with the run that asks for it, beside dataset and evaluation.
+_SHARED = (
+    "loss_type", "train_mode", "sequence_stride", "negative_excludes", "train_neg_sample_args",
+    "train_batch_size", "learning_rate", "epochs", "stopping_step", "eval_step", "clip_grad_norm",
+    "eval_batch_size", "metrics", "topk", "valid_metric", "eval_args", "repeatable",
+    "tail_item_threshold", "short_user_threshold", "show_progress", "state", "gpu_id", "use_gpu",
+    "enable_amp", "amp_dtype", "llm_cache_dir",
+)  # fmt: skip
+
+
+def teacher_config(config, size: int):
+    """The configuration a teacher is trained with.
+
+    The dataset, its split and the training of the run that asks; item embeddings of the
+    same size; RecBole's default seed whatever the run's, so that runs that differ in
+    their seed share one teacher, as in the authors' scripts.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        Of the run; ``align_teacher`` names the model, ``align_teacher_config`` overrides.
+    size : int
+        Of the item embeddings.
+    """
+    from recbole_llmemb.config import make_config
+    from recbole_llmemb.encode import cache_directory
+    from recbole_llmemb.registry import MODELS
+
+    name = config["align_teacher"]
+    model = f"LLMEmb{name}" if f"LLMEmb{name}" in MODELS else name
+    keys = [*config.parameters["Dataset"], *_SHARED]
+    values = {key: config[key] for key in keys if key in config}
+    values |= {
+        "data_path": str(Path(config["data_path"]).parent),
+        "checkpoint_dir": str(cache_directory(config) / "teachers"),
+        "item_embedding": "id",
+        "align_weight": 0.0,
+        "hidden_size": size,
+        "embedding_size": size,
+    }
+    if model not in MODELS:
+        # RecBole's own: its losses, its prefixes.
+        values |= {"loss_type": "CE", "train_neg_sample_args": None}
+    elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
+        values.pop("train_neg_sample_args", None)
+    values |= config["align_teacher_config"] or {}
+    try:
+        return make_config(model, config["dataset"], overrides=values)
+    except UserError as error:
+        raise UserError(f"align_teacher {name!r} cannot be trained: {error}") from None
+
+
+def ensure_teacher(config, size: int, report: Callable = print) -> Path:
+    """The checkpoint of the teacher, training it if there is none yet.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    size : int
+        Size of the item embeddings to align.
+    report : callable
+        Told in one line what happens.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    UserError
+        No such checkpoint or model.
+    """
+    from recbole_llmemb.pipeline import run_key, run_side_job
+
+    wanted = config["align_teacher"]
+    if not wanted:
+        raise UserError("align_weight is set but align_teacher is empty; name a model or set 0.")
+    if Path(wanted).suffix or "/" in str(wanted):
+        if not Path(wanted).is_file():
+            raise UserError(f"align_teacher {wanted} does not exist; give a checkpoint or a model.")
+        return Path(wanted)
+    own = teacher_config(config, size)
+    folder = Path(own["checkpoint_dir"])
+    path = folder / f"{own['model']}-{own['dataset']}-{run_key(own)}.pth"
+    done = path.with_suffix(".done")
+    if done.is_file() and path.is_file():
+        report(f"teacher: {wanted}, already trained ({path})")
+        return path
+    report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
+    began = perf_counter()
+    outcome = run_side_job(own, report)
+    if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
+        Path(outcome.checkpoint).replace(path)
+    done.touch()  # only now: a checkpoint alone may be of a training that was cut short
+    report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
+    return path
+
+
+def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
+    """Item tokens and item embeddings of a checkpoint of any RecBole model.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    tuple
+        n tokens and a tensor ``(n, d)``, without padding.
+
+    Raises
+    ------
+    UserError
+        Not a checkpoint, or one without ``item_embedding.weight``.
+    """
+    state = checkpoint.load(path)
+    weights = state.get("state_dict", {})
+    if "item_embedding.weight" not in weights:
+        raise UserError(
+            f"Checkpoint {path} has no item_embedding.weight, so it cannot be a teacher; "
+            "give a model with learnt item embeddings (item_embedding: id)."
+        )
+    tokens = state.get("item_tokens")
+    if tokens is None:  # written by RecBole's own trainer, which does not keep them
+        from recbole.data import create_dataset
+
+        config = checkpoint.config_from_plain(state["config"])
+        dataset = create_dataset(config)
+        tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    return tokens[1:], weights["item_embedding.weight"][1 : len(tokens)].clone()

@@ -1,0 +1,311 @@
+"""RecBole's trainer, with group metrics, resumable state and no waiting inside a step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from recbole.evaluator import Evaluator
+from recbole.trainer import Trainer
+from recbole.utils import get_gpu_usage, set_color
+from torch import optim
+from torch.nn.utils.clip_grad import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_llmemb import checkpoint, rng
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.collector import GroupCollector
+from recbole_llmemb.evaluation.groups import Groups, group_results
+
+
+class _GroupEvaluator(Evaluator):
+    """RecBole's evaluator, which also keeps the metrics of each group of the same rows."""
+
+    def __init__(self, config, collector):
+        super().__init__(config)
+        self.collector = collector
+        self.plain = Evaluator(config)
+        self.groups = self.latest = None
+
+    def evaluate(self, dataobject):
+        rows = self.collector.rows
+        self.latest = None
+        if self.groups is not None and rows is not None:
+            self.latest = group_results(self.plain, dataobject, rows, self.groups)
+        return super().evaluate(dataobject)
+
+
+@dataclass
+class _Candidates:
+    """Scores ``(b, c)`` of candidate items ``(b, c)``, in place of scores of all items."""
+
+    scores: torch.Tensor
+    items: torch.Tensor
+    n_items: int
+
+
+class _Collector(GroupCollector):
+    """Takes either form of scores."""
+
+    def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
+        if isinstance(scores_tensor, _Candidates):
+            found = scores_tensor
+            self.candidate_batch_collect(found.scores, found.items, interaction, found.n_items)
+        else:
+            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
+
+
+class LLMEmbTrainer(Trainer):
+    """Trains and evaluates every model of this package.
+
+    What RecBole's trainer does, it does in the same order. In addition each evaluation
+    leaves the metrics of tail and head items and of short and long users in
+    ``groups_of_last_evaluation``, and each validation writes a file from which training
+    continues to the same result (``resume_file``).
+
+    Attributes
+    ----------
+    best_valid_groups : dict or None
+        Group metrics of the best validation.
+    epoch_seconds, evaluation_seconds : list of float
+        Wall time of each epoch of training, and of each evaluation.
+    history : list of dict
+        Epoch, training losses and validation result of each validation.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.eval_collector = _Collector(config)
+        self.evaluator = _GroupEvaluator(config, self.eval_collector)
+        self.resume_file = None
+        self.best_valid_groups = None
+        self.epoch_seconds, self.evaluation_seconds, self.history = [], [], []
+        self._train_data = None
+        self._pending_rng = None
+
+    @property
+    def groups_of_last_evaluation(self):
+        """``{group: {"users": n, metric: value}}`` of the last evaluation, or None."""
+        return self.evaluator.latest
+
+    # -- optimiser and step -----------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs):
+        params = kwargs.pop("params", None)
+        params = [p for p in params or self.model.parameters() if p.requires_grad]
+        kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
+        learner = kwargs.get("learner", self.learner).lower()
+        if learner not in kinds:
+            return super()._build_optimizer(params=params, **kwargs)
+        # The same update as RecBole's, in one pass over the parameters instead of ten.
+        return kinds[learner](
+            params,
+            lr=kwargs.get("learning_rate", self.learning_rate),
+            weight_decay=kwargs.get("weight_decay", self.weight_decay),
+            fused=True,
+        )
+
+    def _to_device(self, interaction):
+        if self.device.type != "cuda":
+            return interaction.to(self.device)
+        # From pinned memory the copies queue up behind the previous step.
+        for name, value in interaction.interaction.items():
+            interaction.interaction[name] = value.pin_memory().to(self.device, non_blocking=True)
+        return interaction
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        """One epoch; returns the summed loss, or a tuple of summed parts, as RecBole does.
+
+        Losses stay on the device until the epoch is over, so no step waits for the one
+        before it.
+        """
+        began = perf_counter()
+        self.model.train()
+        loss_func = loss_func or self.model.calculate_loss
+        batches = train_data
+        if show_progress:
+            description = set_color(f"Train {epoch_idx:>5}", "pink")
+            batches = tqdm(train_data, total=len(train_data), ncols=100, desc=description)
+        if not self.config["single_spec"] and hasattr(train_data.sampler, "set_epoch"):
+            train_data.sampler.set_epoch(epoch_idx)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        amp_dtype = getattr(torch, self.config["amp_dtype"] or "bfloat16")
+
+        totals = None
+        for interaction in batches:
+            interaction = self._to_device(interaction)
+            self.optimizer.zero_grad(set_to_none=True)
+            sync_loss = 0
+            if not self.config["single_spec"]:
+                self.set_reduce_hook()
+                sync_loss = self.sync_grad_loss()
+            with torch.autocast(self.device.type, amp_dtype, enabled=self.enable_amp):
+                losses = loss_func(interaction)
+            parts = losses if isinstance(losses, tuple) else (losses,)
+            loss = sum(parts)
+            values = torch.stack([part.detach().float() for part in parts])
+            totals = values if totals is None else totals + values
+            scaler.scale(loss + sync_loss).backward()
+            if self.clip_grad_norm:
+                scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+        if show_progress and self.gpu_available:
+            batches.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(self.device), "yellow"))
+        if totals is None:
+            raise UserError("There is nothing to train on: no user has two training interactions.")
+        totals = tuple(totals.tolist())
+        if not all(math.isfinite(total) for total in totals):
+            raise UserError(
+                f"The training loss is no longer a number in epoch {epoch_idx}; "
+                "lower learning_rate, set clip_grad_norm or turn enable_amp off."
+            )
+        self.epoch_seconds.append(perf_counter() - began)
+        return totals if len(totals) > 1 else totals[0]
+
+    # -- evaluation -------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, eval_data, *args, **kwargs):
+        """As RecBole's; leaves the groups in ``groups_of_last_evaluation``."""
+        began = perf_counter()
+        result = super().evaluate(eval_data, *args, **kwargs)
+        self.evaluation_seconds.append(perf_counter() - began)
+        return result
+
+    def _full_sort_batch_eval(self, batched_data):
+        # Scores are needed here only to be ranked: RecBole's form, minus its try/except
+        # around every batch that falls back to scoring item by item.
+        interaction, history_index, positive_u, positive_i = batched_data
+        scores = self.model.full_sort_predict(interaction.to(self.device)).float()
+        scores = scores.view(-1, self.tot_item_num)
+        scores[:, 0] = -np.inf
+        if history_index is not None:
+            scores[history_index] = -np.inf
+        return interaction, scores, positive_u, positive_i
+
+    def _neg_sample_batch_eval(self, batched_data):
+        interaction, candidates, positive_u, positive_i = batched_data
+        if candidates is None or candidates.dim() != 2:  # RecBole's own loader
+            return super()._neg_sample_batch_eval(batched_data)
+        moved = interaction.to(self.device)
+        states = self.model.sequence_output(moved)
+        candidates = candidates.to(self.device)
+        scores = self.model.candidate_scores(states, candidates).float()
+        found = _Candidates(scores, candidates, self.tot_item_num)
+        return interaction, found, positive_u, positive_i
+
+    # -- the run ----------------------------------------------------------------------
+
+    def fit(self, train_data, valid_data=None, *args, callback_fn=None, **kwargs):
+        """As RecBole's; also knows the groups and writes ``resume_file`` if one is set."""
+        self._train_data = train_data
+        dataset = train_data._dataset
+        if hasattr(dataset, "training_counts"):
+            items, users = dataset.training_counts(dataset)
+            self.evaluator.groups = Groups.from_training(
+                items, users, self.config["tail_item_threshold"], self.config["short_user_threshold"]
+            )
+        self._restore_rng()
+        if self._has_stopped():
+            return self.best_valid_score, self.best_valid_result
+
+        def after_validation(epoch, score):
+            self.history.append(
+                {"epoch": epoch, "train_loss": self.train_loss_dict[epoch], "valid_score": score}
+            )
+            if self.cur_step == 0:
+                self.best_valid_groups = self.groups_of_last_evaluation
+            if self.resume_file and self.config["local_rank"] == 0:
+                checkpoint.save(self._state(epoch), self.resume_file)
+            if callback_fn:
+                callback_fn(epoch, score)
+
+        return super().fit(train_data, valid_data, *args, callback_fn=after_validation, **kwargs)
+
+    def _has_stopped(self):
+        """Whether the resumed run had already met its end."""
+        return self.start_epoch > 0 and (
+            self.cur_step > self.stopping_step or self.start_epoch >= self.epochs
+        )
+
+    # -- checkpoints ------------------------------------------------------------------
+
+    def _state(self, epoch):
+        dataset = self._train_data._dataset if self._train_data is not None else None
+        tokens = None if dataset is None else dataset.field2id_token[dataset.iid_field]
+        generator = getattr(self._train_data, "generator", None)
+        return {
+            "config": checkpoint.config_to_plain(self.config),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "best_valid_result": self.best_valid_result,
+            "best_valid_groups": self.best_valid_groups,
+            "history": self.history,
+            "epoch_seconds": self.epoch_seconds,
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+            "item_tokens": None if tokens is None else [str(token) for token in tokens],
+            "rng": rng.get_state(),
+            "loader_rng": None if generator is None else generator.get_state(),
+        }
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        checkpoint.save(self._state(epoch), path)
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def resume_checkpoint(self, resume_file):
+        """Continue from a file that training wrote, to the result it would have had.
+
+        Parameters
+        ----------
+        resume_file : path-like
+
+        Raises
+        ------
+        UserError
+            Missing or damaged file, or one of another model.
+        """
+        state = checkpoint.load(resume_file, map_location=self.device)
+        if state["config"]["model"] != self.config["model"]:
+            raise UserError(
+                f"Checkpoint {resume_file} is of model {state['config']['model']}, not of "
+                f"{self.config['model']}; give the checkpoint of this model."
+            )
+        try:
+            self.model.load_state_dict(state["state_dict"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"Checkpoint {resume_file} does not fit this configuration "
+                f"({str(error).splitlines()[0].rstrip(':. ')}); use the one it was trained with."
+            ) from None
+        self.model.load_other_parameter(state.get("other_parameter"))
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        self.best_valid_result = state["best_valid_result"]
+        self.best_valid_groups = state["best_valid_groups"]
+        self.history = state["history"]
+        self.epoch_seconds = state["epoch_seconds"]
+        self._pending_rng = state["rng"], state["loader_rng"]
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _restore_rng(self):
+        """Last thing before the first resumed epoch, as building anything draws numbers."""
+        if self._pending_rng is None:
+            return
+        (state, loader), self._pending_rng = self._pending_rng, None
+        rng.set_state(state)
+        if loader is not None:
+            self._train_data.generator.set_state(loader.cpu())

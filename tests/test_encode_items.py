@@ -1,0 +1,154 @@
+"""Item files: what is read, against RecBole's own reading, and what is refused."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from encode_models import ITEM_FILE, write_dataset
+
+from recbole_llmemb.encode import item_prompts, read_items
+from recbole_llmemb.encode.prompts import NOTHING_KNOWN
+from recbole_llmemb.errors import UserError
+
+
+def write(path, text, encoding="utf-8"):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def bundled_file():
+    return Path(find_spec("recbole").origin).parent / "dataset_example/ml-100k/ml-100k.item"
+
+
+def test_attributes_in_file_order_without_the_missing(tmp_path):
+    items = read_items(write_dataset(tmp_path))
+    assert items.tokens == ["a7", "b2", "c9", "d1", "e5"]
+    assert items.fields == ["title", "brand", "price"]
+    assert list(items.attributes[0].items()) == [
+        ("title", "red soap"),
+        ("brand", "one"),
+        ("price", "1.5"),
+    ]
+    assert items.attributes[1] == {"title": "blue gel", "price": "2.0"}
+    assert items.attributes[2] == {"title": "red gel one", "brand": "two"}
+    assert items.attributes[4] == {}
+
+
+@pytest.mark.parametrize("fields", [["price", "title"], "price,title", "[price, title]"])
+def test_chosen_fields_in_the_order_asked_for(tmp_path, fields):
+    items = read_items(write_dataset(tmp_path), fields=fields)
+    assert list(items.attributes[0]) == ["price", "title"]
+
+
+def test_vectors_are_no_text_unless_asked_for(tmp_path):
+    path = write(tmp_path / "x.item", "item_id:token\tt:token\tv:float_seq\na\tb\t0.1 0.2\n")
+    assert read_items(path).attributes == [{"t": "b"}]
+    assert read_items(path, fields=["v"]).attributes == [{"v": "0.1 0.2"}]
+
+
+def test_a_stray_quote_swallows_nothing(tmp_path):
+    text = (
+        "item_id:token\ttitle:token_seq\n"
+        '1\t"Weird Al" Yankovic\n'
+        '2\t"unbalanced\n'
+        '3\t27" screen\n'
+        '4\t"all in ""quotes"""\n'
+        "5\tit's\n"
+    )
+    items = read_items(write(tmp_path / "x.item", text))
+    assert items.tokens == ["1", "2", "3", "4", "5"]
+    assert [item["title"] for item in items.attributes] == [
+        '"Weird Al" Yankovic',
+        '"unbalanced',
+        '27" screen',
+        'all in "quotes"',
+        "it's",
+    ]
+
+
+def test_other_separator_line_ends_and_encoding(tmp_path):
+    text = "item_id:token,title:token_seq\r\n1,Crème brûlée\r\n\r\n2,b\r\n"
+    path = write(tmp_path / "x.item", text, "latin-1")
+    items = read_items(path, field_separator=",", encoding="latin-1")
+    assert items.tokens == ["1", "2"]
+    assert items.attributes[0] == {"title": "Crème brûlée"}
+    with pytest.raises(UserError, match="cannot be read"):
+        read_items(path, field_separator=",")
+
+
+def test_values_pandas_takes_for_missing(tmp_path):
+    text = "item_id:token\tt:token\n1\tNaN\n2\t N/A \n3\tNaNa\n4\tnull\n5\n"
+    items = read_items(write(tmp_path / "x.item", text))
+    assert items.attributes == [{}, {}, {"t": "NaNa"}, {}, {}]
+
+
+def test_same_text_as_pandas_on_real_files():
+    """RecBole reads items with pandas: tokens and text must be the same."""
+    import pandas as pd
+
+    frame = pd.read_csv(bundled_file(), delimiter="\t", dtype=str, engine="python")
+    items = read_items(bundled_file())
+    assert items.tokens == frame["item_id:token"].tolist()
+    for row, item in zip(frame.itertuples(index=False), items.attributes, strict=True):
+        values = [None if pd.isna(value) else value.strip() for value in row[1:]]
+        assert [item.get(field) for field in items.fields] == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("item_id\ttitle:token\n1\ta\n", "'item_id' is not"),
+        ("iid:token\ttitle:token\n1\ta\n", "no field 'item_id'.*iid, title.*ITEM_ID_FIELD"),
+        ("item_id:token\tt:token\n1\ta\tb\n", "line 2: 3 fields where the first line names 2"),
+        ("item_id:token\tt:token\n\ta\n", "line 2: the item token .* is empty"),
+        ("item_id:token\tt:token\n1\ta\n2\tb\n1\tc\n", "1 item token.* more than once: '1'"),
+        ("item_id:token\tt:token\n", "no items"),
+        ("", "'' is not"),
+    ],
+)
+def test_refusals(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read_items(write(tmp_path / "x.item", text))
+
+
+def test_unknown_field_and_absent_file(tmp_path):
+    with pytest.raises(UserError, match="no field 'color'.*it has title, brand, price"):
+        read_items(write_dataset(tmp_path), fields=["title", "color"])
+    with pytest.raises(UserError, match="no item file .*gone.item.*llm_table"):
+        read_items(tmp_path / "gone.item")
+
+
+def naive_prompts(text, instruction, limit):
+    """The prompts straight from the text of the file, by the method's description."""
+    header, *lines = text.strip("\n").split("\n")
+    names = [column.split(":")[0] for column in header.split("\t")][1:]
+    prompts = []
+    for line in lines:
+        prompt = instruction
+        separator = " "
+        for name, value in zip(names, line.split("\t")[1:], strict=True):
+            if value == "":
+                continue
+            prompt = prompt + separator + name + " is " + value[:limit]
+            separator = "; "
+        prompts.append(prompt if separator == "; " else NOTHING_KNOWN)
+    return prompts
+
+
+@pytest.mark.parametrize("limit", [100, 5])
+def test_prompts_against_naive_construction(tmp_path, limit):
+    text = ITEM_FILE + "z\t" + "long " * 40 + "end\tbrand; with: signs\t3\n"
+    path = write_dataset(tmp_path, text=text)
+    made = item_prompts(read_items(path).attributes, "The beauty item has:", limit)
+    assert made == naive_prompts(text, "The beauty item has:", limit)
+    assert made[0] == (
+        f"The beauty item has: title is {'red soap'[:limit]}; brand is one; price is 1.5"
+    )
+
+
+def test_prompt_variants():
+    item = [{"a": "x" * 150, "b": "y"}]
+    assert item_prompts(item, "P: ") == [f"P: a is {'x' * 100}; b is y"]
+    assert item_prompts(item, "", None) == [f"a is {'x' * 150}; b is y"]
+    assert item_prompts(item, "P", 0) == [f"P a is {'x' * 150}; b is y"]
+    assert item_prompts([{}], "P") == [NOTHING_KNOWN]
