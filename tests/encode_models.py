@@ -27,7 +27,9 @@ def many_items(count):
     """An item file with ``count`` different texts of many lengths."""
     words = WORDS.split()
     lines = ["item_id:token\ttitle:token_seq"]
-    for i, pair in zip(range(count), itertools.cycle(itertools.permutations(words, 3)), strict=False):
+    for i, pair in zip(
+        range(count), itertools.cycle(itertools.permutations(words, 3)), strict=False
+    ):
         lines.append(f"i{i}\t{' '.join(pair[: i % 3 + 1])} {words[i % 7]} {words[i // 7 % 11]}")
     return "\n".join(lines) + "\n"
 
@@ -108,9 +110,7 @@ def make_model(folder, kind, pad=True, padding_side="right", seed=0):
         model = transformers.Qwen2Model(transformers.Qwen2Config(**shape, num_key_value_heads=1))
     elif kind == "gpt2":  # learnt absolute positions
         model = transformers.GPT2Model(
-            transformers.GPT2Config(
-                vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=64
-            )
+            transformers.GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=64)
         )
     else:
         raise ValueError(kind)

@@ -138,5 +138,7 @@ def test_module_imports_nothing_heavy():
         "import recbole_llmemb.cli.encode;"
         "print([m for m in ('torch', 'transformers', 'recbole', 'pandas') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

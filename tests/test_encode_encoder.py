@@ -188,6 +188,54 @@ def test_hub_out_of_reach(monkeypatch):
         find_encoder("some/model")
 
 
+HUB_RUN = """
+import sys
+from recbole_llmemb.encode.encoder import Encoder
+from recbole_llmemb.encode.source import find_encoder
+for name in ("org/plain", "org/pipeline"):
+    source = find_encoder(name)
+    print(source.identity)
+    vectors = Encoder(source, device="cpu").encode(["red soap", "the blue gel"])
+    print(vectors.flatten().tolist())
+"""
+
+
+def test_cached_hub_models_without_a_network(tmp_path):
+    """A hub id that was downloaded before loads offline, its pipeline included."""
+    import json
+    import os
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def cache(name):
+        home = tmp_path / "hf" / "hub" / f"models--org--{name}"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs" / "main").write_text(commit)
+        return home / "snapshots" / commit
+
+    plain = make_model(cache("plain"), "bert")
+    pipeline = save_pipeline(cache("pipeline"), plain, "lasttoken", normalize=False)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", HUB_RUN],
+        env=environment,
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.strip().split("\n")[-4:]
+    assert lines[0::2] == [f"org/plain@{commit}", f"org/pipeline@{commit}"]
+    for line, (folder, pooling) in zip(
+        lines[1::2], [(plain, "mean"), (pipeline, "last")], strict=True
+    ):
+        expected = naive(folder, ["red soap", "the blue gel"], pooling)
+        assert torch.allclose(torch.tensor(json.loads(line)), expected.flatten(), atol=1e-5)
+
+
 def test_no_such_model_on_the_hub(monkeypatch):
     from huggingface_hub import HfApi
 

@@ -102,6 +102,14 @@ def test_given_table_reduced(config, tmp_path):
     assert EmbeddingTable.load(tmp_path / "mine").width == 16
 
 
+def test_auto_device_is_that_of_training(config):
+    from recbole_llmemb.encode.ensure import job_from_config
+
+    training = torch.device("cpu")
+    for asked, device in {"auto": training, None: training, "cuda:1": "cuda:1"}.items():
+        assert job_from_config({**config, "device": training, "llm_device": asked}).device == device
+
+
 def test_cache_of_the_environment_and_of_the_home(config, tmp_path, monkeypatch):
     config["llm_cache_dir"] = None
     monkeypatch.setenv("RECBOLE_LLMEMB_CACHE", str(tmp_path / "from-env"))
@@ -157,6 +165,4 @@ def test_real_items_with_the_bundled_encoder(tmp_path):
     )
     model = SentenceTransformer(find_encoder().location, device="cpu")
     assert table.tokens == [str(i) for i in range(1, 51)]
-    assert torch.allclose(
-        table.vectors, model.encode(prompts, convert_to_tensor=True), atol=1e-5
-    )
+    assert torch.allclose(table.vectors, model.encode(prompts, convert_to_tensor=True), atol=1e-5)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,12 +88,14 @@ def test_manifest(tmp_path, job, items, encoder):
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["encoder"] == encoder
     assert manifest["revision"].startswith("files:")
-    assert (manifest["pooling"], manifest["prompt"], manifest["fields"]) == ("last", "P:", ["title"])
+    assert (manifest["pooling"], manifest["prompt"], manifest["fields"]) == (
+        "last",
+        "P:",
+        ["title"],
+    )
     assert (manifest["encoder_dtype"], manifest["dtype"]) == ("float32", "float32")
     assert (manifest["count"], manifest["width"], manifest["max_length"]) == (5, 16, 9)
-    assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0] or (
-        manifest["versions"]["torch"] == torch.__version__
-    )
+    assert torch.__version__.startswith(manifest["versions"]["torch"].partition("+")[0])
     assert len(manifest["texts_hash"]) == len(manifest["inputs_hash"]) == 20
 
 
@@ -151,6 +154,29 @@ def test_changed_text_or_encoder_is_another_job(tmp_path, job, items):
     assert job(encoder=str(other)).key != key
 
 
+def test_hit_in_a_cache_that_can_only_be_read(tmp_path, job, items, monkeypatch):
+    run_job(job(), tmp_path / "cache" / "out")
+
+    def refuses(*args, **kwargs):  # permissions do not hold the superuser back
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("recbole_llmemb.encode.job.FileLock", refuses)
+    assert run_job(job(), tmp_path / "cache" / "out").cache_hit
+    with pytest.raises(UserError, match="cannot be written: read-only"):
+        run_job(job(prompt="else"), tmp_path / "cache" / "else")
+
+
+def test_out_of_memory_is_one_sentence(tmp_path, job, items, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    def fails(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory\nmany\nlines")
+
+    monkeypatch.setattr(SentenceTransformer, "encode", fails)
+    with pytest.raises(UserError, match="32 texts at once .* memory of cpu; .*llm_batch_size"):
+        run_job(job(), tmp_path / "out")
+
+
 def test_damaged_table_is_no_hit(tmp_path, job, items):
     run_job(job(), tmp_path / "out")
     path = tmp_path / "out" / "embeddings.safetensors"
@@ -198,47 +224,31 @@ def test_impossible_sizes(tmp_path, job, items, options):
         run_job(job(**options), tmp_path / "out")
 
 
-# Runs a job slowly, one shard of four texts per quarter of a second, and says what it encoded.
-SCRIPT = """
-import sys, time
+# Runs a job slowly: one shard of four texts per quarter of a second.
+SLOW_RUN = """
+import time
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.job import EncodeJob, run_job
 original = Encoder.encode
 def slow(self, texts):
-    time.sleep({delay})
+    time.sleep(0.25)
     return original(self, texts)
 Encoder.encode = slow
-result = run_job(
-    EncodeJob(item_file={item_file!r}, encoder={encoder!r}, device="cpu", shard_size=4),
-    {out!r},
-)
-print("ENCODED", result.encoded, "OF", result.unique, "HIT", result.cache_hit)
+job = EncodeJob(item_file={item_file!r}, encoder={encoder!r}, device="cpu", shard_size=4)
+run_job(job, {out!r})
 """
 
 
-def start(tmp_path, encoder, out, delay):
-    script = SCRIPT.format(
-        item_file=str(tmp_path / "tiny" / "tiny.item"), encoder=encoder, out=str(out), delay=delay
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-    )
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return output
-
-
-def test_killed_and_continued(tmp_path, encoder):
-    write_dataset(tmp_path, text=many_items(30))
+def test_killed_and_continued(tmp_path, job, encoder, encoded_texts):
+    path = write_dataset(tmp_path, text=many_items(30))
     out = tmp_path / "out"
-    process = start(tmp_path, encoder, out, delay=0.25)
+    script = SLOW_RUN.format(item_file=str(path), encoder=encoder, out=str(out))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=Path(__file__).parent.parent,
+    )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob(".out.work-*/shard-00001.safetensors")):
         assert process.poll() is None, process.communicate()
@@ -251,27 +261,35 @@ def test_killed_and_continued(tmp_path, encoder):
     kept = len(list(work.glob("shard-*.safetensors")))
     assert 2 <= kept < 8
 
-    output = finish(start(tmp_path, encoder, out, delay=0))
-    unique = len(set(item_prompts(read_items(tmp_path / "tiny" / "tiny.item").attributes)))
-    assert unique == 30
-    assert f"ENCODED {unique - 4 * kept} OF {unique} HIT False" in output
-    assert "encoded by an interrupted run" in output
+    lines = []
+    result = run_job(job(shard_size=4), out, report=lines.append)
+    assert result.unique == 30 and not result.cache_hit
+    assert result.encoded == sum(map(len, encoded_texts)) == 30 - 4 * kept
+    assert any(f"{4 * kept} texts were encoded by an interrupted run" in line for line in lines)
     assert not list(tmp_path.glob(".out.work-*"))
 
-    job = EncodeJob(
-        item_file=tmp_path / "tiny" / "tiny.item", encoder=encoder, device="cpu", shard_size=4
-    )
-    run_job(job, tmp_path / "uninterrupted")
+    run_job(job(shard_size=4), tmp_path / "uninterrupted")
     continued, whole = EmbeddingTable.load(out), EmbeddingTable.load(tmp_path / "uninterrupted")
     assert continued.tokens == whole.tokens
     assert torch.allclose(continued.vectors, whole.vectors, atol=1e-6)
 
 
-def test_two_at_once_make_one_table(tmp_path, encoder):
+def test_two_at_once_make_one_table(tmp_path, job, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
     write_dataset(tmp_path, text=many_items(12))
-    both = [start(tmp_path, encoder, tmp_path / "out", delay=0.3) for _ in range(2)]
-    outputs = sorted(finish(process).split("ENCODED")[1].strip() for process in both)
-    assert outputs == ["0 OF 12 HIT True", "12 OF 12 HIT False"]
+    original = Encoder.encode
+
+    def slow(self, texts):
+        time.sleep(0.3)
+        return original(self, texts)
+
+    monkeypatch.setattr(Encoder, "encode", slow)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(run_job, job(shard_size=4), tmp_path / "out") for _ in range(2)]
+        results = sorted((run.result() for run in runs), key=lambda result: result.encoded)
+    assert [result.encoded for result in results] == [0, 12]
+    assert [result.cache_hit for result in results] == [True, False]
     assert len(EmbeddingTable.load(tmp_path / "out")) == 12
 
 

@@ -344,11 +344,21 @@ def test_equal_scores_do_not_favour_the_target(data_path):
     assert Evaluator(config).evaluate(collector.get_data_struct())["hit@1"] < 0.15  # 1/21
 
 
+def test_target_without_a_score_ranks_last(data_path):
+    config = make_config(data_path, metrics=["GAUC"])
+    collector = GroupCollector(config)
+    scores = torch.randn(4, N_ITEMS)
+    scores[:, 0] = -torch.inf
+    scores[:, 7] = torch.nan
+    collector.eval_batch_collect(scores, batch_of(config, 4), torch.arange(4), torch.full((4,), 7))
+    assert (collector.get_data_struct().get("rec.meanrank")[:, 0] >= N_ITEMS - 2).all()
+
+
 def test_target_among_its_own_negatives_counts_once(data_path):
     config = make_config(data_path, metrics=["Hit", "Precision"], topk=[3])
     collector = GroupCollector(config)
-    candidates = torch.tensor([[5, 5, 7, 7], [6, 9, 6, 8]])
-    scores = torch.tensor([[0.5, 0.5, 0.1, 0.1], [0.3, 0.2, 0.3, 0.1]])
+    candidates = torch.tensor([[5, 5, 7], [6, 9, 6]])
+    scores = torch.tensor([[0.5, 0.5, 0.1], [0.3, 0.2, 0.3]])
     collector.candidate_batch_collect(scores, candidates, batch_of(config, 2), 10)
     assert collector.get_data_struct().get("rec.topk").tolist() == [[1, 0, 0, 1], [1, 0, 0, 1]]
 

@@ -21,7 +21,7 @@ def restore_pandas_habits() -> None:
     pandas 3 takes for the length of the column, so that no sequence field loads.
     pandas 2.2 announces both in a warning per field.
     """
-    if not _fill_in_place_is_lost():
+    if not _habits_are_gone():
         return
     from recbole.data.dataset import dataset as module
 
@@ -30,13 +30,14 @@ def restore_pandas_habits() -> None:
     module.Dataset._fill_nan = _fill_nan
 
 
-def _fill_in_place_is_lost() -> bool:
-    """Whether filling one column in place does nothing, or is announced to."""
-    frame = pd.DataFrame({"a": [float("nan")]})
+def _habits_are_gone() -> bool:
+    """Whether pandas no longer does what RecBole counts on, or warns that it soon will not."""
+    frame = pd.DataFrame({"number": [float("nan")], "list": [[1, 2]]})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        frame["a"].fillna(0.0, inplace=True)
-    return bool(frame["a"].isna().any() or caught)
+        frame["number"].fillna(0.0, inplace=True)
+        lengths = frame["list"].agg(len)
+    return bool(caught or frame["number"].isna().any() or not isinstance(lengths, pd.Series))
 
 
 class _PandasForRecBole(types.ModuleType):

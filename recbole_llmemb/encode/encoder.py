@@ -128,15 +128,25 @@ class Encoder:
             # As many chunks as processes: texts of a call are of similar length.
             options["chunk_size"] = max(1, -(-len(texts) // len(self.devices)))
             options["pool"] = self._pool
-        with torch.inference_mode():
-            vectors = self.model.encode(texts, **options)
-        return torch.as_tensor(vectors).cpu().to(self.dtype).contiguous()
+        try:
+            with torch.inference_mode():
+                vectors = self.model.encode(texts, **options)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"{self.batch_size} texts at once do not fit into the memory of "
+                f"{', '.join(self.devices)}; set a smaller llm_batch_size or llm_max_length."
+            ) from error
+        # A copy: what inference mode made could not be written to.
+        return torch.as_tensor(vectors).cpu().to(self.dtype).clone()
 
     def close(self) -> None:
-        """Stop the processes that several devices need."""
+        """Let go of the model: its processes, and the memory of its device, for training."""
         if self._pool is not None:
             self.model.stop_multi_process_pool(self._pool)
             self._pool = None
+        self.model = None
+        if any(device.startswith("cuda") for device in self.devices):
+            torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

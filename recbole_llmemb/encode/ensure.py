@@ -67,11 +67,11 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
     path = run_job(job, cache_directory(config) / name, overwrite=True, report=report).path
     if not pca_dim:
         return path
-    return _reduced(path, pca_dim, cache_directory(config), f"{name}", report)
+    return _reduced(path, pca_dim, cache_directory(config), name, report)
 
 
 def cache_directory(config: Mapping[str, Any]) -> Path:
-    """Where tables are kept: ``llm_cache_dir``, else $RECBOLE_LLMEMB_CACHE, else the home's cache."""
+    """``llm_cache_dir``, else $RECBOLE_LLMEMB_CACHE, else ``~/.cache/recbole-llmemb``."""
     chosen = _get(config, "llm_cache_dir") or os.environ.get(CACHE_VARIABLE)
     return Path(os.path.expanduser(chosen or os.path.join("~", ".cache", "recbole-llmemb")))
 
@@ -92,6 +92,9 @@ def job_from_config(config: Mapping[str, Any]) -> EncodeJob:
             "provide it, give a ready table (llm_table), or set item_embedding to id."
         )
     max_chars = _number(config, "item_value_max_chars")
+    device = _get(config, "llm_device")
+    if device in (None, "", "auto"):  # as training
+        device = _get(config, "device")
     return EncodeJob(
         item_file=item_file,
         encoder=_get(config, "llm_encoder"),
@@ -107,26 +110,25 @@ def job_from_config(config: Mapping[str, Any]) -> EncodeJob:
         normalize=bool(_get(config, "llm_normalize")),
         trust_remote_code=bool(_get(config, "llm_trust_remote_code")),
         batch_size=_number(config, "llm_batch_size") or DEFAULT_BATCH_SIZE,
-        # As training, unless told otherwise.
-        device=_get(config, "llm_device") or _get(config, "device"),
+        device=device,
     )
 
 
-def _reduced(
-    source: Path, dim: int, cache: Path, stem: str, report: Callable[[str], None]
-) -> Path:
+def _reduced(source: Path, dim: int, cache: Path, stem: str, report: Callable[[str], None]) -> Path:
     """A PCA copy of a table, in the cache."""
     began = time.perf_counter()
     table = EmbeddingTable.load(source)
     tag = hashlib.blake2b(f"{table.fingerprint} {dim}".encode(), digest_size=6).hexdigest()
     out = cache / f"{stem}-pca{dim}-{tag}"
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{out.name}.lock"):
-            hit = _is_reduction(out, table.fingerprint, dim)
-            if not hit:
-                reduced = reduce_pca(table, dim)
-                reduced.save(out, overwrite=True)
+        # Looked for before locking too: a cache that can only be read is still a cache.
+        hit = _is_reduction(out, table.fingerprint, dim)
+        if not hit:
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f".{out.name}.lock"):
+                hit = _is_reduction(out, table.fingerprint, dim)
+                if not hit:
+                    reduce_pca(table, dim).save(out, overwrite=True)
     except OSError as error:
         raise UserError(f"The table {out} cannot be written: {error}.") from error
     seconds = time.perf_counter() - began

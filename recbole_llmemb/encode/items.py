@@ -15,9 +15,9 @@ from recbole_llmemb.errors import UserError, name_some
 
 # What pandas, and so RecBole, reads as a missing value.
 _MISSING = frozenset(
-    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|None|n/a|"
-    "nan|null".split("|")
-) | {""}
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"]
+    + ["<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+)
 
 # A field in quotes whose inner quotes are all doubled: what a CSV writer makes of awkward text.
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')

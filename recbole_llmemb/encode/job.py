@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ DEFAULT_BATCH_SIZE = 32
 class EncodeJob:
     """What to encode and how. See the configuration reference for the meaning of each field.
 
-    Everything but ``batch_size``, ``device`` and ``shard_size`` decides the vectors and is part
-    of :attr:`key`.
+    Everything but ``batch_size``, ``device``, ``shard_size`` and ``trust_remote_code`` decides
+    the vectors and is part of :attr:`key`.
     """
 
     item_file: Path
@@ -171,31 +172,43 @@ def run_job(
     out = Path(out)
     ready = job.prepare()
     unique = list(dict.fromkeys(ready.texts))
+    encoded = 0
+    # Looked for before locking too: a cache that can only be read is still a cache.
+    table = _find(job, out)
+    hit = table is not None
+    if not hit:
+        with _turn(out):
+            table = _find(job, out)
+            hit = table is not None
+            if not hit:
+                check_target(out, overwrite, looks_like_table)
+                report(
+                    f"table: building {out} ({len(ready.texts)} items, {len(unique)} different "
+                    f"texts, encoder {ready.source.name})"
+                )
+                table, encoded = _build(job, ready, unique, out, report)
+                table.save(out, overwrite=overwrite)
+                for work in out.parent.glob(f".{out.name}.work-*"):
+                    shutil.rmtree(work, ignore_errors=True)
+    seconds = time.perf_counter() - began
+    size = f"{len(table)} × {table.width}"
+    report(f"table: {'cache hit' if hit else 'built'} {out} ({size}, {seconds:.1f} s)")
+    return EncodeResult(out, len(table), table.width, len(unique), encoded, hit, seconds)
+
+
+@contextlib.contextmanager
+def _turn(out: Path) -> Iterator[None]:
+    """Wait until no other process is making this table. The lock dies with its process."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out.parent / f".{out.name}.lock")
-        with lock:
-            table = _find(job, out)
-            if table is not None:
-                seconds = time.perf_counter() - began
-                report(f"table: cache hit {out} ({len(table)} × {table.width}, {seconds:.1f} s)")
-                return EncodeResult(
-                    out, len(table), table.width, len(unique), 0, True, seconds
-                )
-            check_target(out, overwrite, looks_like_table)
-            report(
-                f"table: building {out} ({len(ready.texts)} items, {len(unique)} different texts, "
-                f"encoder {ready.source.name})"
-            )
-            table, encoded = _build(job, ready, unique, out, report)
-            table.save(out, overwrite=overwrite)
-            for work in out.parent.glob(f".{out.name}.work-*"):
-                shutil.rmtree(work, ignore_errors=True)
+        lock.acquire()
     except OSError as error:
         raise UserError(f"The table {out} cannot be written: {error}.") from error
-    seconds = time.perf_counter() - began
-    report(f"table: built {out} ({len(table)} × {table.width}, {seconds:.1f} s)")
-    return EncodeResult(out, len(table), table.width, len(unique), encoded, False, seconds)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _find(job: EncodeJob, out: Path) -> EmbeddingTable | None:

@@ -11,6 +11,10 @@ try:  # torch ≥ 2.13 computes logits and loss in chunks: a third of the time a
 except ImportError:
     LinearCrossEntropyOptions = None
 
+# Logits in flight at a time, on CPU and on CUDA: what a core's cache, or a GPU's lanes, hold.
+# torch's own choice is far smaller for the narrow states of recommenders (5 times slower).
+_CHUNK = (1_500_000, 64_000_000)
+
 
 def item_cross_entropy(states, items, targets, bias=None):
     """Cross-entropy of the target against all items (RecBole's ``CE``).
@@ -39,9 +43,9 @@ def item_cross_entropy(states, items, targets, bias=None):
         and len(states) >= states.shape[1]
         and not torch.is_autocast_enabled(states.device.type)
     ):
-        return F.linear_cross_entropy(
-            states, items, targets, linear_bias=bias, options=LinearCrossEntropyOptions()
-        )
+        rows = max(16, _CHUNK[states.device.type == "cuda"] // len(items))
+        options = LinearCrossEntropyOptions(batch_chunk_size=rows)
+        return F.linear_cross_entropy(states, items, targets, linear_bias=bias, options=options)
     return F.cross_entropy(F.linear(states, items, bias), targets)
 
 

@@ -1,4 +1,4 @@
-"""The table on disk: a directory with ``embeddings.safetensors``, ``items.txt``, ``manifest.json``."""
+"""The table on disk: ``embeddings.safetensors``, ``items.txt`` and ``manifest.json``."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class EmbeddingTable:
         Raises
         ------
         TableError
-            When the table is not valid, or something is in the way.
+            When the table is not valid, something is in the way, or it cannot be written.
         """
         directory = Path(directory)
         self.validate(where=f"table to be written to {directory}")

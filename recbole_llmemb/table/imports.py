@@ -233,7 +233,7 @@ def _from_parquet(
 def _from_itememb(path: Path, tokens: list[str] | None) -> tuple[np.ndarray, list[str]]:
     _one_source(tokens, path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise TableError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     header = [name.rpartition(":") for name in (lines[0] if lines else "").split("\t")]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from recbole_llmemb.errors import TableError
 
 
@@ -54,6 +56,8 @@ def publish_directory(
         check_target(target, overwrite, is_ours)
         _swap_in(fresh, target)
         _sync(target.parent)
+    except (OSError, SafetensorError) as error:
+        raise TableError(f"The table {target} cannot be written: {error}.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

@@ -82,6 +82,7 @@ def load_arrays_pickle(path: Path, allowed: bool) -> np.ndarray:
             ) from error
     if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiu":
         raise TableError(
-            f"{path} holds a {type(loaded).__name__}; an array of numbers, items × width, is needed."
+            f"{path} holds a {type(loaded).__name__}; an array of numbers (items × width) is "
+            "needed."
         )
     return loaded

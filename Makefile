@@ -1,0 +1,65 @@
+# Everything there is to do here: make install | run | test | lint | bench | docs | clean
+#
+#   make run MODEL=LLMEmbGRU4Rec ARGS="--dataset=Amazon_Beauty --data_path=../shared/data/"
+#   make test ARGS="-k table"
+#
+# The environment is .venv in the checkout, made once and again when its inputs change.
+#   PYTHON      the interpreter it is made with (3.10 to 3.13)
+#   TORCH       the PyTorch to install where there is none yet
+#   TORCH_ARGS  pip's options for that, for one without CUDA on Linux:
+#               TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+#   VENV_ARGS   --system-site-packages uses the PyTorch (CUDA or not) of PYTHON itself
+# A PyTorch that is already there, 2.6 or later, is never replaced.
+
+VENV       ?= .venv
+PYTHON     ?= python3
+VENV_ARGS  ?=
+TORCH      ?= torch==2.13.0
+TORCH_ARGS ?=
+EXTRAS     ?= dev
+MODEL      ?= LLMEmbSASRec
+ARGS       ?=
+
+PY    := $(VENV)/bin/python
+PIP   := $(PY) -m pip --disable-pip-version-check
+STAMP := $(VENV)/.installed
+
+.PHONY: install run test lint bench docs clean
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v else \
+	    "Python 3.10 or later is needed, %s.%s was found: make install PYTHON=..." % v)'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+	$(PY) -c 'import torch' 2>/dev/null || $(PIP) install $(TORCH_ARGS) '$(TORCH)'
+	@# Held where it is: nothing installed below may bring another PyTorch.
+	$(PY) -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' \
+	    > $(VENV)/torch.txt
+	$(PIP) install -c $(VENV)/torch.txt -c constraints.txt -e '.[$(EXTRAS)]'
+	@# Its own pins are out of date and cannot all be met; setup.cfg has its real needs.
+	$(PIP) install --no-deps recbole==1.2.1
+	touch $@
+
+run: $(STAMP)
+	$(PY) run_recbole_llm.py --model=$(MODEL) $(ARGS)
+
+test: $(STAMP)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+
+bench: $(STAMP)
+	$(PY) -m benchmarks $(ARGS)
+
+$(VENV)/.installed-docs: $(STAMP)
+	$(PIP) install -c $(VENV)/torch.txt -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/.installed-docs
+	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info docs/_build .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

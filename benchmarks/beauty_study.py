@@ -1,0 +1,125 @@
+"""The Amazon_Beauty results in the docs: every backbone, table against ID, two protocols.
+
+    python benchmarks/beauty_study.py --data_path=DIR --out=DIR [--only=TEXT] [--list]
+
+Each run is one ``recbole-llm`` command with ``--result_json``; runs whose result is there
+are skipped, so the study continues where it stopped. ``--table`` prints mean ± std over
+seeds of what is there, as the docs show it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SEEDS = (2020, 2021, 2022)
+BACKBONES = ("SASRec", "GRU4Rec", "BERT4Rec")
+# RecBole's own default sizes, for the protocol in which RecBole's results are reported.
+RECBOLE_SIZES = {
+    "SASRec": ["--hidden_size=64", "--n_heads=2"],
+    "GRU4Rec": ["--embedding_size=64", "--hidden_size=128", "--dropout_prob=0.3"],
+    "BERT4Rec": [
+        "--hidden_size=64",
+        "--n_heads=2",
+        "--hidden_dropout_prob=0.2",
+        "--attn_dropout_prob=0.2",
+        "--mask_ratio=0.2",
+    ],
+}
+GROUPS = ("tail_items", "head_items", "short_users", "long_users")
+
+
+def jobs(data_path):
+    """Name and ``recbole-llm`` arguments of each run, in the order they are worth having."""
+    for protocol in ("paper", "full_ce"):
+        for backbone in BACKBONES:
+            for seed in SEEDS:
+                for items in ("table", "id"):
+                    arguments = [
+                        f"--model=LLMEmb{backbone}",
+                        "--dataset=Amazon_Beauty",
+                        f"--data_path={data_path}",
+                        f"--config_files={ROOT}/properties/protocol/{protocol}.yaml",
+                        f"--item_embedding={items}",
+                        f"--seed={seed}",
+                        "--stopping_step=5",
+                        "--epochs=100",
+                        "--show_progress=False",
+                    ]
+                    if protocol == "full_ce":
+                        arguments += RECBOLE_SIZES[backbone]
+                    yield f"{protocol}-{backbone}-{items}-{seed}", arguments
+
+
+def run(name, arguments, out):
+    """Do one run unless its result is there."""
+    result = out / f"{name}.json"
+    if result.is_file():
+        return
+    lock = out / f"{name}.running"
+    try:  # two processes may work through the study side by side
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    try:
+        with open(out / f"{name}.log", "a") as log:
+            command = [sys.executable, str(ROOT / "run_recbole_llm.py"), *arguments]
+            command.append(f"--result_json={result}")
+            status = subprocess.run(command, cwd=out, stdout=log, stderr=log).returncode
+        print(f"{name}: {'done' if status == 0 else f'failed, see {log.name}'}", flush=True)
+    finally:
+        lock.unlink()
+
+
+def table(out, names):
+    """Mean ± std over seeds, one line per protocol, backbone and kind of item embedding."""
+    found: dict = {}
+    for name in names:
+        file = out / f"{name}.json"
+        if file.is_file():
+            found.setdefault(name.rsplit("-", 1)[0], []).append(json.loads(file.read_text()))
+    print("| run | seeds | epochs | NDCG@10 | Hit@10 | " + " | ".join(
+        f"{group.replace('_', ' ')} NDCG@10" for group in GROUPS) + " |")
+    print("|---|---|---|---|---|" + "---|" * len(GROUPS))
+    for name, results in found.items():
+        cells = [[r["test_result"]["ndcg@10"] for r in results]]
+        cells.append([r["test_result"]["hit@10"] for r in results])
+        cells += [[r["groups"][group]["ndcg@10"] for r in results] for group in GROUPS]
+        epochs = "/".join(str(r["epochs"]) for r in results)
+        text = " | ".join(_mean_std(values) for values in cells)
+        print(f"| {name} | {len(results)} | {epochs} | {text} |")
+
+
+def _mean_std(values):
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.4f} ± {spread:.4f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_path", default="dataset/")
+    parser.add_argument("--out", default="results/beauty", type=Path)
+    parser.add_argument("--only", default="", help="runs whose name contains this")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    parser.add_argument("--table", action="store_true", help="print the table and stop")
+    options = parser.parse_args()
+    chosen = [job for job in jobs(options.data_path) if options.only in job[0]]
+    if options.list:
+        for _, arguments in chosen:
+            print("recbole-llm", *arguments)
+    elif options.table:
+        table(options.out, [name for name, _ in chosen])
+    else:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, arguments in chosen:
+            run(name, arguments, options.out.resolve())
+
+
+if __name__ == "__main__":
+    main()
