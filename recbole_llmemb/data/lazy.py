@@ -54,11 +54,12 @@ class SortedInteractions:
         """
         values = self.fields[self.list_fields[list_field]]
         offsets = torch.arange(width or self.max_length)
-        index = (positions - lengths).unsqueeze(1) + offsets
-        mask = offsets < lengths.unsqueeze(1)
+        index = (positions - lengths).unsqueeze(-1) + offsets  # also of a single row, without n
+        mask = offsets < lengths.unsqueeze(-1)
         # A row near the end of the data points past it where its mask is off.
         gathered = values[index.clamp_(max=len(values) - 1)]
-        return gathered * mask.view(*mask.shape, *[1] * (gathered.dim() - 2)).to(gathered.dtype)
+        more = gathered.dim() - mask.dim()
+        return gathered * mask.view(*mask.shape, *[1] * more).to(gathered.dtype)
 
 
 class LazyInteraction(Interaction):

@@ -18,6 +18,7 @@ from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.model.item_embedding import LinearAdapter, TableItemEmbedding
 from recbole_llmemb.model.losses import AlignmentLoss, bce_loss, bpr_loss, item_cross_entropy
+from recbole_llmemb.model.quicken import quicken
 from recbole_llmemb.model.sources import item_table, teacher_embeddings
 
 
@@ -67,6 +68,8 @@ class LLMEmbMixin:
             self.alignment = AlignmentLoss(config["align_temperature"])
             teacher = teacher_embeddings(config, dataset, size)
             self.register_buffer("teacher", teacher, persistent=False)
+        if config["train_mode"] == "sequence":
+            quicken(self)
 
     def _table_embedding(self, config, dataset, size):
         table = item_table(config, dataset)
