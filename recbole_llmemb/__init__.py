@@ -6,9 +6,20 @@ so that ``recbole.quick_start.run_recbole(model="LLMEmbSASRec", dataset="ml-100k
 
 __version__ = "0.1.0"
 
-from recbole_llmemb import compat
+import sys
+from pathlib import Path
 
-compat.apply()
+from recbole_llmemb import compat
+from recbole_llmemb.errors import UserError
+
+try:
+    compat.apply()
+except UserError as missing:
+    # The command line cannot catch this: it lives in the package that fails to import.
+    if Path(sys.argv[0]).stem not in ("recbole-llm", "run_recbole_llm"):
+        raise
+    print(f"error: {missing}", file=sys.stderr)
+    sys.exit(2)
 
 from recbole_llmemb import registry  # noqa: E402  (RecBole must be healed before it is imported)
 

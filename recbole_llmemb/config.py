@@ -190,12 +190,14 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
         try:
             config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
         except yaml.YAMLError as error:
-            raise UserError(f"A config file is not valid yaml: {' '.join(str(error).split())}.")
+            text = " ".join(str(error).split())
+            raise UserError(f"A config file is not valid yaml: {text}.") from None
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
             if isinstance(error, UserError):
                 raise
             message = error.args[0] if error.args else str(error)
-            raise UserError(f"The configuration cannot be used: {str(message).rstrip('.')}.")
+            text = str(message).rstrip(".")
+            raise UserError(f"The configuration cannot be used: {text}.") from error
     known = set(config.internal_config_dict) | {k for v in config.parameters.values() for k in v}
     known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight"}
     for key in strict:

@@ -37,9 +37,11 @@ def data_hash(config) -> str:
     if not file.is_file():
         return ""
     with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest"
-        ) else hashlib.sha256(handle.read()).hexdigest()
+        return (
+            hashlib.file_digest(handle, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(handle.read()).hexdigest()
+        )
 
 
 @dataclass
@@ -122,7 +124,9 @@ def train_and_evaluate(
         trainer.resume_file = resume_file
         if resume and os.path.isfile(resume_file):
             trainer.resume_checkpoint(resume_file)
-            report(f"train: an interrupted run is there; continuing from epoch {trainer.start_epoch}")
+            report(
+                f"train: an interrupted run is there; continuing from epoch {trainer.start_epoch}"
+            )
     began = perf_counter()
     _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
     trained = perf_counter() - began

@@ -208,7 +208,10 @@ class LLMEmbTrainer(Trainer):
         if hasattr(dataset, "training_counts"):
             items, users = dataset.training_counts(dataset)
             self.evaluator.groups = Groups.from_training(
-                items, users, self.config["tail_item_threshold"], self.config["short_user_threshold"]
+                items,
+                users,
+                self.config["tail_item_threshold"],
+                self.config["short_user_threshold"],
             )
         self._restore_rng()
         if self._has_stopped():

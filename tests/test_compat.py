@@ -97,6 +97,9 @@ facts["ray loaded"] = [name for name in sys.modules if name.split(".")[0] == "ra
 facts["ray origin"] = importlib.util.find_spec("ray").origin
 facts["distutils left"] = "distutils" in sys.modules
 
+import torch
+facts["anomaly detection"] = torch.is_anomaly_enabled()
+
 from recbole.data.interaction import Interaction
 facts["without a Config"] = Interaction({"x": [1.5, 2.5]})["x"].tolist()
 
@@ -130,6 +133,7 @@ facts["warnings"] = [
     assert facts["ray loaded"] == []
     assert facts["ray origin"] == str(tmp_path / "ray" / "__init__.py")
     assert facts["distutils left"] is False
+    assert facts["anomaly detection"] is False  # RecBole's SINE switches it on at import
     assert facts["without a Config"] == [1.5, 2.5]
     kind, message = facts["tune"]
     assert kind == "UserError" and "recbole-llmemb[tune]" in message and "\n" not in message

@@ -136,7 +136,11 @@ def execute(typed: dict, report=print) -> dict:
     print()
     print(
         results.results_table(
-            outcome.best_valid_result, outcome.test_result, outcome.groups, labels=outcome.labels
+            outcome.best_valid_result,
+            outcome.test_result,
+            outcome.groups,
+            labels=outcome.labels,
+            valid_users=len(data.valid._dataset),
         )
     )
     print(f"\ncheckpoint: {outcome.checkpoint}")

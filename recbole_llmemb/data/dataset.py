@@ -30,9 +30,7 @@ class LazySequentialDataset(SequentialDataset):
         lengths = torch.from_numpy(position_in_history)[targets].clamp(max=self.max_item_list_len)
 
         fields = {f: self.inter_feat[f] for f in self.inter_feat}
-        list_fields = {
-            getattr(self, f"{f}_list_field"): f for f in fields if f != self.uid_field
-        }
+        list_fields = {getattr(self, f"{f}_list_field"): f for f in fields if f != self.uid_field}
         self.sorted_interactions = SortedInteractions(fields, list_fields, self.max_item_list_len)
         columns = {f: value[targets] for f, value in fields.items()}
         columns[self.item_list_length_field] = lengths.long()
@@ -65,9 +63,10 @@ class LazySequentialDataset(SequentialDataset):
         held_out = np.minimum(left_out[leave_one_mode], np.repeat(sizes, sizes) - 1)
 
         train = order[from_end > held_out]
-        last, before_last = order[(from_end == 1) & (held_out >= 1)], order[
-            (from_end == 2) & (held_out >= 2)
-        ]
+        last, before_last = (
+            order[(from_end == 1) & (held_out >= 1)],
+            order[(from_end == 2) & (held_out >= 2)],
+        )
         nothing = np.empty(0, dtype=np.int64)
         parts = {
             "valid_and_test": [train, before_last, last],

@@ -101,7 +101,7 @@ class SequenceTrainDataLoader:
             )
             if not self.config["single_spec"]:  # each process of a distributed run takes its share
                 rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-                self._plan = self._plan[rank :: world][: len(self._plan) // world]
+                self._plan = self._plan[rank::world][: len(self._plan) // world]
         return self._plan
 
     def __len__(self):

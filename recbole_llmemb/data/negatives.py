@@ -31,7 +31,14 @@ class NegativeSampler:
     """
 
     def __init__(
-        self, users, items, n_items, generator, excludes="history", distribution="uniform", alpha=1.0
+        self,
+        users,
+        items,
+        n_items,
+        generator,
+        excludes="history",
+        distribution="uniform",
+        alpha=1.0,
     ):
         if excludes not in ("history", "target"):
             raise UserError(f"negative_excludes is {excludes!r}; it must be 'history' or 'target'.")

@@ -97,7 +97,9 @@ class TableItemEmbedding(nn.Module):
 
     def extra_repr(self):
         kind = "trained" if isinstance(self.table, nn.Parameter) else "frozen"
-        return f"{self.num_embeddings}, {self.embedding_dim}, {kind} table {tuple(self.table.shape)}"
+        return (
+            f"{self.num_embeddings}, {self.embedding_dim}, {kind} table {tuple(self.table.shape)}"
+        )
 
     def _all_rows(self):
         items = self.adapter(self.table[1:])
@@ -126,6 +128,7 @@ class TableItemEmbedding(nn.Module):
             The distinct items that the step needs, in any order; without it the whole
             matrix is adapted. Ids outside ``ids`` must not be looked up.
         """
+        self._cached = None
         try:
             if ids is None or len(ids) >= self.num_embeddings:
                 self._step_rows = self._all_rows()
@@ -138,9 +141,14 @@ class TableItemEmbedding(nn.Module):
             self._step_rows = self._step_slots = None
 
     def _unchanged_matrix(self):
-        """The whole matrix for evaluation, recomputed only after a parameter changed."""
+        """The whole matrix for evaluation, recomputed only after a parameter changed.
+
+        Fused optimisers do not count their changes in ``_version``, so every use that may
+        lead to a gradient, and every change between training and evaluation, forgets it.
+        """
         state = tuple((id(p), p._version) for p in self.parameters())
-        key = (state, self.table.device, torch.is_autocast_enabled(self.table.device.type))
+        where = self.table.device, self.table.dtype
+        key = (state, where, torch.is_autocast_enabled(self.table.device.type))
         if self._cached is None or self._cached[0] != key:
             self._cached = (key, self._all_rows())
         return self._cached[1]
@@ -151,6 +159,7 @@ class TableItemEmbedding(nn.Module):
         if self._step_rows is not None and self._step_slots is None:
             return self._step_rows
         if torch.is_grad_enabled():
+            self._cached = None
             return self._all_rows()
         return self._unchanged_matrix()
 
@@ -160,8 +169,14 @@ class TableItemEmbedding(nn.Module):
             index = ids if self._step_slots is None else self._step_slots[ids]
             return F.embedding(index, self._step_rows)
         if torch.is_grad_enabled():
+            self._cached = None
             return self._some_rows(ids.reshape(-1)).view(*ids.shape, -1)
         return F.embedding(ids, self._unchanged_matrix())
+
+    def train(self, mode=True):
+        """As for any module."""
+        self._cached = None
+        return super().train(mode)
 
     def __getstate__(self):
         # What evaluation computed is not worth copying or pickling.

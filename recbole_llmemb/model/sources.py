@@ -58,8 +58,8 @@ def teacher_embeddings(config, dataset, size):
     UserError
         No such model or checkpoint, other items, or another size.
     """
-    from recbole_llmemb.teacher import ensure_teacher, read_item_embeddings
     from recbole_llmemb.table import EmbeddingTable, match
+    from recbole_llmemb.teacher import ensure_teacher, read_item_embeddings
 
     path = ensure_teacher(config, size, report=getLogger().info)
     tokens, vectors = read_item_embeddings(path)

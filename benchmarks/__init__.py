@@ -1,0 +1,1 @@
+"""What the speed and memory claims rest on: ``python -m benchmarks [NAME …]``."""
