@@ -52,7 +52,9 @@ def compare(hidden_size, loss, chosen, evaluate):
             took = timing.alternate({name: lambda s=subject: _rank(s)}, 1, warmup=0)
             taken[name] += took[name]
     print(f"\n{loss}, hidden {hidden_size}: full ranking of the validation users")
-    _print({n: turns[1:] for n, turns in taken.items()}, dict.fromkeys(STEP_LIMITS, EVALUATION_LIMIT))
+    _print(
+        {n: turns[1:] for n, turns in taken.items()}, dict.fromkeys(STEP_LIMITS, EVALUATION_LIMIT)
+    )
 
 
 def _rank(subject):

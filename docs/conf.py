@@ -21,7 +21,7 @@ extensions = [
     "reference",
 ]
 exclude_patterns = ["_build", "_generated", "_ext"]
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -32,7 +33,7 @@ def steps(model, trainer, loader, epochs, seed):
         losses.append(loss.item())
         return loss
 
-    random.seed(seed), torch.manual_seed(seed)
+    random.seed(seed), np.random.seed(seed)  # of RecBole's masks and negatives
     for epoch in range(epochs):
         trainer._train_epoch(loader, epoch, loss_func=noted)
     return losses, batches
@@ -189,7 +190,7 @@ def test_cloze_loss_by_hand(tiny_run, loss_type):
     _, data, model, _ = tiny_run("LLMEmbBERT4Rec", loss_type=loss_type)
     with torch.no_grad():
         model.output_bias.normal_()
-    batch = next(iter(data.train))
+    batch = max(data.train, key=lambda batch: len(batch["item_id"]))
     states = model.forward(batch["item_id_list"])
     masked = (batch["item_id_list"] == model.n_items).nonzero().tolist()
     weight, bias = model.item_embedding.weight, model.output_bias
@@ -223,4 +224,4 @@ def test_every_mode_learns(tiny_run, name):
                     train_batch_size=8 if mode == "sequence" else 64,
                 )
                 losses = [trainer._train_epoch(data.train, epoch) for epoch in range(6)]
-                assert min(losses[-2:]) < 0.95 * losses[0], (mode, loss_type, kind, losses)
+                assert losses[-1] < 0.97 * losses[0], (mode, loss_type, kind, losses)

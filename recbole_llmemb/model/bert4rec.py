@@ -69,12 +69,6 @@ class LLMEmbBERT4Rec(LLMEmbMixin, BERT4Rec):
         }
         return self.position_loss(picked, targets)
 
-    def _shared_rows(self, interaction, one_pass):
-        if one_pass:
-            return super()._shared_rows(interaction, one_pass)
-        return self._whole_matrix()
-
-    def _whole_matrix(self):
-        # RecBole's masking draws its negatives in the transform; simplest is to adapt all.
-        embedding = self.item_embedding
-        return embedding.step() if hasattr(embedding, "step") else torch.enable_grad()
+    def _needed_items(self, interaction, one_pass):
+        # RecBole's masked rows hold masks and negatives of their own: adapt everything.
+        return super()._needed_items(interaction, one_pass) if one_pass else None

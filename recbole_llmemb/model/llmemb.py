@@ -119,11 +119,14 @@ class LLMEmbMixin:
             return nullcontext()
         if self.loss_type == "CE":  # every item is a candidate
             return self.item_embedding.step()
+        return self.item_embedding.step(self._needed_items(interaction, one_pass))
+
+    def _needed_items(self, interaction, one_pass):
+        """The distinct items a pairwise step looks up; None for all of them."""
         if one_pass:
-            return self.item_embedding.step(interaction[BATCH_ITEMS])
+            return interaction[BATCH_ITEMS]
         used = [self.ITEM_SEQ, self.POS_ITEM_ID, self.NEG_ITEM_ID]
-        ids = [interaction[field].reshape(-1) for field in used]
-        return self.item_embedding.step(torch.unique(torch.cat(ids)))
+        return torch.unique(torch.cat([interaction[field].reshape(-1) for field in used]))
 
     def _one_pass_loss(self, interaction):
         states = self.position_states(interaction)
