@@ -16,6 +16,7 @@ CHOICES = {
     "train_mode": ("sequence", "prefix"),
     "loss_type": ("CE", "BPR", "BCE"),
     "llm_pooling": ("mean", "last"),
+    "llm_table_dtype": ("float32", "bfloat16", "float16"),
     "llm_missing": ("error", "mean", "zero"),
     "negative_excludes": ("history", "target"),
 }

@@ -126,14 +126,6 @@ def tiny_settings(tiny, tiny_table):
             "load_col": {"inter": ["user_id", "item_id", "timestamp", "rating"]},
             "MAX_ITEM_LIST_LENGTH": MAX_LENGTH,
             "hidden_size": 8,
-            "inner_size": 16,
-            "embedding_size": 8,
-            "n_layers": 1,
-            "n_heads": 1,
-            "num_layers": 1,
-            "hidden_dropout_prob": 0.0,
-            "attn_dropout_prob": 0.0,
-            "dropout_prob": 0.0,
             "epochs": 2,
             "train_batch_size": 16,
             "eval_batch_size": 16,
@@ -151,6 +143,11 @@ def tiny_settings(tiny, tiny_table):
             "use_gpu": False,
             "gpu_id": "",
         }
+        if "GRU" in model or not ours:
+            values |= {"embedding_size": 8, "num_layers": 1, "dropout_prob": 0.0}
+        if "GRU" not in model:
+            values |= {"inner_size": 16, "n_layers": 1, "n_heads": 1}
+            values |= {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
         if ours:
             values |= {"llm_table": str(tiny_table), "align_weight": 0.0}
         else:

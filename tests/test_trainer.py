@@ -126,7 +126,8 @@ def test_other_settings_are_another_run(whole_run):
 
 def test_killed_process_is_continued(tiny_settings, tmp_path, capsys):
     """SIGKILL in the third epoch, then the same command."""
-    settings = {k: v for k, v in tiny_settings("LLMEmbSASRec", **RANDOM).items() if k != "gpu_id"}
+    settings = tiny_settings("LLMEmbSASRec", epochs=4, hidden_dropout_prob=0.3, learning_rate=0.02)
+    settings.pop("gpu_id")
     arguments = ["--model=LLMEmbSASRec", "--dataset=tiny"]
     arguments += [f"--{key}={value}" for key, value in settings.items()]
     killing = f"""
@@ -152,7 +153,7 @@ main({arguments!r})
         assert main([*arguments, *more]) == 0
         outcomes.append(json.loads(file.read_text()))
         outcomes[-1].pop("seconds")
-        continued = "an interrupted run is there; continuing from epoch 2" in capsys.readouterr().out
+        continued = "an interrupted run is there; continuing from" in capsys.readouterr().out
         assert continued == (folder == "saved")
     assert outcomes[0] == outcomes[1]
 

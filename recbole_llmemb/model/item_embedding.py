@@ -46,9 +46,22 @@ class LinearAdapter(nn.Module):
         """Adapt table rows ``(n, D)`` to item embeddings ``(n, d)``."""
         down, up = self.down, self.up
         sizes = (down.in_features, down.out_features, up.out_features)
-        if merging_is_cheaper(len(rows), *sizes):
-            return F.linear(rows, up.weight @ down.weight, F.linear(down.bias, up.weight, up.bias))
-        return up(down(rows))
+        half = rows.dtype != down.weight.dtype
+        if not half and not merging_is_cheaper(len(rows), *sizes):
+            return up(down(rows))
+        weight, bias = up.weight @ down.weight, F.linear(down.bias, up.weight, up.bias)
+        if not half:
+            return F.linear(rows, weight, bias)
+        # A table kept in half precision is multiplied in it; what comes out is not.
+        return F.linear(rows, weight.to(rows.dtype)).to(bias.dtype) + bias
+
+
+class NoAdapter(nn.Module):
+    """Table rows that are item embeddings as they are, in the model's number format."""
+
+    def forward(self, rows):
+        """``(n, d)`` to ``(n, d)``."""
+        return rows.float()
 
 
 class TableItemEmbedding(nn.Module):
@@ -64,7 +77,7 @@ class TableItemEmbedding(nn.Module):
     Parameters
     ----------
     table : torch.FloatTensor (n_items, D)
-        Row i belongs to item id i, row 0 to padding.
+        Row i belongs to item id i, row 0 to padding. A frozen one may be in half precision.
     adapter : nn.Module
         Maps ``(n, D)`` to ``(n, d)``.
     size : int

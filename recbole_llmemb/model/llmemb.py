@@ -16,7 +16,7 @@ from torch import nn
 
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.model.item_embedding import LinearAdapter, TableItemEmbedding
+from recbole_llmemb.model.item_embedding import LinearAdapter, NoAdapter, TableItemEmbedding
 from recbole_llmemb.model.losses import AlignmentLoss, bce_loss, bpr_loss, item_cross_entropy
 from recbole_llmemb.model.quicken import quicken
 from recbole_llmemb.model.sources import item_table, teacher_embeddings
@@ -85,9 +85,11 @@ class LLMEmbMixin:
                 learnt = torch.randn(self.extra_rows, size) * 0.02
                 weight = torch.cat([table, learnt])
                 return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
-            adapter = nn.Identity()
+            adapter = NoAdapter()
         else:
             adapter = LinearAdapter(width, middle or max(1, width // 2), size)
+        if config["llm_freeze"]:
+            table = table.to(getattr(torch, config["llm_table_dtype"] or "float32"))
         return TableItemEmbedding(table, adapter, size, self.extra_rows, config["llm_freeze"])
 
     # -- training ---------------------------------------------------------------------

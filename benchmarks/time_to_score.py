@@ -1,0 +1,147 @@
+"""Wall clock to RecBole SASRec's best validation NDCG@10 on ml-100k, full ranking.
+
+    python -m benchmarks.time_to_score [--recbole_epochs=30] [--recbole_minutes=25]
+
+RecBole's side is its own SASRec at its defaults: cross-entropy, hidden 64, length 50, batch
+2,048, augmented prefixes. Ours is LLMEmbSASRec in sequence mode with the same loss, length
+and sizes, except for what OURS below says. Both clocks count training and validation.
+
+RecBole's curve takes long, so it is kept in results/ with the machine and the number of
+threads it was measured with, and taken from there while they are the same; --fresh measures
+it anew. A curve cut by --recbole_minutes gives RecBole's best within that budget only.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from time import perf_counter
+
+
+from benchmarks import subjects, timing
+
+LIMIT = 10.0
+DATASET = "ml-100k"
+CURVE = Path(__file__).resolve().parent / "results" / "recbole_sasrec_ml100k_curve.json"
+#: Settings of ours under which the score is reached soonest; both item embeddings are run.
+OURS = {"loss_type": "CE", "learning_rate": 0.003, "train_batch_size": 32, "align_weight": 0}
+SEEDS = (2020, 2021, 2022)
+
+
+class _Enough(Exception):
+    """Ends a training from inside its callback."""
+
+
+def curve(subject, enough) -> list[dict]:
+    """Train until ``enough(points)``; one point per validation.
+
+    Returns
+    -------
+    list of dict
+        ``epoch``, ``seconds`` since the start of training, and ``score``.
+    """
+    points: list[dict] = []
+    began = perf_counter()
+
+    def after_validation(epoch, score):
+        seconds = perf_counter() - began
+        points.append({"epoch": epoch + 1, "seconds": round(seconds, 2), "score": float(score)})
+        print(f"    epoch {epoch + 1:>3}: {seconds:>7.1f} s  NDCG@10 {score:.4f}", flush=True)
+        if enough(points):
+            raise _Enough
+
+    try:
+        subject.trainer.fit(
+            subject.data.train,
+            subject.data.valid,
+            verbose=False,
+            saved=False,
+            callback_fn=after_validation,
+        )
+    except _Enough:
+        pass
+    return points
+
+
+def recbole_curve(chosen) -> dict:
+    """RecBole's curve, measured or as kept."""
+    here = {"machine": timing.machine(), "load": timing.load()}
+    if CURVE.is_file() and not chosen.fresh:
+        kept = json.loads(CURVE.read_text())
+        if kept["machine"] == here["machine"]:
+            print(f"\nRecBole SASRec: the kept curve of {len(kept['points'])} epochs ({kept['load']})")
+            return kept
+        print(f"\nThe kept curve is of another machine ({kept['machine']}): measuring anew.")
+    print(f"\nRecBole SASRec, at most {chosen.recbole_epochs} epochs and {chosen.recbole_minutes} min")
+    subject = subjects.stock(
+        DATASET, loss_type="CE", epochs=chosen.recbole_epochs, stopping_step=10, **subjects.SIZES
+    )
+    found = {**here, "complete": False, "points": []}
+
+    def enough(points):
+        CURVE.parent.mkdir(exist_ok=True)
+        # Kept at every epoch, so that an interrupted curve is not lost.
+        CURVE.write_text(json.dumps({**found, "points": points}, indent=1) + "\n")
+        return points[-1]["seconds"] > 60 * chosen.recbole_minutes
+
+    found["points"] = curve(subject, enough)
+    best = max(found["points"], key=lambda point: point["score"])
+    found["complete"] = len(found["points"]) - found["points"].index(best) > 10
+    CURVE.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def reached(points, score):
+    """The first point at which a curve has this score, or None."""
+    return next((point for point in points if point["score"] >= score), None)
+
+
+def main(argv=None):
+    parser = timing.options(__doc__, repeats=3)
+    parser.add_argument("--recbole_epochs", type=int, default=30)
+    parser.add_argument("--recbole_minutes", type=float, default=25.0)
+    parser.add_argument("--fresh", action="store_true", help="measure RecBole's curve anew")
+    parser.add_argument("--max_epochs", type=int, default=60, help="of ours")
+    parser.add_argument("--target", type=float, help="look at ours alone, against this score")
+    parser.add_argument("--kinds", nargs="+", default=["id", "table"], choices=["id", "table"])
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="ours, changed")
+    chosen = timing.start(parser, argv)
+    if chosen.target is None:
+        stock = recbole_curve(chosen)
+        best = max(stock["points"], key=lambda point: point["score"])
+        how = "best" if stock["complete"] else "best within the budget"
+        print(
+            f"  {how}: NDCG@10 {best['score']:.4f} after {best['seconds']:.0f} s"
+            f" (epoch {best['epoch']} of {len(stock['points'])})"
+        )
+    else:
+        best = {"score": chosen.target, "seconds": float("nan")}
+    target = best["score"]
+
+    settings = dict(OURS)
+    for pair in chosen.set:
+        key, _, value = pair.partition("=")
+        settings[key] = json.loads(value) if value[:1] in "0123456789-{[tfn" else value
+    for kind in chosen.kinds:
+        print(f"\nLLMEmbSASRec, item_embedding: {kind}, {settings}")
+        times = []
+        for seed in SEEDS[: chosen.repeats]:
+            print(f"  seed {seed}")
+            given = {
+                **subjects.SIZES, "item_embedding": kind, "seed": seed,
+                "epochs": chosen.max_epochs, "stopping_step": 10**6, **settings,
+            }  # fmt: skip
+            subject = subjects.ours(DATASET, **given)
+            points = curve(subject, lambda points: reached(points, target) is not None)
+            there = reached(points, target)
+            if there is None:
+                top = max(point["score"] for point in points)
+                print(f"    not reached in {len(points)} epochs: best {top:.4f} of {target:.4f}")
+            times.append(float("inf") if there is None else there["seconds"])
+        middle = timing.median(times)
+        print(f"  time to {target:.4f}: {', '.join(f'{t:.1f}' for t in times)} s, median {middle:.1f}")
+        timing.report(f"item_embedding: {kind}", best["seconds"] / middle, LIMIT)
+
+
+if __name__ == "__main__":
+    main()
