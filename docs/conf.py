@@ -17,7 +17,7 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
+    "mathml",
     "reference",
 ]
 exclude_patterns = ["_build", "_generated", "_ext"]
@@ -35,5 +35,6 @@ html_theme = "furo"
 html_title = "recbole-llmemb"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+html_math_renderer = "mathml"
 html_copy_source = False
 html_theme_options = {"navigation_with_keys": False}

@@ -18,6 +18,7 @@ CHOICES = {
     "llm_pooling": ("mean", "last"),
     "llm_table_dtype": ("float32", "bfloat16", "float16"),
     "llm_missing": ("error", "mean", "zero"),
+    "align_items": ("distinct", "positions"),
     "negative_excludes": ("history", "target"),
 }
 

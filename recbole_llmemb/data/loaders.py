@@ -14,7 +14,7 @@ from recbole_llmemb.data.windows import next_item_windows, whole_windows
 LOSS_POSITION = "loss_position"
 #: The distinct items a batch needs, padding and mask included, ``(m,)``.
 BATCH_ITEMS = "batch_items"
-#: The distinct targets of a batch, ``(k,)``: what the alignment loss compares.
+#: The targets that the alignment loss compares, ``(k,)``: each once, or one per position.
 ALIGN_ITEMS = "align_items"
 
 
@@ -54,6 +54,7 @@ class SequenceTrainDataLoader:
         self.list_field = self.iid_field + config["LIST_SUFFIX"]
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
         self.negative_field = config["NEG_PREFIX"] + self.iid_field
+        self.align_positions = config["align_items"] == "positions"
         self.n_items = dataset.item_num
         store = dataset.sorted_interactions
         self.items = store.fields[self.iid_field]
@@ -146,7 +147,7 @@ class SequenceTrainDataLoader:
             self.length_field: lengths,
             LOSS_POSITION: loss_position,
             self.iid_field: targets,
-            ALIGN_ITEMS: torch.unique(targets),
+            ALIGN_ITEMS: targets if self.align_positions else torch.unique(targets),
         }
         needed = [sequence.view(-1), targets]
         if self.negatives is not None:

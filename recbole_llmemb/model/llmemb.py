@@ -65,6 +65,7 @@ class LLMEmbMixin:
         self.align_weight = 0.0
         if config["item_embedding"] == "table" and config["align_weight"]:
             self.align_weight = float(config["align_weight"])
+            self.align_positions = config["align_items"] == "positions"
             self.alignment = AlignmentLoss(config["align_temperature"])
             teacher = teacher_embeddings(config, dataset, size)
             self.register_buffer("teacher", teacher, persistent=False)
@@ -114,7 +115,8 @@ class LLMEmbMixin:
     def _align_items(self, interaction, one_pass):
         if one_pass:
             return interaction[ALIGN_ITEMS]
-        return torch.unique(interaction[self.POS_ITEM_ID])
+        targets = interaction[self.POS_ITEM_ID]
+        return targets if self.align_positions else torch.unique(targets)
 
     def _shared_rows(self, interaction, one_pass):
         if not isinstance(self.item_embedding, TableItemEmbedding):
@@ -127,6 +129,8 @@ class LLMEmbMixin:
         """The distinct items a pairwise step looks up; None for all of them."""
         if one_pass:
             return interaction[BATCH_ITEMS]
+        if interaction[self.ITEM_SEQ].is_cuda:
+            return None  # finding out which would make the host wait for the step before
         used = [self.ITEM_SEQ, self.POS_ITEM_ID, self.NEG_ITEM_ID]
         return torch.unique(torch.cat([interaction[field].reshape(-1) for field in used]))
 
