@@ -13,7 +13,11 @@ def test_positions_align_every_position(tiny_run, tiny, tmp_path, mode):
     state = {"item_embedding.weight": weight}
     checkpoint.save({"state_dict": state, "item_tokens": ["[PAD]", *tiny.items]}, path)
     _, data, model, _ = tiny_run(
-        align_weight=1.0, align_teacher=str(path), align_items="positions", train_mode=mode
+        align_weight=1.0,
+        align_teacher=str(path),
+        align_items="positions",
+        train_mode=mode,
+        train_batch_size=64,
     )
     batch = next(iter(data.train))
     targets = batch["item_id"]
