@@ -10,6 +10,7 @@ included, which is RecBole's code and the same on both sides.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import resource
@@ -51,10 +52,9 @@ class Peak:
         self.reset()
 
     def reset(self):
-        try:  # memory that is free but still held would hide what is asked for next
+        # Memory that is free but still held would hide what is asked for next.
+        with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
-        except (OSError, AttributeError):
-            pass
         try:
             Path("/proc/self/clear_refs").write_text("5")
             self.exact = True

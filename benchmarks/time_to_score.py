@@ -13,10 +13,10 @@ it anew. A curve cut by --recbole_minutes gives RecBole's best within that budge
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
-from time import perf_counter
-
 
 from benchmarks import subjects, timing
 
@@ -41,16 +41,17 @@ def curve(subject, enough) -> list[dict]:
         ``epoch``, ``seconds`` since the start of training, and ``score``.
     """
     points: list[dict] = []
-    began = perf_counter()
+    began = timing.now()
 
     def after_validation(epoch, score):
-        seconds = perf_counter() - began
+        seconds = timing.now() - began
         points.append({"epoch": epoch + 1, "seconds": round(seconds, 2), "score": float(score)})
-        print(f"    epoch {epoch + 1:>3}: {seconds:>7.1f} s  NDCG@10 {score:.4f}", flush=True)
+        line = f"    epoch {epoch + 1:>3}: {seconds:>7.1f} s  NDCG@10 {score:.4f}"
+        print(line, file=sys.stderr, flush=True)
         if enough(points):
             raise _Enough
 
-    try:
+    with contextlib.suppress(_Enough):
         subject.trainer.fit(
             subject.data.train,
             subject.data.valid,
@@ -58,8 +59,6 @@ def curve(subject, enough) -> list[dict]:
             saved=False,
             callback_fn=after_validation,
         )
-    except _Enough:
-        pass
     return points
 
 
@@ -69,10 +68,12 @@ def recbole_curve(chosen) -> dict:
     if CURVE.is_file() and not chosen.fresh:
         kept = json.loads(CURVE.read_text())
         if kept["machine"] == here["machine"]:
-            print(f"\nRecBole SASRec: the kept curve of {len(kept['points'])} epochs ({kept['load']})")
+            epochs = len(kept["points"])
+            print(f"\nRecBole SASRec: the kept curve of {epochs} epochs ({kept['load']})")
             return kept
         print(f"\nThe kept curve is of another machine ({kept['machine']}): measuring anew.")
-    print(f"\nRecBole SASRec, at most {chosen.recbole_epochs} epochs and {chosen.recbole_minutes} min")
+    budget = f"{chosen.recbole_epochs} epochs and {chosen.recbole_minutes:g} minutes"
+    print(f"\nRecBole SASRec, at most {budget}")
     subject = subjects.stock(
         DATASET, loss_type="CE", epochs=chosen.recbole_epochs, stopping_step=10, **subjects.SIZES
     )
@@ -126,7 +127,6 @@ def main(argv=None):
         print(f"\nLLMEmbSASRec, item_embedding: {kind}, {settings}")
         times = []
         for seed in SEEDS[: chosen.repeats]:
-            print(f"  seed {seed}")
             given = {
                 **subjects.SIZES, "item_embedding": kind, "seed": seed,
                 "epochs": chosen.max_epochs, "stopping_step": 10**6, **settings,
@@ -136,10 +136,15 @@ def main(argv=None):
             there = reached(points, target)
             if there is None:
                 top = max(point["score"] for point in points)
-                print(f"    not reached in {len(points)} epochs: best {top:.4f} of {target:.4f}")
+                print(f"  seed {seed}: not reached in {len(points)} epochs, best {top:.4f}")
+            else:
+                print(
+                    f"  seed {seed}: {there['score']:.4f} after {there['seconds']:.1f} s,"
+                    f" epoch {there['epoch']}"
+                )
             times.append(float("inf") if there is None else there["seconds"])
         middle = timing.median(times)
-        print(f"  time to {target:.4f}: {', '.join(f'{t:.1f}' for t in times)} s, median {middle:.1f}")
+        print(f"  time to {target:.4f}: median {middle:.1f} s")
         timing.report(f"item_embedding: {kind}", best["seconds"] / middle, LIMIT)
 
 

@@ -17,6 +17,11 @@ import torch
 _clock = perf_counter
 
 
+def now() -> float:
+    """Seconds of the clock in use: wall time unless ``--cpu_time`` is given."""
+    return _clock()
+
+
 def alternate(sides: dict[str, Callable], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
     """Time the sides in turns, A B A B …, so that a slow minute of the machine hits both.
 
@@ -38,9 +43,9 @@ def alternate(sides: dict[str, Callable], repeats: int, warmup: int = 1) -> dict
     gc.collect()
     for turn in range(-warmup, repeats):
         for name, work in sides.items():
-            began = _clock()
+            began = now()
             units = work() or 1
-            passed = _clock() - began
+            passed = now() - began
             if turn >= 0:
                 seconds[name].append(passed / units)
     return seconds

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from recbole_llmemb.checks import check_common, is_number
 from recbole_llmemb.errors import UserError
 
 CHOICES = {
@@ -20,6 +21,8 @@ CHOICES = {
     "llm_missing": ("error", "mean", "zero"),
     "align_items": ("distinct", "positions"),
     "negative_excludes": ("history", "target"),
+    "amp_dtype": ("bfloat16", "float16"),
+    "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
 }
 
 
@@ -46,7 +49,7 @@ def defaults(model: str, dataset: str) -> dict:
 
 
 def check(config) -> None:
-    """Refuse impossible values of our keys, each in one sentence.
+    """Refuse impossible values of our keys, and of RecBole's, each in one sentence.
 
     Parameters
     ----------
@@ -58,6 +61,9 @@ def check(config) -> None:
     UserError
         Naming the key, the value and what it may be.
     """
+    from recbole_llmemb.evaluation.groups import check_threshold
+
+    check_common(config)
     for key, allowed in CHOICES.items():
         if config[key] is not None and config[key] not in allowed:
             raise UserError(
@@ -69,17 +75,25 @@ def check(config) -> None:
             raise UserError(f"{key} is {value!r}; it must be a whole number of at least {least}.")
     for key in ("align_weight", "align_temperature"):
         value = config[key]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        if value is not None and not is_number(value):
             raise UserError(f"{key} is {value!r}; it must be a number.")
     if config["align_weight"] and config["align_weight"] < 0:
         raise UserError(f"align_weight is {config['align_weight']}; it must not be negative.")
     if config["align_temperature"] is not None and config["align_temperature"] <= 0:
         raise UserError(f"align_temperature is {config['align_temperature']}; it must be positive.")
+    for key in ("tail_item_threshold", "short_user_threshold"):
+        if config[key] is not None:
+            check_threshold(key, config[key])
     stride, length = config["sequence_stride"], config["MAX_ITEM_LIST_LENGTH"]
     if stride and length and stride > length:
         raise UserError(
             f"sequence_stride is {stride}, longer than MAX_ITEM_LIST_LENGTH {length}, "
             "so some positions would never be trained on; make it at most that."
+        )
+    if config["benchmark_filename"]:
+        raise UserError(
+            "benchmark_filename names files that are split already, which these models do not "
+            "read; give all interactions in one .inter file and split them with eval_args."
         )
     args = config["train_neg_sample_args"] or {}
     if args.get("dynamic") and config["train_mode"] == "sequence":
@@ -148,7 +162,7 @@ def _load_times(values):
 
 def _convert_config_dict(self, config_dict):
     """Read typed values out of strings. RecBole's own runs ``eval`` on every one of them."""
-    words = {"true": True, "false": False, "none": None}
+    words = {"true": True, "false": False}
     for key, value in config_dict.items():
         if isinstance(value, str):
             try:
@@ -156,6 +170,18 @@ def _convert_config_dict(self, config_dict):
             except (ValueError, SyntaxError, MemoryError, RecursionError):
                 config_dict[key] = words.get(value.lower(), value)
     return config_dict
+
+
+def _check_file(file):
+    if not Path(file).is_file():
+        raise UserError(f"config file {file} does not exist; check --config_files.")
+    try:
+        content = yaml.compose(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"config file {file} is not valid yaml: {text}.") from None
+    if not isinstance(content, yaml.MappingNode):
+        raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
 
 
 def make_config(model, dataset=None, config_files=(), overrides=None, strict=()):
@@ -186,20 +212,18 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
     from recbole_llmemb.compat import without_argv
 
     for file in config_files:
-        if not Path(file).is_file():
-            raise UserError(f"config file {file} does not exist; check --config_files.")
+        _check_file(file)
     with without_argv():
         try:
             config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
-        except yaml.YAMLError as error:
-            text = " ".join(str(error).split())
-            raise UserError(f"A config file is not valid yaml: {text}.") from None
         except (ValueError, KeyError, TypeError, NotImplementedError) as error:
             if isinstance(error, UserError):
                 raise
             message = error.args[0] if error.args else str(error)
             text = str(message).rstrip(".")
             raise UserError(f"The configuration cannot be used: {text}.") from error
+    if not _is_ours(model):  # ours have been looked at before RecBole fills in the rest
+        check_common(config)
     known = set(config.internal_config_dict) | {k for v in config.parameters.values() for k in v}
     known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight"}
     for key in strict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import get_model, get_trainer, init_seed
+from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
@@ -71,19 +71,53 @@ def prepare_data(config) -> Data:
         )
     try:
         dataset = create_dataset(config)
+        time = config["TIME_FIELD"]
+        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and time not in dataset.inter_feat:
+            raise UserError(
+                f"Dataset {name} in {folder} has no field {time!r} among those that are read, "
+                "which orders the sequences; set TIME_FIELD and load_col."
+            )
+        if max(config["topk"]) >= dataset.item_num:  # which counts padding
+            raise UserError(
+                f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
+                "items; ask for shorter lists."
+            )
         return Data(dataset, *data_preparation(config, dataset))
     except (ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise
         message = " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")
+        if isinstance(error, KeyError):
+            message = f"there is no field {message!r}"
         raise UserError(f"Dataset {name} in {folder} cannot be used: {message}.") from error
 
 
 def build(config, data: Data):
-    """The model on its device and its trainer, from the run's seed."""
+    """The model on its device and its trainer, from the run's seed.
+
+    Raises
+    ------
+    UserError
+        Settings the model cannot be built with, or no place for its checkpoints.
+    """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
-    return model, get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    folder = config["checkpoint_dir"]
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Checkpoints cannot be kept in {folder} ({error.strerror}); set --checkpoint_dir."
+        ) from None
+    try:
+        model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
+        return model, get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+        if isinstance(error, UserError):
+            raise
+        text = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{config['model']} cannot be built with this configuration: {text}."
+        ) from error
 
 
 @dataclass

@@ -35,6 +35,8 @@ def teacher_config(config, size: int):
     size : int
         Of the item embeddings.
     """
+    from recbole.utils import ModelType
+
     from recbole_llmemb.config import make_config
     from recbole_llmemb.encode import cache_directory
     from recbole_llmemb.registry import MODELS
@@ -58,9 +60,15 @@ def teacher_config(config, size: int):
         values.pop("train_neg_sample_args", None)
     values |= config["align_teacher_config"] or {}
     try:
-        return make_config(model, config["dataset"], overrides=values)
+        own = make_config(model, config["dataset"], overrides=values)
     except UserError as error:
         raise UserError(f"align_teacher {name!r} cannot be trained: {error}") from None
+    if own["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        raise UserError(
+            f"align_teacher {name!r} is no sequential model; name one, such as SASRec, "
+            "or give the path of a checkpoint."
+        )
+    return own
 
 
 def ensure_teacher(config, size: int, report: Callable = print) -> Path:

@@ -13,15 +13,14 @@ import torch
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 ROOT = Path(__file__).resolve().parents[1]
-#: Environment of a child process that finds the package and does not crowd the machine.
-CHILD_ENV = {
-    **os.environ,
-    "PYTHONPATH": str(ROOT),
-    "OMP_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 MAX_LENGTH = 10
 LONG_USER = "u3"
+
+
+def child_env():
+    """Environment of a child process: it finds the package and does not crowd the machine."""
+    few = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **few, "PYTHONPATH": str(ROOT)}
 
 
 @dataclass

@@ -5,13 +5,13 @@ import pickle
 
 import pytest
 import torch
-from torch import nn
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.model import item_embedding as module  # isort: skip
 from recbole_llmemb.model.item_embedding import (  # isort: skip
     LinearAdapter,
+    NoAdapter,
     TableItemEmbedding,
     merging_is_cheaper,
 )
@@ -234,10 +234,28 @@ def test_copies(adaptations):
             assert close(twin.weight, naive(twin)) and close(layer.weight, naive(layer))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_table_in_half_precision(dtype):
+    """Multiplied as it is kept; parameters, results and gradients stay in single."""
+    layer = make(extra=1)
+    expected = naive(layer)
+    layer.table = layer.table.to(dtype)
+    ids = torch.tensor([3, 20, 0, 19])
+    with layer.step(ids):
+        found = layer(ids)
+    looked_up = ((layer(ids), expected[ids]), (found, expected[ids]))
+    for one, other in ((layer.weight, expected), *looked_up):
+        assert one.dtype == torch.float32 and torch.allclose(one.double(), other, atol=0.05)
+    found.sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in layer.parameters())
+    plain = TableItemEmbedding(layer.table[:, :SIZE], NoAdapter(), SIZE)
+    assert torch.equal(plain.weight, layer.table[:, :SIZE].float())
+
+
 def test_without_adapter():
     table = draw(9, SIZE)
     table[0] = 0
-    layer = TableItemEmbedding(table, nn.Identity(), SIZE, 1)
+    layer = TableItemEmbedding(table, NoAdapter(), SIZE, 1)
     assert torch.equal(layer.weight[:9], table) and len(layer.weight) == 10
     ids = torch.tensor([4, 9, 0])
     assert torch.equal(layer(ids), layer.weight[ids])

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from conftest import CHILD_ENV
+from conftest import child_env
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
@@ -143,7 +143,7 @@ LLMEmbTrainer._train_epoch = until
 main({arguments!r})
 """
     done = subprocess.run(
-        [sys.executable, "-c", killing], cwd=tmp_path, env=CHILD_ENV, capture_output=True
+        [sys.executable, "-c", killing], cwd=tmp_path, env=child_env(), capture_output=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
     outcomes = []

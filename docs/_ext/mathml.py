@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 from docutils import nodes
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -12,16 +10,9 @@ from sphinx.util import logging
 _logger = logging.getLogger(__name__)
 
 
-def to_mathml(tex: str, block: bool) -> str:
-    """Convert a formula."""
-    if "as_block" in inspect.signature(tex2mathml).parameters:  # docutils 0.22
-        return tex2mathml(tex, as_block=block)
-    return tex2mathml(tex, inline=not block)
-
-
 def _append(translator, node, block):
     try:
-        body = to_mathml(node.astext(), block)
+        body = tex2mathml(node.astext(), as_block=block)
     except MathError as error:
         _logger.warning("formula cannot be converted: %s", error, location=node)
         body = translator.encode(node.astext())

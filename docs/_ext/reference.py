@@ -111,12 +111,13 @@ def expand(text: str, used: set | None = None) -> str:
         used.update(files)
         if not files:
             return f":::{{note}}\nNot measured in this checkout: `{Path(name).name}`.\n:::"
-        contents = [(file.name, file.read_text(encoding="utf-8").strip()) for file in files]
+        contents = [(file.name, file.read_text(encoding="utf-8").strip("\n")) for file in files]
         if kind == "measured":
-            return "\n\n".join(content for _, content in contents)
+            content = "\n\n".join(content for _, content in contents)
+            return f"::::{{container}} measured\n\n{content}\n\n::::"
         if len(contents) == 1:
-            return f"```text\n{contents[0][1]}\n```"
-        return "\n\n".join(f"`{name}`\n\n```text\n{content}\n```" for name, content in contents)
+            return f"```none\n{contents[0][1]}\n```"
+        return "\n\n".join(f"`{name}`\n\n```none\n{content}\n```" for name, content in contents)
 
     return _MARKER.sub(replacement, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import recbole.data.utils as recbole_data
+from recbole.utils import EvaluatorType
 
 from recbole_llmemb.registry import MODELS, is_ours
 
@@ -32,6 +33,8 @@ def _our_loader(config, phase):
             return None
         causal = MODELS[config["model"]].causal
         return SequenceTrainDataLoader if causal else ClozeTrainDataLoader
+    if config["eval_type"] == EvaluatorType.VALUE:
+        return None  # AUC and its like score rows, they rank nothing
     mode = config["eval_args"]["mode"][phase]
     if mode == "full":
         return LengthSortedFullSortEvalDataLoader

@@ -1,0 +1,98 @@
+"""Settings of RecBole's that it takes as they come, and fails over late and obscurely.
+
+Looked at before anything is read or trained, so that a slip ends in one sentence.
+"""
+
+from __future__ import annotations
+
+from recbole_llmemb.errors import UserError
+
+_WHOLE = {
+    "epochs": 0, "stopping_step": 0, "eval_step": 0, "seed": 0, "metric_decimal_place": 0,
+    "train_batch_size": 1, "eval_batch_size": 1, "MAX_ITEM_LIST_LENGTH": 1,
+    "hidden_size": 1, "embedding_size": 1, "inner_size": 1,
+    "n_layers": 1, "n_heads": 1, "num_layers": 1,
+}  # fmt: skip
+_RATES = ("hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "mask_ratio", "ft_ratio")
+_SWITCHES = ("llm_freeze", "llm_normalize", "llm_trust_remote_code", "resume", "enable_amp",
+             "show_progress", "shuffle")  # fmt: skip
+_WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
+
+
+def is_number(value) -> bool:
+    """Whether a setting is a number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_common(config) -> None:
+    """Refuse values that no model can work with.
+
+    Parameters
+    ----------
+    config : mapping
+        Anything with ``config[key]``, None where a key is not set.
+
+    Raises
+    ------
+    UserError
+        Naming the key, the value and what it may be.
+    """
+    for key, least in _WHOLE.items():
+        value = config[key]
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and value >= least):
+            raise UserError(f"{key} is {value!r}; it must be a whole number of at least {least}.")
+    for key in ("learning_rate", "weight_decay"):
+        value = config[key]
+        if value is not None and not (is_number(value) and value >= 0):
+            raise UserError(f"{key} is {value!r}; it must be a number that is not negative.")
+    for key in _RATES:
+        value = config[key]
+        if value is not None and not (is_number(value) and 0 <= value <= 1):
+            raise UserError(f"{key} is {value!r}; it must be a number between 0 and 1.")
+    for key in _SWITCHES:
+        if config[key] is not None and not isinstance(config[key], bool):
+            raise UserError(f"{key} is {config[key]!r}; it must be True or False.")
+    for key in ("clip_grad_norm", "align_teacher_config", "train_neg_sample_args"):
+        if config[key] is not None and not isinstance(config[key], dict):
+            raise UserError(f"{key} is {config[key]!r}; it must be a dictionary, or empty.")
+    size, heads = config["hidden_size"], config["n_heads"]
+    if size and heads and size % heads:
+        raise UserError(
+            f"hidden_size is {size} and n_heads {heads}; it must be a multiple of the latter."
+        )
+    _check_valid_metric(config)
+    _check_negatives(config)
+
+
+def _check_valid_metric(config):
+    from recbole.evaluator import metric_types
+
+    metrics, cutoffs, chosen = config["metrics"], config["topk"], config["valid_metric"]
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    cutoffs = [cutoffs] if isinstance(cutoffs, int) else cutoffs
+    if not (isinstance(metrics, list) and isinstance(cutoffs, list) and chosen):
+        return  # RecBole says what is wrong with these
+    if any(str(name).lower() not in metric_types for name in metrics) or min(cutoffs) < 1:
+        return
+    plain = [name for name in metrics if str(name).lower() in _WITHOUT_CUTOFF]
+    offered = [f"{name}@{k}" for name in metrics if name not in plain for k in cutoffs] + plain
+    if str(chosen).lower() not in [name.lower() for name in offered]:
+        raise UserError(
+            f"valid_metric is {chosen!r}, which metrics and topk do not give; "
+            f"it must be one of {', '.join(offered)}."
+        )
+
+
+def _check_negatives(config):
+    if config["loss_type"] not in ("BPR", "BCE"):
+        return
+    args = config["train_neg_sample_args"] or {}
+    count = args.get("sample_num", 1)
+    drawn = args and args.get("distribution", "uniform") not in (None, "none", "None")
+    if not drawn or not isinstance(count, int) or count < 1:
+        raise UserError(
+            f"loss_type {config['loss_type']} compares targets with sampled negatives, but "
+            f"train_neg_sample_args is {args or None}; give it a distribution ('uniform' or "
+            "'popularity') and a sample_num of at least 1, or set loss_type: CE."
+        )

@@ -1,0 +1,184 @@
+"""Where a setting's value comes from, and which values are refused."""
+
+import re
+
+import pytest
+import yaml
+
+import recbole_llmemb  # noqa: F401  (makes RecBole importable)
+
+from recbole.config import Config  # isort: skip
+from recbole_llmemb import config as module  # isort: skip
+from recbole_llmemb.cli.run import parse  # isort: skip
+from recbole_llmemb.config import defaults, make_config, properties_folder  # isort: skip
+from recbole_llmemb.errors import UserError  # isort: skip
+
+
+@pytest.fixture
+def properties(tmp_path, monkeypatch):
+    """A folder of defaults in which every level sets keys of its own name and those above."""
+    order = ["overall", "model/LLMEmbSASRec", "dataset/tiny"]
+    folder = tmp_path / "properties"
+    original = yaml.safe_load((properties_folder() / "overall.yaml").read_text())
+    model = yaml.safe_load((properties_folder() / "model/LLMEmbSASRec.yaml").read_text())
+    for i, name in enumerate(order):
+        values = {f"key{j}": name for j in range(i, 6)}
+        base = {"overall": original, "model/LLMEmbSASRec": model}.get(name, {})
+        file = folder / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump({**base, **values}))
+    monkeypatch.setattr(module, "properties_folder", lambda: folder)
+    return folder
+
+
+def test_precedence(properties, tmp_path, monkeypatch):
+    """overall < model < dataset < files, later ones first < dictionary < command line."""
+    files = []
+    for i, name in ((3, "a"), (4, "b")):
+        files.append(str(tmp_path / f"{name}.yaml"))
+        values = {f"key{j}": name for j in range(i, 7)}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    given = {"key5": "dictionary", "key6": "dictionary"}
+    expected = ["overall", "model/LLMEmbSASRec", "dataset/tiny", "a", "b", "dictionary"]
+    config = make_config("LLMEmbSASRec", "tiny", files, given)
+    assert [config[f"key{i}"] for i in range(6)] == expected
+    monkeypatch.setattr("sys.argv", ["pytest", "--key6=typed"])
+    assert make_config("LLMEmbSASRec", "tiny", files, given)["key6"] == "dictionary"
+    config = Config("LLMEmbSASRec", "tiny", files, dict(given))  # RecBole's reads what was typed
+    assert [config[f"key{i}"] for i in range(7)] == [*expected, "typed"]
+    assert make_config("SASRec", "tiny", files, {"train_neg_sample_args": None})["key0"] is None
+
+
+def test_defaults_that_are_shipped():
+    folder = properties_folder()
+    names = {file.stem for file in (folder / "model").glob("*.yaml")}
+    assert names == {"LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"}
+    for name in names:
+        for dataset in ("tiny", "ml-100k", "Amazon_Beauty"):
+            values = defaults(name, dataset)
+            config = make_config(name, dataset)
+            for key, value in values.items():
+                if key not in ("train_neg_sample_args", "load_col", "transform"):
+                    assert config[key] == value, key
+    assert make_config("LLMEmbSASRec", "Amazon_Beauty")["hidden_size"] == 128
+    assert "movie_title" in make_config("LLMEmbSASRec", "ml-100k")["item_text_fields"]
+
+
+def test_what_the_loss_and_the_mode_imply(tiny_config):
+    from recbole.utils import InputType
+
+    for loss_type, kind in (("CE", "POINTWISE"), ("BPR", "PAIRWISE"), ("BCE", "PAIRWISE")):
+        config = tiny_config(loss_type=loss_type)
+        assert config["MODEL_INPUT_TYPE"] == InputType[kind]
+        drawn = config["train_neg_sample_args"]["distribution"]
+        assert drawn == ("none" if loss_type == "CE" else "uniform")
+    assert tiny_config("LLMEmbBERT4Rec")["transform"] is None
+    assert tiny_config("LLMEmbBERT4Rec", train_mode="prefix")["transform"] == "mask_itemseq"
+
+
+def test_times_are_loaded_for_any_dataset(tiny, tiny_table):
+    """RecBole's default for a dataset that it does not know loads users and items only."""
+    overrides = {"data_path": str(tiny.folder.parent), "TIME_FIELD": "rating"}
+    config = make_config("LLMEmbSASRec", "tiny", overrides=overrides)
+    assert config["load_col"] == {"inter": ["user_id", "item_id", "rating"]}
+
+
+BAD = [
+    ({"loss_type": "MSE"}, "loss_type is 'MSE'; it must be one of 'CE', 'BPR', 'BCE'"),
+    ({"train_mode": "both"}, "train_mode is 'both'"),
+    ({"item_embedding": "text"}, "item_embedding is 'text'"),
+    ({"llm_missing": "skip"}, "llm_missing is 'skip'"),
+    ({"llm_pooling": "max"}, "llm_pooling is 'max'"),
+    ({"llm_table_dtype": "int8"}, "llm_table_dtype is 'int8'"),
+    ({"align_items": "all"}, "align_items is 'all'"),
+    ({"negative_excludes": "none"}, "negative_excludes is 'none'"),
+    ({"hidden_act": "gelo"}, "hidden_act is 'gelo'"),
+    ({"amp_dtype": "float8"}, "amp_dtype is 'float8'"),
+    ({"adapter_hidden_size": -1}, "adapter_hidden_size is -1; .*whole number of at least 0"),
+    ({"llm_pca_dim": 0}, "llm_pca_dim is 0; .*at least 1"),
+    ({"llm_pca_dim": 2.5}, "llm_pca_dim is 2.5"),
+    ({"sequence_stride": 0}, "sequence_stride is 0"),
+    ({"sequence_stride": 11}, "sequence_stride is 11, longer than MAX_ITEM_LIST_LENGTH 10"),
+    ({"align_weight": "x"}, "align_weight is 'x'; it must be a number"),
+    ({"align_weight": -0.1}, "align_weight is -0.1; it must not be negative"),
+    ({"align_temperature": 0}, "align_temperature is 0; it must be positive"),
+    ({"align_teacher_config": 3}, "align_teacher_config is 3; it must be a dictionary"),
+    ({"train_neg_sample_args": {"dynamic": True}}, "dynamic needs a score for every candidate"),
+    ({"train_neg_sample_args": None}, "loss_type BCE compares targets with sampled negatives"),
+    ({"train_neg_sample_args": {"sample_num": 0}}, "sample_num of at least 1"),
+    ({"train_neg_sample_args": "uniform"}, "train_neg_sample_args is 'uniform'; .*dictionary"),
+    ({"train_neg_sample_args": {"distribution": "zipf"}}, r"distribution \[zipf\]"),
+    ({"benchmark_filename": ["a", "b", "c"]}, "benchmark_filename names files that are split"),
+    ({"epochs": "many"}, "epochs is 'many'; it must be a whole number of at least 0"),
+    ({"train_batch_size": 0}, "train_batch_size is 0; .*at least 1"),
+    ({"MAX_ITEM_LIST_LENGTH": True}, "MAX_ITEM_LIST_LENGTH is True"),
+    ({"hidden_size": 8.0}, "hidden_size is 8.0"),
+    ({"n_heads": 3}, "hidden_size is 8 and n_heads 3"),
+    ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
+    ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5; .*between 0 and 1"),
+    ({"llm_freeze": "maybe"}, "llm_freeze is 'maybe'; it must be True or False"),
+    ({"clip_grad_norm": 3}, "clip_grad_norm is 3; it must be a dictionary"),
+    ({"valid_metric": "NDCG@7"}, "valid_metric is 'NDCG@7', .*one of Hit@5, Hit@10, NDCG@5"),
+    ({"valid_metric": "NDCG"}, "valid_metric is 'NDCG'"),
+    ({"metrics": ["Fame"]}, "no metric named 'Fame'"),
+    ({"topk": [0], "valid_metric": "NDCG@5"}, "topk must be a positive integer"),
+    ({"repeatable": False}, "repeatable"),
+    ({"eval_args": {"mode": "some"}}, r"mode \[some\]"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_refused(tiny_config, change, message):
+    with pytest.raises(UserError) as caught:
+        tiny_config(**change)
+    text = str(caught.value)
+    assert re.search(message, text), text
+    assert "\n" not in text and text.endswith(".")
+
+
+def test_stock_models_are_checked_too(tiny_config):
+    for change in ({"epochs": "x"}, {"valid_metric": "NDCG@7"}, {"n_heads": 3}):
+        with pytest.raises(UserError, match=next(iter(change))):
+            tiny_config("SASRec", **change)
+    assert tiny_config("SASRec", metrics="GAUC", valid_metric="GAUC")["metrics"] == ["GAUC"]
+
+
+def test_unknown_keys(tmp_path):
+    for key, hint in (
+        ("learning_rat", "did you mean --learning_rate"),
+        ("llm_tabel", "did you mean --llm_table"),
+        ("zzzzzz", "see the configuration reference"),
+    ):
+        with pytest.raises(UserError, match=f"--{key} is not a configuration key.*{hint}"):
+            make_config("LLMEmbSASRec", "tiny", overrides={key: 1}, strict=[key])
+        assert make_config("LLMEmbSASRec", "tiny", overrides={key: 1})[key] == 1
+    known = ["learning_rate", "llm_table", "n_heads", "eval_args", "MAX_ITEM_LIST_LENGTH", "seed"]
+    values = {key: make_config("LLMEmbSASRec", "tiny")[key] for key in known}
+    make_config("LLMEmbSASRec", "tiny", overrides=values, strict=known)
+    with pytest.raises(UserError, match="config file .*none.yaml does not exist"):
+        make_config("LLMEmbSASRec", "tiny", [str(tmp_path / "none.yaml")])
+    (tmp_path / "bad.yaml").write_text("a: [1,\nb: {")
+    with pytest.raises(UserError, match="not valid yaml") as caught:
+        make_config("LLMEmbSASRec", "tiny", [str(tmp_path / "bad.yaml")])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="LLMEmbNone"):
+        make_config("LLMEmbNone", "tiny")
+
+
+def test_command_line_values():
+    found = parse(
+        ["--a=1", "--b", "0.5", "--c=text", "--d=[1, 'x']", "--e=None", "--f=false", "--g=a=b"]
+        + ["--h=", "--i={'k': 3}", "--a=1", "--j=1e-3", "--k=-1", "--l", "-1"]
+    )
+    assert found == {
+        "a": 1, "b": 0.5, "c": "text", "d": [1, "x"], "e": None, "f": False, "g": "a=b",
+        "h": "", "i": {"k": 3}, "j": 0.001, "k": -1, "l": -1,
+    }  # fmt: skip
+    for argv, message in (
+        (["x"], "'x' is not of the form --key=value"),
+        (["--a"], "--a has no value"),
+        (["--a", "--b=1"], "--a has no value"),
+        (["--a=1", "--a=2"], "--a is given twice, as 1 and as 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse(argv)
