@@ -93,19 +93,15 @@ def table(out, names):
         file = out / f"{name}.json"
         if file.is_file():
             found.setdefault(name.rsplit("-", 1)[0], []).append(json.loads(file.read_text()))
-    print(
-        "| run | seeds | epochs | NDCG@10 | Hit@10 | "
-        + " | ".join(f"{group.replace('_', ' ')} NDCG@10" for group in GROUPS)
-        + " |"
-    )
-    print("|---|---|---|---|---|" + "---|" * len(GROUPS))
+    columns = [(group, metric) for group in ("all", *GROUPS) for metric in ("ndcg@10", "hit@10")]
+    titles = [f"{group.replace('_', ' ')} {metric}" for group, metric in columns]
+    print("| run | seeds | epochs | " + " | ".join(titles) + " |")
+    print("|---" * (len(titles) + 3) + "|")
     for name, results in found.items():
-        cells = [[r["test_result"]["ndcg@10"] for r in results]]
-        cells.append([r["test_result"]["hit@10"] for r in results])
-        cells += [[r["groups"][group]["ndcg@10"] for r in results] for group in GROUPS]
+        rows = [{**r["groups"], "all": r["test_result"]} for r in results]
+        cells = [_mean_std([row[group][metric] for row in rows]) for group, metric in columns]
         epochs = "/".join(str(r["epochs"]) for r in results)
-        text = " | ".join(_mean_std(values) for values in cells)
-        print(f"| {name} | {len(results)} | {epochs} | {text} |")
+        print(f"| {name} | {len(results)} | {epochs} | {' | '.join(cells)} |")
 
 
 def _mean_std(values):

@@ -95,6 +95,11 @@ def check(config) -> None:
             "benchmark_filename names files that are split already, which these models do not "
             "read; give all interactions in one .inter file and split them with eval_args."
         )
+    if config["save_dataloaders"] or config["dataloaders_save_path"]:
+        raise UserError(
+            "save_dataloaders and dataloaders_save_path keep loaders as pickles, which are not "
+            "read here; leave them off, as the loaders of these models take no time to build."
+        )
     args = config["train_neg_sample_args"] or {}
     if args.get("dynamic") and config["train_mode"] == "sequence":
         raise UserError(

@@ -145,6 +145,7 @@ class LLMEmbTrainer(Trainer):
             with torch.autocast(self.device.type, amp_dtype, enabled=self.enable_amp):
                 losses = loss_func(interaction)
             parts = losses if isinstance(losses, tuple) else (losses,)
+            parts = [part.reshape(()) for part in parts]  # some of RecBole's are of shape (1,)
             loss = sum(parts)
             values = torch.stack([part.detach().float() for part in parts])
             totals = values if totals is None else totals + values

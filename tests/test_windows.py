@@ -111,6 +111,10 @@ def test_windows_by_hand():
     windows = whole_windows(positions, lengths, users, max_length=3, stride=2)
     rows = sorted(zip(windows.starts, windows.lengths, windows.first_targets, windows.users))
     assert rows == [(0, 3, 0, 1), (3, 3, 0, 2), (5, 3, 0, 2), (7, 3, 0, 2)]
+    # Targets from the middle of a sequence on: the items before them only give context.
+    windows = next_item_windows(np.array([7, 5, 6]), np.array([3, 2, 3]), np.ones(3, int), 3, 2)
+    rows = sorted(zip(windows.starts, windows.lengths, windows.first_targets, windows.users))
+    assert rows == [(3, 3, 1, 1), (4, 3, 2, 1)]
     none = np.empty(0, dtype=np.int64)
     assert len(next_item_windows(none, none, none, 3, 2)) == 0
     assert len(whole_windows(none, none, none, 3, 2)) == 0

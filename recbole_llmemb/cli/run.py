@@ -115,9 +115,10 @@ def execute(typed: dict, report=print) -> dict:
         f"{len(train):,} training targets"
     )
     if is_ours(model_name) and config["item_embedding"] == "table":
-        from recbole_llmemb.encode import ensure_table
+        from recbole_llmemb.model.sources import item_table
 
-        stage("encode", "item table", lambda: ensure_table(config, report))
+        # Matched here already: a table that does not fit is refused before the teacher.
+        stage("encode", "item table", lambda: item_table(config, data.dataset, report))
         if config["align_weight"]:
             from recbole_llmemb.teacher import ensure_teacher
 

@@ -6,16 +6,19 @@ from logging import getLogger
 
 import torch
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.errors import TableError, UserError
 
 
-def item_table(config, dataset):
+def item_table(config, dataset, report=None):
     """The table's rows in the dataset's item order, matched by item token.
 
     Parameters
     ----------
     config : recbole.config.Config
+        One that comes from a checkpoint names the table the model was trained over.
     dataset : recbole.data.dataset.Dataset
+    report : callable, optional
+        Told in one line where the table comes from; the log by default.
 
     Returns
     -------
@@ -25,17 +28,25 @@ def item_table(config, dataset):
     Raises
     ------
     TableError
-        A table that is damaged or does not have the dataset's items.
+        A table that is damaged, does not have the dataset's items, or is not the one the
+        checkpoint needs.
     """
     from recbole_llmemb.encode import ensure_table
     from recbole_llmemb.table import EmbeddingTable, match
 
-    path = ensure_table(config, report=getLogger().info)
+    path = ensure_table(config, report=report or getLogger().info)
     table = EmbeddingTable.load(path)
+    needed = config["llm_table_used"]
+    if needed and needed["fingerprint"] != table.fingerprint:
+        raise TableError(
+            f"{path} is not the table this model was trained over (fingerprint "
+            f"{table.fingerprint}, not {needed['fingerprint']}, then in {needed['path']}); "
+            "set llm_table to that one."
+        )
     # The checkpoint names the table it needs: where it was and what was in it.
     config["llm_table_used"] = {"path": str(path), "fingerprint": table.fingerprint}
     tokens = dataset.field2id_token[dataset.iid_field]
-    return match(table, tokens, missing=config["llm_missing"] or "error", where=config["dataset"])
+    return match(table, tokens, missing=config["llm_missing"] or "error", where=str(path))
 
 
 def teacher_embeddings(config, dataset, size):

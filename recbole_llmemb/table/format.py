@@ -55,7 +55,7 @@ class EmbeddingTable:
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of tokens and vectors: equal exactly for equal tables."""
+        """Short hash of tokens and vectors, equal exactly for equal tables."""
         return fingerprint_of(self.tokens, self.vectors)
 
     def validate(self, where: str = "embedding table") -> None:
