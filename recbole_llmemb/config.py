@@ -73,12 +73,13 @@ def check(config) -> None:
         value = config[key]
         if value is not None and (not isinstance(value, int) or value < least):
             raise UserError(f"{key} is {value!r}; it must be a whole number of at least {least}.")
-    for key in ("align_weight", "align_temperature"):
+    for key in ("align_weight", "align_temperature", "llm_whiten"):
         value = config[key]
         if value is not None and not is_number(value):
             raise UserError(f"{key} is {value!r}; it must be a number.")
-    if config["align_weight"] and config["align_weight"] < 0:
-        raise UserError(f"align_weight is {config['align_weight']}; it must not be negative.")
+    for key in ("align_weight", "llm_whiten"):
+        if config[key] and config[key] < 0:
+            raise UserError(f"{key} is {config[key]}; it must not be negative.")
     if config["align_temperature"] is not None and config["align_temperature"] <= 0:
         raise UserError(f"align_temperature is {config['align_temperature']}; it must be positive.")
     for key in ("tail_item_threshold", "short_user_threshold"):

@@ -34,9 +34,7 @@ def make(n_items=20, extra=0, freeze=True, seed=0):
 def naive(layer):
     """All rows in double precision: padding zero, W₂(W₁z + b₁) + b₂, learnt rows."""
     down, up = layer.adapter.down, layer.adapter.up
-    w1, b1, w2, b2 = (
-        p.detach().double() for p in (down.weight, down.bias, up.weight, up.bias)
-    )
+    w1, b1, w2, b2 = (p.detach().double() for p in (down.weight, down.bias, up.weight, up.bias))
     rows = [torch.zeros(SIZE, dtype=torch.double)]
     rows += [w2 @ (w1 @ z + b1) + b2 for z in layer.table.detach().double()[1:]]
     if layer.extra is not None:

@@ -14,9 +14,7 @@ from recbole_llmemb.errors import UserError  # isort: skip
 
 def sampler(pairs, n_items, seed=0, **settings):
     users, items = torch.tensor(pairs).t()
-    return NegativeSampler(
-        users, items, n_items, torch.Generator().manual_seed(seed), **settings
-    )
+    return NegativeSampler(users, items, n_items, torch.Generator().manual_seed(seed), **settings)
 
 
 PAIRS = [(1, 1), (1, 2), (1, 3), (1, 1), (2, 5), (2, 6), (3, 1), (3, 1), (3, 5), (3, 6), (4, 6)]
@@ -89,6 +87,11 @@ def test_refusals():
     with pytest.raises(UserError, match="all 5 items.*negative_excludes: target"):
         sampler([(1, i) for i in range(1, 6)], 6)
     sampler([(1, i) for i in range(1, 6)], 6, excludes="target")
+    with pytest.raises(UserError, match="all 2 items"):  # there are more, but none are drawn
+        sampler([(1, 1), (1, 2), (2, 1)], 6, distribution="popularity")
+    sampler([(1, 1), (1, 2), (2, 1)], 6)
+    with pytest.raises(UserError, match="only one item"):
+        sampler([(1, 1)], 6, distribution="popularity", excludes="target")
     with pytest.raises(UserError, match="distribution is 'zipf'.*'uniform' or 'popularity'"):
         sampler(PAIRS, N_ITEMS, distribution="zipf")
     with pytest.raises(UserError, match="negative_excludes is 'all'"):

@@ -137,9 +137,7 @@ def prefixes_with_negatives(batches):
 @pytest.mark.parametrize("item_embedding", ["table", "id"])
 @pytest.mark.parametrize("loss_type", ["CE", "BPR", "BCE"])
 @pytest.mark.parametrize("name", ["LLMEmbSASRec", "LLMEmbGRU4Rec"])
-def test_one_pass_loss_is_the_mean_of_the_prefix_losses(
-    tiny_run, name, loss_type, item_embedding
-):
+def test_one_pass_loss_is_the_mean_of_the_prefix_losses(tiny_run, name, loss_type, item_embedding):
     """And its gradient is theirs. RecBole's CE counts padding as a candidate, ours does not."""
     settings = {
         "loss_type": "BPR" if loss_type == "CE" else loss_type,  # so that negatives are drawn

@@ -46,23 +46,26 @@ class NegativeSampler:
         self.generator = generator
         self.excludes = excludes
         self.known = torch.unique(users * n_items + items)  # sorted: membership by bisection
-        if excludes == "history" and len(self.known):
-            used = torch.bincount(self.known // n_items)
-            if int(used.max()) >= n_items - 1:
-                raise UserError(
-                    f"A user has interacted with all {n_items - 1} items, so no negative can be "
-                    "drawn; set negative_excludes: target or filter such users."
-                )
-        self.cumulative = None
+        self.cumulative, offered = None, n_items - 1
         if distribution == "popularity":
             counts = torch.bincount(items, minlength=n_items).double()
             counts[0] = 0
             self.cumulative = counts.pow(alpha).mul(counts > 0).cumsum(0)
+            offered = int((counts > 0).sum())
         elif distribution != "uniform":
             raise UserError(
                 f"train_neg_sample_args.distribution is {distribution!r}; "
                 "it must be 'uniform' or 'popularity'."
             )
+        if excludes == "history" and len(self.known):
+            used = torch.bincount(self.known // n_items)
+            if int(used.max()) >= offered:
+                raise UserError(
+                    f"A user has interacted with all {offered} items, so no negative can be "
+                    "drawn; set negative_excludes: target or filter such users."
+                )
+        if offered < 2:
+            raise UserError("There is only one item to draw negatives from; set loss_type: CE.")
 
     def _draw(self, count):
         if self.cumulative is None:

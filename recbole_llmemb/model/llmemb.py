@@ -20,6 +20,7 @@ from recbole_llmemb.model.item_embedding import LinearAdapter, NoAdapter, TableI
 from recbole_llmemb.model.losses import AlignmentLoss, bce_loss, bpr_loss, item_cross_entropy
 from recbole_llmemb.model.quicken import quicken
 from recbole_llmemb.model.sources import item_table, teacher_embeddings
+from recbole_llmemb.model.whitening import whiten
 
 
 class _BackboneConfig:
@@ -88,6 +89,8 @@ class LLMEmbMixin:
                 return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
             adapter = NoAdapter()
         else:
+            if config["llm_whiten"]:
+                table = whiten(table, config["llm_whiten"])
             adapter = LinearAdapter(width, middle or max(1, width // 2), size)
         if config["llm_freeze"]:
             table = table.to(getattr(torch, config["llm_table_dtype"] or "float32"))
