@@ -25,6 +25,8 @@ SIZES = {
     "inner_size": 256,
     "n_heads": 1,
     "n_layers": 2,
+    "hidden_dropout_prob": 0.5,
+    "attn_dropout_prob": 0.5,
     "MAX_ITEM_LIST_LENGTH": LENGTH,
 }
 

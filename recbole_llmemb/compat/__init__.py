@@ -43,6 +43,7 @@ def apply() -> None:
         imports.spare_absent_libraries()
         imports.defer_ray()
         datasets.restore_pandas_habits()
+        datasets.read_files_in_c()
         datasets.copy_read_only_columns()
         training.use_current_amp()
         training.report_plain_metrics()

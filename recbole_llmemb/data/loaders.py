@@ -183,7 +183,7 @@ class ClozeTrainDataLoader(SequenceTrainDataLoader):
         items = self.items[flat.clamp(max=len(self.items) - 1)] * inside
 
         rand = torch.rand(inside.shape, generator=self.generator)
-        masked = (rand < self.config["mask_ratio"] * 0.9) & inside
+        masked = (rand < self.config["mask_ratio"]) & inside
         # The item with the smallest draw stands in where no item was masked.
         smallest = rand.masked_fill(~inside, 2.0).argmin(1)
         none = ~masked.any(1)
