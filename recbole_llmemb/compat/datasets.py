@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from packaging.version import Version
 
 
 def restore_pandas_habits() -> None:
@@ -56,7 +57,9 @@ class _PandasInC(types.ModuleType):
         """Read an atomic file."""
         separator = options.get("delimiter") or options.get("sep") or ","
         if options.get("engine") == "python" and len(separator) == 1:
-            options.update(engine="c", float_precision="round_trip")
+            options["engine"] = "c"
+            if Version(pd.__version__) < Version("3.1"):  # exact by default from there on
+                options["float_precision"] = "round_trip"
         return self.inner.read_csv(*arguments, **options)
 
 
