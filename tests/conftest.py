@@ -189,3 +189,19 @@ def tiny_run(tiny_data):
         return config, data, *build(config, data)
 
     return run
+
+
+@pytest.fixture
+def adaptations(monkeypatch):
+    """How many rows each call of an adapter was given."""
+    from recbole_llmemb.model.item_embedding import LinearAdapter
+
+    calls = []
+    forward = LinearAdapter.forward
+
+    def counted(self, rows):
+        calls.append(len(rows))
+        return forward(self, rows)
+
+    monkeypatch.setattr(LinearAdapter, "forward", counted)
+    return calls

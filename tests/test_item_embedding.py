@@ -1,10 +1,8 @@
 """The adapted table against the plain formula e = W₂(W₁z + b₁) + b₂, gradients included."""
 
-import copy
-import pickle
-
 import pytest
 import torch
+from item_layers import MIDDLE, SIZE, WIDTH, close, draw, make, naive
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
@@ -15,49 +13,6 @@ from recbole_llmemb.model.item_embedding import (  # isort: skip
     TableItemEmbedding,
     merging_is_cheaper,
 )
-
-WIDTH, MIDDLE, SIZE = 24, 12, 8
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def make(n_items=20, extra=0, freeze=True, seed=0):
-    torch.manual_seed(seed)
-    table = draw(n_items, WIDTH, seed=seed)
-    table[0] = 0
-    adapter = LinearAdapter(WIDTH, MIDDLE, SIZE)
-    return TableItemEmbedding(table, adapter, SIZE, extra, freeze)
-
-
-def naive(layer):
-    """All rows in double precision: padding zero, W₂(W₁z + b₁) + b₂, learnt rows."""
-    down, up = layer.adapter.down, layer.adapter.up
-    w1, b1, w2, b2 = (p.detach().double() for p in (down.weight, down.bias, up.weight, up.bias))
-    rows = [torch.zeros(SIZE, dtype=torch.double)]
-    rows += [w2 @ (w1 @ z + b1) + b2 for z in layer.table.detach().double()[1:]]
-    if layer.extra is not None:
-        rows += list(layer.extra.detach().double())
-    return torch.stack(rows)
-
-
-def close(found, expected):
-    return found.shape == expected.shape and torch.allclose(found.double(), expected, atol=1e-5)
-
-
-@pytest.fixture
-def adaptations(monkeypatch):
-    """How many rows each call of an adapter was given."""
-    calls = []
-    forward = LinearAdapter.forward
-
-    def counted(self, rows):
-        calls.append(len(rows))
-        return forward(self, rows)
-
-    monkeypatch.setattr(LinearAdapter, "forward", counted)
-    return calls
 
 
 @pytest.mark.parametrize("merged", [True, False])
@@ -180,56 +135,12 @@ def test_gradients(way, freeze):
         assert layer.table.grad is None and not layer.table.requires_grad
 
 
-def test_matrix_is_kept_in_evaluation_until_something_changes(adaptations):
-    layer = make(extra=1)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1, fused=True)
-    other = make(extra=1, seed=5).state_dict()
-    with torch.no_grad():
-        for _ in range(3):
-            assert close(layer.weight, naive(layer))
-            assert close(layer(torch.arange(21)), naive(layer))
-        assert adaptations == [19]
-    layer(torch.arange(21)).pow(2).sum().backward()
-    adaptations.clear()
-    before = naive(layer)
-    optimizer.step()
-    with torch.no_grad():
-        assert not torch.allclose(naive(layer), before)
-        assert close(layer.weight, naive(layer)) and close(layer(torch.arange(21)), naive(layer))
-        assert adaptations == [19]
-        layer.load_state_dict(other)
-        assert close(layer(torch.arange(21)), naive(layer)) and close(layer.weight, naive(layer))
-        assert adaptations == [19, 19]
-        layer.double()
-        assert layer.weight.dtype == torch.double and close(layer.weight, naive(layer))
-
-
-def test_matrix_of_evaluation_carries_no_gradient_into_training():
-    layer = make()
-    with torch.no_grad():
-        assert len(layer.weight) == 20
-    assert layer.weight.requires_grad and layer(torch.tensor([1])).requires_grad
-    with torch.no_grad():
-        assert not layer.weight.requires_grad
-
-
 def test_state_dict_leaves_out_what_is_frozen():
     assert set(make(extra=1).state_dict()) == {
         *(f"adapter.{layer}.{kind}" for layer in ("down", "up") for kind in ("weight", "bias")),
         "extra",
     }
     assert "table" in make(freeze=False).state_dict()
-
-
-def test_copies(adaptations):
-    layer = make()
-    with torch.no_grad():
-        assert len(layer.weight) == 20
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert twin._cached is None
-        with torch.no_grad():
-            twin.adapter.up.bias.add_(1)
-            assert close(twin.weight, naive(twin)) and close(layer.weight, naive(layer))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -259,35 +170,3 @@ def test_without_adapter():
     assert torch.equal(layer(ids), layer.weight[ids])
     with layer.step(torch.tensor([0, 4, 9])):
         assert torch.equal(layer(ids), torch.cat([table, layer.extra])[ids])
-
-
-@pytest.mark.parametrize("loss_type", ["CE", "BPR", "BCE"])
-@pytest.mark.parametrize("model", ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"])
-def test_once_per_training_step_and_once_per_evaluation(tiny_run, adaptations, model, loss_type):
-    _, data, model, trainer = tiny_run(model, loss_type=loss_type)
-    model.train()
-    batches = list(data.train)
-    adaptations.clear()
-    for batch in batches:
-        model.calculate_loss(batch)
-    assert len(adaptations) == len(batches) > 2
-    if loss_type == "CE":  # every item is a candidate
-        assert set(adaptations) == {60}
-    else:
-        assert adaptations == [len(batch["batch_items"]) for batch in batches]
-    adaptations.clear()
-    trainer.evaluate(data.valid, load_best_model=False)
-    assert len(data.valid) > 1 and adaptations == [60]
-
-
-def test_each_evaluation_sees_the_last_step(tiny_run):
-    """The trainer's fused optimiser changes parameters without changing their versions."""
-    _, data, model, trainer = tiny_run(learning_rate=0.5)
-    for epoch in range(3):
-        trainer._train_epoch(data.train, epoch)
-        trainer.evaluate(data.valid, load_best_model=False)
-        batch = next(iter(data.valid))[0]
-        with torch.no_grad():
-            states = model.sequence_output(batch)
-            scores = states @ naive(model.item_embedding).float().t()
-            assert torch.allclose(model.full_sort_predict(batch), scores, atol=1e-4)

@@ -65,14 +65,16 @@ def assert_same_outcome(one, other):
 def test_continued_to_the_same_result(whole_run, name, settings):
     expected, weights, trainer, lines = whole_run(name, **settings)
     assert not lines and expected.epochs == 4
+    history = trainer.history
     assert not os.path.exists(trainer.resume_file)
     os.unlink(expected.checkpoint)
     with pytest.raises(Interrupted):
         whole_run(name, stop_before=2, **settings)
     assert os.path.exists(trainer.resume_file)
-    found, resumed, _, lines = whole_run(name, **settings)
+    found, resumed, trainer, lines = whole_run(name, **settings)
     assert lines == ["train: an interrupted run is there; continuing from epoch 2"]
     assert_same_outcome(found, expected)
+    assert trainer.history == history  # the losses of all epochs, not only the best weights
     assert resumed.keys() == weights.keys()
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
     assert not os.path.exists(trainer.resume_file)
