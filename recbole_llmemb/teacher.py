@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
+from filelock import FileLock
 
 from recbole_llmemb import checkpoint
 from recbole_llmemb.errors import UserError
@@ -104,15 +105,24 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     folder = Path(own["checkpoint_dir"])
     path = folder / f"{own['model']}-{own['dataset']}-{run_key(own)}.pth"
     done = path.with_suffix(".done")
-    if done.is_file() and path.is_file():
-        report(f"teacher: {wanted}, already trained ({path})")
-        return path
-    report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
-    began = perf_counter()
-    outcome = run_side_job(own, report)
-    if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
-        Path(outcome.checkpoint).replace(path)
-    done.touch()  # only now: a checkpoint alone may be of a training that was cut short
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        # Two runs that need the same teacher: the second waits, then finds it trained.
+        with lock:
+            if done.is_file() and path.is_file():
+                report(f"teacher: {wanted}, already trained ({path})")
+                return path
+            report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
+            began = perf_counter()
+            outcome = run_side_job(own, report)
+            if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
+                Path(outcome.checkpoint).replace(path)
+            done.touch()  # only now: a checkpoint alone may be of a training that was cut short
+    except OSError as error:
+        raise UserError(
+            f"The teacher cannot be kept in {folder} ({error.strerror}); set llm_cache_dir."
+        ) from error
     report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
     return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import recbole.data.utils as recbole_data
 from recbole.utils import EvaluatorType
 
+from recbole_llmemb.errors import UserError
 from recbole_llmemb.registry import MODELS, is_ours
 
 
@@ -31,8 +32,15 @@ def _our_loader(config, phase):
     if phase == "train":
         if config["train_mode"] == "prefix":
             return None
-        causal = MODELS[config["model"]].causal
-        return SequenceTrainDataLoader if causal else ClozeTrainDataLoader
+        model = MODELS[config["model"]]
+        if model.causal:
+            return SequenceTrainDataLoader
+        if model.extra_rows:  # a mask: there is a cloze task to train on instead
+            return ClozeTrainDataLoader
+        raise UserError(
+            f"{config['model']} is not causal, so a pass over a whole sequence would show it its "
+            "targets; set train_mode: prefix."
+        )
     if config["eval_type"] == EvaluatorType.VALUE:
         return None  # AUC and its like score rows, they rank nothing
     mode = config["eval_args"]["mode"][phase]
