@@ -1,18 +1,32 @@
-"""Settings of RecBole's that it takes as they come, and fails over late and obscurely.
+"""Settings that cannot work, refused before anything is read or trained.
 
-Looked at before anything is read or trained, so that a slip ends in one sentence.
+RecBole takes its own as they come, and fails over them late and obscurely.
 """
 
 from __future__ import annotations
 
 from recbole_llmemb.errors import UserError
 
+CHOICES = {
+    "item_embedding": ("table", "id"),
+    "train_mode": ("sequence", "prefix"),
+    "loss_type": ("CE", "BPR", "BCE"),
+    "llm_pooling": ("mean", "last"),
+    "llm_table_dtype": ("float32", "bfloat16", "float16"),
+    "llm_missing": ("error", "mean", "zero"),
+    "align_items": ("distinct", "positions"),
+    "negative_excludes": ("history", "target"),
+    "amp_dtype": ("bfloat16", "float16"),
+    "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
+}
 _WHOLE = {
+    "adapter_hidden_size": 0, "sequence_stride": 1, "llm_pca_dim": 1,
     "epochs": 0, "stopping_step": 0, "eval_step": 0, "seed": 0, "metric_decimal_place": 0,
     "train_batch_size": 1, "eval_batch_size": 1, "MAX_ITEM_LIST_LENGTH": 1,
     "hidden_size": 1, "embedding_size": 1, "inner_size": 1,
     "n_layers": 1, "n_heads": 1, "num_layers": 1,
 }  # fmt: skip
+_NOT_NEGATIVE = ("learning_rate", "weight_decay", "align_weight", "llm_whiten")
 _RATES = ("hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "mask_ratio", "ft_ratio")
 _SWITCHES = ("llm_freeze", "llm_normalize", "llm_trust_remote_code", "resume", "enable_amp",
              "show_progress", "shuffle")  # fmt: skip
@@ -24,8 +38,8 @@ def is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check_common(config) -> None:
-    """Refuse values that no model can work with.
+def check(config) -> None:
+    """Refuse impossible values of our keys, and of RecBole's, each in one sentence.
 
     Parameters
     ----------
@@ -37,12 +51,37 @@ def check_common(config) -> None:
     UserError
         Naming the key, the value and what it may be.
     """
+    from recbole_llmemb.evaluation.groups import check_threshold
+
+    check_common(config)
+    for key, allowed in CHOICES.items():
+        if config[key] is not None and config[key] not in allowed:
+            raise UserError(
+                f"{key} is {config[key]!r}; it must be one of {', '.join(map(repr, allowed))}."
+            )
+    for key in ("tail_item_threshold", "short_user_threshold"):
+        if config[key] is not None:
+            check_threshold(key, config[key])
+    tau = config["align_temperature"]
+    if tau is not None and not (is_number(tau) and tau > 0):
+        raise UserError(f"align_temperature is {tau!r}; it must be a positive number.")
+    stride, length = config["sequence_stride"], config["MAX_ITEM_LIST_LENGTH"]
+    if stride and length and stride > length:
+        raise UserError(
+            f"sequence_stride is {stride}, longer than MAX_ITEM_LIST_LENGTH {length}, "
+            "so some positions would never be trained on; make it at most that."
+        )
+    _check_not_offered(config)
+
+
+def check_common(config) -> None:
+    """Refuse what no model can work with, ours or RecBole's; as :func:`check`."""
     for key, least in _WHOLE.items():
         value = config[key]
         whole = isinstance(value, int) and not isinstance(value, bool)
         if value is not None and not (whole and value >= least):
             raise UserError(f"{key} is {value!r}; it must be a whole number of at least {least}.")
-    for key in ("learning_rate", "weight_decay"):
+    for key in _NOT_NEGATIVE:
         value = config[key]
         if value is not None and not (is_number(value) and value >= 0):
             raise UserError(f"{key} is {value!r}; it must be a number that is not negative.")
@@ -95,4 +134,23 @@ def _check_negatives(config):
             f"loss_type {config['loss_type']} compares targets with sampled negatives, but "
             f"train_neg_sample_args is {args or None}; give it a distribution ('uniform' or "
             "'popularity') and a sample_num of at least 1, or set loss_type: CE."
+        )
+
+
+def _check_not_offered(config):
+    if config["benchmark_filename"]:
+        raise UserError(
+            "benchmark_filename names files that are split already, which these models do not "
+            "read; give all interactions in one .inter file and split them with eval_args."
+        )
+    if config["save_dataloaders"] or config["dataloaders_save_path"]:
+        raise UserError(
+            "save_dataloaders and dataloaders_save_path keep loaders as pickles, which are not "
+            "read here; leave them off, as the loaders of these models take no time to build."
+        )
+    args = config["train_neg_sample_args"] or {}
+    if args.get("dynamic") and config["train_mode"] == "sequence":
+        raise UserError(
+            "train_neg_sample_args.dynamic needs a score for every candidate before each step, "
+            "which train_mode: sequence does not offer; set dynamic: False or train_mode: prefix."
         )

@@ -9,21 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from recbole_llmemb.checks import check_common, is_number
+from recbole_llmemb.checks import check, check_common
 from recbole_llmemb.errors import UserError
-
-CHOICES = {
-    "item_embedding": ("table", "id"),
-    "train_mode": ("sequence", "prefix"),
-    "loss_type": ("CE", "BPR", "BCE"),
-    "llm_pooling": ("mean", "last"),
-    "llm_table_dtype": ("float32", "bfloat16", "float16"),
-    "llm_missing": ("error", "mean", "zero"),
-    "align_items": ("distinct", "positions"),
-    "negative_excludes": ("history", "target"),
-    "amp_dtype": ("bfloat16", "float16"),
-    "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
-}
 
 
 def properties_folder() -> Path:
@@ -46,67 +33,6 @@ def defaults(model: str, dataset: str) -> dict:
         if file.is_file():
             merged.update(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
     return merged
-
-
-def check(config) -> None:
-    """Refuse impossible values of our keys, and of RecBole's, each in one sentence.
-
-    Parameters
-    ----------
-    config : mapping
-        Anything with ``config[key]``, None where a key is not set.
-
-    Raises
-    ------
-    UserError
-        Naming the key, the value and what it may be.
-    """
-    from recbole_llmemb.evaluation.groups import check_threshold
-
-    check_common(config)
-    for key, allowed in CHOICES.items():
-        if config[key] is not None and config[key] not in allowed:
-            raise UserError(
-                f"{key} is {config[key]!r}; it must be one of {', '.join(map(repr, allowed))}."
-            )
-    for key, least in {"adapter_hidden_size": 0, "sequence_stride": 1, "llm_pca_dim": 1}.items():
-        value = config[key]
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise UserError(f"{key} is {value!r}; it must be a whole number of at least {least}.")
-    for key in ("align_weight", "align_temperature", "llm_whiten"):
-        value = config[key]
-        if value is not None and not is_number(value):
-            raise UserError(f"{key} is {value!r}; it must be a number.")
-    for key in ("align_weight", "llm_whiten"):
-        if config[key] and config[key] < 0:
-            raise UserError(f"{key} is {config[key]}; it must not be negative.")
-    if config["align_temperature"] is not None and config["align_temperature"] <= 0:
-        raise UserError(f"align_temperature is {config['align_temperature']}; it must be positive.")
-    for key in ("tail_item_threshold", "short_user_threshold"):
-        if config[key] is not None:
-            check_threshold(key, config[key])
-    stride, length = config["sequence_stride"], config["MAX_ITEM_LIST_LENGTH"]
-    if stride and length and stride > length:
-        raise UserError(
-            f"sequence_stride is {stride}, longer than MAX_ITEM_LIST_LENGTH {length}, "
-            "so some positions would never be trained on; make it at most that."
-        )
-    if config["benchmark_filename"]:
-        raise UserError(
-            "benchmark_filename names files that are split already, which these models do not "
-            "read; give all interactions in one .inter file and split them with eval_args."
-        )
-    if config["save_dataloaders"] or config["dataloaders_save_path"]:
-        raise UserError(
-            "save_dataloaders and dataloaders_save_path keep loaders as pickles, which are not "
-            "read here; leave them off, as the loaders of these models take no time to build."
-        )
-    args = config["train_neg_sample_args"] or {}
-    if args.get("dynamic") and config["train_mode"] == "sequence":
-        raise UserError(
-            "train_neg_sample_args.dynamic needs a score for every candidate before each step, "
-            "which train_mode: sequence does not offer; set dynamic: False or train_mode: prefix."
-        )
 
 
 def install() -> None:

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from recbole_llmemb import config
+from recbole_llmemb import checks, config
 from recbole_llmemb.cli import encode, run
 from recbole_llmemb.cli.main import COMMANDS
 from recbole_llmemb.encode.items import read_items
@@ -101,7 +101,7 @@ def check_recbole_llm(arguments, known_keys):
         assert "/" not in file or (ROOT / file).is_file(), file
     ours = {"item_embedding", "train_mode", "loss_type", "llm_pooling", "llm_missing"}
     for key in ours & set(values):
-        assert values[key] in config.CHOICES[key]
+        assert values[key] in checks.CHOICES[key]
 
 
 def check_make(arguments):
@@ -184,7 +184,7 @@ def test_every_key_is_in_the_reference():
         assert reference.render_keys(file) in page, f"configuration.md lacks {file.name}"
         for key in yaml.safe_load(file.read_text(encoding="utf-8")):
             assert f"| `{key}` |" in page
-    assert set(config.CHOICES) <= set(re.findall(r"\| `(\w+)` \|", page))
+    assert set(checks.CHOICES) <= set(re.findall(r"\| `(\w+)` \|", page))
 
 
 def test_key_without_comment_is_refused(tmp_path):
