@@ -39,11 +39,12 @@ RECBOLE_SIZES = {
 }
 # The authors' dropout, for SASRec under their protocol; the default is 0.2.
 DROPOUT50 = ["--hidden_dropout_prob=0.5", "--attn_dropout_prob=0.5"]
-# Item embeddings compared: the table, IDs under the same training, and RecBole's own model
+# Item embeddings compared, some for SASRec under the paper's protocol only: the table, IDs under the same training, and RecBole's own model
 # and training (the same to float tolerance, which tests/test_models.py proves for SASRec).
 ITEMS = {
     "table": ["--item_embedding=table"],
     "id": ["--item_embedding=id"],
+    "table_raw": ["--item_embedding=table", "--llm_whiten=0"],
     "table_dropout50": ["--item_embedding=table", *DROPOUT50],
     "id_dropout50": ["--item_embedding=id", *DROPOUT50],
     "recbole": ["--item_embedding=id", "--train_mode=prefix", "--train_batch_size=2048"],
@@ -54,11 +55,12 @@ GROUPS = ("tail_items", "head_items", "short_users", "long_users")
 def jobs(data_path):
     """Name and ``recbole-llm`` arguments of each run, in the order they are worth having."""
     order = [(b, s, i) for b in BACKBONES for s in SEEDS for i in ("table", "id")]
-    order += [("SASRec", s, f"{i}_dropout50") for s in SEEDS for i in ("table", "id")]
+    variants = ("table_dropout50", "id_dropout50", "table_raw")
+    order += [("SASRec", s, i) for s in SEEDS for i in variants]
     order += [(b, s, "recbole") for b in BACKBONES for s in SEEDS]  # hours each on two cores
     for protocol in ("paper", "full_ce"):
         for backbone, seed, items in order:
-            if items.endswith("dropout50") and protocol != "paper":
+            if items in variants and protocol != "paper":
                 continue
             arguments = [
                 f"--model=LLMEmb{backbone}",
