@@ -39,8 +39,9 @@ RECBOLE_SIZES = {
 }
 # The authors' dropout, for SASRec under their protocol; the default is 0.2.
 DROPOUT50 = ["--hidden_dropout_prob=0.5", "--attn_dropout_prob=0.5"]
-# Item embeddings compared, some for SASRec under the paper's protocol only: the table, IDs under the same training, and RecBole's own model
-# and training (the same to float tolerance, which tests/test_models.py proves for SASRec).
+# Item embeddings compared (some for SASRec under the paper's protocol only): the table, IDs
+# under the same training, and RecBole's own model and training (the same to float tolerance,
+# which tests/test_parity.py proves).
 ITEMS = {
     "table": ["--item_embedding=table"],
     "id": ["--item_embedding=id"],
