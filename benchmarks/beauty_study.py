@@ -1,6 +1,6 @@
 """The Amazon_Beauty results in the docs: every backbone, table against ID, two protocols.
 
-    python benchmarks/beauty_study.py --data_path=DIR --out=DIR [--only=TEXT] [--list]
+    python benchmarks/beauty_study.py --data_path=DIR --out=DIR [--only=TEXT] [--list | --table]
 
 Each run is one ``recbole-llm`` command with ``--result_json``; runs whose result is there
 are skipped, so the study continues where it stopped. ``--table`` prints mean ± std over
@@ -127,7 +127,7 @@ def _mean_std(values):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_path", default="dataset/")
-    parser.add_argument("--out", default="results/beauty", type=Path)
+    parser.add_argument("--out", default=ROOT / "benchmarks/results/beauty", type=Path)
     parser.add_argument("--only", default="", help="runs whose name contains this")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     parser.add_argument("--table", action="store_true", help="print the table and stop")
