@@ -141,7 +141,8 @@ def setup(app):
     def source_read(app, docname, source):
         used: set = set()
         source[0] = expand(source[0], used)
-        app.env.dependencies[docname].update(str(path) for path in used)
+        for path in used:  # so that a page is made again when what it shows has changed
+            app.env.note_dependency(str(path), docname=docname)
 
     app.connect("source-read", source_read)
     return {"version": "1", "parallel_read_safe": True}
