@@ -12,15 +12,14 @@ from contextlib import nullcontext
 
 import torch
 from recbole.data.interaction import Interaction
-from torch import nn
 
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.model.item_embedding import LinearAdapter, NoAdapter, TableItemEmbedding
+from recbole_llmemb.model.item_embedding import TableItemEmbedding
+from recbole_llmemb.model.item_layer import item_layer
 from recbole_llmemb.model.losses import AlignmentLoss, bce_loss, bpr_loss, item_cross_entropy
 from recbole_llmemb.model.quicken import quicken
-from recbole_llmemb.model.sources import item_table, teacher_embeddings
-from recbole_llmemb.model.whitening import whiten
+from recbole_llmemb.model.scoring import ItemScores
+from recbole_llmemb.model.sources import teacher_embeddings
 
 
 class _BackboneConfig:
@@ -61,8 +60,8 @@ class LLMEmbMixin:
         self.loss_type = config["loss_type"]
         self._every_position = False
         size = self.item_embedding.embedding_dim
-        if config["item_embedding"] == "table":
-            self.item_embedding = self._table_embedding(config, dataset, size)
+        self.item_embedding = item_layer(config, dataset, self.item_embedding, self.extra_rows)
+        self.item_scores = ItemScores(config)
         self.align_weight = 0.0
         if config["item_embedding"] == "table" and config["align_weight"]:
             self.align_weight = float(config["align_weight"])
@@ -72,29 +71,6 @@ class LLMEmbMixin:
             self.register_buffer("teacher", teacher, persistent=False)
         if config["train_mode"] == "sequence":
             quicken(self)
-
-    def _table_embedding(self, config, dataset, size):
-        table = item_table(config, dataset)
-        width, middle = table.shape[1], config["adapter_hidden_size"]
-        if middle == 0:
-            if width != size:
-                raise UserError(
-                    f"adapter_hidden_size is 0 (no adapter), but the table is {width} wide and the "
-                    f"model's item embeddings {size}; set llm_pca_dim: {size} or use an adapter."
-                )
-            if not config["llm_freeze"]:
-                # Nothing is left between the model and the table: RecBole's own layer.
-                learnt = torch.randn(self.extra_rows, size) * 0.02
-                weight = torch.cat([table, learnt])
-                return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
-            adapter = NoAdapter()
-        else:
-            if config["llm_whiten"]:
-                table = whiten(table, config["llm_whiten"])
-            adapter = LinearAdapter(width, middle or max(1, width // 2), size)
-        if config["llm_freeze"]:
-            table = table.to(getattr(torch, config["llm_table_dtype"] or "float32"))
-        return TableItemEmbedding(table, adapter, size, self.extra_rows, config["llm_freeze"])
 
     # -- training ---------------------------------------------------------------------
 
@@ -153,7 +129,7 @@ class LLMEmbMixin:
         targets = interaction[self.POS_ITEM_ID]
         bias = self.item_bias
         if self.loss_type == "CE":
-            items = self.item_embedding.weight[: self.n_items]
+            states, items = self.item_scores.sides(states, self._all_items())
             return item_cross_entropy(states, items, targets, bias)
         negatives = interaction[self.NEG_ITEM_ID]
         positive = self.scores_of(states, targets)
@@ -169,12 +145,15 @@ class LLMEmbMixin:
 
     def scores_of(self, states, items):
         """Scores of these items: states ``(n, d)``, items ``(n,)`` or ``(n, k)``."""
-        embeddings = self.item_embedding(items)
+        states, embeddings = self.item_scores.sides(states, self.item_embedding(items))
         if items.dim() == 1:
             scores = (states * embeddings).sum(-1)
         else:
             scores = torch.einsum("nd,nkd->nk", states, embeddings.to(states.dtype))
         return scores if self.item_bias is None else scores + self.item_bias[items]
+
+    def _all_items(self):
+        return self.item_embedding.weight[: self.n_items]
 
     def gather_indexes(self, output, gather_index):
         """RecBole's last step; left out while outputs at every position are wanted."""
@@ -217,5 +196,5 @@ class LLMEmbMixin:
     def full_sort_predict(self, interaction):
         """RecBole's scoring of all items, ``(b, n_items)``."""
         states = self.sequence_output(interaction)
-        items = self.item_embedding.weight[: self.n_items]
-        return nn.functional.linear(states, items, self.item_bias)
+        states, items = self.item_scores.sides(states, self._all_items())
+        return torch.nn.functional.linear(states, items, self.item_bias)
