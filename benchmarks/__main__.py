@@ -12,7 +12,16 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-NAMES = ("plain_step", "adapter_cost", "throughput", "memory", "time_to_score")
+NAMES = (
+    "plain_step",
+    "adapter_cost",
+    "backbones",
+    "throughput",
+    "memory",
+    "time_to_score",
+    "encoding",
+    "scft_step",
+)
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

@@ -4,9 +4,11 @@
 
 LLMEmbSASRec in sequence mode on Amazon_Beauty: the same batches, backbone and loss, only
 the item embedding differs. The 384-wide table is the default encoder's; the 1,536-wide one
-is random, which costs the same; ``llm_table_dtype: bfloat16`` is measured beside the default,
-float32. Every ranking follows a training step, so that the item
-matrix is adapted anew, as after an epoch.
+is random, which costs the same. ``llm_table_dtype`` is left to its default, which is bfloat16
+for the wide table where the device computes in it; the other format is measured beside it, the
+wide table in float32 without a limit: its products alone cost more than the rest of the step.
+Every ranking follows a training step, so that the item matrix is adapted anew, as after an
+epoch.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ STEP_LIMITS = {
     "table 384": 1.25,
     "table 1536": 1.5,
     "table 384, bfloat16": 1.25,
-    "table 1536, bfloat16": 1.5,
+    "table 1536, float32": None,
 }
 EVALUATION_LIMIT = 1.1
 
@@ -30,7 +32,8 @@ def compare(hidden_size, loss, chosen, evaluate):
     wide = subjects.random_table(chosen.scratch.name, ids.data.dataset, 1536)
     models = {"id": ids}
     for name in STEP_LIMITS:
-        kind = {"llm_table_dtype": "bfloat16" if "bfloat16" in name else "float32"}
+        dtype = name.partition(", ")[2]
+        kind = {"llm_table_dtype": dtype} if dtype else {}
         if "1536" in name:
             kind["llm_table"] = str(wide)
         models[name] = subjects.ours(DATASET, chosen.data_path, ids.data, **kind, **shared)
@@ -71,7 +74,10 @@ def _print(seconds, limits):
         print(f"  {name:<20} {timing.median(turns) * 1e3:>9.1f} ms  {timing.spread(turns)}")
     for name, limit in limits.items():
         ratio = timing.median(seconds[name]) / timing.median(seconds["id"])
-        timing.report(name, ratio, limit, at_least=False)
+        if limit is None:
+            print(f"        {name}: {ratio:.2f}x")
+        else:
+            timing.report(name, ratio, limit, at_least=False)
 
 
 def main(argv=None):

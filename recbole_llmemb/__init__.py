@@ -24,3 +24,4 @@ except UserError as missing:
 from recbole_llmemb import registry  # noqa: E402  (RecBole must be healed before it is imported)
 
 registry.register_all()
+llmemb = registry.llmemb

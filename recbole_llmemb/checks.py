@@ -6,9 +6,12 @@ RecBole takes its own as they come, and fails over them late and obscurely.
 from __future__ import annotations
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.variants import check_variant
 
 CHOICES = {
-    "item_embedding": ("table", "id"),
+    "item_embedding": ("table", "id", "both", "residual"),
+    "adapter": ("linear", "mlp", "none", "whitening"),
+    "item_similarity": ("dot", "cosine"),
     "train_mode": ("sequence", "prefix"),
     "loss_type": ("CE", "BPR", "BCE"),
     "llm_pooling": ("mean", "last"),
@@ -17,6 +20,9 @@ CHOICES = {
     "align_items": ("distinct", "positions"),
     "negative_excludes": ("history", "target"),
     "amp_dtype": ("bfloat16", "float16"),
+    "scft_loss": ("soft", "infonce"),
+    "scft_precision": ("auto", "float32", "bfloat16", "float16"),
+    "scft_quantize": (4, 8),
     "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
 }
 _WHOLE = {
@@ -25,11 +31,18 @@ _WHOLE = {
     "train_batch_size": 1, "eval_batch_size": 1, "MAX_ITEM_LIST_LENGTH": 1,
     "hidden_size": 1, "embedding_size": 1, "inner_size": 1,
     "n_layers": 1, "n_heads": 1, "num_layers": 1,
+    "scft_steps": 1, "scft_batch_size": 2, "scft_mini_batch_size": 1, "scft_warmup_steps": 0,
+    "scft_lora_rank": 1, "scft_save_steps": 1, "scft_seed": 0,
 }  # fmt: skip
-_NOT_NEGATIVE = ("learning_rate", "weight_decay", "align_weight", "llm_whiten")
-_RATES = ("hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "mask_ratio", "ft_ratio")
+_NOT_NEGATIVE = ("learning_rate", "weight_decay", "align_weight", "llm_whiten", "offset_decay",
+                 "popularity_adjustment",
+                 "item_learning_rate", "scft_learning_rate", "scft_lora_alpha")  # fmt: skip
+_RATES = ("hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "mask_ratio", "ft_ratio",
+          "adapter_dropout", "scft_drop_ratio", "scft_lora_dropout", "scft_holdout")  # fmt: skip
+_POSITIVE = ("align_temperature", "similarity_temperature", "llm_init_std", "scft_temperature")
 _SWITCHES = ("llm_freeze", "llm_normalize", "llm_trust_remote_code", "resume", "enable_amp",
-             "show_progress", "shuffle")  # fmt: skip
+             "prefix_trim", "show_progress", "shuffle", "learn_temperature",
+             "scft", "scft_gradient_checkpointing")  # fmt: skip
 _WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
 
 
@@ -54,17 +67,11 @@ def check(config) -> None:
     from recbole_llmemb.evaluation.groups import check_threshold
 
     check_common(config)
-    for key, allowed in CHOICES.items():
-        if config[key] is not None and config[key] not in allowed:
-            raise UserError(
-                f"{key} is {config[key]!r}; it must be one of {', '.join(map(repr, allowed))}."
-            )
+    check_choices(config)
     for key in ("tail_item_threshold", "short_user_threshold"):
         if config[key] is not None:
             check_threshold(key, config[key])
-    tau = config["align_temperature"]
-    if tau is not None and not (is_number(tau) and tau > 0):
-        raise UserError(f"align_temperature is {tau!r}; it must be a positive number.")
+    check_variant(config)
     stride, length = config["sequence_stride"], config["MAX_ITEM_LIST_LENGTH"]
     if stride and length and stride > length:
         raise UserError(
@@ -74,8 +81,36 @@ def check(config) -> None:
     _check_not_offered(config)
 
 
+def check_choices(config) -> None:
+    """Refuse values that are none of those our keys may have; as :func:`check`."""
+    for key, allowed in CHOICES.items():
+        if config[key] is not None and config[key] not in allowed:
+            raise UserError(
+                f"{key} is {config[key]!r}; it must be one of {', '.join(map(repr, allowed))}."
+            )
+    for key in _POSITIVE:
+        value = config[key]
+        if value is not None and not (is_number(value) and value > 0):
+            raise UserError(f"{key} is {value!r}; it must be a positive number.")
+
+
 def check_common(config) -> None:
     """Refuse what no model can work with, ours or RecBole's; as :func:`check`."""
+    check_numbers(config)
+    for key in ("clip_grad_norm", "align_teacher_config", "train_neg_sample_args"):
+        if config[key] is not None and not isinstance(config[key], dict):
+            raise UserError(f"{key} is {config[key]!r}; it must be a dictionary, or empty.")
+    size, heads = config["hidden_size"], config["n_heads"]
+    if size and heads and size % heads:
+        raise UserError(
+            f"hidden_size is {size} and n_heads {heads}; it must be a multiple of the latter."
+        )
+    _check_valid_metric(config)
+    _check_negatives(config)
+
+
+def check_numbers(config) -> None:
+    """Refuse numbers and switches that are none; as :func:`check`."""
     for key, least in _WHOLE.items():
         value = config[key]
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -92,16 +127,6 @@ def check_common(config) -> None:
     for key in _SWITCHES:
         if config[key] is not None and not isinstance(config[key], bool):
             raise UserError(f"{key} is {config[key]!r}; it must be True or False.")
-    for key in ("clip_grad_norm", "align_teacher_config", "train_neg_sample_args"):
-        if config[key] is not None and not isinstance(config[key], dict):
-            raise UserError(f"{key} is {config[key]!r}; it must be a dictionary, or empty.")
-    size, heads = config["hidden_size"], config["n_heads"]
-    if size and heads and size % heads:
-        raise UserError(
-            f"hidden_size is {size} and n_heads {heads}; it must be a multiple of the latter."
-        )
-    _check_valid_metric(config)
-    _check_negatives(config)
 
 
 def _check_valid_metric(config):

@@ -35,36 +35,71 @@ def defaults(model: str, dataset: str) -> dict:
     return merged
 
 
+def preset_file(name: str) -> Path:
+    """The settings that ``--preset=NAME`` stands for.
+
+    Raises
+    ------
+    UserError
+        There is no such preset; the message lists those there are.
+    """
+    folder = properties_folder() / "preset"
+    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(f"--preset is {name!r}; it must be one of {', '.join(names)}{hint}")
+    return folder / f"{name}.yaml"
+
+
 def install() -> None:
     """Hook our defaults into RecBole's ``Config`` for our models; idempotent."""
     from recbole.config import Config
 
+    from recbole_llmemb.model.backbones import settings
+
     if getattr(Config, "knows_llmemb", False):
         return
+    look_up = Config._get_model_and_dataset
     load_internal = Config._load_internal_config_dict
     set_parameters = Config._set_default_parameters
+
+    def _get_model_and_dataset(self, model, dataset):
+        wanted = self.external_config_dict.get("model") if model is None else model
+        settings.look_up(wanted)
+        return look_up(self, model, dataset)
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         load_internal(self, model, model_class, dataset)
         if _is_ours(model):
+            self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
 
     def _set_default_parameters(self):
         values = self.final_config_dict
         if not _is_ours(self.model):
             return set_parameters(self)
+        given = self.external_config_dict
+        settings.settle(values, given, self.model_class)
+        if values.get("adapter", "") is None:
+            values["adapter"] = "none"  # as typed, --adapter=none is read as no value
         check(_Lookup(values))
+        settings.check_backbone(_Lookup(values), self.model_class)
+        if hasattr(self.model_class, "check_settings"):  # keys that only this model has
+            self.model_class.check_settings(_Lookup(values))
         if values["loss_type"] == "CE":
             values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
         if values["train_mode"] == "sequence":
             values["transform"] = None  # masking is part of the loader there
         _load_times(values)
         set_parameters(self)
+        settings.settle_features(values, given, self.model_class)
         if values["loss_type"] == "BCE":  # RecBole knows CE and BPR only
             from recbole.utils import InputType
 
             values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE
 
+    Config._get_model_and_dataset = _get_model_and_dataset
     Config._load_internal_config_dict = _load_internal_config_dict
     Config._set_default_parameters = _set_default_parameters
     Config._convert_config_dict = _convert_config_dict
@@ -121,8 +156,9 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
 
     Parameters
     ----------
-    model, dataset : str
-        Dataset may be None where a file or ``overrides`` has it.
+    model : str or type
+    dataset : str
+        May be None where a file or ``overrides`` has it.
     config_files : sequence of str
         yaml files, later ones win.
     overrides : dict
@@ -154,7 +190,7 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
             message = error.args[0] if error.args else str(error)
             text = str(message).rstrip(".")
             raise UserError(f"The configuration cannot be used: {text}.") from error
-    if not _is_ours(model):  # ours have been looked at before RecBole fills in the rest
+    if not _is_ours(config["model"]):  # ours have been looked at before RecBole fills in the rest
         check_common(config)
     known = set(config.internal_config_dict) | {k for v in config.parameters.values() for k in v}
     known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight"}

@@ -19,7 +19,8 @@ from recbole_llmemb.errors import UserError
 # What may differ between two runs that give the same numbers.
 _NOT_IN_KEY = {
     "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
-    "log_wandb", "wandb_project", "llm_table_used", "config_files", "resume", "data_path",
+    "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
+    "config_files", "resume", "data_path",
 }  # fmt: skip
 
 
@@ -42,6 +43,12 @@ def data_hash(config) -> str:
             if hasattr(hashlib, "file_digest")
             else hashlib.sha256(handle.read()).hexdigest()
         )
+
+
+# How RecBole's models fail over settings that they cannot be built with.
+_UNFIT = (
+    ValueError, KeyError, NotImplementedError, ImportError, AssertionError, ArithmeticError
+)  # fmt: skip
 
 
 @dataclass
@@ -111,7 +118,7 @@ def build(config, data: Data):
     try:
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
         return model, get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+    except _UNFIT as error:
         if isinstance(error, UserError):
             raise
         text = " ".join(str(error).split()).rstrip(".")
@@ -179,6 +186,7 @@ def train_and_evaluate(
     frozen = everything - trainable
     if table is not None and not table.requires_grad:
         frozen += table.numel()
+    frozen += getattr(model, "frozen_parameters", 0)
     return Outcome(
         best_valid_result=dict(best or {}),
         test_result=dict(test or {}),

@@ -12,6 +12,8 @@ from filelock import FileLock
 from recbole_llmemb import checkpoint
 from recbole_llmemb.errors import UserError
 
+# Teachers trained as models of this package; any other is trained as RecBole's own.
+_OURS = ("SASRec", "GRU4Rec", "BERT4Rec")
 # What a teacher shares with the run that asks for it, beside dataset and evaluation.
 _SHARED = (
     "loss_type", "train_mode", "sequence_stride", "negative_excludes", "train_neg_sample_args",
@@ -20,6 +22,13 @@ _SHARED = (
     "tail_item_threshold", "short_user_threshold", "show_progress", "state", "gpu_id", "use_gpu",
     "enable_amp", "amp_dtype", "llm_cache_dir",
 )  # fmt: skip
+
+# Of these, what says how a model learns: not shared with a run that learns in another way.
+_TRAINING = {
+    "loss_type", "train_mode", "sequence_stride", "negative_excludes", "train_neg_sample_args",
+    "train_batch_size", "learning_rate", "epochs", "stopping_step", "eval_step", "clip_grad_norm",
+    "enable_amp", "amp_dtype",
+}  # fmt: skip
 
 
 def teacher_config(config, size: int):
@@ -40,11 +49,16 @@ def teacher_config(config, size: int):
 
     from recbole_llmemb.config import make_config
     from recbole_llmemb.encode import cache_directory
-    from recbole_llmemb.registry import MODELS
+    from recbole_llmemb.registry import model_class
 
     name = config["align_teacher"]
-    model = f"LLMEmb{name}" if f"LLMEmb{name}" in MODELS else name
-    keys = [*config.parameters["Dataset"], *_SHARED]
+    ours = name in _OURS
+    model = f"LLMEmb{name}" if ours else name
+    run = model_class(config["model"])
+    shared = _SHARED
+    if not getattr(run, "teacher_shares_training", True):
+        shared = [key for key in _SHARED if key not in _TRAINING]
+    keys = [*config.parameters["Dataset"], *shared]
     values = {key: config[key] for key in keys if key in config}
     values |= {
         "data_path": str(Path(config["data_path"]).parent),
@@ -54,7 +68,9 @@ def teacher_config(config, size: int):
         "hidden_size": size,
         "embedding_size": size,
     }
-    if model not in MODELS:
+    if not (run.causal or run.cloze):
+        values.pop("train_mode", None)  # which says prefix only because the run has no choice
+    if not ours:
         # RecBole's own: its losses, its prefixes.
         values |= {"loss_type": "CE", "train_neg_sample_args": None}
     elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):

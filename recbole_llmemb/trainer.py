@@ -96,6 +96,7 @@ class LLMEmbTrainer(Trainer):
     def _build_optimizer(self, **kwargs):
         params = kwargs.pop("params", None)
         params = [p for p in params or self.model.parameters() if p.requires_grad]
+        params = self._groups(params)
         kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
         learner = kwargs.get("learner", self.learner).lower()
         if learner not in kinds:
@@ -107,6 +108,17 @@ class LLMEmbTrainer(Trainer):
             weight_decay=kwargs.get("weight_decay", self.weight_decay),
             fused=True,
         )
+
+    def _groups(self, params):
+        """Parameters, those that are learnt per item apart where they have a rate of their own."""
+        rate, layer = self.config["item_learning_rate"], getattr(self.model, "item_embedding", None)
+        if rate is None or layer is None:
+            return params
+        names = ("weight", "table", "offsets.weight")
+        own = {id(p) for name, p in layer.named_parameters() if name in names}
+        items = [p for p in params if id(p) in own]
+        rest = [p for p in params if id(p) not in own]
+        return [{"params": rest}, {"params": items, "lr": rate}] if items else params
 
     def _to_device(self, interaction):
         if self.device.type != "cuda":
@@ -194,9 +206,8 @@ class LLMEmbTrainer(Trainer):
         if candidates is None or candidates.dim() != 2:  # RecBole's own loader
             return super()._neg_sample_batch_eval(batched_data)
         moved = interaction.to(self.device)
-        states = self.model.sequence_output(moved)
         candidates = candidates.to(self.device)
-        scores = self.model.candidate_scores(states, candidates).float()
+        scores = self.model.rank_candidates(moved, candidates).float()
         found = _Candidates(scores, candidates, self.tot_item_num)
         return interaction, found, positive_u, positive_i
 

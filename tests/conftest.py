@@ -194,7 +194,7 @@ def tiny_run(tiny_data):
 @pytest.fixture
 def adaptations(monkeypatch):
     """How many rows each call of an adapter was given."""
-    from recbole_llmemb.model.item_embedding import LinearAdapter
+    from recbole_llmemb.model.adapters import LinearAdapter
 
     calls = []
     forward = LinearAdapter.forward

@@ -87,7 +87,7 @@ def make_model(folder, kind, pad=True, padding_side="right", seed=0):
     import transformers
 
     folder.mkdir(parents=True, exist_ok=True)
-    if kind == "qwen2":
+    if kind in ("qwen2", "qwen3"):
         size = make_byte_tokenizer(folder, padding_side)
     else:
         size = make_tokenizer(folder, pad=pad, padding_side=padding_side)
@@ -108,6 +108,14 @@ def make_model(folder, kind, pad=True, padding_side="right", seed=0):
         )
     elif kind == "qwen2":
         model = transformers.Qwen2Model(transformers.Qwen2Config(**shape, num_key_value_heads=1))
+    elif kind == "qwen3":
+        model = transformers.Qwen3Model(
+            transformers.Qwen3Config(**shape, num_key_value_heads=1, head_dim=8)
+        )
+    elif kind == "mistral":
+        model = transformers.MistralModel(
+            transformers.MistralConfig(**shape, num_key_value_heads=1)
+        )
     elif kind == "gpt2":  # learnt absolute positions
         model = transformers.GPT2Model(
             transformers.GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=64)

@@ -138,7 +138,11 @@ BAD = [
     (["--loss_type=MSE"], ["loss_type is 'MSE'", "'CE', 'BPR', 'BCE'"]),
     (["--learning_rat=0.1"], ["--learning_rat is not a configuration key", "--learning_rate?"]),
     (["--llm_table=nowhere"], ["no embedding table at nowhere", "llm_table"]),
-    (["--adapter_hidden_size=0"], ["adapter_hidden_size is 0", "16 wide", "llm_pca_dim: 8"]),
+    (
+        ["--adapter_hidden_size=0", "--llm_pca_dim=12"],
+        ["adapter_hidden_size is 0", "12 wide", "llm_pca_dim: 8"],
+    ),
+    (["--adapter=none", "--llm_pca_dim=4"], ["adapter is 'none'", "4 wide", "a wider table"]),
     (["--data_path=/nowhere"], ["Dataset tiny is not in /nowhere/tiny", "--data_path"]),
     (["--valid_metric=NDCG@7"], ["valid_metric is 'NDCG@7'", "NDCG@10"]),
     (["--topk=61", "--valid_metric=NDCG@61"], ["only 60 items"]),

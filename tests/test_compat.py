@@ -315,6 +315,21 @@ def test_old_checkpoints_are_refused(tiny):
             load(old)
 
 
+def test_two_runs_start_in_one_folder(tmp_path, monkeypatch):
+    """Both see that it is not there, and both make it."""
+    from recbole.trainer import trainer
+    from recbole.utils import ensure_dir, logger
+
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    for function in (ensure_dir, logger.ensure_dir, trainer.ensure_dir):
+        function(str(tmp_path / "log" / "SASRec"))
+        function(str(tmp_path / "log" / "SASRec"))
+    assert (tmp_path / "log" / "SASRec").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError):  # which says what is really in the way
+        ensure_dir(str(tmp_path / "file"))
+
+
 def test_without_argv(monkeypatch):
     from recbole.config import Config
 

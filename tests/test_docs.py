@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from recbole_llmemb import checks, config
-from recbole_llmemb.cli import encode, run
+from recbole_llmemb.cli import encode, run, scft
 from recbole_llmemb.cli.main import COMMANDS
 from recbole_llmemb.encode.items import read_items
 from recbole_llmemb.errors import UserError
@@ -57,7 +57,7 @@ def commands():
 @pytest.fixture(scope="module")
 def known_keys():
     """All configuration keys of ours and RecBole's."""
-    found = {"model", "dataset", "config_files", "result_json"}
+    found = {"model", "dataset", "config_files", "preset", "result_json"}
     for model in ("LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"):
         built = config.make_config(model, "ml-100k")
         found |= set(built.internal_config_dict)
@@ -71,6 +71,9 @@ def known_keys():
 @pytest.mark.parametrize("words", list(commands()))
 def test_command(words, known_keys):
     program, *arguments = words
+    if program == "torchrun":  # options of its own, then the command
+        where = arguments.index("run_recbole_llm.py")
+        program, arguments = "recbole-llm", arguments[where + 1 :]
     if program == "recbole-llm":
         check_recbole_llm(arguments, known_keys)
     elif program == "make":
@@ -79,6 +82,13 @@ def test_command(words, known_keys):
         source = (ROOT / arguments[0]).read_text(encoding="utf-8")
         for option in arguments[1:]:
             assert f'"{option.split("=")[0]}"' in source, f"{arguments[0]} has no {option}"
+    elif program == "python" and arguments[0] == "-m":
+        file = ROOT / f"{arguments[1].replace('.', '/')}.py"
+        source = file.read_text(encoding="utf-8")
+        if "study.main" in source:
+            source += (ROOT / "benchmarks/study.py").read_text(encoding="utf-8")
+        for option in arguments[2:]:
+            assert f'"{option.split("=")[0]}"' in source, f"{arguments[1]} has no {option}"
     elif program == "python":
         assert arguments[0] == "-c"
         check_python(arguments[1])
@@ -93,6 +103,9 @@ def check_recbole_llm(arguments, known_keys):
     if arguments[0] == "encode":
         options = encode.build_parser().parse_args(arguments[1:])
         assert (options.dataset is None) != (options.source is None)
+        return
+    if arguments[0] == "scft":
+        scft.build_parser().parse_args(arguments[1:])
         return
     assert arguments[0].startswith("-") or arguments.pop(0) in COMMANDS
     values = run.parse(arguments)
@@ -144,25 +157,36 @@ def keys_in(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_keys_in_text(page, known_keys):
-    options = {action.dest for action in encode.build_parser()._actions}
+    parsers = (encode.build_parser(), scft.build_parser())
+    options = {action.dest for parser in parsers for action in parser._actions}
     found = keys_in(page.read_text(encoding="utf-8"))
     assert found <= known_keys | options | {"config_dict"}
 
 
 def test_another_backbone_is_as_short_as_shown(monkeypatch):
-    """The class in the page on contributing registers and is configured."""
+    """The class in the page on backbones registers and is configured."""
     from recbole_llmemb import registry
 
     monkeypatch.setattr(registry, "MODELS", dict(registry.MODELS))
-    shown = [text for _, text in blocks(DOCS / "contributing.md", "python")]
+    (shown,) = [text for _, text in blocks(DOCS / "backbones.md", "python")]
     space: dict = {"__name__": "shown"}
-    exec(shown[0], space)
-    call = ast.parse(shown[1]).body[-1].value
-    settings = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-    # make_config keeps no reference to the registry's dictionary, hooks does.
-    monkeypatch.setattr("recbole_llmemb.data.hooks.MODELS", registry.MODELS)
-    built = config.make_config(settings["model"], "ml-100k", overrides=settings["config_dict"])
-    assert built["train_mode"] == "prefix" and built["item_embedding"] == "table"
+    exec(shown, space)
+    built = config.make_config("LLMEmbMyModel", "ml-100k", overrides={"loss_type": "CE"})
+    assert built["train_mode"] == "prefix" and built["num_layers"] == 1
+
+
+def test_every_backbone_is_listed():
+    """Each of RecBole's sequential models once, with what holds for it."""
+    from recbole_llmemb.model.backbones import BACKBONES
+
+    page = reference.expand((DOCS / "backbones.md").read_text(encoding="utf-8"))
+    for name, traits in BACKBONES.items():
+        shown = name if traits.refused else f"`LLMEmb{name}`"
+        (line,) = re.findall(rf"^\| {re.escape(shown)} \|.*$", page, re.MULTILINE)
+        assert traits.refused in line and traits.note in line
+        if not traits.refused:
+            assert ("sequence" in line.split("|")[2]) == bool(traits.in_one_pass)
+    assert "<!-- backbones" not in page
 
 
 # -- the reference ------------------------------------------------------------------------
@@ -178,10 +202,11 @@ def test_every_key_has_a_comment(file):
 
 
 def test_every_key_is_in_the_reference():
-    page = reference.expand((DOCS / "configuration.md").read_text(encoding="utf-8"))
+    pages = [(DOCS / name).read_text("utf-8") for name in ("configuration.md", "variants.md")]
+    page = reference.expand("\n\n".join(pages))
     assert "<!--" not in page
     for file in SETTINGS:
-        assert reference.render_keys(file) in page, f"configuration.md lacks {file.name}"
+        assert reference.render_keys(file) in page, f"the reference lacks {file.name}"
         for key in yaml.safe_load(file.read_text(encoding="utf-8")):
             assert f"| `{key}` |" in page
     assert set(checks.CHOICES) <= set(re.findall(r"\| `(\w+)` \|", page))
@@ -238,6 +263,8 @@ def test_every_page_is_in_the_contents():
 
 def test_no_paths_of_a_machine():
     for page in [*PAGES, DOCS / "conf.py", *DOCS.glob("_*/*.*")]:
+        if page.suffix == ".png":
+            continue
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w.~])/(work|root|tmp|home|Users|opt|mnt)/", text), page.name
 

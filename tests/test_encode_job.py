@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,7 +77,8 @@ def test_texts_are_encoded_once_and_longest_first(tmp_path, job, items, encoded_
     result = run_job(job(), tmp_path / "out", report=lines.append)
     [texts] = encoded_texts
     assert len(texts) == 4 == result.unique  # five items, two with the same text
-    assert [len(text) for text in texts] == sorted(map(len, texts), reverse=True)
+    tokens = [len(re.findall(r"\w+|[^\w\s]", text)) for text in texts]
+    assert tokens == sorted(tokens, reverse=True) and len(set(tokens)) > 2
     table = EmbeddingTable.load(tmp_path / "out")
     assert torch.equal(table.vectors[0], table.vectors[3])
     assert not torch.equal(table.vectors[0], table.vectors[1])
@@ -359,3 +361,29 @@ class TestShards:
         vectors, encoded = self.run(tmp_path, shard_size=5)
         assert encoded == 20
         assert torch.equal(vectors, self.encode(self.texts))
+
+
+def test_order_by_tokens_is_kept_with_the_shards(tmp_path):
+    """Asked for once; and shards of another order are not taken for these."""
+    from recbole_llmemb.encode.shards import encode_in_shards
+
+    texts = ["a", "bbbb", "cc", "ddd"]
+    asked, encoded = [], []
+
+    def lengths(texts):
+        asked.append(len(texts))
+        return [9, 1, 3, 2]
+
+    def encode(texts):
+        encoded.extend(texts)
+        return torch.tensor([[float(ord(text[0]))] for text in texts])
+
+    for _ in range(2):
+        vectors, _ = encode_in_shards(texts, encode, tmp_path, "k", 2, 2, lengths=lengths)
+        assert vectors.flatten().tolist() == [97, 98, 99, 100]
+    assert asked == [4] and encoded == ["a", "cc", "ddd", "bbbb"]
+    (tmp_path / "order.safetensors").write_bytes(b"half")
+    other, again = encode_in_shards(
+        texts, encode, tmp_path, "k", 2, 2, lengths=lambda texts: [1, 2, 3, 4]
+    )
+    assert other.flatten().tolist() == [97, 98, 99, 100] and again == 4

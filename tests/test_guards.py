@@ -7,15 +7,16 @@ import pytest
 from recbole_llmemb import pipeline, teacher
 from recbole_llmemb.data.hooks import _our_loader
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.registry import MODELS
+from recbole_llmemb.registry import model_class
 
 
 def test_a_backbone_that_sees_the_future_is_refused_in_sequence_mode(tiny_config, monkeypatch):
-    config = tiny_config()
-    monkeypatch.setattr(MODELS["LLMEmbSASRec"], "causal", False)
+    assert tiny_config()["train_mode"] == "sequence"
+    monkeypatch.setattr(model_class("LLMEmbSASRec"), "causal", False)
     with pytest.raises(UserError, match="LLMEmbSASRec is not causal.*train_mode: prefix"):
-        _our_loader(config, "train")
-    assert _our_loader(tiny_config(train_mode="prefix"), "train") is None
+        tiny_config(train_mode="sequence")
+    assert tiny_config()["train_mode"] == "prefix"
+    assert _our_loader(tiny_config(), "train") is None
 
 
 def test_two_runs_train_one_teacher(tiny_config, monkeypatch):

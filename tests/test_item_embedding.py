@@ -6,13 +6,13 @@ from item_layers import MIDDLE, SIZE, WIDTH, close, draw, make, naive
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.model import item_embedding as module  # isort: skip
-from recbole_llmemb.model.item_embedding import (  # isort: skip
+from recbole_llmemb.model import adapters as module  # isort: skip
+from recbole_llmemb.model.adapters import (  # isort: skip
     LinearAdapter,
     NoAdapter,
-    TableItemEmbedding,
     merging_is_cheaper,
 )
+from recbole_llmemb.model.item_embedding import TableItemEmbedding  # isort: skip
 
 
 @pytest.mark.parametrize("merged", [True, False])

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from recbole_llmemb.model.item_embedding import LinearAdapter, NoAdapter, TableItemEmbedding
+from recbole_llmemb.model import table_dtype
+from recbole_llmemb.model.adapters import LinearAdapter, NoAdapter
+from recbole_llmemb.model.item_embedding import TableItemEmbedding
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -35,3 +37,27 @@ def test_without_an_adapter_half_precision_rows_become_float():
     table[0] = 0
     module = TableItemEmbedding(table, NoAdapter(), 4)
     torch.testing.assert_close(module(torch.tensor([3, 0])), table[[3, 0]].float())
+
+
+@pytest.mark.parametrize(
+    ("setting", "width", "native", "expected"),
+    [
+        (None, 1024, True, torch.float32),
+        (None, 1025, True, torch.bfloat16),
+        (None, 1536, False, torch.float32),  # emulated products are slower than float32's
+        ("float32", 4096, True, torch.float32),
+        ("float16", 8, False, torch.float16),
+    ],
+)
+def test_wide_tables_are_kept_in_bfloat16_where_it_is_fast(
+    setting, width, native, expected, monkeypatch
+):
+    monkeypatch.setattr(table_dtype, "multiplies_bfloat16", lambda device: native)
+    assert table_dtype.table_dtype(setting, width, "cpu") == expected
+
+
+def test_an_old_torch_or_cpu_counts_as_without_bfloat16(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    assert not table_dtype.multiplies_bfloat16("cpu")
+    assert not table_dtype.multiplies_bfloat16("meta")

@@ -4,6 +4,8 @@ A page names a file in a line of its own:
 
 ``<!-- keys: overall.yaml -->``
     The reference of a settings file in ``properties/``, made from its comments.
+``<!-- backbones: served -->``, ``<!-- backbones: refused -->``
+    RecBole's sequential models as the package declares them.
 ``<!-- measured: _generated/beauty.md -->``
     A Markdown file (a table that a benchmark printed), if it is there.
 ``<!-- measured-text: ../benchmarks/results/*.txt -->``
@@ -23,7 +25,7 @@ import yaml
 DOCS = Path(__file__).resolve().parents[1]
 PROPERTIES = DOCS.parent / "properties"
 
-_MARKER = re.compile(r"^<!-- (keys|measured|measured-text): (\S+) -->$", re.MULTILINE)
+_MARKER = re.compile(r"^<!-- (keys|backbones|measured|measured-text): (\S+) -->$", re.MULTILINE)
 _COMMENT = re.compile(r"\((?P<type>[^)]*)\)\s+(?P<text>\S.*)")
 _KEY = re.compile(r"[A-Za-z_]\w*(?=:)")
 
@@ -89,6 +91,29 @@ def render_keys(path: Path) -> str:
     return "\n\n".join(blocks)
 
 
+def render_backbones(backbones: dict, refused: bool) -> str:
+    """The Markdown table of RecBole's sequential models, served or refused."""
+    if refused:
+        rows = [f"| {n} | {t.refused}. |" for n, t in backbones.items() if t.refused]
+        return "\n".join(["| model | why not |", "|---|---|", *rows])
+    rows = []
+    for name, traits in backbones.items():
+        if traits.refused:
+            continue
+        cut = {"always": "yes", "zero": "table", "never": "no"}[traits.trims]
+        cells = [
+            f"`LLMEmb{name}`",
+            "sequence, prefix" if traits.in_one_pass else "prefix",
+            ", ".join(traits.losses),
+            "yes" if traits.similarity else "no",
+            "no" if traits.cloze else cut,
+            "; ".join([*["features"] * traits.features, *[traits.note] * bool(traits.note)]),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    titles = "| model | `train_mode` | `loss_type` | similarity | `prefix_trim` | note |"
+    return "\n".join([titles, "|---|---|---|---|---|---|", *rows])
+
+
 def expand(text: str, used: set | None = None) -> str:
     """Replace the markers in a page's text.
 
@@ -106,6 +131,11 @@ def expand(text: str, used: set | None = None) -> str:
         if kind == "keys":
             used.add(PROPERTIES / name)
             return render_keys(PROPERTIES / name)
+        if kind == "backbones":
+            from recbole_llmemb.model import backbones
+
+            used.add(Path(backbones.__file__))
+            return render_backbones(backbones.BACKBONES, refused=name == "refused")
         files = sorted(DOCS.glob(name)) if "*" in name else [DOCS / name]
         files = [file for file in files if file.is_file()]
         used.update(files)

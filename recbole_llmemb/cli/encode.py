@@ -44,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     encoder = parser.add_argument_group("encoder")
     encoder.add_argument("--encoder", help="path or Hugging Face id (default: all-MiniLM-L6-v2)")
+    encoder.add_argument("--adapter", help="LoRA adapter directory of recbole-llm scft, or peft's")
     encoder.add_argument("--pooling", choices=("mean", "last"), help="default: the encoder's own")
     encoder.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
     encoder.add_argument(
@@ -146,6 +147,7 @@ def _encode(options: argparse.Namespace) -> int:
         max_length=options.max_length,
         normalize=options.normalize,
         trust_remote_code=options.trust_remote_code,
+        adapter=options.adapter or known.get("llm_adapter"),
         pca_dim=options.pca_dim,
         batch_size=options.batch_size,
         device=options.device,

@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "run": "train and rank a model, doing before it whatever is missing (the default)",
     "encode": "turn item text into an embedding table, or import one",
+    "scft": "fine-tune an encoder on a dataset's items before (stage 1 of LLMEmb)",
 }
 
 

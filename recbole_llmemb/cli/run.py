@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import textwrap
 from time import perf_counter
 
 from recbole_llmemb.errors import UserError
@@ -16,6 +17,7 @@ collaborative teacher are built first if the cache does not have them.
   --model         {models}, or any RecBole model
   --dataset       the dataset's name (default: ml-100k, which RecBole carries)
   --data_path     the folder that holds the dataset's folder (default: dataset/)
+  --preset        a variant of items and scores: {presets}
   --config_files  RecBole property files, separated by spaces; later ones win
   --result_json   where to write the results for scripts
   --KEY=VALUE     any configuration key of ours or RecBole's
@@ -54,9 +56,11 @@ def parse(argv: list[str]) -> dict:
 
 def main(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
-        from recbole_llmemb.registry import MODELS
+        from recbole_llmemb.config import properties_folder
+        from recbole_llmemb.registry import names
 
-        print(HELP.format(models=", ".join(MODELS)))
+        presets = sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
+        print(HELP.format(models=_wrapped(names()), presets=", ".join(presets)))
         return 0
     typed = parse(argv)
     execute(typed)
@@ -83,17 +87,23 @@ def execute(typed: dict, report=print) -> dict:
     from recbole.utils import init_logger
 
     from recbole_llmemb import pipeline, results
-    from recbole_llmemb.config import make_config
+    from recbole_llmemb.config import make_config, preset_file
+    from recbole_llmemb.model.backbones.settings import look_up
     from recbole_llmemb.registry import is_ours
 
     started = perf_counter()
     typed = dict(typed)
     files = str(typed.pop("config_files", None) or "").split()
+    if typed.get("preset"):  # below the files, which may say otherwise
+        files.insert(0, str(preset_file(typed["preset"])))
+    typed.pop("preset", None)
     result_json = typed.pop("result_json", None)
     if result_json:
         results.check_writable(result_json)
     model_name = typed.pop("model", None)
     dataset_name = typed.pop("dataset", None) or _dataset_in(files) or "ml-100k"
+    if isinstance(model_name, type):
+        model_name = look_up(model_name).__name__
     if not isinstance(model_name, str):
         raise UserError("No model is named; add --model=LLMEmbSASRec, for example.")
     config = make_config(model_name, str(dataset_name), files, typed, strict=typed)
@@ -114,15 +124,17 @@ def execute(typed: dict, report=print) -> dict:
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
         f"{len(train):,} training targets"
     )
-    if is_ours(model_name) and config["item_embedding"] == "table":
+    if is_ours(model_name) and config["item_embedding"] != "id" and config["item_input"] != "text":
+        from recbole_llmemb.model.item_layer import has_learnt_adapter
         from recbole_llmemb.model.sources import item_table
 
         # Matched here already: a table that does not fit is refused before the teacher.
-        stage("encode", "item table", lambda: item_table(config, data.dataset, report))
-        if config["align_weight"]:
+        size = item_embedding_size(config)
+        narrow = None if has_learnt_adapter(config) else size
+        stage("encode", "item table", lambda: item_table(config, data.dataset, report, narrow))
+        if config["align_weight"] and size:  # else whoever builds the model finds it out
             from recbole_llmemb.teacher import ensure_teacher
 
-            size = item_embedding_size(config)
             stage("teacher", config["align_teacher"], lambda: ensure_teacher(config, size, report))
     model, trainer = pipeline.build(config, data)
     report(
@@ -168,6 +180,11 @@ def execute(typed: dict, report=print) -> dict:
 def item_embedding_size(config) -> int:
     """Size of a backbone's item embeddings, which not every backbone calls hidden_size."""
     return config["embedding_size"] or config["hidden_size"]
+
+
+def _wrapped(words):
+    """Words with commas between them, in lines that fit behind an option's name."""
+    return textwrap.fill(", ".join(words), 78, subsequent_indent=" " * 18).lstrip()
 
 
 def _dataset_in(files):

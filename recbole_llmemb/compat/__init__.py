@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from recbole_llmemb.compat import datasets, imports, models, training
+from recbole_llmemb.compat import datasets, folders, imports, models, training
 from recbole_llmemb.errors import UserError
 
 _applied = False
@@ -42,6 +42,7 @@ def apply() -> None:
         imports.restore_distutils_for_thop()
         imports.spare_absent_libraries()
         imports.defer_ray()
+        folders.let_folders_exist()
         datasets.restore_pandas_habits()
         datasets.read_files_in_c()
         datasets.copy_read_only_columns()

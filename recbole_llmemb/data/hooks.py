@@ -5,8 +5,7 @@ from __future__ import annotations
 import recbole.data.utils as recbole_data
 from recbole.utils import EvaluatorType
 
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.registry import MODELS, is_ours
+from recbole_llmemb.registry import is_ours, model_class
 
 
 def install():
@@ -18,6 +17,9 @@ def install():
     def get_dataloader(config, phase):
         if not is_ours(config["model"]):
             return original(config, phase)
+        own = getattr(model_class(config["model"]), "own_loader", None)
+        if own is not None:
+            return own(config, phase, lambda: _our_loader(config, phase) or original(config, phase))
         return _our_loader(config, phase) or original(config, phase)
 
     get_dataloader.knows_llmemb = True
@@ -26,21 +28,15 @@ def install():
 
 def _our_loader(config, phase):
     from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
+    from recbole_llmemb.data.prefixes import TrimmedTrainDataLoader
     from recbole_llmemb.evaluation.fullsort import LengthSortedFullSortEvalDataLoader
     from recbole_llmemb.evaluation.negatives import candidate_eval_loader
 
     if phase == "train":
         if config["train_mode"] == "prefix":
-            return None
-        model = MODELS[config["model"]]
-        if model.causal:
-            return SequenceTrainDataLoader
-        if model.extra_rows:  # a mask: there is a cloze task to train on instead
-            return ClozeTrainDataLoader
-        raise UserError(
-            f"{config['model']} is not causal, so a pass over a whole sequence would show it its "
-            "targets; set train_mode: prefix."
-        )
+            return TrimmedTrainDataLoader if config["prefix_trim"] else None
+        cloze = model_class(config["model"]).cloze
+        return ClozeTrainDataLoader if cloze else SequenceTrainDataLoader
     if config["eval_type"] == EvaluatorType.VALUE:
         return None  # AUC and its like score rows, they rank nothing
     mode = config["eval_args"]["mode"][phase]

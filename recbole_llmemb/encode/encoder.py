@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from recbole_llmemb.encode.adapter import Adapter, load_adapter
 from recbole_llmemb.encode.source import EncoderSource
 from recbole_llmemb.errors import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_TOKENIZED = 4096
 _POOLING_MODES = {"mean": "mean", "last": "lasttoken"}
 
 
@@ -80,11 +83,14 @@ class Encoder:
         Texts per forward pass.
     trust_remote_code : bool
         Run code that comes with the model. Only for models whose code was read.
+    adapter : Adapter, optional
+        Low-rank changes to the model's weights; the rest of its pipeline stays.
 
     Raises
     ------
     UserError
-        When the model cannot be loaded, has no pooling to change, or has no token to pad with.
+        When the model or the adapter cannot be loaded, it has no pooling to change, or has no
+        token to pad with.
     """
 
     def __init__(
@@ -97,20 +103,20 @@ class Encoder:
         normalize: bool = False,
         batch_size: int = 32,
         trust_remote_code: bool = False,
+        adapter: Adapter | None = None,
     ):
         check_options(pooling, dtype)
         self.devices = choose_devices(device)
         self.batch_size = batch_size
         self.dtype = DTYPES[dtype]
         self._pool = None
-        model = _load(source, self.dtype, self.devices[0], trust_remote_code)
-        has_own_pipeline = _has_modules_file(source)
-        if pooling is not None or not has_own_pipeline:
-            _set_pooling(model, pooling or "mean", source.name)
         self._normalize = normalize
-        if max_length is not None:
-            model.max_seq_length = max_length
-        _prepare_tokenizer(model, source.name)
+        model = load_pipeline(
+            source, pooling, self.dtype, self.devices[0], max_length, trust_remote_code
+        )
+        if adapter is not None:
+            with quiet_loading():
+                load_adapter(model, adapter.path, source.name)
         self.model = model.eval()
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
@@ -139,6 +145,18 @@ class Encoder:
         # A copy: what inference mode made could not be written to.
         return torch.as_tensor(vectors).cpu().to(self.dtype).clone()
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, cut where the model cuts it; characters without a tokenizer."""
+        tokenizer = getattr(self.model, "tokenizer", None)
+        if not hasattr(tokenizer, "padding_side"):
+            return [len(text) for text in texts]
+        longest = self.model.max_seq_length
+        found = []
+        for start in range(0, len(texts), _TOKENIZED):  # as lists they take memory
+            ids = tokenizer(list(texts[start : start + _TOKENIZED]), verbose=False)["input_ids"]
+            found += [min(len(one), longest or len(one)) for one in ids]
+        return found
+
     def close(self) -> None:
         """Let go of the model: its processes, and the memory of its device, for training."""
         if self._pool is not None:
@@ -150,31 +168,64 @@ class Encoder:
 
 
 @contextlib.contextmanager
-def _quiet_loading():
-    """No "Loading weights" bar of transformers in the middle of our own report."""
+def quiet_loading():
+    """No bar of transformers about loading or saving in the middle of our own report."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers' to its developers
+            yield
     finally:
         if was_on:
             logging.enable_progress_bar()
 
 
-def _load(source: EncoderSource, dtype: torch.dtype, device: str, trust_remote_code: bool):
+def load_pipeline(
+    source: EncoderSource,
+    pooling: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+    model_options: dict[str, Any] | None = None,
+):
+    """An encoder as a SentenceTransformer with the pooling asked for, ready to be padded.
+
+    Parameters
+    ----------
+    model_options : dict, optional
+        More for transformers' ``from_pretrained``; the others are as of :class:`Encoder`.
+
+    Raises
+    ------
+    UserError
+        See :class:`Encoder`.
+    """
+    options = {"dtype": dtype, **(model_options or {})}
+    model = _load(source, options, device, trust_remote_code)
+    if pooling is not None or not _has_modules_file(source):
+        _set_pooling(model, pooling or "mean", source.name)
+    if max_length is not None:
+        model.max_seq_length = max_length
+    _prepare_tokenizer(model, source.name)
+    return model
+
+
+def _load(source: EncoderSource, options: dict[str, Any], device: str, trust_remote_code: bool):
     from sentence_transformers import SentenceTransformer
 
     try:
-        with _quiet_loading():
+        with quiet_loading():
             return SentenceTransformer(
                 source.location,
                 revision=None if source.is_directory else source.revision,
                 local_files_only=source.offline,
                 device=device,
                 trust_remote_code=trust_remote_code,
-                model_kwargs={"dtype": dtype},
+                model_kwargs=options,
             )
     except Exception as error:  # loaders of many libraries, each with its own errors
         reason = " ".join(str(error).split())[:300].rstrip(".")

@@ -46,6 +46,10 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
     TableError
         When the table given cannot be used.
     """
+    if _get(config, "scft"):
+        from recbole_llmemb.scft import ensure_adapter
+
+        config = Overlay(config, llm_adapter=ensure_adapter(config, report), scft=False)
     given = _get(config, "llm_table")
     pca_dim = _number(config, "llm_pca_dim")
     if given:
@@ -109,6 +113,7 @@ def job_from_config(config: Mapping[str, Any]) -> EncodeJob:
         max_length=_number(config, "llm_max_length"),
         normalize=bool(_get(config, "llm_normalize")),
         trust_remote_code=bool(_get(config, "llm_trust_remote_code")),
+        adapter=_get(config, "llm_adapter"),
         batch_size=_number(config, "llm_batch_size") or DEFAULT_BATCH_SIZE,
         device=device,
     )
@@ -139,10 +144,20 @@ def _reduced(source: Path, dim: int, cache: Path, stem: str, report: Callable[[s
 def _is_reduction(out: Path, fingerprint: str, dim: int) -> bool:
     try:
         pca = read_manifest(out).get("pca") or {}
-        EmbeddingTable.load(out, expected_width=dim)
+        table = EmbeddingTable.load(out, expected_width=dim)
     except TableError:
         return False
-    return pca.get("source_fingerprint") == fingerprint
+    return pca.get("source_fingerprint") == fingerprint and table.projection is not None
+
+
+class Overlay:
+    """A configuration with other values for some keys, and None for those that are missing."""
+
+    def __init__(self, config: Mapping[str, Any], **values: Any):
+        self._config, self._values = config, values
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key] if key in self._values else _get(self._config, key)
 
 
 def _get(config: Mapping[str, Any], key: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from recbole_llmemb.encode.adapter import Adapter, find_adapter
 from recbole_llmemb.encode.encoder import Encoder, check_options
 from recbole_llmemb.encode.items import ItemText, read_items
 from recbole_llmemb.encode.prompts import DEFAULT_INSTRUCTION, DEFAULT_MAX_CHARS, item_prompts
@@ -54,6 +55,7 @@ class EncodeJob:
     max_length: int | None = None
     normalize: bool = False
     trust_remote_code: bool = False
+    adapter: str | os.PathLike | None = None
     pca_dim: int | None = None
     batch_size: int = DEFAULT_BATCH_SIZE
     device: Any = None
@@ -78,7 +80,16 @@ class EncodeJob:
             )
             instruction = DEFAULT_INSTRUCTION if self.prompt is None else self.prompt
             texts = item_prompts(items.attributes, instruction, self.value_max_chars)
-            self._prepared = _Prepared(items, instruction, texts, find_encoder(self.encoder))
+            source = find_encoder(self.encoder)
+            pooling, max_length, adapter = self.pooling, self.max_length, None
+            if self.adapter:  # what it was trained with, unless told otherwise
+                adapter = find_adapter(self.adapter)
+                adapter.check(source.identity, source.name, pooling)
+                pooling = pooling or adapter.manifest.get("pooling")
+                max_length = max_length or adapter.manifest.get("max_length")
+            self._prepared = _Prepared(
+                items, instruction, texts, source, pooling, max_length, adapter
+            )
         return self._prepared
 
     @property
@@ -88,12 +99,14 @@ class EncodeJob:
         facts = {
             "texts": ready.texts_hash,
             "encoder": ready.source.identity,
-            "pooling": self.pooling or ready.source.own_pooling(),
+            "pooling": ready.pooling or ready.source.own_pooling(),
             "dtype": self.dtype,
-            "max_length": self.max_length,
+            "max_length": ready.max_length,
             "normalize": self.normalize,
             "pca_dim": self.pca_dim,
         }
+        if ready.adapter:  # without one, as before there were any
+            facts["adapter"] = ready.adapter.fingerprint
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
 
 
@@ -103,6 +116,9 @@ class _Prepared:
     instruction: str
     texts: list[str]
     source: EncoderSource
+    pooling: str | None = None
+    max_length: int | None = None
+    adapter: Adapter | None = None
 
     @property
     def texts_hash(self) -> str:
@@ -177,7 +193,7 @@ def run_job(
     table = _find(job, out)
     hit = table is not None
     if not hit:
-        with _turn(out):
+        with turn(out):
             table = _find(job, out)
             hit = table is not None
             if not hit:
@@ -197,14 +213,20 @@ def run_job(
 
 
 @contextlib.contextmanager
-def _turn(out: Path) -> Iterator[None]:
-    """Wait until no other process is making this table. The lock dies with its process."""
+def turn(out: Path, what: str = "table") -> Iterator[None]:
+    """Wait until no other process is making this directory. The lock dies with its process.
+
+    Raises
+    ------
+    UserError
+        When its folder cannot be written.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out.parent / f".{out.name}.lock")
         lock.acquire()
     except OSError as error:
-        raise UserError(f"The table {out} cannot be written: {error}.") from error
+        raise UserError(f"The {what} {out} cannot be written: {error}.") from error
     try:
         yield
     finally:
@@ -228,7 +250,7 @@ def _build(
     bare = sum(not attributes for attributes in ready.items.attributes)
     if bare:
         report(f"table: {bare} items have no text and share one vector")
-    encoder = _LazyEncoder(job, ready.source)
+    encoder = _LazyEncoder(job, ready)
     try:
         vectors, encoded = encode_in_shards(
             unique,
@@ -236,8 +258,11 @@ def _build(
             work=out.parent / f".{out.name}.work-{job.key}",
             key=job.key,
             shard_size=job.shard_size,
-            step=4 * job.batch_size,
+            # One batch, as the library would sort a call's texts again by another length; with
+            # several devices, some batches for each.
+            step=job.batch_size * (4 if "," in str(job.device) else 1),
             describe=lambda i: f"of item {token_of[unique[i]]!r}",
+            lengths=encoder.lengths,
         )
     finally:
         encoder.close()
@@ -253,13 +278,18 @@ def _build(
 
 
 def _manifest(job: EncodeJob, ready: _Prepared) -> dict[str, Any]:
+    adapter = {}
+    if ready.adapter:
+        facts = {"path": str(ready.adapter.path), "fingerprint": ready.adapter.fingerprint}
+        adapter = {"adapter": facts}
     return {
         "encoder": ready.source.name,
         "revision": ready.source.revision,
-        "pooling": job.pooling or ready.source.own_pooling() or "the encoder's own",
+        **adapter,
+        "pooling": ready.pooling or ready.source.own_pooling() or "the encoder's own",
         "normalize": job.normalize,
         "encoder_dtype": job.dtype,
-        "max_length": job.max_length,
+        "max_length": ready.max_length,
         "prompt": ready.instruction,
         "fields": ready.items.fields,
         "value_max_chars": job.value_max_chars,
@@ -272,23 +302,30 @@ def _manifest(job: EncodeJob, ready: _Prepared) -> dict[str, Any]:
 class _LazyEncoder:
     """An encoder that is loaded at its first text: a job whose shards are all there needs none."""
 
-    def __init__(self, job: EncodeJob, source: EncoderSource):
-        self._job, self._source, self._encoder = job, source, None
+    def __init__(self, job: EncodeJob, ready: _Prepared):
+        self._job, self._ready, self._encoder = job, ready, None
 
     def __call__(self, texts: Sequence[str]):
+        return self._loaded().encode(texts)
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        return self._loaded().lengths(texts)
+
+    def _loaded(self) -> Encoder:
         if self._encoder is None:
-            job = self._job
+            job, ready = self._job, self._ready
             self._encoder = Encoder(
-                self._source,
-                pooling=job.pooling,
+                ready.source,
+                pooling=ready.pooling,
                 dtype=job.dtype,
                 device=job.device,
-                max_length=job.max_length,
+                max_length=ready.max_length,
                 normalize=job.normalize,
                 batch_size=job.batch_size,
                 trust_remote_code=job.trust_remote_code,
+                adapter=ready.adapter,
             )
-        return self._encoder.encode(texts)
+        return self._encoder
 
     def close(self) -> None:
         if self._encoder is not None:

@@ -26,6 +26,7 @@ def encode_in_shards(
     shard_size: int = DEFAULT_SHARD_SIZE,
     step: int = 128,
     describe: Callable[[int], str] = "text {}".format,
+    lengths: Callable[[Sequence[str]], Sequence[int]] | None = None,
 ) -> tuple[torch.Tensor, int]:
     """Encode texts, keeping finished shards in a work directory.
 
@@ -49,6 +50,9 @@ def encode_in_shards(
         Texts per call of ``encode``.
     describe : callable
         Names text i in an error message.
+    lengths : callable, optional
+        Lengths of texts as the encoder sees them, in tokens; by default in characters. Asked for
+        once, as the order is kept with the shards.
 
     Returns
     -------
@@ -62,13 +66,13 @@ def encode_in_shards(
     UserError
         When the encoder returns NaN or infinity, or a shard cannot be written.
     """
-    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i]))
-    # The cut decides which texts a shard holds, so it is part of what a shard must match.
-    key = f"{key}/{shard_size}"
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"The work directory {work} cannot be made: {error}.") from error
+    order = _order(texts, work, key, lengths)
+    # Order and cut decide which texts a shard holds, so they are part of what it must match.
+    key = f"{key}/{shard_size}/{_digest(torch.tensor(order))}"
     starts = range(0, len(order), shard_size)
     paths = [work / f"shard-{number:05d}.safetensors" for number in range(len(starts))]
     parts: list[torch.Tensor | None] = [
@@ -99,6 +103,25 @@ def encode_in_shards(
     vectors = torch.empty_like(ordered)
     vectors[torch.tensor(order)] = ordered
     return vectors, encoded
+
+
+def _order(
+    texts: Sequence[str],
+    work: Path,
+    key: str,
+    lengths: Callable[[Sequence[str]], Sequence[int]] | None,
+) -> list[int]:
+    """Numbers of the texts, longest first; kept in the work directory when it costs something."""
+    if lengths is None:
+        return sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i]))
+    path = work / "order.safetensors"
+    kept = _read_shard(path, key, rows=len(texts))
+    if kept is not None:
+        return kept.flatten().tolist()
+    sizes = lengths(texts)
+    order = sorted(range(len(texts)), key=lambda i: (-sizes[i], texts[i]))
+    _write_shard(path, key, torch.tensor(order).unsqueeze(1))
+    return order
 
 
 def _check_finite(

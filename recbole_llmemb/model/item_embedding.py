@@ -1,7 +1,4 @@
-"""The layer that stands where a RecBole model has its item embedding.
-
-LLMEmb (arXiv 2409.19925, §3.3): e = W₂(W₁z + b₁) + b₂ with z the frozen table row.
-"""
+"""The layer that stands where a RecBole model has its item embedding."""
 
 from __future__ import annotations
 
@@ -11,57 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-def merging_is_cheaper(rows, width, middle, size):
-    """Whether W₂W₁ first, then one product, needs fewer multiplications than two products.
-
-    Parameters
-    ----------
-    rows : int
-        Table rows the adapter is applied to.
-    width, middle, size : int
-        Sizes of the table, between the two layers, and of the model.
-    """
-    return middle * width * size + rows * width * size < rows * (width * middle + middle * size)
-
-
-class LinearAdapter(nn.Module):
-    """Two linear layers without a non-linearity: one affine map of rank at most ``middle``.
-
-    Because the map is affine, it is applied as the single product with W₂W₁ wherever
-    that is cheaper; autograd then carries the gradients to W₁, b₁, W₂ and b₂ unchanged.
-
-    Parameters
-    ----------
-    width, middle, size : int
-        D → ``middle`` (the paper: D/2) → d.
-    """
-
-    def __init__(self, width, middle, size):
-        super().__init__()
-        self.down = nn.Linear(width, middle)
-        self.up = nn.Linear(middle, size)
-
-    def forward(self, rows):
-        """Adapt table rows ``(n, D)`` to item embeddings ``(n, d)``."""
-        down, up = self.down, self.up
-        sizes = (down.in_features, down.out_features, up.out_features)
-        half = rows.dtype != down.weight.dtype
-        if not half and not merging_is_cheaper(len(rows), *sizes):
-            return up(down(rows))
-        weight, bias = up.weight @ down.weight, F.linear(down.bias, up.weight, up.bias)
-        if not half:
-            return F.linear(rows, weight, bias)
-        # A table kept in half precision is multiplied in it; what comes out is not.
-        return F.linear(rows, weight.to(rows.dtype)).to(bias.dtype) + bias
-
-
-class NoAdapter(nn.Module):
-    """Table rows that are item embeddings as they are, in the model's number format."""
-
-    def forward(self, rows):
-        """``(n, d)`` to ``(n, d)``."""
-        return rows.float()
+from recbole_llmemb.errors import UserError
 
 
 class TableItemEmbedding(nn.Module):
@@ -87,9 +34,13 @@ class TableItemEmbedding(nn.Module):
     freeze : bool
         Whether the table stays as it is. A frozen table is not part of the state dict:
         checkpoints refer to it by path and fingerprint.
+    offsets : ItemOffsets, optional
+        What items have learnt for themselves; added to the adapted rows.
+    prepare : nn.Sequential of Affine, optional
+        How ``table`` was made from the vectors that :meth:`embed` is given.
     """
 
-    def __init__(self, table, adapter, size, extra_rows=0, freeze=True):
+    def __init__(self, table, adapter, size, extra_rows=0, freeze=True, offsets=None, prepare=None):
         super().__init__()
         self.num_embeddings = len(table) + extra_rows
         self.embedding_dim = size
@@ -98,7 +49,7 @@ class TableItemEmbedding(nn.Module):
             self.register_buffer("table", table, persistent=False)
         else:
             self.table = nn.Parameter(table)
-        self.adapter = adapter
+        self.adapter, self.offsets, self.prepare = adapter, offsets, prepare
         self.extra = nn.Parameter(torch.randn(extra_rows, size) * 0.02) if extra_rows else None
         # Where an item's row lies in the rows of the current step.
         self.register_buffer(
@@ -116,6 +67,8 @@ class TableItemEmbedding(nn.Module):
 
     def _all_rows(self):
         items = self.adapter(self.table[1:])
+        if self.offsets is not None:
+            items = items + self.offsets()[1:]
         parts = [items.new_zeros(1, self.embedding_dim), items]
         if self.extra is not None:
             parts.append(self.extra.to(items.dtype))
@@ -123,10 +76,11 @@ class TableItemEmbedding(nn.Module):
 
     def _some_rows(self, ids):
         n_items = len(self.table)
-        if self.extra is None:
-            rows = self.adapter(self.table.index_select(0, ids))
-        else:
-            rows = self.adapter(self.table.index_select(0, ids.clamp(max=n_items - 1)))
+        items = ids if self.extra is None else ids.clamp(max=n_items - 1)
+        rows = self.adapter(self.table.index_select(0, items))
+        if self.offsets is not None:
+            rows = rows + self.offsets(items)
+        if self.extra is not None:
             learnt = self.extra.index_select(0, (ids - n_items).clamp(min=0)).to(rows.dtype)
             rows = torch.where((ids >= n_items).unsqueeze(1), learnt, rows)
         return rows * (ids != 0).unsqueeze(1)
@@ -185,6 +139,33 @@ class TableItemEmbedding(nn.Module):
             self._cached = None
             return self._some_rows(ids.reshape(-1)).view(*ids.shape, -1)
         return F.embedding(ids, self._unchanged_matrix())
+
+    def embed(self, vectors):
+        """Item embeddings of items outside the dataset: the adapter's part, nothing learnt.
+
+        Parameters
+        ----------
+        vectors : torch.Tensor (n, D)
+            As the table that the model was made with has them, before any PCA and whitening.
+
+        Returns
+        -------
+        torch.Tensor (n, d)
+
+        Raises
+        ------
+        UserError
+            Vectors of another width than that table's.
+        """
+        width = len(self.prepare[0].mean) if self.prepare else self.table.shape[1]
+        if vectors.dim() != 2 or vectors.shape[1] != width:
+            raise UserError(
+                f"The vectors to embed are of shape {tuple(vectors.shape)}, the table's are "
+                f"{width} wide; encode the items as the table was."
+            )
+        if self.prepare:
+            vectors = self.prepare(vectors.to(self.table.device))
+        return self.adapter(vectors.to(self.table))
 
     def train(self, mode=True):
         """As for any module."""

@@ -6,9 +6,12 @@ import torch
 from torch import nn
 
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.model.item_embedding import LinearAdapter, NoAdapter, TableItemEmbedding
-from recbole_llmemb.model.sources import item_table
-from recbole_llmemb.model.whitening import whiten
+from recbole_llmemb.model.adapters import LinearAdapter, MLPAdapter, NoAdapter
+from recbole_llmemb.model.item_embedding import TableItemEmbedding
+from recbole_llmemb.model.offsets import ItemOffsets, trained_items
+from recbole_llmemb.model.sources import item_table, table_projection
+from recbole_llmemb.model.table_dtype import table_dtype
+from recbole_llmemb.model.whitening import rescaling, whitening
 
 
 def item_layer(config, dataset, layer, extra_rows=0):
@@ -18,6 +21,7 @@ def item_layer(config, dataset, layer, extra_rows=0):
     ----------
     config : recbole.config.Config
     dataset : recbole.data.dataset.Dataset
+        The training split: items that it has no interaction of get no part of their own.
     layer : torch.nn.Embedding
         The backbone's own.
     extra_rows : int
@@ -33,27 +37,68 @@ def item_layer(config, dataset, layer, extra_rows=0):
     UserError
         Sizes that do not fit each other, or any refusal of the table.
     """
-    if config["item_embedding"] == "id":
+    kind = config["item_embedding"]
+    if kind == "id":
         return layer
-    size = layer.embedding_dim
-    table = item_table(config, dataset)
-    width, middle = table.shape[1], config["adapter_hidden_size"]
-    if middle == 0:
-        if width != size:
-            raise UserError(
-                f"adapter_hidden_size is 0 (no adapter), but the table is {width} wide and the "
-                f"model's item embeddings {size}; set llm_pca_dim: {size} or use an adapter."
-            )
-        if not config["llm_freeze"]:
-            # Nothing is left between the model and the table: RecBole's own layer.
-            learnt = torch.randn(extra_rows, size) * 0.02
-            weight = torch.cat([table, learnt])
-            return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
-        adapter = NoAdapter()
+    size, freeze = layer.embedding_dim, config["llm_freeze"]
+    narrow = not has_learnt_adapter(config)
+    table = item_table(config, dataset, size=size if narrow else None)
+    if narrow and table.shape[1] != size:
+        raise UserError(_does_not_fit(config, table.shape[1], size))
+    prepare = _preparation(config, table, narrow)
+    if prepare is not None:
+        table, prepare = prepare.of_table(table), prepare.float()
+    if narrow and not freeze:
+        # Nothing is left between the model and the table: RecBole's own layer.
+        learnt = torch.randn(extra_rows, size) * 0.02
+        weight = torch.cat([table, learnt])
+        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
+    adapter = _adapter(config, table.shape[1], size)
+    if freeze:
+        kept = table_dtype(config["llm_table_dtype"], table.shape[1], config["device"])
+        # A checkpoint says what was used: another machine would choose for itself.
+        config["llm_table_dtype"] = str(kept).removeprefix("torch.")
+        table = table.to(kept)
+    offsets = None
+    if kind in ("both", "residual"):
+        own = layer.weight.detach()[: len(table)].clone()
+        own = own if kind == "both" else torch.zeros_like(own)
+        offsets = ItemOffsets(own, trained_items(dataset))
+    steps = [step for step in (table_projection(config), prepare) if step is not None]
+    prepare = nn.Sequential(*steps)
+    return TableItemEmbedding(table, adapter, size, extra_rows, freeze, offsets, prepare)
+
+
+def has_learnt_adapter(config):
+    """Whether a layer with parameters stands between the table and the model."""
+    kind = config["adapter"] or "linear"
+    return kind in ("linear", "mlp") and config["adapter_hidden_size"] != 0
+
+
+def _adapter(config, width, size):
+    if not has_learnt_adapter(config):
+        return NoAdapter()
+    middle = config["adapter_hidden_size"] or max(1, width // 2)
+    if config["adapter"] == "mlp":
+        return MLPAdapter(width, middle, size, config["adapter_dropout"] or 0.0)
+    return LinearAdapter(width, middle, size)
+
+
+def _preparation(config, table, narrow):
+    """What is done to the table before the adapter, or None."""
+    if narrow and config["adapter"] != "whitening":
+        std = config["llm_init_std"]
+        return rescaling(table, std) if std else None
+    return whitening(table, config["llm_whiten"]) if config["llm_whiten"] else None
+
+
+def _does_not_fit(config, width, size):
+    if config["adapter_hidden_size"] == 0:
+        why = "adapter_hidden_size is 0 (no adapter)"
     else:
-        if config["llm_whiten"]:
-            table = whiten(table, config["llm_whiten"])
-        adapter = LinearAdapter(width, middle or max(1, width // 2), size)
-    if config["llm_freeze"]:
-        table = table.to(getattr(torch, config["llm_table_dtype"] or "float32"))
-    return TableItemEmbedding(table, adapter, size, extra_rows, config["llm_freeze"])
+        why = f"adapter is {config['adapter']!r}"
+    change = f"set llm_pca_dim: {size}" if width > size else "use a wider table"
+    return (
+        f"{why}, but the table is {width} wide and the model's item embeddings {size}; "
+        f"{change} or use an adapter."
+    )

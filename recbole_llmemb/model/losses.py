@@ -16,7 +16,7 @@ except ImportError:
 _CHUNK = (1_500_000, 64_000_000)
 
 
-def item_cross_entropy(states, items, targets, bias=None):
+def item_cross_entropy(states, items, targets, bias=None, padding=False):
     """Cross-entropy of the target against all items (RecBole's ``CE``).
 
     Parameters
@@ -24,19 +24,22 @@ def item_cross_entropy(states, items, targets, bias=None):
     states : torch.Tensor (n, d)
         What the model predicts with.
     items : torch.Tensor (n_items, d)
-        All item embeddings; row 0 is padding, which is no candidate.
+        All item embeddings; row 0 is padding.
     targets : torch.LongTensor (n,)
         Item ids, never 0.
     bias : torch.Tensor (n_items,), optional
         Added to the scores.
+    padding : bool
+        Whether padding is a candidate, as it is for RecBole.
 
     Returns
     -------
     torch.Tensor
         Mean over positions.
     """
-    items, targets = items[1:], targets - 1
-    bias = None if bias is None else bias[1:]
+    if not padding:
+        items, targets = items[1:], targets - 1
+        bias = None if bias is None else bias[1:]
     # The chunked form accumulates in one type and pays from a few hundred positions on.
     if (
         LinearCrossEntropyOptions is not None
@@ -63,6 +66,14 @@ def bce_loss(positive, negative):
     Mean over positives plus mean over negatives; shapes as :func:`bpr_loss`.
     """
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+
+class PairwiseBCE(nn.Module):
+    """:func:`bce_loss` in the shape of RecBole's ``BPRLoss``."""
+
+    def forward(self, positive, negative):
+        """As :func:`bce_loss`."""
+        return bce_loss(positive, negative)
 
 
 def _against(positive, negative):

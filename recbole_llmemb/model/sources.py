@@ -7,9 +7,10 @@ from logging import getLogger
 import torch
 
 from recbole_llmemb.errors import TableError, UserError
+from recbole_llmemb.model.whitening import Affine
 
 
-def item_table(config, dataset, report=None):
+def item_table(config, dataset, report=None, size=None):
     """The table's rows in the dataset's item order, matched by item token.
 
     Parameters
@@ -19,6 +20,8 @@ def item_table(config, dataset, report=None):
     dataset : recbole.data.dataset.Dataset
     report : callable, optional
         Told in one line where the table comes from; the log by default.
+    size : int, optional
+        Reduce a wider table to this many columns, unless ``llm_pca_dim`` says to how many.
 
     Returns
     -------
@@ -34,8 +37,14 @@ def item_table(config, dataset, report=None):
     from recbole_llmemb.encode import ensure_table
     from recbole_llmemb.table import EmbeddingTable, match
 
-    path = ensure_table(config, report=report or getLogger().info)
+    report = report or getLogger().info
+    path = ensure_table(config, report=report)
     table = EmbeddingTable.load(path)
+    if size and table.width > size and not config["llm_pca_dim"]:
+        report(f"table: {table.width} wide and no adapter to learn, so llm_pca_dim is {size}")
+        config["llm_pca_dim"] = size  # as a checkpoint will say
+        path = ensure_table(config, report=report)
+        table = EmbeddingTable.load(path)
     needed = config["llm_table_used"]
     if needed and needed["fingerprint"] != table.fingerprint:
         raise TableError(
@@ -47,6 +56,26 @@ def item_table(config, dataset, report=None):
     config["llm_table_used"] = {"path": str(path), "fingerprint": table.fingerprint}
     tokens = dataset.field2id_token[dataset.iid_field]
     return match(table, tokens, missing=config["llm_missing"] or "error", where=str(path))
+
+
+def table_projection(config):
+    """What ``llm_pca_dim`` did to the vectors of the table in use, or None.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        After :func:`item_table` was called with it.
+
+    Returns
+    -------
+    Affine or None
+    """
+    from recbole_llmemb.table.format import read_projection
+
+    if not config["llm_pca_dim"]:
+        return None
+    found = read_projection(config["llm_table_used"]["path"])
+    return None if found is None else Affine(found["mean"], found["matrix"])
 
 
 def teacher_embeddings(config, dataset, size):

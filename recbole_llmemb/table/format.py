@@ -1,4 +1,7 @@
-"""The table on disk: ``embeddings.safetensors``, ``items.txt`` and ``manifest.json``."""
+"""The table on disk: ``embeddings.safetensors``, ``items.txt`` and ``manifest.json``.
+
+A reduced table has ``projection.safetensors`` too: how vectors of the source become its rows.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from recbole_llmemb.errors import TableError
 from recbole_llmemb.table.publish import publish_directory
@@ -21,6 +24,7 @@ FORMAT_VERSION = 1
 VECTORS_FILE = "embeddings.safetensors"
 TOKENS_FILE = "items.txt"
 MANIFEST_FILE = "manifest.json"
+PROJECTION_FILE = "projection.safetensors"
 TENSOR_NAME = "embeddings"
 
 _VERSIONED = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors")
@@ -39,11 +43,15 @@ class EmbeddingTable:
     manifest : dict
         Plain data: encoder, revision, pooling, prompt, fields, dtype, hash of the texts, library
         versions. :meth:`save` adds format version, count, width, dtype and fingerprint.
+    projection : dict of torch.Tensor, optional
+        ``mean`` (S,) and ``matrix`` (S, D): a vector x of the table that this one was reduced
+        from becomes (x − mean)·matrix.
     """
 
     tokens: list[str]
     vectors: torch.Tensor
     manifest: dict[str, Any] = field(default_factory=dict)
+    projection: dict[str, torch.Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -96,6 +104,8 @@ class EmbeddingTable:
         }
         with publish_directory(directory, overwrite=overwrite, is_ours=looks_like_table) as fresh:
             save_file({TENSOR_NAME: vectors}, str(fresh / VECTORS_FILE))
+            if self.projection is not None:
+                save_file(self.projection, str(fresh / PROJECTION_FILE))
             with open(fresh / TOKENS_FILE, "w", encoding="utf-8", newline="") as file:
                 file.writelines(token + "\n" for token in self.tokens)
             with open(fresh / MANIFEST_FILE, "w", encoding="utf-8") as file:
@@ -140,7 +150,7 @@ class EmbeddingTable:
         tokens = _read_tokens(directory / TOKENS_FILE)
         if vectors.dim() == 2:
             _check_fit(manifest, vectors, tokens, where)
-        table = cls(tokens=tokens, vectors=vectors, manifest=manifest)
+        table = cls(tokens, vectors, manifest, read_projection(directory))
         table.validate(where)
         if manifest.get("fingerprint") not in (None, table.fingerprint):
             raise TableError(
@@ -159,7 +169,7 @@ class EmbeddingTable:
 def looks_like_table(directory: Path) -> bool:
     """Whether a directory holds a table (or what is left of one), and nothing else."""
     names = {entry.name for entry in directory.iterdir()}
-    return bool(names) and names <= {VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE}
+    return bool(names) and names <= {VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE, PROJECTION_FILE}
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
@@ -216,6 +226,26 @@ def _read_vectors(path: Path) -> torch.Tensor:
             raise
         raise TableError(
             f"{path} is truncated or damaged ({error}); encode or import the table again."
+        ) from error
+
+
+def read_projection(directory: str | os.PathLike) -> dict[str, torch.Tensor] | None:
+    """What a table was reduced with (:attr:`EmbeddingTable.projection`), if it was.
+
+    Raises
+    ------
+    TableError
+        When its file is damaged.
+    """
+    path = Path(directory) / PROJECTION_FILE
+    if not path.is_file():
+        return None
+    try:
+        found = load_file(str(path))
+        return {name: found[name] for name in ("mean", "matrix")}
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise TableError(
+            f"{path} is truncated or damaged ({error}); reduce the table again."
         ) from error
 
 

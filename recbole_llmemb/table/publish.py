@@ -16,7 +16,10 @@ from recbole_llmemb.errors import TableError
 
 @contextmanager
 def publish_directory(
-    target: Path, overwrite: bool, is_ours: Callable[[Path], bool]
+    target: Path,
+    overwrite: bool,
+    is_ours: Callable[[Path], bool],
+    what: str = "an embedding table",
 ) -> Iterator[Path]:
     """Yield a fresh directory beside ``target`` that becomes ``target`` when the block ends well.
 
@@ -32,18 +35,20 @@ def publish_directory(
     is_ours : callable
         Says whether the directory that is there is one of those that may be replaced. An empty
         one always may.
+    what : str
+        What the directory holds, for messages.
 
     Raises
     ------
     TableError
         When something is at ``target`` that may not be replaced, or it cannot be written.
     """
-    check_target(target, overwrite, is_ours)
+    check_target(target, overwrite, is_ours, what)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     except OSError as error:
-        raise TableError(f"The table {target} cannot be written: {error}.") from error
+        raise TableError(f"{target} cannot be written: {error}.") from error
     try:
         yield fresh
         # mkdtemp and safetensors make private files; a table is as readable as any other file.
@@ -53,17 +58,22 @@ def publish_directory(
             os.chmod(path, 0o666 & allowed)
             _sync(path)
         _sync(fresh)
-        check_target(target, overwrite, is_ours)
+        check_target(target, overwrite, is_ours, what)
         _swap_in(fresh, target)
         _sync(target.parent)
     except (OSError, SafetensorError) as error:
-        raise TableError(f"The table {target} cannot be written: {error}.") from error
+        raise TableError(f"{target} cannot be written: {error}.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def check_target(target: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
-    """Refuse a target that is in the way of a new table.
+def check_target(
+    target: Path,
+    overwrite: bool,
+    is_ours: Callable[[Path], bool],
+    what: str = "an embedding table",
+) -> None:
+    """Refuse a target that is in the way of a new table (or of ``what`` it shall hold).
 
     Raises
     ------
@@ -73,17 +83,16 @@ def check_target(target: Path, overwrite: bool, is_ours: Callable[[Path], bool])
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():
-        raise TableError(f"{target} is not a directory; choose another place for the table.")
+        raise TableError(f"{target} is not a directory; choose another place for {what}.")
     if not any(target.iterdir()):
         return
     if not is_ours(target):
         raise TableError(
-            f"{target} exists and holds something else than an embedding table; "
-            "choose another place for the table."
+            f"{target} exists and holds something else than {what}; choose another place for it."
         )
     if not overwrite:
         raise TableError(
-            f"{target} already holds an embedding table; choose another place, "
+            f"{target} already holds {what}; choose another place, "
             "or ask for it to be overwritten (--overwrite)."
         )
 

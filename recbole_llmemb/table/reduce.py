@@ -23,7 +23,7 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
     EmbeddingTable
         (n, dim), float32, centred. Deterministic: the same table gives the same result. Its
         manifest is the source's with ``pca``: source fingerprint and width, dim, and the share of
-        variance kept.
+        variance kept. Its ``projection`` does the same to vectors of other items.
 
     Raises
     ------
@@ -56,4 +56,8 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
         tokens=list(table.tokens),
         vectors=torch.from_numpy(reduced).float().contiguous(),
         manifest=manifest,
+        projection={
+            "mean": torch.from_numpy(pca.mean_).float().contiguous(),
+            "matrix": torch.from_numpy(pca.components_.T).float().contiguous(),
+        },
     )

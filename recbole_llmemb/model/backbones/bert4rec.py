@@ -1,12 +1,11 @@
 """LLMEmb over BERT4Rec."""
 
 import torch
-from recbole.model.sequential_recommender.bert4rec import BERT4Rec
 
 from recbole_llmemb.model.llmemb import LLMEmbMixin
 
 
-class LLMEmbBERT4Rec(LLMEmbMixin, BERT4Rec):
+class BERT4RecModel(LLMEmbMixin):
     """BERT4Rec (Sun et al., CIKM 2019) over an LLM item table (LLMEmb §3.3).
 
     Not causal: ``train_mode: sequence`` reads each sequence once and predicts the items
@@ -14,14 +13,14 @@ class LLMEmbBERT4Rec(LLMEmbMixin, BERT4Rec):
     mask is a learnt vector beside the table.
     """
 
-    causal = False
+    cloze = True
     extra_rows = 1
 
     @property
     def item_bias(self):
         return self.output_bias
 
-    def sequence_forward(self, item_seq, item_seq_len):
+    def sequence_forward(self, item_seq, item_seq_len, user=None):
         if self._every_position:
             return self.forward(item_seq)
         masked, position = self.append_mask(item_seq, item_seq_len)
@@ -54,11 +53,11 @@ class LLMEmbBERT4Rec(LLMEmbMixin, BERT4Rec):
         return masked, item_seq_len - full.long()
 
     def _prefix_loss(self, interaction):
-        if self.loss_type == "BCE":
-            return self._masked_bce(interaction)
+        if self.loss_type == "BCE" or not self.item_scores.plain:
+            return self._masked_loss(interaction)
         return super()._prefix_loss(interaction)
 
-    def _masked_bce(self, interaction):
+    def _masked_loss(self, interaction):
         masked = interaction[self.MASK_INDEX]
         states = self.forward(interaction[self.MASK_ITEM_SEQ])
         rows, columns = (interaction[self.POS_ITEMS] > 0).nonzero(as_tuple=True)

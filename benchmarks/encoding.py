@@ -1,0 +1,109 @@
+"""Items encoded per second: ours, plain SentenceTransformer.encode, and batches of four.
+
+    python -m benchmarks.encoding [--repeats=5] [--items=1500] [--data_path=DIR]
+
+All sides have the same model, loaded before, and the same prompts; the vectors must agree to
+1e-5. ``plain`` encodes all prompts in file order, equal ones too, in one call with the library's
+own batch size. ``four`` is the setting of the LLMEmb authors' scripts: a loop over file order,
+four texts at a time, padded to the longest of the four, mean pooling. Ours encodes each
+different text once, sorted by length over all of them, and keeps finished shards on disk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from benchmarks import timing
+
+LIMITS = {"plain": 1.0, "four": 3.0}
+
+
+def compare(chosen, texts, encoder):
+    """Measure the three sides on one list of prompts."""
+    from recbole_llmemb.encode.shards import encode_in_shards
+
+    model = encoder.model
+    kept = {}
+
+    def ours():
+        unique = list(dict.fromkeys(texts))
+        with tempfile.TemporaryDirectory() as work:
+            vectors, _ = encode_in_shards(
+                unique,
+                encoder.encode,
+                Path(work),
+                "key",
+                step=encoder.batch_size,
+                lengths=encoder.lengths,
+            )
+        row_of = {text: row for row, text in enumerate(unique)}
+        kept["ours"] = vectors[[row_of[text] for text in texts]]
+        return len(texts)
+
+    def plain():
+        kept["plain"] = model.encode(texts, convert_to_tensor=True, show_progress_bar=False).cpu()
+        return len(texts)
+
+    def four():
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(texts), 4):
+                tokens = model.preprocess(texts[start : start + 4])
+                tokens = {k: v.to(model.device) for k, v in tokens.items() if torch.is_tensor(v)}
+                states = model.transformers_model(**tokens).last_hidden_state
+                mask = tokens["attention_mask"].unsqueeze(-1)
+                mean = (states * mask).sum(1) / mask.sum(1)
+                parts.append(torch.nn.functional.normalize(mean, dim=1).cpu())
+        kept["four"] = torch.cat(parts)
+        return len(texts)
+
+    if model.device.type == "cuda":
+        model.encode(texts[:256])  # kernels are chosen at first use
+    seconds = timing.alternate({"ours": ours, "plain": plain, "four": four}, chosen.repeats)
+    print(f"\n{chosen.dataset}: {len(texts):,} prompts, {len(set(texts)):,} different")
+    for side, turns in seconds.items():
+        far = (kept[side] - kept["ours"]).abs().max().item()
+        each = timing.median(turns)
+        print(
+            f"  {side:<6} {1 / each:>9,.1f} items/s  {timing.spread(turns)}  "
+            f"largest difference {far:.0e}"
+        )
+        if far > 1e-5:
+            print(f"  FAIL  {side}: other vectors than ours")
+    for side, limit in LIMITS.items():
+        ratio = timing.median(seconds[side]) / timing.median(seconds["ours"])
+        timing.report(f"{chosen.dataset}, against {side}", ratio, limit)
+
+
+def main(argv=None):
+    parser = timing.options(__doc__, repeats=5)
+    parser.add_argument("--items", type=int, help="take the first of them only")
+    parser.add_argument("--encoder", help="path or Hugging Face id (default: all-MiniLM-L6-v2)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--datasets", nargs="+", default=["ml-100k", "Amazon_Beauty"])
+    chosen = timing.start(parser, argv)
+
+    from recbole_llmemb.cli.encode import item_file_of
+    from recbole_llmemb.config import defaults
+    from recbole_llmemb.encode.encoder import Encoder
+    from recbole_llmemb.encode.job import EncodeJob
+    from recbole_llmemb.encode.source import find_encoder
+
+    encoder = Encoder(find_encoder(chosen.encoder), device=chosen.device)
+    for dataset in chosen.datasets:
+        known = defaults("", dataset)
+        folder = None if dataset == "ml-100k" else chosen.data_path
+        job = EncodeJob(
+            item_file_of(dataset, folder),
+            fields=known.get("item_text_fields"),
+            prompt=known.get("item_prompt"),
+        )
+        chosen.dataset = dataset
+        compare(chosen, job.prepare().texts[: chosen.items], encoder)
+
+
+if __name__ == "__main__":
+    main()

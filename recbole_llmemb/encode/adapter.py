@@ -1,0 +1,147 @@
+"""Low-rank adapters for an encoder, in peft's directories (``llm_adapter``)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_llmemb.errors import UserError
+
+#: What ``recbole-llm scft`` adds to peft's files: for which encoder, pooling and prompt.
+MANIFEST = "scft.json"
+WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+# Where the base model was, which says nothing about the adapter.
+_PLACES = ("base_model_name_or_path", "revision")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter directory.
+
+    Attributes
+    ----------
+    path : Path
+    fingerprint : str
+        Hash of its weights and settings; equal for copies.
+    manifest : mapping
+        What ``scft.json`` holds; empty for an adapter from elsewhere.
+    """
+
+    path: Path
+    fingerprint: str
+    manifest: Mapping[str, Any]
+
+    def check(self, identity: str, name: str, pooling: str | None) -> None:
+        """Refuse an encoder or a pooling that the adapter was not trained with.
+
+        Raises
+        ------
+        UserError
+            Where ``scft.json`` tells otherwise.
+        """
+        trained = self.manifest.get("encoder_identity")
+        if trained not in (None, identity):
+            raise UserError(
+                f"The adapter {self.path} was trained for the encoder "
+                f"{self.manifest.get('encoder')!r} ({trained}), not for {name!r} ({identity}); "
+                "set llm_encoder to that one, or llm_adapter to another."
+            )
+        known = self.manifest.get("pooling")
+        if pooling and known and pooling != known:
+            raise UserError(
+                f"The adapter {self.path} was trained with {known} pooling, but llm_pooling is "
+                f"{pooling!r}; leave llm_pooling empty, or set it to {known}."
+            )
+
+
+def find_adapter(path: str | os.PathLike) -> Adapter:
+    """Look at an adapter directory, without loading it.
+
+    Raises
+    ------
+    UserError
+        When it is none that can be read.
+    """
+    path = Path(path).expanduser()
+    if not (path / _CONFIG).is_file():
+        raise UserError(
+            f"There is no adapter at {path} (llm_adapter): {_CONFIG} is missing; give the "
+            "directory that `recbole-llm scft` or peft wrote."
+        )
+    if not (path / WEIGHTS).is_file():
+        raise UserError(
+            f"The adapter {path} has no {WEIGHTS} (llm_adapter); save it again with "
+            "safe_serialization, as pickled weights are not read."
+        )
+    try:
+        settings = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+        facts = {key: value for key, value in settings.items() if key not in _PLACES}
+        digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=10)
+        with open(path / WEIGHTS, "rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"The adapter {path} cannot be read: {error}.") from error
+    return Adapter(path, digest.hexdigest(), read_manifest(path) or {})
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What an adapter's ``scft.json`` holds, None where there is none."""
+    try:
+        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def load_adapter(model: Any, path: Path, name: str) -> None:
+    """Put an adapter into a SentenceTransformer, merged into its weights where that is exact.
+
+    Raises
+    ------
+    UserError
+        When peft is missing, or the adapter does not fit the model.
+    """
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from safetensors import safe_open
+    except ImportError as error:
+        raise UserError(
+            "llm_adapter needs peft, which is not installed: pip install "
+            "'recbole-llmemb[finetune]'."
+        ) from error
+    import torch
+
+    try:
+        model.load_adapter(str(path))
+        with safe_open(str(path / WEIGHTS), framework="pt") as file:
+            wanted = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except Exception as error:  # peft's, transformers' and safetensors' own
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise UserError(
+            f"The adapter {path} cannot be loaded into the encoder {name!r} "
+            f"({type(error).__name__}: {reason})."
+        ) from error
+    have = model.get_adapter_state_dict("default")
+    have = {_bare(key): tuple(value.shape) for key, value in have.items()}
+    wanted = {_bare(key): shape for key, shape in wanted.items()}
+    if have != wanted:
+        odd = sorted(set(wanted.items()) ^ set(have.items()))
+        raise UserError(
+            f"The adapter {path} does not fit the encoder {name!r}: they differ in {len(odd)} "
+            f"weights, {odd[0][0]!r} for one; give the adapter of this encoder."
+        )
+    if next(model.parameters()).dtype == torch.float32:  # rounding would eat small changes
+        for module in model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+
+
+def _bare(key: str) -> str:
+    return key.removeprefix("base_model.model.")

@@ -1,0 +1,88 @@
+"""What turns table rows into item embeddings.
+
+LLMEmb (arXiv 2409.19925, §3.3): e = W₂(W₁z + b₁) + b₂ with z the frozen table row.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import nn
+
+
+def merging_is_cheaper(rows, width, middle, size):
+    """Whether W₂W₁ first, then one product, needs fewer multiplications than two products.
+
+    Parameters
+    ----------
+    rows : int
+        Table rows the adapter is applied to.
+    width, middle, size : int
+        Sizes of the table, between the two layers, and of the model.
+    """
+    return middle * width * size + rows * width * size < rows * (width * middle + middle * size)
+
+
+class LinearAdapter(nn.Module):
+    """Two linear layers without a non-linearity: one affine map of rank at most ``middle``.
+
+    Because the map is affine, it is applied as the single product with W₂W₁ wherever
+    that is cheaper; autograd then carries the gradients to W₁, b₁, W₂ and b₂ unchanged.
+
+    Parameters
+    ----------
+    width, middle, size : int
+        D → ``middle`` (the paper: D/2) → d.
+    """
+
+    def __init__(self, width, middle, size):
+        super().__init__()
+        self.down = nn.Linear(width, middle)
+        self.up = nn.Linear(middle, size)
+
+    def forward(self, rows):
+        """Adapt table rows ``(n, D)`` to item embeddings ``(n, d)``."""
+        down, up = self.down, self.up
+        sizes = (down.in_features, down.out_features, up.out_features)
+        half = rows.dtype != down.weight.dtype
+        if not half and not merging_is_cheaper(len(rows), *sizes):
+            return up(down(rows))
+        weight, bias = up.weight @ down.weight, F.linear(down.bias, up.weight, up.bias)
+        return _affine(rows, weight, bias)
+
+
+class MLPAdapter(nn.Module):
+    """One hidden layer: W₂ · dropout(gelu(W₁z + b₁)) + b₂.
+
+    Parameters
+    ----------
+    width, middle, size : int
+        D → ``middle`` → d.
+    dropout : float
+        Rate at which hidden units are left out in training.
+    """
+
+    def __init__(self, width, middle, size, dropout=0.0):
+        super().__init__()
+        self.down = nn.Linear(width, middle)
+        self.dropout = nn.Dropout(dropout)
+        self.up = nn.Linear(middle, size)
+
+    def forward(self, rows):
+        """Adapt table rows ``(n, D)`` to item embeddings ``(n, d)``."""
+        hidden = F.gelu(_affine(rows, self.down.weight, self.down.bias))
+        return self.up(self.dropout(hidden))
+
+
+class NoAdapter(nn.Module):
+    """Table rows that are item embeddings as they are, in the model's number format."""
+
+    def forward(self, rows):
+        """``(n, d)`` to ``(n, d)``."""
+        return rows.float()
+
+
+def _affine(rows, weight, bias):
+    if rows.dtype == weight.dtype:
+        return F.linear(rows, weight, bias)
+    # A table kept in half precision is multiplied in it; what comes out is not.
+    return F.linear(rows, weight.to(rows.dtype)).to(bias.dtype) + bias

@@ -1,0 +1,101 @@
+"""What fine-tuning did to the items: their map and their similarities, before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from recbole_llmemb.encode.adapter import find_adapter
+from recbole_llmemb.encode.encoder import Encoder
+from recbole_llmemb.encode.prompts import item_prompts
+from recbole_llmemb.errors import UserError
+
+_KINDS = (".png", ".pdf", ".svg")
+
+
+def check_figure(file: str) -> None:
+    """Refuse a figure that could not be drawn, before anything is trained for it.
+
+    Raises
+    ------
+    UserError
+        For another kind of file, or without matplotlib.
+    """
+    if Path(file).suffix not in _KINDS:
+        raise UserError(f"--figure is {file!r}; its name must end in {', '.join(_KINDS)}.")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "--figure needs matplotlib: pip install 'recbole-llmemb[figures]'."
+        ) from error
+
+
+def draw(job, adapter: Path, file: str) -> None:
+    """Draw the held-out items (with none, as many others) without and with an adapter.
+
+    Left and middle: the items in the plane of their two first principal components, each map
+    with its own components and both to the same scale. Right: the cosine similarities of all
+    pairs of items; the further left, the better items tell apart.
+
+    Parameters
+    ----------
+    job : ScftJob
+    adapter : Path
+        The directory it made.
+    file : str
+        Where to; its suffix is the format.
+    """
+    ready, text = job.prepare(), job.text.prepare()
+    items = (ready.held.items or ready.train.items)[:1000]
+    prompts = item_prompts(items, text.instruction, job.text.value_max_chars)
+    vectors = []
+    for each in (None, find_adapter(adapter)):
+        encoder = Encoder(
+            text.source,
+            pooling=job.text.pooling,
+            device=job.device,
+            max_length=job.text.max_length,
+            trust_remote_code=job.text.trust_remote_code,
+            adapter=each,
+        )
+        vectors.append(encoder.encode(prompts).float())
+        encoder.close()
+    plot(*vectors, file, f"{len(items):,} items of {Path(job.text.item_file).stem}")
+
+
+def plot(before: torch.Tensor, after: torch.Tensor, file: str, title: str) -> None:
+    """See :func:`draw`; ``before`` and ``after`` are (n, D)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)  # draws without a screen, whatever pyplot may be set to
+    left, middle, right = figure.subplots(1, 3)
+    figure.suptitle(title)
+    edge = 0.0
+    for axes, name, vectors in ((left, "before", before), (middle, "after", after)):
+        centred = vectors - vectors.mean(0)
+        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+        share = (singular[:2].square().sum() / singular.square().sum()).item()
+        flat = centred @ directions[:2].t()
+        edge = max(edge, 1.05 * flat.abs().max().item())
+        axes.scatter(*flat.t().numpy(), s=6, alpha=0.5, linewidths=0)
+        axes.set_title(f"{name}: first two components, {share:.0%} of the variance", fontsize=9)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_aspect("equal")
+    for axes in (left, middle):
+        axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
+    for name, vectors in (("before", before), ("after", after)):
+        unit = F.normalize(vectors, dim=1)
+        rows, columns = torch.triu_indices(len(unit), len(unit), offset=1)
+        cosines = (unit @ unit.t())[rows, columns]
+        label = f"{name}: mean {cosines.mean():.2f}"
+        right.hist(cosines.numpy(), bins=60, density=True, alpha=0.5, label=label)
+    right.set_title("cosine similarity of two items", fontsize=9)
+    right.set_yticks([])
+    right.legend(fontsize=8)
+    figure.savefig(file, dpi=120)

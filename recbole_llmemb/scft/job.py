@@ -1,0 +1,263 @@
+"""One fine-tuning job: from an item file to an adapter directory, resumable, never done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recbole_llmemb.encode.adapter import MANIFEST, read_manifest
+from recbole_llmemb.encode.job import EncodeJob, turn
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.scft.processes import Processes
+from recbole_llmemb.scft.views import Views, split_items
+from recbole_llmemb.table.format import library_versions
+from recbole_llmemb.table.publish import check_target, publish_directory
+
+MOST_HELD_OUT = 1000
+
+
+@dataclass
+class ScftJob:
+    """What to fine-tune and how. See the configuration reference for the meaning of each field.
+
+    Everything but ``mini_batch_size``, ``gradient_checkpointing``, ``save_steps``, ``device`` and
+    ``log_dir`` is part of :meth:`key`.
+    """
+
+    text: EncodeJob
+    loss: str = "soft"
+    temperature: float = 3.0
+    drop_ratio: float = 0.4
+    steps: int = 4000
+    batch_size: int = 64
+    mini_batch_size: int | None = None
+    learning_rate: float = 2e-4
+    warmup_steps: int = 0
+    lora_rank: int = 8
+    lora_alpha: float = 32
+    lora_dropout: float = 0.1
+    lora_targets: Sequence[str] | None = None
+    precision: str = "auto"
+    quantize: int | None = None
+    gradient_checkpointing: bool = False
+    holdout: float = 0.1
+    save_steps: int = 200
+    seed: int = 2020
+    device: str | None = None
+    log_dir: Path = Path("log_tensorboard")
+    _prepared: _Prepared | None = field(default=None, init=False, repr=False, compare=False)
+
+    def prepare(self) -> _Prepared:
+        """Read the items and split them, without loading the encoder (once).
+
+        Raises
+        ------
+        UserError
+            When the items have nothing to make two views of, or the text cannot be read.
+        """
+        if self._prepared is None:
+            text = self.text.prepare()
+            if all(len(item) < 2 for item in text.items.attributes):
+                raise UserError(
+                    f"Every item of {self.text.item_file} has one attribute at most "
+                    f"({', '.join(text.items.fields)}), so its two views would be equal; name "
+                    "more fields (item_text_fields), or do without scft."
+                )
+            train, held = split_items(text.items.attributes, self.holdout, MOST_HELD_OUT, self.seed)
+            if len(train) < 2:
+                raise UserError(
+                    f"{self.text.item_file} leaves {len(train)} item to train on, and a "
+                    "contrast needs two; give more items or a smaller scft_holdout."
+                )
+            views = [
+                Views(part, text.instruction, self.text.value_max_chars, self.drop_ratio, self.seed)
+                for part in (train, held)
+            ]
+            self._prepared = _Prepared(*views)
+        return self._prepared
+
+    def processes(self) -> Processes:
+        """Who trains."""
+        return Processes(self.device)
+
+    def batch_per_process(self, processes: int = 1) -> int:
+        """Items of a step on one process: fewer than asked for when there are not as many."""
+        return min(self.batch_size, max(2, len(self.prepare().train.items) // processes))
+
+    def key(self, precision: str, processes: int = 1) -> str:
+        """Hash of all the adapter depends on; two jobs with one key give one adapter.
+
+        Parameters
+        ----------
+        precision : str
+            What ``auto`` means on this machine.
+        processes : int
+            How many train together.
+        """
+        text = self.text.prepare()
+        facts = {
+            "items": [list(map(list, item.items())) for item in text.items.attributes],
+            "instruction": text.instruction,
+            "value_max_chars": self.text.value_max_chars,
+            "encoder": text.source.identity,
+            "pooling": self.text.pooling or text.source.own_pooling(),
+            "max_length": self.text.max_length,
+            "batch": [self.batch_per_process(processes), processes],
+            **self.settings(precision),
+        }
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
+
+    def settings(self, precision: str) -> dict:
+        """What was asked for, for the manifest."""
+        names = (
+            "loss", "temperature", "drop_ratio", "steps", "batch_size", "learning_rate",
+            "warmup_steps", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize",
+            "holdout", "seed",
+        )  # fmt: skip
+        return {**{name: getattr(self, name) for name in names}, "precision": precision}
+
+
+@dataclass
+class _Prepared:
+    train: Views
+    held: Views
+
+
+@dataclass
+class ScftResult:
+    """What :func:`run_job` did.
+
+    Attributes
+    ----------
+    path : Path
+        The adapter directory.
+    manifest : dict
+        What its ``scft.json`` holds; ``before`` and ``after`` have the measures of the held-out
+        items, None without any.
+    cache_hit : bool
+        Whether the adapter was there already.
+    seconds : float
+    """
+
+    path: Path
+    manifest: dict
+    cache_hit: bool
+    seconds: float
+
+
+def run_job(
+    job: ScftJob,
+    out: str | Path,
+    overwrite: bool = False,
+    resume: bool = True,
+    report: Callable[[str], None] = print,
+) -> ScftResult:
+    """Fine-tune an encoder into an adapter directory, unless it is there.
+
+    Killed at any moment, the same call continues from the last checkpoint, and on a CPU ends
+    with the same adapter. Two calls that want the same directory take turns. Under torchrun or
+    ``accelerate launch`` all processes make the call.
+
+    Parameters
+    ----------
+    job : ScftJob
+        What to fine-tune.
+    out : path
+        The adapter directory.
+    overwrite : bool
+        Replace an adapter of other inputs instead of refusing.
+    resume : bool
+        Continue an interrupted run of the same job.
+    report : callable
+        Is given one line of text when something begins or ends.
+
+    Raises
+    ------
+    UserError
+        For anything in the job that cannot work, and for a loss that diverges.
+    """
+    began = time.perf_counter()
+    out = Path(out)
+    ready = job.prepare()
+    processes = job.processes()
+    if not processes.first:
+        report = _nothing
+    precision = processes.precision(job.precision)
+    key = job.key(precision, processes.count)
+
+    # The first process looks and locks for all of them.
+    manifest = processes.tell(_find(key, out) if processes.first else None)
+    hit = manifest is not None
+    if not hit:
+        with turn(out, "adapter") if processes.first else contextlib.nullcontext():
+            manifest = processes.tell(_find(key, out) if processes.first else None)
+            hit = manifest is not None
+            if not hit:
+                if processes.first:
+                    check_target(out, overwrite, _is_ours, "an adapter")
+                work = out.parent / f".{out.name}.work-{key}"
+                if processes.first and not resume:
+                    shutil.rmtree(work, ignore_errors=True)
+                processes.wait()
+                from recbole_llmemb.scft.training import train  # only now: it loads libraries
+
+                report(
+                    f"scft: training {out} ({len(ready.train.items):,} items, "
+                    f"{len(ready.held.items):,} held out, encoder {job.text.prepare().source.name})"
+                )
+                save, facts = train(job, processes, precision, work, report)
+                manifest = _manifest(job, precision, processes.count, key) | facts
+                if processes.first:
+                    with publish_directory(out, overwrite, _is_ours, "an adapter") as fresh:
+                        save(fresh)
+                        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+                        (fresh / MANIFEST).write_text(text, encoding="utf-8")
+                    for old in out.parent.glob(f".{out.name}.work-*"):
+                        shutil.rmtree(old, ignore_errors=True)
+                processes.wait()
+    seconds = time.perf_counter() - began
+    report(f"scft: {'cache hit' if hit else 'trained'} {out} ({seconds:.1f} s)")
+    return ScftResult(out, manifest, hit, seconds)
+
+
+def _nothing(line: str) -> None:
+    pass
+
+
+def _is_ours(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def _find(key: str, out: Path) -> Mapping | None:
+    """The manifest of this very job's adapter, when it is there."""
+    manifest = read_manifest(out)
+    return manifest if manifest and manifest.get("inputs_hash") == key else None
+
+
+def _manifest(job: ScftJob, precision: str, processes: int, key: str) -> dict:
+    text = job.text.prepare()
+    return {
+        "format_version": 1,
+        "encoder": text.source.name,
+        "revision": text.source.revision,
+        "encoder_identity": text.source.identity,
+        "pooling": job.text.pooling or text.source.own_pooling(),
+        "max_length": job.text.max_length,
+        "prompt": text.instruction,
+        "fields": text.items.fields,
+        "value_max_chars": job.text.value_max_chars,
+        **job.settings(precision),
+        "processes": processes,
+        "items": {
+            "train": len(job.prepare().train.items),
+            "held_out": len(job.prepare().held.items),
+        },
+        "inputs_hash": key,
+        "versions": library_versions(),
+    }

@@ -1,0 +1,169 @@
+"""sentence-transformers' trainer, made to survive being killed and to stop on NaN."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformerTrainer
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.scft.batches import ShuffledBatches
+
+_STATE = "trained.safetensors"
+_WHOLE = "whole"
+
+
+class ScftTrainer(SentenceTransformerTrainer):
+    """Trains what requires gradients and keeps only that in its checkpoints.
+
+    Parameters
+    ----------
+    views : Views
+        The transform of ``train_dataset``, which is told the epoch.
+    report : callable
+        Told in one line what each evaluation gives.
+    **kwargs
+        Of SentenceTransformerTrainer.
+    """
+
+    def __init__(self, views, report: Callable[[str], None], **kwargs):
+        self.views = views
+        super().__init__(**kwargs)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Watch(self, report))
+
+    def add_model_card_callback(self, default_args_dict):
+        """None: what is published has a manifest instead."""
+
+    def get_batch_sampler(self, dataset, batch_size, drop_last, seed=0, **kwargs):
+        """See :class:`ShuffledBatches`."""
+        batches = ShuffledBatches(dataset, batch_size, drop_last, seed=seed)
+        batches.views = self.views
+        return batches
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """What is trained, by name: the adapter and the temperature."""
+        model = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        return {**model, "temperature": self.loss.form.temperature}
+
+    def _save(self, output_dir=None, state_dict=None):
+        trained = {name: value.detach().contiguous() for name, value in self.trained().items()}
+        if not all(bool(value.isfinite().all()) for value in trained.values()):
+            raise self.diverged()
+        os.makedirs(output_dir, exist_ok=True)
+        save_file(trained, os.path.join(output_dir, _STATE))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        kept = load_file(os.path.join(resume_from_checkpoint, _STATE))
+        with torch.no_grad():
+            for name, value in self.trained().items():
+                value.copy_(kept[name])
+
+    def last_measured(self, step: int) -> dict[str, float] | None:
+        """What the evaluation after a step gave, if there was one."""
+        for entry in reversed(self.state.log_history):
+            if entry["step"] == step and "eval_top1" in entry:
+                return {name: entry[f"eval_{name}"] for name in ("top1", "alignment", "uniformity")}
+        return None
+
+    def diverged(self) -> UserError:
+        """What to say when the loss or the adapter is no number any more."""
+        last = last_checkpoint(self.args.output_dir)
+        kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+        return UserError(
+            f"SCFT diverged: at step {self.state.global_step} the loss is not a number; lower "
+            f"scft_learning_rate, or set scft_precision to float32 or bfloat16 ({kept})."
+        )
+
+
+class _Watch(TrainerCallback):
+    """Progress, the epoch, NaN, and a mark on checkpoints that are whole."""
+
+    def __init__(self, trainer: ScftTrainer, report: Callable[[str], None]):
+        self._trainer, self._report = trainer, report
+        self._bar = None
+        self._loss = float("nan")
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self._trainer.views.epoch = int((state.epoch or 0) + 1e-6)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc="scft",
+            unit="step",
+            disable=not state.is_local_process_zero,
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._bar.update(1)
+        control.should_log |= control.should_save  # a loss that is NaN by now is not saved
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = (logs or {}).get("loss")
+        if loss is None:
+            return
+        if loss != loss or loss in (float("inf"), float("-inf")):
+            self.close()
+            raise self._trainer.diverged()
+        self._loss = loss
+        self._bar.set_postfix(loss=f"{loss:.3f}")
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if metrics and state.is_world_process_zero:
+            found = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            self._bar.clear()
+            self._report(
+                f"scft: step {state.global_step:,}, loss {self._loss:.3f}, {describe(found)}"
+            )
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        if not state.is_world_process_zero:
+            return
+        for file in folder.iterdir():
+            with open(file, "rb+") as handle:
+                os.fsync(handle.fileno())
+        (folder / _WHOLE).touch()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.close()
+
+    def close(self):
+        if self._bar is not None:
+            self._bar.close()
+
+
+def describe(found: dict[str, float]) -> str:
+    """Measures of held-out items in words."""
+    return (
+        f"held-out items: other view found {found['top1']:.1%}, alignment "
+        f"{found['alignment']:.4f}, uniformity {found['uniformity']:.3f}"
+    )
+
+
+def last_checkpoint(folder) -> str | None:
+    """The last checkpoint that was written to its end."""
+    whole = [p for p in Path(folder).glob("checkpoint-*") if (p / _WHOLE).is_file()]
+    return str(max(whole, key=step_of)) if whole else None
+
+
+def drop_halves(folder) -> None:
+    """Remove checkpoints whose writing was cut short: they would count as the newest."""
+    for path in Path(folder).glob("checkpoint-*"):
+        if not (path / _WHOLE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(checkpoint) -> int:
+    """After which step a checkpoint was written."""
+    return int(str(checkpoint).rpartition("-")[2])

@@ -1,0 +1,247 @@
+"""The training itself: the algorithm box of the paper's first stage, top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from recbole_llmemb import rng
+from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quiet_loading
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.scft.job import ScftJob
+from recbole_llmemb.scft.processes import Processes
+
+try:
+    import datasets
+    import peft
+    from sentence_transformers import SentenceTransformerTrainingArguments
+    from sentence_transformers.base.losses import gradcache as _gradcache  # noqa: F401
+except ImportError as error:
+    raise UserError(
+        f"scft needs what is not installed ({error.name or error}): "
+        "pip install 'recbole-llmemb[finetune]'."
+    ) from error
+
+# Texts that a CPU embeds at a time: enough to keep it busy, and little padding among them.
+_CPU_PART = 16
+_LOG_STEPS = 20
+
+
+def train(
+    job: ScftJob,
+    processes: Processes,
+    precision: str,
+    work: Path,
+    report: Callable[[str], None],
+) -> tuple[Callable[[Path], None], dict]:
+    """Fine-tune; continues from the last checkpoint in ``work``.
+
+    Returns
+    -------
+    save : callable
+        Writes peft's files into a directory.
+    facts : dict
+        For the manifest: measures before and after, final temperature.
+    """
+    # A run that finds its adapter and one that trains it go on alike.
+    with rng.preserved(), _quiet():
+        return _train(job, processes, precision, work, report)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without what transformers tells its developers."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            for name in ("transformers", "sentence_transformers", "accelerate"):
+                warnings.filterwarnings("ignore", category=FutureWarning, module=name)
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _train(job, processes, precision, work, report):
+    from recbole_llmemb.scft.evaluate import HeldOut
+    from recbole_llmemb.scft.lora import add_lora
+    from recbole_llmemb.scft.trainer import (
+        describe,
+        drop_halves,
+        last_checkpoint,
+        step_of,
+    )
+
+    ready = job.prepare()
+    torch.manual_seed(job.seed)
+    model = load_base(job, processes.device, precision)
+    count = add_lora(model, job.lora_rank, job.lora_alpha, job.lora_dropout, job.lora_targets)
+    report(f"scft: LoRA of {count:,} parameters, {processes.device}, {precision}")
+
+    held = [ready.held.pair(item, "held out") for item in range(len(ready.held.items))]
+    evaluator = HeldOut(held, 2 * (job.mini_batch_size or 32)) if len(held) > 1 else None
+    before = evaluator(model) if evaluator and processes.first else None
+    if before:
+        report(f"scft: before, {describe(before)}")
+
+    trainer = make_trainer(job, processes, precision, work, report, model, evaluator)
+    log_to_tensorboard(trainer, job, work)
+    if processes.first:
+        drop_halves(work)
+    processes.wait()
+    last = last_checkpoint(work)
+    if last:
+        report(f"scft: continues after step {step_of(last):,}")
+    try:
+        if last and step_of(last) >= job.steps:
+            trainer._load_from_checkpoint(last)  # killed between the last step and the publication
+        else:
+            trainer.train(resume_from_checkpoint=last)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{job.batch_size} items at once do not fit into the memory of {processes.device}; set "
+            "scft_mini_batch_size (16, say) or scft_gradient_checkpointing."
+        ) from error
+    model.eval()
+    after = trainer.last_measured(job.steps)
+    if after is None and evaluator and processes.first:
+        after = evaluator(model)
+    facts = {
+        "before": before,
+        "after": after,
+        "final_temperature": trainer.loss.form.temperature.item(),
+    }
+
+    def save(folder: Path) -> None:
+        config = model.transformers_model.peft_config["default"]
+        source = job.text.prepare().source
+        config.base_model_name_or_path = source.location
+        config.inference_mode = True
+        config.revision = None if source.is_directory else source.revision
+        with quiet_loading():
+            model.transformers_model.save_pretrained(folder)
+
+    return save, facts
+
+
+def load_base(job: ScftJob, device: torch.device, precision: str):
+    """The encoder to adapt, frozen weights in ``precision``, ending in un-normalised pooling.
+
+    Raises
+    ------
+    UserError
+        When it cannot be loaded, or quantised weights are asked for where they cannot be had.
+    """
+    options = {}
+    if job.quantize:
+        options = {"quantization_config": _quantization(job.quantize, device, precision)}
+        options["device_map"] = {"": device}
+    model = load_pipeline(
+        job.text.prepare().source,
+        pooling=job.text.pooling,
+        dtype=DTYPES[precision],
+        device=str(device),
+        max_length=job.text.max_length,
+        trust_remote_code=job.text.trust_remote_code,
+        model_options=options,
+    )
+    # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalises again
+    # where the encoder's own pipeline does.
+    for name, module in list(model.named_children()):
+        if type(module).__name__ == "Normalize":
+            delattr(model, name)
+    if job.quantize:
+        peft.prepare_model_for_kbit_training(
+            model.transformers_model, use_gradient_checkpointing=False
+        )
+    if job.gradient_checkpointing:
+        # Not the re-entrant kind, which wants inputs that need gradients: the embedding is frozen.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _quantization(bits: int, device: torch.device, precision: str):
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available() or device.type == "cpu":
+        raise UserError(
+            f"scft_quantize is {bits}, which needs a GPU and bitsandbytes; pip install "
+            "bitsandbytes there, or leave it empty."
+        )
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[precision]
+    )
+
+
+def make_trainer(job, processes, precision, work, report, model, evaluator=None):
+    """The trainer of a job, with its data and loss."""
+    from recbole_llmemb.scft.batches import Parts
+    from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
+    from recbole_llmemb.scft.trainer import ScftTrainer
+
+    views = job.prepare().train
+    items = datasets.Dataset.from_dict({"item": list(range(len(views.items)))})
+    items.set_transform(views)
+    form = CachedViewLoss if job.mini_batch_size else ViewLoss
+    part = job.mini_batch_size or (_CPU_PART if processes.cpu else None)
+    return ScftTrainer(
+        views,
+        report,
+        model=model,
+        args=_arguments(job, processes, precision, work, evaluator is not None),
+        train_dataset=items,
+        loss=form(model, job.loss, job.temperature),
+        evaluator=evaluator,
+        data_collator=Parts(model.preprocess, part),
+    )
+
+
+def _arguments(job, processes, precision, work, evaluate):
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(work),
+        max_steps=job.steps,
+        per_device_train_batch_size=job.batch_per_process(processes.count),
+        learning_rate=job.learning_rate,
+        warmup_steps=job.warmup_steps,
+        seed=job.seed,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        logging_steps=min(_LOG_STEPS, job.save_steps),
+        logging_nan_inf_filter=False,  # it would wait for the GPU at every step, and hide NaN
+        save_steps=job.save_steps,
+        save_total_limit=2,
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=job.save_steps,
+        dataloader_drop_last=True,
+        dataloader_pin_memory=not processes.cpu,
+        ddp_find_unused_parameters=False,
+        use_cpu=processes.cpu,
+        disable_tqdm=True,
+        report_to=[],
+        log_level="error",
+        log_level_replica="error",
+    )
+    if processes.count == 1 and arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # no DataParallel: several GPUs are for torchrun
+    return arguments
+
+
+def log_to_tensorboard(trainer, job: ScftJob, work: Path) -> None:
+    """Training curves, beside those of RecBole."""
+    if not trainer.is_world_process_zero():
+        return
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    name = f"scft-{work.name.strip('.').replace('.work-', '-')[:60]}"
+    trainer.add_callback(TensorBoardCallback(SummaryWriter(os.path.join(job.log_dir, name))))

@@ -1,0 +1,114 @@
+"""Attribute-level augmentation: two views of an item, new ones every epoch (LLMEmb, SCFT)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from recbole_llmemb.encode.prompts import item_prompts
+
+
+def draw_view(attributes: Mapping[str, str], ratio: float, draw: random.Random) -> dict[str, str]:
+    """Shuffle an item's attributes and drop a share of them, never all.
+
+    The number to drop is ``ratio`` times their number, rounded up or down by chance so that it
+    is right on average: of two attributes, 0.4 would otherwise never drop any.
+
+    Parameters
+    ----------
+    attributes : mapping
+        Name to text. A single attribute stays as it is.
+    ratio : float
+        Share to drop, between 0 and 1.
+    draw : random.Random
+        Decides.
+    """
+    names = list(attributes)
+    if len(names) < 2:
+        return dict(attributes)
+    draw.shuffle(names)
+    whole, part = divmod(len(names) * ratio, 1)
+    kept = len(names) - int(whole) - (draw.random() < part)
+    return {name: attributes[name] for name in names[: max(1, kept)]}
+
+
+class Views:
+    """Items to pairs of prompts; the transform of the training dataset.
+
+    What is drawn depends on seed, epoch and item alone, so that an interrupted training sees
+    after its resumption what it would have seen.
+
+    Parameters
+    ----------
+    items : sequence of mapping
+        Attributes of each item.
+    instruction : str
+        What stands before the attributes.
+    value_max_chars : int, optional
+        Longer values are cut.
+    ratio : float
+        Share of attributes to drop.
+    seed : int
+
+    Attributes
+    ----------
+    epoch : int
+        To be set at the begin of each.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, str]],
+        instruction: str,
+        value_max_chars: int | None,
+        ratio: float,
+        seed: int,
+    ):
+        self.items = items
+        self.epoch = 0
+        self._instruction, self._max_chars = instruction, value_max_chars
+        self._ratio, self._seed = ratio, seed
+
+    def pair(self, item: int, epoch: int | str | None = None) -> list[str]:
+        """Two independent views of an item, as prompts."""
+        when = self.epoch if epoch is None else epoch
+        draw = random.Random(f"{self._seed}/{when}/{item}")  # a string: hashed the same everywhere
+        views = [draw_view(self.items[item], self._ratio, draw) for _ in range(2)]
+        return item_prompts(views, self._instruction, self._max_chars)
+
+    def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
+        """Rows ``{"item": [numbers]}`` to columns ``view_a`` and ``view_b``."""
+        pairs = [self.pair(int(item)) for item in batch["item"]]
+        return {"view_a": [a for a, _ in pairs], "view_b": [b for _, b in pairs]}
+
+
+def split_items(
+    attributes: Sequence[Mapping[str, str]], share: float, most: int, seed: int
+) -> tuple[list[Mapping[str, str]], list[Mapping[str, str]]]:
+    """Items to train on and items held out, each text once.
+
+    Items of which nothing is known take no part; those with equal attributes count as one, as
+    they would be negatives of themselves. Items with a single attribute are trained on (whole)
+    but not held out, as their views are equal.
+
+    Parameters
+    ----------
+    attributes : sequence of mapping
+        Of all items.
+    share : float
+        Of the items to hold out.
+    most : int
+        How many to hold out at most.
+    seed : int
+
+    Returns
+    -------
+    tuple
+        Two lists of attributes.
+    """
+    different = list({tuple(item.items()): item for item in attributes if item}.values())
+    several = [i for i, item in enumerate(different) if len(item) > 1]
+    count = min(int(len(several) * share), most)
+    held = set(random.Random(seed).sample(several, count))
+    train = [item for i, item in enumerate(different) if i not in held]
+    return train, [different[i] for i in sorted(held)]

@@ -1,0 +1,94 @@
+"""Fine-tuning in other processes: two at a time, and one that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, child_env
+from safetensors.torch import load_file
+from scft_data import settings
+
+pytest.importorskip("peft")
+pytest.importorskip("datasets")
+
+from recbole_llmemb.cli.main import main  # noqa: E402
+from recbole_llmemb.scft.trainer import last_checkpoint  # noqa: E402
+
+
+def arguments(folder, kind, out, *options):
+    values = settings(folder, kind)
+    return [
+        "scft",
+        "--dataset=tiny",
+        f"--data_path={folder}",
+        f"--encoder={values['llm_encoder']}",
+        f"--out={folder / out}",
+        "--device=cpu",
+        "--save_steps=3",
+        "--learning_rate=0.01",
+        *options,
+    ]
+
+
+def weights(folder, out):
+    return load_file(folder / out / "adapter_model.safetensors")
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="PyTorch without gloo")
+def test_two_processes_are_one_with_a_larger_batch(tmp_path):
+    """Views are compared across processes, and the gradient is that of the whole batch."""
+    options = ["--steps=7", "--lora_dropout=0"]
+    two = arguments(tmp_path, "qwen2", "two", "--batch_size=4", *options)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    launch += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    done = subprocess.run(
+        [*launch, str(ROOT / "run_recbole_llm.py"), *two],
+        env=child_env(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("scft: trained") == 1  # one of them speaks
+    assert main(arguments(tmp_path, "qwen2", "one", "--batch_size=8", *options)) == 0
+    one, two = weights(tmp_path, "one"), weights(tmp_path, "two")
+    assert max(value.abs().max().item() for value in one.values()) > 0.05
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+def test_killed_and_continued(tmp_path):
+    options = ["--steps=200", "--batch_size=8", "--save_steps=25"]
+    command = arguments(tmp_path, "bert", "cut", *options)
+    child = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_recbole_llm.py"), *command],
+        env=child_env(),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(1200):
+            works = list(tmp_path.glob(".cut.work-*"))
+            if (works and last_checkpoint(works[0])) or child.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert child.poll() is None, "it ended before it could be killed"
+        os.kill(child.pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+    assert not (tmp_path / "cut").exists()
+    assert last_checkpoint(works[0])
+    assert main(command) == 0
+    assert main(arguments(tmp_path, "bert", "whole", *options)) == 0
+    cut, whole = weights(tmp_path, "cut"), weights(tmp_path, "whole")
+    assert all(torch.equal(cut[name], value) for name, value in whole.items())
+    assert not list(tmp_path.glob(".cut.work-*"))
