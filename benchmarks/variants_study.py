@@ -57,14 +57,14 @@ def group_name(kind, dropout):
     return f"{kind}-dropout{dropout:g}"
 
 
-def best_dropout(out, kind):
-    """The rate that validates best with the first seed; None until all were tried."""
+def tried(out, kind):
+    """Validation NDCG@10 of each rate that was tried with the first seed."""
     scores = {}
     for dropout in DROPOUTS:
         runs = study.results(out, [f"{group_name(kind, dropout)}-{study.SEEDS[0]}"])
         for found in runs.values():
             scores[dropout] = study.value(found[0], "valid", "ndcg@10")
-    return max(scores, key=scores.get) if len(scores) == len(DROPOUTS) else None
+    return scores
 
 
 def jobs(out):
@@ -87,17 +87,18 @@ def jobs(out):
 def _settings(out):
     yield from ((kind, study.SEEDS[:1], DROPOUTS) for kind in KINDS)
     for kind in KINDS:
-        best = best_dropout(out, kind)
-        if best is not None:
-            yield kind, study.SEEDS[1:], [best]
+        scores = tried(out, kind)
+        if len(scores) == len(DROPOUTS):  # the search has ended
+            yield kind, study.SEEDS[1:], [max(scores, key=scores.get)]
 
 
 def chosen(out):
-    """Result files of each kind at its best rate, by kind."""
+    """Result files of each kind at the best of the rates tried, by kind and rate."""
     found = {}
     for kind in KINDS:
-        best = best_dropout(out, kind)
-        if best is not None:
+        scores = tried(out, kind)
+        if scores:
+            best = max(scores, key=scores.get)
             names = [f"{group_name(kind, best)}-{seed}" for seed in study.SEEDS]
             found.update(study.results(out, names))
     return found
