@@ -217,7 +217,9 @@ def register_all() -> None:
     """Let our models be found, and hook our defaults and loaders in; idempotent."""
     from recbole_llmemb import config
     from recbole_llmemb.data import hooks
+    from recbole_llmemb.llmsrec.model import LLMSRec
 
+    register(LLMSRec)
     if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)
     config.install()

@@ -52,7 +52,7 @@ def test_precedence(properties, tmp_path, monkeypatch):
 def test_defaults_that_are_shipped():
     folder = properties_folder()
     names = {file.stem for file in (folder / "model").glob("*.yaml")}
-    assert names == {"LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"}
+    assert names == {"LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec", "LLMSRec"}
     for name in names:
         for dataset in ("tiny", "ml-100k", "Amazon_Beauty"):
             values = defaults(name, dataset)

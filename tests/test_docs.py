@@ -58,7 +58,7 @@ def commands():
 def known_keys():
     """All configuration keys of ours and RecBole's."""
     found = {"model", "dataset", "config_files", "preset", "result_json"}
-    for model in ("LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"):
+    for model in ("LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec", "LLMSRec"):
         built = config.make_config(model, "ml-100k")
         found |= set(built.internal_config_dict)
         found |= {key for keys in built.parameters.values() for key in keys}
@@ -202,7 +202,10 @@ def test_every_key_has_a_comment(file):
 
 
 def test_every_key_is_in_the_reference():
-    pages = [(DOCS / name).read_text("utf-8") for name in ("configuration.md", "variants.md")]
+    pages = [
+        (DOCS / name).read_text("utf-8")
+        for name in ("configuration.md", "variants.md", "llmsrec.md")
+    ]
     page = reference.expand("\n\n".join(pages))
     assert "<!--" not in page
     for file in SETTINGS:

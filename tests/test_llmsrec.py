@@ -1,0 +1,236 @@
+# ruff: noqa: F811 (fixtures come by name)
+"""LLM-SRec as a whole: what trains, what does not, what is saved, and what it equals."""
+
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
+
+from recbole_llmemb import checkpoint
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
+from recbole_llmemb.llmsrec.teacher import fingerprint
+from recbole_llmemb.pipeline import build, train_and_evaluate
+
+sys.path.insert(0, str(ROOT))
+from benchmarks.llmsrec_reference import Reference  # noqa: E402
+
+FORMS = [("table", "bert"), ("table", "llama"), ("text", "bert"), ("text", "llama")]
+
+
+def first_batch(model, data):
+    data.train.book = model.form.book
+    data.train.item_prompts = getattr(model.form, "item_prompts", None)
+    return next(iter(data.train))
+
+
+def rows_of(batch, model):
+    """Histories, candidates and their CF states, as lists."""
+    items, lengths = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
+    histories = [row[:length].tolist() for row, length in zip(items, lengths)]
+    candidates = batch[CANDIDATE_ITEMS][batch[CANDIDATES]].tolist()
+    return histories, candidates, model.teacher.user_states(items, lengths)
+
+
+@pytest.mark.parametrize("form, kind", FORMS)
+def test_training_reaches_what_shall_train_and_nothing_else(llmsrec, form, kind):
+    config, data, model, trainer = llmsrec(kind, item_input=form)
+    llm, cf = (fingerprint(frozen.model.state_dict()) for frozen in (model.llm, model.teacher))
+    names = {name.split(".")[0] for name in model.state_dict()}
+    assert names == {"form", "user_head", "item_head", "teacher_head"}
+    batch = first_batch(model, data)
+    sum(model.calculate_loss(batch)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+    assert not any(p.requires_grad for p in model.llm.model.parameters())
+    assert all(p.grad is None for p in model.teacher.model.parameters())
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    outcome = train_and_evaluate(config, data, model, trainer)
+    assert 0 <= outcome.test_result["ndcg@10"] <= 1
+    assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert fingerprint(model.llm.model.state_dict()) == llm
+    assert fingerprint(model.teacher.model.state_dict()) == cf
+    assert outcome.parameters["frozen"] == model.frozen_parameters > model.llm.parameters
+    saved = checkpoint.load(outcome.checkpoint)["state_dict"]
+    assert set(saved) == set(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "qwen2"])
+@pytest.mark.parametrize("dates", [False, True])
+def test_text_form_is_the_paper_written_down(llmsrec, kind, dates):
+    _, data, model, _ = llmsrec(kind, item_input="text", prompt_dates=dates)
+    reference = Reference(model, model.form.book.titles)
+    batch = first_batch(model, data)
+    histories, candidates, states = rows_of(batch, model)
+    days = None
+    if dates:  # the times of tiny are seconds after midnight
+        days = [["1970-01-01"] * len(history) for history in histories]
+    expected = reference.loss(histories, candidates, states, days)
+    found = sum(model.calculate_loss(batch))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4)
+    parameters = list(model.parameters())
+    ours, theirs = (torch.autograd.grad(loss, parameters) for loss in (found, expected))
+    for one, other in zip(ours, theirs):
+        assert torch.allclose(one, other, atol=1e-4), (one - other).abs().max()
+    ids = list(range(1, model.n_items))
+    assert torch.allclose(model.item_matrix()[1:], reference.catalogue(ids, 50), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["table", "text"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_padding_on_the_left_gives_the_same(llmsrec, form, kind):
+    found = []
+    for side in ("right", "left"):
+        _, data, model, _ = llmsrec(kind, item_input=form, llm_padding_side=side)
+        batch = first_batch(model, data)
+        assert len(set(batch[model.ITEM_SEQ_LEN].clamp(max=4).tolist())) > 1
+        found.append((model.user_vectors(batch), model.item_vectors(batch[CANDIDATE_ITEMS])))
+    assert found[0][0].shape == (len(batch[model.ITEM_SEQ]), 12)
+    for right, left in zip(*found):
+        assert torch.allclose(right, left, atol=1e-4)
+
+
+@pytest.mark.parametrize("form, kind", FORMS)
+def test_a_user_alone_is_the_user_in_a_batch(llmsrec, form, kind):
+    _, data, model, _ = llmsrec(kind, item_input=form)
+    interaction = next(iter(data.test))[0]
+    together = model.sequence_output(interaction)
+    for row in (0, len(together) - 1):
+        assert torch.allclose(
+            model.sequence_output(interaction[row : row + 1])[0], together[row], atol=1e-4
+        )
+
+
+def test_encoders_are_padded_on_the_right_only(llmsrec):
+    with pytest.raises(UserError, match="llm_padding_side"):
+        llmsrec("bert", llm_padding_side="left")
+
+
+@pytest.mark.parametrize("form", ["table", "text"])
+def test_resumed_training_ends_where_the_whole_one_does(llmsrec, form, monkeypatch):
+    settings = {"item_input": form, "epochs": 3, "stopping_step": 10}
+    config, data, model, trainer = llmsrec("llama", **settings)
+    train_and_evaluate(config, data, model, trainer)
+    whole = {name: value.clone() for name, value in model.state_dict().items()}
+    rates = trainer.optimizer.param_groups[0]["lr"]
+    assert rates == pytest.approx(0.003 * 0.95**2)
+
+    config, data, _, trainer = llmsrec("llama", checkpoint_dir="other", **settings)
+    real = trainer._train_epoch
+
+    def interrupted(loader, epoch, *args, **kwargs):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return real(loader, epoch, *args, **kwargs)
+
+    monkeypatch.setattr(trainer, "_train_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(config, data, trainer.model, trainer)
+    config, data, model, trainer = llmsrec("llama", checkpoint_dir="other", **settings)
+    said = []
+    train_and_evaluate(config, data, model, trainer, report=said.append)
+    assert "continuing from epoch 2" in said[0]
+    for name, value in model.state_dict().items():
+        assert torch.allclose(value, whole[name], atol=1e-6), name
+
+
+def test_a_checkpoint_refuses_another_llm_table_or_cf_model(llmsrec, tmp_path, llms, cf_model):
+    from recbole_llmemb.table import EmbeddingTable
+
+    config, data, model, trainer = llmsrec("llama", epochs=1)
+    path = train_and_evaluate(config, data, model, trainer).checkpoint
+    state = checkpoint.load(path)
+    assert sum(value.numel() for value in state["state_dict"].values()) == sum(
+        p.numel() for p in model.parameters()
+    )
+
+    def rebuilt(**changes):
+        config = checkpoint.config_from_plain(state["config"] | changes)
+        return build(config, data)[0]
+
+    again = rebuilt()
+    again.load_state_dict(state["state_dict"])
+    interaction = next(iter(data.test))[0]
+    assert torch.allclose(
+        again.eval().full_sort_predict(interaction), model.eval().full_sort_predict(interaction)
+    )
+    with pytest.raises(UserError, match="not the LLM this model was trained with"):
+        rebuilt(llm_model=str(llms["qwen2"]))
+    table = EmbeddingTable.load(config["llm_table"])
+    EmbeddingTable(table.tokens, table.vectors + 1, {}).save(tmp_path / "another")
+    with pytest.raises(UserError, match="not the table this model was trained over"):
+        rebuilt(llm_table=str(tmp_path / "another"))
+    other = checkpoint.load(cf_model)
+    other["state_dict"]["item_embedding.weight"] += 1
+    checkpoint.save(other, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="not the CF model this model was trained with"):
+        rebuilt(align_teacher=str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize("form, kind", FORMS)
+def test_items_are_read_once_per_evaluation(llmsrec, form, kind, monkeypatch):
+    _, data, model, trainer = llmsrec(kind, item_input=form)
+    calls = []
+    real = model.form.all_item_states
+    monkeypatch.setattr(model.form, "all_item_states", lambda *a: calls.append(1) or real(*a))
+    first = trainer.evaluate(data.valid, load_best_model=False)
+    trainer.evaluate(data.test, load_best_model=False)
+    assert len(data.valid) > 1 and len(calls) == 1
+    trainer._train_epoch(data.train, 0)
+    assert trainer.evaluate(data.valid, load_best_model=False) != first
+    assert len(calls) == 2
+    fresh = model.item_matrix().clone()
+    model._items = None
+    assert torch.equal(model.item_matrix(), fresh)
+
+
+@pytest.mark.parametrize("mode", ["full", "uni20"])
+def test_rankings(llmsrec, mode):
+    evaluation = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
+    config, data, model, trainer = llmsrec("llama", eval_args=evaluation | {"mode": mode})
+    result = trainer.evaluate(data.test, load_best_model=False)
+    assert 0 <= result["hit@5"] <= result["hit@10"] <= 1
+    interaction = next(iter(data.test))[0]
+    scores = model.eval().full_sort_predict(interaction)
+    candidates = torch.randint(1, model.n_items, (len(scores), 5))
+    found = model.candidate_scores(model.sequence_output(interaction), candidates)
+    assert torch.allclose(found, scores.gather(1, candidates), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings, parts",
+    [
+        ({}, 3),
+        ({"align_weight": 0.0}, 2),
+        ({"uniformity_weight": 0.0}, 2),
+        ({"align_weight": 0.0, "uniformity_weight": 0.0}, 1),
+        ({"distill_loss": "contrastive", "in_batch_negatives": True, "negative_items": 7}, 3),
+    ],
+)
+def test_ablations(llmsrec, settings, parts):
+    _, data, model, trainer = llmsrec("llama", **settings)
+    batch = first_batch(model, data)
+    assert batch[CANDIDATES].shape[1] == settings.get("negative_items", 3) + 1
+    losses = model.calculate_loss(batch)
+    assert len(losses) == parts and all(torch.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"item_input": "both"}, "item_input is 'both'"),
+        ({"loss_type": "BPR"}, "loss_type is 'BPR'"),
+        ({"history_items": 0}, "history_items is 0"),
+        ({"align_teacher": ""}, "align_teacher is empty"),
+        ({"llm_quantize": "8bit"}, "llm_quantize is '8bit'"),
+        ({"learning_rate_decay": 0}, "learning_rate_decay is 0"),
+        ({"item_input": "text", "item_title_field": "nothing"}, "has no field 'nothing'"),
+    ],
+)
+def test_settings_that_cannot_work(llmsrec, setting, message):
+    with pytest.raises(UserError, match=message) as error:
+        llmsrec("llama", **setting)
+    assert "\n" not in str(error.value)
