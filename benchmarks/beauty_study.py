@@ -55,7 +55,7 @@ def jobs(data_path):
     order = [(b, s, i) for b in BACKBONES for s in study.SEEDS for i in ("table", "id")]
     variants = ("table_dropout50", "id_dropout50", "table_raw")
     order += [("SASRec", s, i) for s in study.SEEDS for i in variants]
-    order += [(b, s, "recbole") for b in BACKBONES for s in study.SEEDS]  # hours each on two cores
+    order += [(b, s, "recbole") for b in BACKBONES for s in study.SEEDS]
     for protocol in ("paper", "full_ce"):
         for backbone, seed, items in order:
             if items in variants and protocol != "paper":
