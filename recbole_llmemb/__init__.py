@@ -25,3 +25,12 @@ from recbole_llmemb import registry  # noqa: E402  (RecBole must be healed befor
 
 registry.register_all()
 llmemb = registry.llmemb
+
+
+def __getattr__(name):
+    """``Recommender``, imported when it is first used: training needs nothing of it."""
+    if name == "Recommender":
+        from recbole_llmemb.serve import Recommender
+
+        return Recommender
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

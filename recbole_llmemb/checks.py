@@ -23,6 +23,7 @@ CHOICES = {
     "scft_loss": ("soft", "infonce"),
     "scft_precision": ("auto", "float32", "bfloat16", "float16"),
     "scft_quantize": (4, 8),
+    "holdout_targets": ("last", "all"),
     "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
 }
 _WHOLE = {
@@ -32,7 +33,7 @@ _WHOLE = {
     "hidden_size": 1, "embedding_size": 1, "inner_size": 1,
     "n_layers": 1, "n_heads": 1, "num_layers": 1,
     "scft_steps": 1, "scft_batch_size": 2, "scft_mini_batch_size": 1, "scft_warmup_steps": 0,
-    "scft_lora_rank": 1, "scft_save_steps": 1, "scft_seed": 0,
+    "scft_lora_rank": 1, "scft_save_steps": 1, "scft_seed": 0, "holdout_seed": 0,
 }  # fmt: skip
 _NOT_NEGATIVE = ("learning_rate", "weight_decay", "align_weight", "llm_whiten", "offset_decay",
                  "popularity_adjustment",
@@ -42,7 +43,11 @@ _RATES = ("hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "mask_rati
 _POSITIVE = ("align_temperature", "similarity_temperature", "llm_init_std", "scft_temperature")
 _SWITCHES = ("llm_freeze", "llm_normalize", "llm_trust_remote_code", "resume", "enable_amp",
              "prefix_trim", "show_progress", "shuffle", "learn_temperature",
-             "scft", "scft_gradient_checkpointing")  # fmt: skip
+             "scft", "scft_gradient_checkpointing", "save_users", "shuffle_train")  # fmt: skip
+# RecBole's changes of histories in training, and the setting each cannot do without.
+_TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "crop_eta",
+               "reorder_itemseq": "reorder_beta", "inverse_itemseq": None,
+               "user_defined": None}  # fmt: skip
 _WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
 
 
@@ -71,6 +76,11 @@ def check(config) -> None:
     for key in ("tail_item_threshold", "short_user_threshold"):
         if config[key] is not None:
             check_threshold(key, config[key])
+    share = config["holdout_items"]
+    if share is not None and not (is_number(share) and 0 <= share < 1):
+        raise UserError(
+            f"holdout_items is {share!r}; it must be a share of the items, such as 0.1, or empty."
+        )
     check_variant(config)
     stride, length = config["sequence_stride"], config["MAX_ITEM_LIST_LENGTH"]
     if stride and length and stride > length:
@@ -105,6 +115,7 @@ def check_common(config) -> None:
         raise UserError(
             f"hidden_size is {size} and n_heads {heads}; it must be a multiple of the latter."
         )
+    _check_transform(config)
     _check_valid_metric(config)
     _check_negatives(config)
 
@@ -127,6 +138,22 @@ def check_numbers(config) -> None:
     for key in _SWITCHES:
         if config[key] is not None and not isinstance(config[key], bool):
             raise UserError(f"{key} is {config[key]!r}; it must be True or False.")
+
+
+def _check_transform(config):
+    chosen = config["transform"]
+    if chosen is None:
+        return
+    if chosen not in _TRANSFORMS:
+        raise UserError(
+            f"transform is {chosen!r}; it must be one of {', '.join(map(repr, _TRANSFORMS))}, "
+            "or empty."
+        )
+    needed = _TRANSFORMS[chosen]
+    if needed and config[needed] is None:
+        raise UserError(
+            f"transform is {chosen!r}, but {needed} is empty; give it, such as {needed}: 0.2."
+        )
 
 
 def _check_valid_metric(config):

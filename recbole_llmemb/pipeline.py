@@ -15,20 +15,31 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.details import RowDetails
+from recbole_llmemb.results import curve_of
 
 # What may differ between two runs that give the same numbers.
 _NOT_IN_KEY = {
     "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
     "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
-    "config_files", "resume", "data_path",
+    "config_files", "resume", "data_path", "save_users",
 }  # fmt: skip
 
 
-def run_key(config) -> str:
-    """Short hash of everything in a configuration that changes what comes out."""
+def settings(config) -> dict:
+    """Everything in a configuration that changes what comes out, as plain values."""
     plain = checkpoint.config_to_plain(config)
     kept = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
-    text = json.dumps(kept, sort_keys=True, default=str) + data_hash(config)
+    if not plain.get("holdout_items"):  # how they would be drawn changes nothing
+        kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}
+    if not plain.get("shuffle_train"):
+        kept.pop("shuffle_train", None)
+    return kept
+
+
+def run_key(config) -> str:
+    """Short hash of :func:`settings` and of the data."""
+    text = json.dumps(settings(config), sort_keys=True, default=str) + data_hash(config)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -140,6 +151,8 @@ class Outcome:
     seconds: dict = field(default_factory=dict)
     parameters: dict = field(default_factory=dict)
     checkpoint: str = ""
+    curve: list | None = None
+    details: RowDetails | None = None
 
 
 def train_and_evaluate(
@@ -174,7 +187,10 @@ def train_and_evaluate(
     valid_groups = getattr(trainer, "best_valid_groups", None)
 
     began = perf_counter()
-    test = trainer.evaluate(data.test, show_progress=config["show_progress"])
+    if hasattr(trainer, "evaluate_in_detail"):
+        test, details = trainer.evaluate_in_detail(data.test, show_progress=config["show_progress"])
+    else:  # RecBole's own
+        test, details = trainer.evaluate(data.test, show_progress=config["show_progress"]), None
     evaluated = perf_counter() - began
     if os.path.isfile(resume_file):
         os.unlink(resume_file)
@@ -201,6 +217,8 @@ def train_and_evaluate(
         },
         parameters={"trainable": trainable, "frozen": frozen},
         checkpoint=trainer.saved_model_file,
+        curve=curve_of(getattr(trainer, "history", None), per_epoch),
+        details=details,
     )
 
 

@@ -14,6 +14,7 @@ from recbole_llmemb.errors import UserError
 
 SECONDS = ("prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate")
 PARAMETERS = ("trainable", "frozen")
+MORE = ("config", "curve", "bins", "checkpoint", "users_file", "cold_items")
 _TITLES = {
     "tail_items": "tail items",
     "head_items": "head items",
@@ -108,6 +109,7 @@ def write_result_json(
     epochs: int,
     parameters: Mapping,
     valid_groups: Mapping | None = None,
+    **more,
 ) -> None:
     """Write a run's results for scripts, atomically.
 
@@ -127,13 +129,24 @@ def write_result_json(
         Epochs trained.
     parameters : mapping of str to int
         Numbers of ``trainable`` and ``frozen`` parameters.
+    **more
+        Any of :data:`MORE`, written where they are given:
+
+        - ``config`` (mapping): settings that change what comes out, without those that are
+          empty;
+        - ``curve`` (list of mapping): ``epoch``, ``train_loss`` (list of its parts),
+          ``valid_score`` and ``seconds`` (of training, so far) of each validation;
+        - ``bins`` (mapping of str to list): test results by ``item_popularity`` and
+          ``history_length``, see :meth:`~recbole_llmemb.evaluation.details.RowDetails.bins`;
+        - ``checkpoint``, ``users_file`` (str): see :func:`relative`;
+        - ``cold_items`` (mapping): see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
 
     Raises
     ------
     UserError
         If the file cannot be written.
     ValueError
-        If ``seconds`` or ``parameters`` has keys outside the contract.
+        If ``seconds``, ``parameters`` or ``more`` has keys outside the contract.
     """
     result = {
         "model": model,
@@ -148,20 +161,83 @@ def write_result_json(
     }
     if valid_groups is not None:
         result["valid_groups"] = valid_groups
+    given = _exactly("a result file", more, MORE)
+    result |= {key: value for key, value in given.items() if value is not None}
     text = json.dumps(plain(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     path = _target(path)
     try:
         if _is_stream(path):
             path.write_text(text, encoding="utf-8")
             return
-        beside = _beside(path)
-        try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, text.encode("utf-8"))
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def write_whole(path, data: bytes) -> None:
+    """Write a file so that it is never there in part.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; what was there before stays.
+    """
+    path = Path(path)
+    beside = _beside(path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def users_file_of(path) -> Path:
+    """Where the per-user results of a result file go: beside it.
+
+    Raises
+    ------
+    UserError
+        If there is no result file, or one that nothing can lie beside.
+    """
+    if not path or _is_stream(Path(path)):
+        raise UserError(
+            "save_users keeps results per user beside the result file, but there is none; "
+            "add --result_json=FILE or leave save_users off."
+        )
+    path = Path(path)
+    return path.with_name(f"{path.stem}.users.safetensors")
+
+
+def relative(file, path) -> str:
+    """A file as a result file names it: seen from its own folder, so that both can move."""
+    try:
+        return Path(os.path.relpath(file, Path(path).parent)).as_posix()
+    except ValueError:  # on another drive
+        return str(file)
+
+
+def curve_of(history, epoch_seconds) -> list[dict] | None:
+    """The learning curve from what a trainer has kept, or None if it has kept nothing.
+
+    Parameters
+    ----------
+    history : list of dict, or None
+        ``epoch``, ``train_loss`` and ``valid_score`` of each validation.
+    epoch_seconds : list of float
+        Of each epoch, from the first.
+    """
+    if not history:
+        return None
+    curve = []
+    for row in history:
+        loss = row["train_loss"]
+        loss = list(loss) if isinstance(loss, (list, tuple)) else [loss]
+        spent = sum(epoch_seconds[: row["epoch"] + 1])
+        curve.append({**row, "train_loss": loss, "seconds": spent})
+    return curve
 
 
 def plain(value):

@@ -21,6 +21,7 @@ _SHARED = (
     "eval_batch_size", "metrics", "topk", "valid_metric", "eval_args", "repeatable",
     "tail_item_threshold", "short_user_threshold", "show_progress", "state", "gpu_id", "use_gpu",
     "enable_amp", "amp_dtype", "llm_cache_dir",
+    "holdout_items", "holdout_seed",
 )  # fmt: skip
 
 # Of these, what says how a model learns: not shared with a run that learns in another way.
@@ -54,6 +55,11 @@ def teacher_config(config, size: int):
     name = config["align_teacher"]
     ours = name in _OURS
     model = f"LLMEmb{name}" if ours else name
+    if config["holdout_items"] and not ours:
+        raise UserError(
+            f"align_teacher {name!r} would be trained by RecBole's own code, which holds no items "
+            f"out; with holdout_items name one of {', '.join(_OURS)}, or set align_weight: 0."
+        )
     run = model_class(config["model"])
     shared = _SHARED
     if not getattr(run, "teacher_shares_training", True):

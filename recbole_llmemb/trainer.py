@@ -18,6 +18,7 @@ from tqdm import tqdm
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.collector import GroupCollector
+from recbole_llmemb.evaluation.details import RowDetails
 from recbole_llmemb.evaluation.groups import Groups, group_results
 
 
@@ -28,13 +29,16 @@ class _GroupEvaluator(Evaluator):
         super().__init__(config)
         self.collector = collector
         self.plain = Evaluator(config)
-        self.groups = self.latest = None
+        self.groups = self.counts = self.latest = self.details = None
+        self.keep_details = False
 
     def evaluate(self, dataobject):
         rows = self.collector.rows
-        self.latest = None
+        self.latest = self.details = None
         if self.groups is not None and rows is not None:
             self.latest = group_results(self.plain, dataobject, rows, self.groups)
+            if self.keep_details:
+                self.details = RowDetails.of(self.plain, dataobject, rows, *self.counts)
         return super().evaluate(dataobject)
 
 
@@ -90,6 +94,22 @@ class LLMEmbTrainer(Trainer):
     def groups_of_last_evaluation(self):
         """``{group: {"users": n, metric: value}}`` of the last evaluation, or None."""
         return self.evaluator.latest
+
+    def evaluate_in_detail(self, eval_data, **kwargs):
+        """As :meth:`evaluate`, and what it found for each row.
+
+        Returns
+        -------
+        tuple
+            The metrics, and :class:`~recbole_llmemb.evaluation.details.RowDetails` (None for
+            metrics of single scores, which have no rows).
+        """
+        self.evaluator.keep_details = True
+        try:
+            result = self.evaluate(eval_data, **kwargs)
+            return result, self.evaluator.details
+        finally:
+            self.evaluator.keep_details, self.evaluator.details = False, None
 
     # -- optimiser and step -----------------------------------------------------------
 
@@ -218,7 +238,7 @@ class LLMEmbTrainer(Trainer):
         self._train_data = train_data
         dataset = train_data._dataset
         if hasattr(dataset, "training_counts"):
-            items, users = dataset.training_counts(dataset)
+            items, users = self.evaluator.counts = dataset.training_counts(dataset)
             self.evaluator.groups = Groups.from_training(
                 items,
                 users,

@@ -72,7 +72,8 @@ def test_end_to_end(arguments, typed, tmp_path):
     result = json.loads((tmp_path / "out/result.json").read_text())
 
     keys = ["model", "dataset", "seed", "best_valid_result", "test_result", "groups", "seconds"]
-    assert set(result) == {*keys, "epochs", "parameters", "valid_groups"}
+    more = {"config", "curve", "bins", "checkpoint"}
+    assert set(result) == {*keys, "epochs", "parameters", "valid_groups", *more}
     assert (result["model"], result["dataset"], result["seed"]) == ("LLMEmbSASRec", "tiny", 7)
     assert set(result["best_valid_result"]) == set(result["test_result"]) == METRICS
     for groups in (result["groups"], result["valid_groups"]):

@@ -124,6 +124,8 @@ BAD = [
     ({"valid_metric": "NDCG"}, "valid_metric is 'NDCG'"),
     ({"metrics": ["Fame"]}, "no metric named 'Fame'"),
     ({"topk": [0], "valid_metric": "NDCG@5"}, "topk must be a positive integer"),
+    ({"transform": "shuffle"}, "transform is 'shuffle'; it must be one of 'mask_itemseq'"),
+    ({"transform": "mask_itemseq"}, "transform is 'mask_itemseq', but mask_ratio is empty"),
     ({"repeatable": False}, "repeatable"),
     ({"eval_args": {"mode": "some"}}, r"mode \[some\]"),
 ]

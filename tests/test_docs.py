@@ -17,7 +17,17 @@ import torch
 import yaml
 
 from recbole_llmemb import checks, config
-from recbole_llmemb.cli import encode, run, scft
+from recbole_llmemb.cli import (
+    compare,
+    convert,
+    encode,
+    export,
+    order_test,
+    recommend,
+    run,
+    scft,
+    tune,
+)
 from recbole_llmemb.cli.main import COMMANDS
 from recbole_llmemb.encode.items import read_items
 from recbole_llmemb.errors import UserError
@@ -27,7 +37,8 @@ from recbole_llmemb.teacher import teacher_config
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-SETTINGS = sorted((ROOT / "properties").rglob("*.yaml"))
+# All but the search spaces, whose keys are the model's.
+SETTINGS = sorted(f for f in (ROOT / "properties").rglob("*.yaml") if f.parent.name != "tune")
 
 sys.path.append(str(DOCS / "_ext"))
 reference = importlib.import_module("reference")
@@ -102,10 +113,23 @@ def test_command(words, known_keys):
 def check_recbole_llm(arguments, known_keys):
     if arguments[0] == "encode":
         options = encode.build_parser().parse_args(arguments[1:])
-        assert (options.dataset is None) != (options.source is None)
+        assert (options.dataset or options.items) is None or options.source is None
+        assert options.dataset or options.items or options.source
         return
     if arguments[0] == "scft":
         scft.build_parser().parse_args(arguments[1:])
+        return
+    if arguments[0] == "compare":
+        compare.build_parser().parse_args(arguments[1:])
+        return
+    if arguments[0] in ("convert", "recommend", "export", "order-test"):
+        own = {"convert": convert, "recommend": recommend, "export": export}
+        own = {**own, "order-test": order_test}[arguments[0]]
+        own.build_parser().parse_args(arguments[1:])
+        return
+    if arguments[0] == "tune":
+        values = tune.parse_options(arguments[1:])
+        assert set(values) <= known_keys | set(tune.OPTIONS)
         return
     assert arguments[0].startswith("-") or arguments.pop(0) in COMMANDS
     values = run.parse(arguments)
@@ -157,10 +181,11 @@ def keys_in(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_keys_in_text(page, known_keys):
-    parsers = (encode.build_parser(), scft.build_parser())
+    commands = (convert, encode, export, order_test, recommend, scft)
+    parsers = [command.build_parser() for command in commands]
     options = {action.dest for parser in parsers for action in parser._actions}
     found = keys_in(page.read_text(encoding="utf-8"))
-    assert found <= known_keys | options | {"config_dict"}
+    assert found <= known_keys | options | set(tune.OPTIONS) | {"config_dict"}
 
 
 def test_another_backbone_is_as_short_as_shown(monkeypatch):

@@ -1,5 +1,6 @@
 """Item files: what is read, against RecBole's own reading, and what is refused."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -152,3 +153,89 @@ def test_prompt_variants():
     assert item_prompts(item, "", None) == [f"a is {'x' * 150}; b is y"]
     assert item_prompts(item, "P", 0) == [f"P a is {'x' * 150}; b is y"]
     assert item_prompts([{}], "P") == [NOTHING_KNOWN]
+
+
+ROWS = [
+    {"item_id": 7, "title": "red  soap\n", "tags": ["gel", None, "kind"], "price": 1.5, "v": [0.1]},
+    {"item_id": 8, "title": None, "tags": [], "price": float("nan"), "v": [0.2]},
+    {"item_id": 9, "title": "NULL", "tags": None, "price": 2.0, "v": None, "new": True},
+]
+
+
+def write_rows(path, rows):
+    if path.suffix == ".jsonl":
+        return write(path, "\n".join(map(json.dumps, rows)) + "\n\n")
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_files_with_types(tmp_path, suffix):
+    path = write_rows(tmp_path / f"x.{suffix}", ROWS)
+    items = read_items(path)
+    assert items.tokens == ["7", "8", "9"]
+    assert items.fields == ["title", "tags", "price", "new"]  # of all rows, without vectors
+    assert items.attributes == [
+        {"title": "red soap", "tags": "gel, kind", "price": "1.5"},
+        {},
+        {"price": "2.0", "new": "true"},
+    ]
+    assert read_items(path, fields="price,title").attributes[0] == {
+        "price": "1.5",
+        "title": "red soap",
+    }
+    with pytest.raises(UserError, match="no field 'color'.*it has title, tags, price, v, new"):
+        read_items(path, fields=["color"])
+    with pytest.raises(UserError, match="no field 'asin'.*--item_id_field"):
+        read_items(path, id_field="asin")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"item_id": 1.5, "t": "a"}], "(line|row) 1: the item token .* is 1.5; it must be"),
+        ([{"item_id": "a", "t": "a"}, {"item_id": None, "t": "b"}], "(line|row) 2: .* is empty"),
+        ([{"item_id": "a\nb", "t": "a"}], "(line|row) 1: .*line break"),
+        ([{"item_id": "a", "t": "b"}] * 2, "1 item token.* more than once: 'a'"),
+        ([], "no items|no field"),
+    ],
+)
+def test_refusals_of_files_with_types(tmp_path, suffix, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_items(write_rows(tmp_path / f"x.{suffix}", rows))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"item_id": "a"}\n{"item_id"\n', "line 2 is not JSON"),
+        ('["a"]\n', "line 1 is not a JSON object"),
+        ('{"item_id": "a", "t": {"x": 1}}\n', None),
+        ('{"item_id": "a\\ud800"}\n', "line 1: the item token .* is no text"),
+    ],
+)
+def test_json_lines(tmp_path, text, message):
+    path = write(tmp_path / "x.jsonl", text)
+    if message:
+        with pytest.raises(UserError, match=message):
+            read_items(path)
+    else:  # nested values are no text
+        assert read_items(path).attributes == [{}]
+        with pytest.raises(UserError, match="line 1: t is no text"):
+            read_items(path, fields=["t"])
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "gone.parquet"])
+def test_absent_and_damaged_files(tmp_path, name):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+        (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
+        with pytest.raises(UserError, match="bad.parquet cannot be read"):
+            read_items(tmp_path / "bad.parquet")
+    with pytest.raises(UserError, match=f"no item file .*{name}"):
+        read_items(tmp_path / name)

@@ -10,7 +10,14 @@ from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 
 from recbole_llmemb import checkpoint
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
+from recbole_llmemb.llmsrec import texts
+from recbole_llmemb.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES, ITEM_PROMPT
+from recbole_llmemb.llmsrec.losses import (
+    contrastive_distillation,
+    mse_distillation,
+    uniformity_loss,
+)
+from recbole_llmemb.llmsrec.slots import Prompts
 from recbole_llmemb.llmsrec.teacher import fingerprint
 from recbole_llmemb.pipeline import build, train_and_evaluate
 
@@ -44,8 +51,9 @@ def test_training_reaches_what_shall_train_and_nothing_else(llmsrec, form, kind)
     sum(model.calculate_loss(batch)).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
-    assert not any(p.requires_grad for p in model.llm.model.parameters())
-    assert all(p.grad is None for p in model.teacher.model.parameters())
+    for frozen in (model.llm.model, model.teacher.model):
+        assert not frozen.training
+        assert not any(p.requires_grad or p.grad is not None for p in frozen.parameters())
 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     outcome = train_and_evaluate(config, data, model, trainer)
@@ -77,6 +85,31 @@ def test_text_form_is_the_paper_written_down(llmsrec, kind, dates):
         assert torch.allclose(one, other, atol=1e-4), (one - other).abs().max()
     ids = list(range(1, model.n_items))
     assert torch.allclose(model.item_matrix()[1:], reference.catalogue(ids, 50), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_table_form_by_hand(llmsrec, kind):
+    """Each user alone, slot by slot."""
+    _, data, model, _ = llmsrec(kind)
+    form, llm = model.form, model.llm
+    batch = first_batch(model, data)
+    histories, candidates, _ = rows_of(batch, model)
+    found = model.user_vectors(batch)
+    start, end = llm.tokenise([texts.USER_START.rstrip(), texts.USER_END])
+    for history, vector in zip(histories, found):
+        parts = [llm.embed(torch.tensor(llm.head + start))]
+        for item in history[-4:]:
+            parts.append(form.table_projection(form.table[item])[None])
+            parts.append(form.history_projection(form.cf_items[item])[None])
+        parts += [llm.embed(torch.tensor(end)), form.user_out[None]]
+        place = sum(map(len, parts)) - 1
+        parts.append(llm.embed(torch.tensor(llm.tail, dtype=torch.long)))
+        states = llm.model(inputs_embeds=torch.cat(parts)[None]).last_hidden_state[0]
+        assert torch.allclose(model.user_head(states[place]), vector, atol=1e-4)
+    items = torch.tensor(candidates[0])
+    rows = torch.cat([form.table[items], form.cf_items[items]], dim=1)
+    assert torch.allclose(model.item_vectors(items), model.item_head(rows), atol=1e-5)
+    assert torch.allclose(model.item_matrix()[items], model.item_head(rows), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["table", "text"])
@@ -170,6 +203,130 @@ def test_a_checkpoint_refuses_another_llm_table_or_cf_model(llmsrec, tmp_path, l
         rebuilt(align_teacher=str(tmp_path / "other.pth"))
 
 
+def test_items_of_the_cf_model_are_found_by_token(llmsrec, cf_model, tmp_path):
+    state = checkpoint.load(cf_model)
+    tokens, rows = state["item_tokens"], state["state_dict"]["item_embedding.weight"]
+    order = [0, *(1 + torch.randperm(len(tokens) - 1)).tolist()]
+    state["item_tokens"] = [tokens[i] for i in order]
+    state["state_dict"]["item_embedding.weight"] = rows[order]
+    checkpoint.save(state, tmp_path / "turned.pth")
+    found = []
+    for path in (cf_model, tmp_path / "turned.pth"):
+        _, data, model, _ = llmsrec("llama", align_teacher=str(path))
+        batch = next(iter(data.test))[0]
+        states = model.teacher.user_states(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
+        found.append((model.teacher.item_embeddings, states))
+    for one, other in zip(*found):
+        assert torch.allclose(one, other, atol=1e-6)
+    assert (rows[order] != rows).any()
+
+
+def test_the_cf_model_reads_the_last_items(llmsrec):
+    _, data, model, _ = llmsrec("llama")
+    teacher = model.teacher
+    items = torch.randint(1, model.n_items, (3, 14))
+    whole = teacher.user_states(items, torch.tensor([14, 14, 14]))
+    assert torch.allclose(whole, teacher.user_states(items[:, 4:], torch.tensor([10] * 3)))
+    shorter = teacher.user_states(items[:, 5:], torch.tensor([9] * 3))
+    assert not torch.allclose(whole, shorter)
+
+
+@pytest.mark.parametrize("name", ["NextItNet", "SHAN", "BERT4Rec"])
+def test_cf_models_of_recbole(llmsrec, tiny_settings, name):
+    from recbole_llmemb.config import make_config
+    from recbole_llmemb.pipeline import prepare_data
+
+    own = {"kernel_size": 2, "block_num": 1, "dilations": [1], "reg_weight": 0.0}
+    own |= {"short_item_length": 2, "mask_ratio": 0.2, "ft_ratio": 0.5, "transform": None}
+    if name == "BERT4Rec":
+        own |= {"transform": "mask_itemseq", "loss_type": "CE"}
+    config = make_config(name, "tiny", overrides=tiny_settings(name, **own, epochs=1))
+    data = prepare_data(config)
+    _, trainer = build(config, data)
+    trainer.saved_model_file = "stock.pth"
+    trainer._save_checkpoint(0, verbose=False)
+    if name == "NextItNet":
+        _, data, model, _ = llmsrec("llama", align_teacher="./stock.pth")
+        batch = next(iter(data.test))[0]
+        states = model.teacher.user_states(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
+        assert states.shape == (len(batch), model.teacher.item_embeddings.shape[1])
+    else:
+        with pytest.raises(UserError, match=f"is of {name}, which does not turn a history"):
+            llmsrec("llama", align_teacher="./stock.pth")
+
+
+def test_a_checkpoint_finds_its_cf_model_again(llmsrec, cf_model, monkeypatch):
+    """Also where training it today would give another: by the file it was read from."""
+    config, data, model, trainer = llmsrec("llama", epochs=1)
+    state = checkpoint.load(train_and_evaluate(config, data, model, trainer).checkpoint)
+    monkeypatch.setattr("recbole_llmemb.teacher.ensure_teacher", None)
+    config = checkpoint.config_from_plain(state["config"] | {"align_teacher": "SASRec"})
+    again, _ = build(config, data)
+    assert torch.equal(again.teacher.item_embeddings, model.teacher.item_embeddings)
+
+
+def saved_for_backward(work):
+    """Bytes of activations that autograd keeps, weights left out, and the loss that it is of."""
+    kept = {}
+
+    def pack(tensor):
+        if not isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point():
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = work()
+    return sum(kept.values()), loss
+
+
+def test_what_no_trained_slot_reaches_is_not_kept(llmsrec):
+    _, data, model, _ = llmsrec("llama", item_input="text")
+    batch = first_batch(model, data)
+    prompts = Prompts.from_columns(batch, ITEM_PROMPT)
+    model.form.prefixes.layers(torch.tensor([0]))
+    ids = batch[CANDIDATE_ITEMS]
+    ours, states = saved_for_backward(lambda: model.form.item_states(ids, prompts))
+    assert states.requires_grad
+    whole = Reference(model, model.form.book.titles)
+    straightforward, _ = saved_for_backward(lambda: whole.items(ids.tolist()))
+    assert ours < 0.7 * straightforward
+    # Nothing at all is kept of what stands before the slots, nor while evaluating.
+    prefixes, _ = saved_for_backward(lambda: model.form.prefixes._compute(torch.arange(9)))
+    begun, _ = saved_for_backward(lambda: model.llm.keys_values(torch.ones(3, 5).long()))
+    evaluated, _ = saved_for_backward(lambda: model.item_matrix())
+    assert prefixes == begun == evaluated == 0
+    # A trained LLM would keep more: the inputs of its layers, for the slopes of their weights.
+    model.llm.model.requires_grad_(True)
+    trained, _ = saved_for_backward(lambda: model.form.item_states(ids, prompts))
+    model.llm.model.requires_grad_(False)
+    assert ours < trained
+
+
+@pytest.mark.parametrize("form", ["table", "text"])
+def test_bfloat16_on_a_cpu(llmsrec, form):
+    """Another attention in training, the same numbers."""
+    _, data, model, _ = llmsrec("bert", item_input=form, llm_model_dtype="bfloat16")
+    batch = first_batch(model, data)
+    trained = model.user_vectors(batch)
+    assert trained.requires_grad and model.llm.model.config._attn_implementation == "eager"
+    with torch.no_grad():
+        ranked = model.user_vectors(batch)
+    assert model.llm.model.config._attn_implementation == "sdpa"
+    assert trained.dtype == torch.float32
+    assert torch.allclose(trained, ranked, atol=0.1 * float(ranked.std()))
+
+
+def test_no_shared_beginnings_without_a_prefix_cache(llmsrec):
+    _, data, model, _ = llmsrec("llama", item_input="text", prefix_cache=0)
+    assert model.form.book.shared == []
+    _, _, other, _ = llmsrec("llama", item_input="text")
+    assert len(other.form.book.shared) > 5
+    batch = next(iter(data.test))[0]
+    other.load_state_dict(model.state_dict())
+    assert torch.allclose(model.user_vectors(batch), other.user_vectors(batch), atol=1e-4)
+
+
 @pytest.mark.parametrize("form, kind", FORMS)
 def test_items_are_read_once_per_evaluation(llmsrec, form, kind, monkeypatch):
     _, data, model, trainer = llmsrec(kind, item_input=form)
@@ -204,6 +361,7 @@ def test_rankings(llmsrec, mode):
     "settings, parts",
     [
         ({}, 3),
+        ({"align_weight": 0.5, "uniformity_weight": 0.25}, 3),
         ({"align_weight": 0.0}, 2),
         ({"uniformity_weight": 0.0}, 2),
         ({"align_weight": 0.0, "uniformity_weight": 0.0}, 1),
@@ -216,6 +374,19 @@ def test_ablations(llmsrec, settings, parts):
     assert batch[CANDIDATES].shape[1] == settings.get("negative_items", 3) + 1
     losses = model.calculate_loss(batch)
     assert len(losses) == parts and all(torch.isfinite(loss) for loss in losses)
+    users = model.user_vectors(batch)
+    state = model.teacher.user_states(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
+    teachers, expected = model.teacher_head(state), []
+    if settings.get("align_weight", 1.0):
+        if "distill_loss" in settings:
+            part = contrastive_distillation(users, teachers, 0.1)
+        else:
+            part = mse_distillation(users, teachers)
+        expected.append(settings.get("align_weight", 1.0) * part)
+    if settings.get("uniformity_weight", 1.0):
+        both = uniformity_loss(users) + uniformity_loss(teachers)
+        expected.append(settings.get("uniformity_weight", 1.0) * both)
+    assert [x.item() for x in losses[1:]] == pytest.approx([x.item() for x in expected], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -228,6 +399,7 @@ def test_ablations(llmsrec, settings, parts):
         ({"llm_quantize": "8bit"}, "llm_quantize is '8bit'"),
         ({"learning_rate_decay": 0}, "learning_rate_decay is 0"),
         ({"item_input": "text", "item_title_field": "nothing"}, "has no field 'nothing'"),
+        ({"history_items": 300}, "history_items is 300, which takes"),
     ],
 )
 def test_settings_that_cannot_work(llmsrec, setting, message):

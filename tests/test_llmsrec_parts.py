@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
+from torch import nn
 
 from recbole_llmemb.data.lazy import POSITION
 from recbole_llmemb.llmsrec.histories import (
@@ -92,6 +93,15 @@ def test_slots_begin_as_large_as_tokens():
     assert rows[1:].mean().abs() < 1e-5 and rows[1:].std().item() == pytest.approx(1, abs=0.01)
     out = slot_projection(8, 64, spread=0.02)(rows[1:])
     assert out.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+def test_the_networks_are_the_papers(llmsrec):
+    _, _, model, _ = llmsrec("llama")
+    plain = [nn.Linear, nn.LayerNorm, nn.LeakyReLU, nn.Linear]
+    networks = [model.user_head, model.item_head, model.form.history_projection]
+    assert all([type(layer) for layer in network] == plain for network in networks)
+    assert [type(layer) for layer in model.teacher_head] == [*plain[:2], nn.GELU, plain[3]]
+    assert model.user_head[0].out_features == 24 and model.user_head[3].out_features == 12
 
 
 def batches(data, model):

@@ -122,6 +122,21 @@ def test_dates():
     assert texts.date_of(texts.days_of([1406073599])[0]) == "2014-07-22"
 
 
+def test_each_item_has_the_date_of_its_own_time(llm):
+    loaded = llm("bert")
+    book = TextBook(loaded, ["", "red soap", "blue gel"], most=2, dated=True)
+    items, lengths = torch.tensor([[1, 2, 1]]), torch.tensor([3])
+    times = torch.tensor([[0.0, 30.0, 45.0]]) * 86_400
+    prompts = book.prompts(items, lengths, times)
+    shown = [(1, "blue gel", "1970-01-31"), (2, "red soap", "1970-02-15")]
+    first, second = (texts.history_text(*each) for each in shown)
+    expected = [*loaded.head, *loaded.tokenise([texts.USER_START + first])[0], 0]
+    expected += [*loaded.tokenise([second])[0], 0]
+    assert prompts.tokens[0].tolist()[: len(expected)] == expected
+    other = book.prompts(items, lengths, times + 86_400)
+    assert not torch.equal(other.tokens, prompts.tokens)
+
+
 @pytest.mark.parametrize("begin, real", [(0, False), (1.4e9, True), (1.4e12, True), (2014, False)])
 def test_dates_are_named_where_times_are_real(caplog, begin, real):
     class Dataset:

@@ -154,7 +154,9 @@ main({arguments!r})
         more = [f"--checkpoint_dir={folder}", f"--result_json={file}"]
         assert main([*arguments, *more]) == 0
         outcomes.append(json.loads(file.read_text()))
-        outcomes[-1].pop("seconds")
+        assert outcomes[-1].pop("seconds") and outcomes[-1].pop("checkpoint")
+        seconds = [row.pop("seconds") for row in outcomes[-1]["curve"]]
+        assert len(seconds) == 4 and seconds == sorted(seconds)
         continued = "an interrupted run is there; continuing from" in capsys.readouterr().out
         assert continued == (folder == "saved")
     assert outcomes[0] == outcomes[1]

@@ -14,6 +14,8 @@ Encode the items of a dataset into an embedding table, or import vectors made el
 
   recbole-llm encode --dataset=ml-100k --out=tables/ml-100k
   recbole-llm encode --dataset=mine --data_path=data --encoder=BAAI/bge-m3 --out=tables/mine
+  recbole-llm encode --items=catalogue.parquet --item_id_field=asin --out=tables/catalogue
+  recbole-llm encode --items=catalogue.parquet --ray --num_workers=8 --out=tables/catalogue
   recbole-llm encode --import=vectors.npy --tokens=items.txt --out=tables/mine
 
 Train on it with --llm_table=DIRECTORY. An interrupted run continues where it stopped when the
@@ -36,6 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     text = parser.add_argument_group("item text")
     text.add_argument("--dataset", help="its items are encoded")
     text.add_argument("--data_path", help="folder that holds the dataset's folder")
+    text.add_argument(
+        "--items", metavar="FILE", help="encode these items: .item, .parquet or .jsonl"
+    )
     text.add_argument("--fields", help="attributes to use, in this order: a,b,c (default: all)")
     text.add_argument("--prompt", help="what stands before the attributes")
     text.add_argument("--value_max_chars", type=int, help="cut longer values (default: 100)")
@@ -58,6 +63,15 @@ def build_parser() -> argparse.ArgumentParser:
         "--trust_remote_code",
         action="store_true",
         help="run code that comes with the encoder; only where you have read it",
+    )
+
+    ray = parser.add_argument_group("on a cluster")
+    ray.add_argument(
+        "--ray", action="store_true", help="encode with Ray, on the cluster at RAY_ADDRESS if set"
+    )
+    ray.add_argument("--num_workers", type=int, help="encoders (default: as many as fit)")
+    ray.add_argument(
+        "--gpus_per_worker", type=float, help="may be a fraction (default: 1 if there are GPUs)"
     )
 
     imports = parser.add_argument_group("import")
@@ -96,11 +110,15 @@ def main(argv: list[str]) -> int:
         By argparse: 2 for options it does not know, 0 for ``--help``.
     """
     options = build_parser().parse_args(argv)
-    if (options.source is None) == (options.dataset is None):
+    if (options.source is None) == (options.dataset is None and options.items is None):
         raise UserError(
-            "recbole-llm encode needs either --dataset, whose items to encode, "
+            "recbole-llm encode needs either --dataset or --items, whose items to encode, "
             "or --import, the file to import."
         )
+    if not options.ray and not (options.num_workers is None and options.gpus_per_worker is None):
+        raise UserError("--num_workers and --gpus_per_worker are for --ray; add it, or leave them.")
+    if options.ray and options.source is not None:
+        raise UserError("--ray encodes items; --import has nothing to encode, leave --ray out.")
     if options.pca_dim is not None and options.pca_dim < 1:
         raise UserError(f"--pca_dim is {options.pca_dim}; it must be at least 1.")
     return _import(options) if options.source is not None else _encode(options)
@@ -127,11 +145,16 @@ def _import(options: argparse.Namespace) -> int:
 def _encode(options: argparse.Namespace) -> int:
     from recbole_llmemb.config import defaults
     from recbole_llmemb.encode.job import EncodeJob, run_job
+    from recbole_llmemb.encode.workers import Workers
 
     # The same text as `run` would use, unless told otherwise.
-    known = defaults("", options.dataset)
+    known = defaults("", options.dataset or "")
     job = EncodeJob(
-        item_file=item_file_of(options.dataset, options.data_path),
+        item_file=(
+            Path(options.items).expanduser()
+            if options.items
+            else item_file_of(options.dataset, options.data_path)
+        ),
         encoder=options.encoder or known.get("llm_encoder"),
         fields=options.fields or known.get("item_text_fields"),
         prompt=known.get("item_prompt") if options.prompt is None else options.prompt,
@@ -153,7 +176,11 @@ def _encode(options: argparse.Namespace) -> int:
         device=options.device,
         shard_size=options.shard_size,
     )
-    result = run_job(job, options.out, overwrite=options.overwrite)
+    workers = None
+    if options.ray:
+        workers = Workers(options.num_workers, options.gpus_per_worker)
+        workers.check(options.device)
+    result = run_job(job, options.out, overwrite=options.overwrite, workers=workers)
     print(
         f"{result.path}: {result.rows} items × {result.width}, {result.unique} different texts, "
         f"{result.encoded} encoded now, {result.seconds:.1f} s"

@@ -10,6 +10,12 @@ COMMANDS = {
     "run": "train and rank a model, doing before it whatever is missing (the default)",
     "encode": "turn item text into an embedding table, or import one",
     "scft": "fine-tune an encoder on a dataset's items before (stage 1 of LLMEmb)",
+    "tune": "search for the best settings of a model with Ray Tune",
+    "recommend": "top items for users, new users and new items, from a checkpoint",
+    "export": "item and user matrices, an index or a user encoder, from a checkpoint",
+    "compare": "results side by side: tables, significance, figures, one HTML report",
+    "order-test": "what checkpoints lose when histories are shuffled",
+    "convert": "csv, parquet or jsonl files to a RecBole dataset",
 }
 
 
@@ -28,13 +34,17 @@ def main(argv: list[str] | None = None) -> int:
         if command not in COMMANDS:
             names = ", ".join(COMMANDS)
             raise UserError(f"There is no subcommand {command!r}; it must be one of {names}.")
-        return importlib.import_module(f"recbole_llmemb.cli.{command}").main(argv) or 0
+        return _module(command).main(argv) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
+
+
+def _module(command):
+    return importlib.import_module(f"recbole_llmemb.cli.{command.replace('-', '_')}")
 
 
 def _usage() -> str:

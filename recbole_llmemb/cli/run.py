@@ -88,8 +88,10 @@ def execute(typed: dict, report=print) -> dict:
 
     from recbole_llmemb import pipeline, results
     from recbole_llmemb.config import make_config, preset_file
+    from recbole_llmemb.evaluation import cold
     from recbole_llmemb.model.backbones.settings import look_up
-    from recbole_llmemb.registry import is_ours
+    from recbole_llmemb.registry import is_ours, model_class
+    from recbole_llmemb.report.users import write_users
 
     started = perf_counter()
     typed = dict(typed)
@@ -106,7 +108,15 @@ def execute(typed: dict, report=print) -> dict:
         model_name = look_up(model_name).__name__
     if not isinstance(model_name, str):
         raise UserError("No model is named; add --model=LLMEmbSASRec, for example.")
+    if typed.get("save_users") and not is_ours(model_name):
+        raise UserError(
+            f"save_users needs a model of this package, which {model_name} is not; leave it off, "
+            f"or take --model=LLMEmb{model_name} with --item_embedding=id."
+        )
     config = make_config(model_name, str(dataset_name), files, typed, strict=typed)
+    if config["holdout_items"]:
+        cold.check_model(config, model_class(model_name))
+    users_file = results.users_file_of(result_json) if config["save_users"] else None
     init_logger(config)
     seconds = dict.fromkeys(results.SECONDS)
 
@@ -124,6 +134,8 @@ def execute(typed: dict, report=print) -> dict:
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
         f"{len(train):,} training targets"
     )
+    if config["holdout_items"]:
+        report(f"prepare: {cold.told(train.held_out)}")
     if is_ours(model_name) and config["item_embedding"] != "id" and config["item_input"] != "text":
         from recbole_llmemb.model.item_layer import has_learnt_adapter
         from recbole_llmemb.model.sources import item_table
@@ -156,6 +168,10 @@ def execute(typed: dict, report=print) -> dict:
             valid_users=len(data.valid._dataset),
         )
     )
+    cold_items = None
+    if config["holdout_items"]:
+        cold_items = cold.evaluate_cold(config, data, model)
+        print(f"\n{cold.cold_table(cold_items)}")
     print(f"\ncheckpoint: {outcome.checkpoint}")
     parts = {
         "model": model_name,
@@ -170,7 +186,22 @@ def execute(typed: dict, report=print) -> dict:
     }
     if outcome.valid_groups:
         parts["valid_groups"] = outcome.valid_groups
+    if cold_items:
+        parts["cold_items"] = cold_items
+    details = outcome.details
+    parts["config"] = {
+        key: value
+        for key, value in pipeline.settings(config).items()
+        if value is not None and key not in ("model", "dataset", "seed")
+    }
+    parts["curve"] = outcome.curve
+    parts["bins"] = None if details is None else details.bins()
     if result_json:
+        parts["checkpoint"] = results.relative(outcome.checkpoint, result_json)
+        if users_file is not None and details is not None:
+            write_users(users_file, details, data.dataset)
+            parts["users_file"] = users_file.name
+            print(f"per user:   {users_file}")
         results.write_result_json(result_json, **parts)
         print(f"results:    {result_json}")
     print(f"total:      {perf_counter() - started:.1f} s")

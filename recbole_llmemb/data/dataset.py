@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from recbole.data.dataset import SequentialDataset
 
+from recbole_llmemb.data.holdout import hold_out
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
 
 
@@ -14,7 +15,22 @@ class LazySequentialDataset(SequentialDataset):
 
     Rows, their order, splits and the contents of every batch are RecBole's; memory
     grows with the number of interactions, not with that times the history length.
+
+    Attributes
+    ----------
+    held_out : HeldOut or None
+        With ``holdout_items``, the items that were taken out, and their interactions.
     """
+
+    held_out = None
+
+    def _data_filtering(self):
+        super()._data_filtering()
+        share = self.config["holdout_items"]
+        if share:
+            self.held_out = hold_out(
+                self, share, self.config["holdout_seed"], self.config["holdout_targets"]
+            )
 
     def data_augmentation(self):
         """Give every interaction but a user's first a row that points at its history."""

@@ -20,7 +20,9 @@ def install():
         own = getattr(model_class(config["model"]), "own_loader", None)
         if own is not None:
             return own(config, phase, lambda: _our_loader(config, phase) or original(config, phase))
-        return _our_loader(config, phase) or original(config, phase)
+        loader = _our_loader(config, phase) or original(config, phase)
+        shuffles = phase == "train" and config["shuffle_train"]
+        return _on_shuffled_sequences(loader) if shuffles else loader
 
     get_dataloader.knows_llmemb = True
     recbole_data.get_dataloader = get_dataloader
@@ -43,3 +45,13 @@ def _our_loader(config, phase):
     if mode == "full":
         return LengthSortedFullSortEvalDataLoader
     return candidate_eval_loader if mode[:3] in ("uni", "pop") else None
+
+
+def _on_shuffled_sequences(loader):
+    from recbole_llmemb.llmsrec.histories import with_shuffled_sequences
+
+    def shuffled(config, dataset, sampler, shuffle=False):
+        dataset = with_shuffled_sequences(dataset, config["seed"])
+        return loader(config, dataset, sampler, shuffle=shuffle)
+
+    return shuffled

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from recbole_llmemb.encode.adapter import Adapter, find_adapter
-from recbole_llmemb.encode.encoder import Encoder, check_options
-from recbole_llmemb.encode.items import ItemText, read_items
-from recbole_llmemb.encode.prompts import DEFAULT_INSTRUCTION, DEFAULT_MAX_CHARS, item_prompts
-from recbole_llmemb.encode.shards import DEFAULT_SHARD_SIZE, encode_in_shards
-from recbole_llmemb.encode.source import EncoderSource, find_encoder
+from recbole_llmemb.encode.adapter import find_adapter
+from recbole_llmemb.encode.catalogue import Catalogue, scan
+from recbole_llmemb.encode.encoder import check_options
+from recbole_llmemb.encode.items import ItemText, open_items, read_items
+from recbole_llmemb.encode.local import encode_locally
+from recbole_llmemb.encode.prepared import Prepared
+from recbole_llmemb.encode.prompts import (
+    DEFAULT_INSTRUCTION,
+    DEFAULT_MAX_CHARS,
+    item_prompt,
+    item_prompts,
+)
+from recbole_llmemb.encode.shards import DEFAULT_SHARD_SIZE
+from recbole_llmemb.encode.source import find_encoder
+from recbole_llmemb.encode.turns import turn
+from recbole_llmemb.encode.workers import Workers
 from recbole_llmemb.errors import TableError, UserError
 from recbole_llmemb.table.format import (
     EmbeddingTable,
@@ -60,26 +67,26 @@ class EncodeJob:
     batch_size: int = DEFAULT_BATCH_SIZE
     device: Any = None
     shard_size: int = DEFAULT_SHARD_SIZE
-    _prepared: _Prepared | None = field(default=None, init=False, repr=False, compare=False)
+    _prepared: Prepared | None = field(default=None, init=False, repr=False, compare=False)
 
-    def prepare(self) -> _Prepared:
+    def prepare(self, streamed: bool = False) -> Prepared:
         """Read the items and find the encoder, without loading it (once; later calls are free).
+
+        Parameters
+        ----------
+        streamed : bool
+            Do not hold the texts, but a :class:`~recbole_llmemb.encode.catalogue.Catalogue`.
 
         Raises
         ------
         UserError
             When an option, the item file or the encoder's name is wrong.
         """
-        if self._prepared is None:
+        if self._prepared is None or (self._prepared.catalogue is not None) != streamed:
             check_options(self.pooling, self.dtype)
             for name in ("batch_size", "shard_size"):
                 if getattr(self, name) < 1:
                     raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-            items = read_items(
-                self.item_file, self.fields, self.id_field, self.field_separator, self.encoding
-            )
-            instruction = DEFAULT_INSTRUCTION if self.prompt is None else self.prompt
-            texts = item_prompts(items.attributes, instruction, self.value_max_chars)
             source = find_encoder(self.encoder)
             pooling, max_length, adapter = self.pooling, self.max_length, None
             if self.adapter:  # what it was trained with, unless told otherwise
@@ -87,15 +94,35 @@ class EncodeJob:
                 adapter.check(source.identity, source.name, pooling)
                 pooling = pooling or adapter.manifest.get("pooling")
                 max_length = max_length or adapter.manifest.get("max_length")
-            self._prepared = _Prepared(
-                items, instruction, texts, source, pooling, max_length, adapter
+            read = self._scan if streamed else self._read
+            self._prepared = Prepared(
+                *read(), self.instruction, source, pooling, max_length, adapter
             )
         return self._prepared
 
     @property
+    def instruction(self) -> str:
+        """What stands before the attributes."""
+        return DEFAULT_INSTRUCTION if self.prompt is None else self.prompt
+
+    @property
+    def place(self) -> tuple:
+        """What :func:`~recbole_llmemb.encode.items.open_items` needs to know."""
+        return self.item_file, self.fields, self.id_field, self.field_separator, self.encoding
+
+    def _read(self) -> tuple[ItemText, list[str], None]:
+        items = read_items(*self.place)
+        return items, item_prompts(items.attributes, self.instruction, self.value_max_chars), None
+
+    def _scan(self) -> tuple[ItemText, list[str], Catalogue]:
+        file = open_items(*self.place)
+        found = scan(file, lambda item: item_prompt(item, self.instruction, self.value_max_chars))
+        return ItemText(found.tokens, [], file.fields), [], found
+
+    @property
     def key(self) -> str:
         """Hash of all the vectors depend on; two jobs with one key give one table."""
-        ready = self.prepare()
+        ready = self._prepared or self.prepare()
         facts = {
             "texts": ready.texts_hash,
             "encoder": ready.source.identity,
@@ -108,23 +135,6 @@ class EncodeJob:
         if ready.adapter:  # without one, as before there were any
             facts["adapter"] = ready.adapter.fingerprint
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
-
-
-@dataclass
-class _Prepared:
-    items: ItemText
-    instruction: str
-    texts: list[str]
-    source: EncoderSource
-    pooling: str | None = None
-    max_length: int | None = None
-    adapter: Adapter | None = None
-
-    @property
-    def texts_hash(self) -> str:
-        """Hash of tokens and texts in file order."""
-        pairs = json.dumps([self.items.tokens, self.texts], ensure_ascii=False)
-        return hashlib.blake2b(pairs.encode(), digest_size=10).hexdigest()
 
 
 @dataclass
@@ -160,6 +170,7 @@ def run_job(
     out: str | os.PathLike,
     overwrite: bool = False,
     report: Callable[[str], None] = print,
+    workers: Workers | None = None,
 ) -> EncodeResult:
     """Encode the items of a job into a table directory, unless it is there.
 
@@ -176,6 +187,8 @@ def run_job(
         Replace a table of other inputs, or a damaged one, instead of refusing.
     report : callable
         Is given one line of text when something begins or ends.
+    workers : Workers, optional
+        Encode with Ray, by these; the table is the same. By default in this process.
 
     Raises
     ------
@@ -186,8 +199,7 @@ def run_job(
     """
     began = time.perf_counter()
     out = Path(out)
-    ready = job.prepare()
-    unique = list(dict.fromkeys(ready.texts))
+    ready = job.prepare(streamed=workers is not None)
     encoded = 0
     # Looked for before locking too: a cache that can only be read is still a cache.
     table = _find(job, out)
@@ -199,38 +211,17 @@ def run_job(
             if not hit:
                 check_target(out, overwrite, looks_like_table)
                 report(
-                    f"table: building {out} ({len(ready.texts)} items, {len(unique)} different "
-                    f"texts, encoder {ready.source.name})"
+                    f"table: building {out} ({len(ready.items.tokens)} items, {ready.unique} "
+                    f"different texts, encoder {ready.source.name})"
                 )
-                table, encoded = _build(job, ready, unique, out, report)
+                table, encoded = _build(job, ready, out, report, workers)
                 table.save(out, overwrite=overwrite)
                 for work in out.parent.glob(f".{out.name}.work-*"):
                     shutil.rmtree(work, ignore_errors=True)
     seconds = time.perf_counter() - began
     size = f"{len(table)} × {table.width}"
     report(f"table: {'cache hit' if hit else 'built'} {out} ({size}, {seconds:.1f} s)")
-    return EncodeResult(out, len(table), table.width, len(unique), encoded, hit, seconds)
-
-
-@contextlib.contextmanager
-def turn(out: Path, what: str = "table") -> Iterator[None]:
-    """Wait until no other process is making this directory. The lock dies with its process.
-
-    Raises
-    ------
-    UserError
-        When its folder cannot be written.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out.parent / f".{out.name}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise UserError(f"The {what} {out} cannot be written: {error}.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return EncodeResult(out, len(table), table.width, ready.unique, encoded, hit, seconds)
 
 
 def _find(job: EncodeJob, out: Path) -> EmbeddingTable | None:
@@ -244,40 +235,30 @@ def _find(job: EncodeJob, out: Path) -> EmbeddingTable | None:
 
 
 def _build(
-    job: EncodeJob, ready: _Prepared, unique: list[str], out: Path, report: Callable[[str], None]
+    job: EncodeJob,
+    ready: Prepared,
+    out: Path,
+    report: Callable[[str], None],
+    workers: Workers | None,
 ) -> tuple[EmbeddingTable, int]:
-    token_of = dict(zip(ready.texts, ready.items.tokens, strict=True))
-    bare = sum(not attributes for attributes in ready.items.attributes)
-    if bare:
-        report(f"table: {bare} items have no text and share one vector")
-    encoder = _LazyEncoder(job, ready)
-    try:
-        vectors, encoded = encode_in_shards(
-            unique,
-            encoder,
-            work=out.parent / f".{out.name}.work-{job.key}",
-            key=job.key,
-            shard_size=job.shard_size,
-            # One batch, as the library would sort a call's texts again by another length; with
-            # several devices, some batches for each.
-            step=job.batch_size * (4 if "," in str(job.device) else 1),
-            describe=lambda i: f"of item {token_of[unique[i]]!r}",
-            lengths=encoder.lengths,
-        )
-    finally:
-        encoder.close()
-    if encoded < len(unique):
-        report(f"table: {len(unique) - encoded} texts were encoded by an interrupted run")
-    row_of = {text: row for row, text in enumerate(unique)}
-    table = EmbeddingTable(
-        tokens=ready.items.tokens,
-        vectors=vectors[[row_of[text] for text in ready.texts]],
-        manifest=_manifest(job, ready),
-    )
+    if ready.bare:
+        report(f"table: {ready.bare} items have no text and share one vector")
+    if workers is None:
+        work = out.parent / f".{out.name}.work-{job.key}"
+        vectors, encoded = encode_locally(job, ready, work, report)
+    else:
+        from recbole_llmemb.encode.ray_encode import encode_with_ray
+
+        # Other texts per shard than local ones have.
+        work = out.parent / f".{out.name}.work-{job.key}-ray"
+        vectors, encoded = encode_with_ray(job, ready, work, report, workers)
+    if encoded < ready.unique:
+        report(f"table: {ready.unique - encoded} texts were encoded by an interrupted run")
+    table = EmbeddingTable(ready.items.tokens, vectors, _manifest(job, ready))
     return (reduce_pca(table, job.pca_dim) if job.pca_dim else table), encoded
 
 
-def _manifest(job: EncodeJob, ready: _Prepared) -> dict[str, Any]:
+def _manifest(job: EncodeJob, ready: Prepared) -> dict[str, Any]:
     adapter = {}
     if ready.adapter:
         facts = {"path": str(ready.adapter.path), "fingerprint": ready.adapter.fingerprint}
@@ -297,36 +278,3 @@ def _manifest(job: EncodeJob, ready: _Prepared) -> dict[str, Any]:
         "inputs_hash": job.key,
         "versions": library_versions(),
     }
-
-
-class _LazyEncoder:
-    """An encoder that is loaded at its first text: a job whose shards are all there needs none."""
-
-    def __init__(self, job: EncodeJob, ready: _Prepared):
-        self._job, self._ready, self._encoder = job, ready, None
-
-    def __call__(self, texts: Sequence[str]):
-        return self._loaded().encode(texts)
-
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        return self._loaded().lengths(texts)
-
-    def _loaded(self) -> Encoder:
-        if self._encoder is None:
-            job, ready = self._job, self._ready
-            self._encoder = Encoder(
-                ready.source,
-                pooling=ready.pooling,
-                dtype=job.dtype,
-                device=job.device,
-                max_length=ready.max_length,
-                normalize=job.normalize,
-                batch_size=job.batch_size,
-                trust_remote_code=job.trust_remote_code,
-                adapter=ready.adapter,
-            )
-        return self._encoder
-
-    def close(self) -> None:
-        if self._encoder is not None:
-            self._encoder.close()

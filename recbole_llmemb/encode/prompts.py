@@ -33,10 +33,17 @@ def item_prompts(
     list of str
         Items without any attribute get :data:`NOTHING_KNOWN`, without the instruction.
     """
+    return [item_prompt(item, instruction, value_max_chars) for item in attributes]
+
+
+def item_prompt(
+    attributes: Mapping[str, str],
+    instruction: str = DEFAULT_INSTRUCTION,
+    value_max_chars: int | None = DEFAULT_MAX_CHARS,
+) -> str:
+    """The prompt of one item; see :func:`item_prompts`."""
+    pairs = [f"{name} is {value[: value_max_chars or None]}" for name, value in attributes.items()]
+    if not pairs:
+        return NOTHING_KNOWN
     instruction = instruction.strip()
-    prefix = f"{instruction} " if instruction else ""
-    prompts = []
-    for item in attributes:
-        pairs = [f"{name} is {value[: value_max_chars or None]}" for name, value in item.items()]
-        prompts.append(prefix + "; ".join(pairs) if pairs else NOTHING_KNOWN)
-    return prompts
+    return (f"{instruction} " if instruction else "") + "; ".join(pairs)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from tqdm import tqdm
 
 from recbole_llmemb.errors import UserError
@@ -66,15 +66,12 @@ def encode_in_shards(
     UserError
         When the encoder returns NaN or infinity, or a shard cannot be written.
     """
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The work directory {work} cannot be made: {error}.") from error
+    _make(work)
     order = _order(texts, work, key, lengths)
     # Order and cut decide which texts a shard holds, so they are part of what it must match.
     key = f"{key}/{shard_size}/{_digest(torch.tensor(order))}"
     starts = range(0, len(order), shard_size)
-    paths = [work / f"shard-{number:05d}.safetensors" for number in range(len(starts))]
+    paths = [_path(work, number) for number in range(len(starts))]
     parts: list[torch.Tensor | None] = [
         _read_shard(path, key, rows=min(shard_size, len(order) - start))
         for path, start in zip(paths, starts, strict=True)
@@ -89,20 +86,132 @@ def encode_in_shards(
             if parts[number] is not None:
                 continue
             members = order[start : start + shard_size]
-            blocks = []
-            for begin in range(0, len(members), step):
-                block = members[begin : begin + step]
-                vectors = encode([texts[i] for i in block])
-                _check_finite(vectors, block, describe)
-                blocks.append(vectors)
-                progress.update(len(block))
-            parts[number] = torch.cat(blocks)
+            parts[number] = _encode(texts, members, encode, step, describe, progress.update)
             encoded += len(members)
             _write_shard(path, key, parts[number])
     ordered = torch.cat([part for part in parts if part is not None])
     vectors = torch.empty_like(ordered)
     vectors[torch.tensor(order)] = ordered
     return vectors, encoded
+
+
+def encode_shard(
+    texts: Sequence[str],
+    encode: Callable[[Sequence[str]], torch.Tensor],
+    lengths: Callable[[Sequence[str]], Sequence[int]],
+    step: int,
+) -> torch.Tensor:
+    """Encode the texts of one shard, sorted by length, and give them back in their own order.
+
+    The parameters and errors are those of :func:`encode_in_shards`.
+    """
+    sizes = lengths(texts)
+    order = sorted(range(len(texts)), key=lambda i: (-sizes[i], texts[i]))
+    ordered = _encode(texts, order, encode, step, lambda i: f"of the text {texts[i]!r}")
+    vectors = torch.empty_like(ordered)
+    vectors[torch.tensor(order)] = ordered
+    return vectors
+
+
+class ShardFolder:
+    """Shards that somebody else encodes, kept in a directory until all are there.
+
+    Parameters
+    ----------
+    work : Path
+        The directory; made if need be.
+    count : int
+        How many shards there are.
+    key, rows : callable
+        Shard number to what the shard must match, and to its number of texts.
+
+    Raises
+    ------
+    UserError
+        When the directory cannot be made.
+    """
+
+    def __init__(
+        self, work: Path, count: int, key: Callable[[int], str], rows: Callable[[int], int]
+    ):
+        _make(work)
+        self._work, self._count, self._key, self.rows = work, count, key, rows
+
+    def __len__(self) -> int:
+        return self._count
+
+    def has(self, shard: int) -> bool:
+        """Whether the shard is there and whole."""
+        return self._read(shard) is not None
+
+    def get(self, shard: int) -> torch.Tensor:
+        """(rows, D).
+
+        Raises
+        ------
+        UserError
+            When it is not there, or damaged.
+        """
+        vectors = self._read(shard)
+        if vectors is None:
+            raise UserError(
+                f"The shard {_path(self._work, shard)} is missing or damaged; the same command "
+                "encodes it again."
+            )
+        return vectors
+
+    def put(self, shard: int, vectors: torch.Tensor) -> None:
+        """Keep a shard.
+
+        Raises
+        ------
+        UserError
+            When it cannot be written.
+        """
+        _write_shard(_path(self._work, shard), self._key(shard), vectors)
+
+    def _read(self, shard: int) -> torch.Tensor | None:
+        return _read_shard(_path(self._work, shard), self._key(shard), self.rows(shard))
+
+
+def pack(vectors: torch.Tensor) -> bytes:
+    """Vectors as bytes, to be sent."""
+    return save({_TENSOR: vectors})
+
+
+def unpack(data: bytes) -> torch.Tensor:
+    """What :func:`pack` packed."""
+    return load(data)[_TENSOR]
+
+
+def _encode(
+    texts: Sequence[str],
+    members: Sequence[int],
+    encode: Callable[[Sequence[str]], torch.Tensor],
+    step: int,
+    describe: Callable[[int], str],
+    progress: Callable[[int], object] = lambda number: None,
+) -> torch.Tensor:
+    """Vectors of some of the texts, ``step`` at a time."""
+    blocks = []
+    for begin in range(0, len(members), step):
+        block = members[begin : begin + step]
+        vectors = encode([texts[i] for i in block])
+        _check_finite(vectors, block, describe)
+        blocks.append(vectors)
+        progress(len(block))
+    return torch.cat(blocks)
+
+
+def _make(work: Path) -> None:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The work directory {work} cannot be made: {error}.") from error
+
+
+def _path(work: Path, shard: int) -> Path:
+    return work / f"shard-{shard:05d}.safetensors"
 
 
 def _order(

@@ -70,6 +70,12 @@ class TableBook:
             rows.append(torch.tensor([*start, *slots, *end, slot(0), *llm.tail]))
         self.codes = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
         self.sizes = (self.codes != PAD).sum(1)
+        longest = int(self.sizes.max()) + len(self.shared)
+        if llm.longest is not None and longest > llm.longest:
+            raise UserError(
+                f"history_items is {most}, which takes {longest} tokens, but the LLM reads "
+                f"{llm.longest}; set it lower, or name another LLM (llm_model)."
+            )
 
     def sizes_of(self, items, lengths, times=None):
         """Tokens of each prompt (nearly), ``(b,)``: what is to be batched together."""
@@ -99,11 +105,13 @@ class TextBook:
         Whether to name dates.
     left : bool
         Whether padding comes first.
+    share : bool
+        Whether what all prompts begin with is left out where the LLM keeps prefixes.
     """
 
     _MOST_KEPT = 2_000_000  # pieces; more are forgotten and tokenised again
 
-    def __init__(self, llm, titles, most, dated=False, left=False):
+    def __init__(self, llm, titles, most, dated=False, left=False, share=True):
         self.llm, self.titles, self.most, self.left = llm, titles, most, left
         self.dated = dated
         self.n_slots = most + 1
@@ -113,7 +121,7 @@ class TextBook:
         self._fixed = [[slot(number)] for number in range(1, most + 1)] + [end]
         self.title_sizes = torch.tensor([len(ids) for ids in llm.tokenise(titles)])
         self.shared = []
-        if llm.keeps_prefixes:
+        if llm.keeps_prefixes and share:
             probes = [self._text(1, t, 97 * i) for i, t in enumerate(_BEGINNINGS)]
             # A token less than what these share: titles may begin with anything.
             self.shared = llm.head + commonprefix(llm.tokenise(probes))[:-1]

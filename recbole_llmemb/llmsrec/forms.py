@@ -112,7 +112,8 @@ class TextForm(_Form):
         super().__init__(config, llm, teacher)
         self.left = left
         self.item_out = learnt_token(llm.width, llm.spread)
-        self.book = TextBook(llm, titles, self.most, dated, left)
+        share = bool(config["prefix_cache"])
+        self.book = TextBook(llm, titles, self.most, dated, left, share)
         self.item_width = llm.width
         self.batch_size = config["llm_batch_size"]
         end = [slot(1), *llm.tokenise([texts.ITEM_END])[0], slot(0), *llm.tail]

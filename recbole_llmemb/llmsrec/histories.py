@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import torch
 
-from recbole_llmemb.data.lazy import LazyInteraction, SortedInteractions
+from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
 
 # Odd constants that scatter neighbouring numbers (Knuth's, and two of SplitMix64's).
 _SCATTER = (6364136223846793005, 1442695040888963407, -4658895280553007687)
@@ -106,6 +106,36 @@ def with_shuffled_histories(dataset, seed, last=None):
     order = shuffled_order(keys, columns[length_field], lists.shape[1], seed, last)
     columns[field] = lists.gather(1, order)
     return dataset.copy(Interaction(columns))
+
+
+def with_shuffled_sequences(dataset, seed):
+    """A copy of a training split in which each user's items are in another order.
+
+    For models that train on every item of a sequence, where there is no target apart from the
+    history. What is held out for evaluation stays where it is.
+
+    Parameters
+    ----------
+    dataset : recbole_llmemb.data.dataset.LazySequentialDataset
+        The training split.
+    seed : int
+    """
+    rows, store = dataset.inter_feat, dataset.inter_feat.store
+    users, items = store.fields[dataset.uid_field], store.fields[dataset.iid_field]
+    first = torch.ones(len(users), dtype=torch.bool)
+    first[1:] = users[1:] != users[:-1]
+    used = torch.cat([rows[POSITION], first.nonzero().squeeze(1)]).unique()  # by user, in order
+    generator = torch.Generator().manual_seed(seed)
+    draw = torch.rand(len(used), generator=generator, dtype=torch.float64)
+    order = np.lexsort((draw.numpy(), users[used].numpy()))
+    fields = {**store.fields, dataset.iid_field: items.clone()}
+    fields[dataset.iid_field][used] = items[used[order]]
+    shuffled = SortedInteractions(fields, store.list_fields, store.max_length)
+    columns = dict(rows.interaction)
+    columns[dataset.iid_field] = fields[dataset.iid_field][columns[POSITION]]
+    split = dataset.copy(LazyInteraction(columns, shuffled, dataset.item_list_length_field))
+    split.sorted_interactions = shuffled
+    return split
 
 
 def with_sampled_users(dataset, count, seed=0):

@@ -44,6 +44,9 @@ class FrozenLLM:
         self.width = weight.shape[1]
         self.spread = float(weight[: min(len(weight), 4096)].float().std())
         self.device = weight.device
+        fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
+        on_cpu = weight.device.type == "cpu"
+        self._slow_slopes = fused and on_cpu and weight.dtype == torch.bfloat16
         self.keeps_prefixes = self._try_prefixes()
         self.head, self.tail = _special_tokens(tokenizer)
 
@@ -81,6 +84,7 @@ class FrozenLLM:
         -------
         torch.FloatTensor (b, H)
         """
+        self._choose_attention()
         embedded = fill(self.embed(prompts.tokens), prompts, vectors)
         options = {"inputs_embeds": embedded, "attention_mask": prompts.mask}
         if prefix is not None:
@@ -96,6 +100,13 @@ class FrozenLLM:
         states = self.model(**options).last_hidden_state
         rows = torch.arange(len(states), device=states.device)
         return states[rows, prompts.ends].float()
+
+    def _choose_attention(self):
+        # PyTorch's fused attention has a slow way back for bfloat16 on a CPU: half of a step.
+        if self._slow_slopes:
+            kind = "eager" if torch.is_grad_enabled() else "sdpa"
+            if self.model.config._attn_implementation != kind:
+                self.model.set_attn_implementation(kind)
 
     @torch.no_grad()
     def keys_values(self, tokens, mask=None, prefix=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from logging import getLogger
+from pathlib import Path
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -103,6 +104,10 @@ class LLMSRec(SequentialRecommender):
     def _load_teacher(config, dataset):
         from recbole_llmemb.teacher import ensure_teacher
 
+        used = (config["teacher_used"] or {}).get("path")
+        named = "/" in str(config["align_teacher"]) or Path(config["align_teacher"]).suffix
+        if used and not named and Path(used).is_file():
+            return load_teacher(used, config, dataset)  # a checkpoint's, whoever would train it now
         path = ensure_teacher(config, config["hidden_size"], report=getLogger().info)
         return load_teacher(path, config, dataset)
 
@@ -154,18 +159,12 @@ class LLMSRec(SequentialRecommender):
 
         Computed once, and again only after a parameter changed.
         """
-        # Fused optimisers do not count their changes in _version: training forgets it.
+        # Fused optimisers do not count their changes in _version: each step forgets it.
         key = tuple((id(p), p._version) for p in self.parameters())
         if self._items is None or self._items[0] != key:
             rows = self.form.all_item_states(self.item_head, self.show_progress)
             self._items = key, torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
         return self._items[1]
-
-    def train(self, mode=True):
-        """As for any module."""
-        if mode:
-            self._items = None
-        return super().train(mode)
 
     # -- training ---------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ _WHOLE = ("history_items", "negative_items", "head_hidden_size", "representation
           "user_sample")  # fmt: skip
 _POSITIVE = ("distill_temperature", "learning_rate_decay")
 _NOT_NEGATIVE = ("uniformity_weight", "prefix_cache")
-_SWITCHES = ("in_batch_negatives", "shuffle_train", "prompt_dates")
+_SWITCHES = ("in_batch_negatives", "prompt_dates")
 
 
 def check_settings(config) -> None:

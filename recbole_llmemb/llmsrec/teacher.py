@@ -10,6 +10,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError, name_some
+from recbole_llmemb.model.backbones.examine import roles_of
 
 
 class FrozenTeacher:
@@ -30,7 +31,7 @@ class FrozenTeacher:
 
     def __init__(self, model, ids):
         self.model = model.eval().requires_grad_(False)
-        self.ids = ids
+        self.ids, self.roles = ids, roles_of(model.forward)
         with torch.no_grad():
             rows = model.item_embedding.weight[ids].float().clone()
         rows[0] = 0
@@ -57,7 +58,8 @@ class FrozenTeacher:
         if hasattr(model, "sequence_output"):
             columns = {model.ITEM_SEQ: sequence, model.ITEM_SEQ_LEN: shown}
             return model.sequence_output(Interaction(columns)).float()
-        return model(sequence, shown).float()
+        given = {"items": sequence, "lengths": shown}
+        return model(*[given[role] for role in self.roles]).float()
 
 
 def load_teacher(path, config, dataset):
@@ -107,7 +109,23 @@ def load_teacher(path, config, dataset):
         )
     ids = torch.tensor([0, *(number[token] for token in ours[1:])])
     device = config["device"]
-    return FrozenTeacher(model.to(device), ids.to(device))
+    teacher = FrozenTeacher(model.to(device), ids.to(device))
+    if not _gives_states(teacher, device):
+        raise UserError(
+            f"Checkpoint {path} is of {state['config']['model']}, which does not turn a history of "
+            "items into one state as wide as an item embedding, so it cannot be the CF model; give "
+            "another (align_teacher)."
+        )
+    return teacher
+
+
+def _gives_states(teacher, device):
+    one = torch.ones(1, 1, dtype=torch.long, device=device)
+    try:
+        state = teacher.user_states(one, one[0])
+    except (KeyError, TypeError, AttributeError, RuntimeError, IndexError):
+        return False  # one that wants users, features or a mask
+    return state.shape == (1, teacher.item_embeddings.shape[1])
 
 
 def rebuild(state, path, dataset=None):

@@ -12,6 +12,7 @@ from recbole_llmemb.model.offsets import ItemOffsets, trained_items
 from recbole_llmemb.model.sources import item_table, table_projection
 from recbole_llmemb.model.table_dtype import table_dtype
 from recbole_llmemb.model.whitening import rescaling, whitening
+from recbole_llmemb.table import EmbeddingTable, match
 
 
 def item_layer(config, dataset, layer, extra_rows=0):
@@ -67,6 +68,35 @@ def item_layer(config, dataset, layer, extra_rows=0):
     steps = [step for step in (table_projection(config), prepare) if step is not None]
     prepare = nn.Sequential(*steps)
     return TableItemEmbedding(table, adapter, size, extra_rows, freeze, offsets, prepare)
+
+
+def prepared(config, dataset, tokens):
+    """Rows of items outside a dataset, as the layer's table has them after its preparation.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        That a layer was made with.
+    dataset : recbole.data.dataset.Dataset
+        Whose items alone settle the preparation (whitening, rescaling).
+    tokens : sequence of str
+        Items of the table that the dataset does not have.
+
+    Returns
+    -------
+    torch.FloatTensor (n, D)
+
+    Raises
+    ------
+    TableError
+        Items that the table does not have, unless ``llm_missing`` says how to fill them.
+    """
+    known = item_table(config, dataset)  # of the width that the layer has settled on
+    path = config["llm_table_used"]["path"]
+    missing = config["llm_missing"] or "error"
+    rows = match(EmbeddingTable.load(path), ["[PAD]", *tokens], missing, where=path)[1:]
+    prepare = _preparation(config, known, not has_learnt_adapter(config))
+    return rows if prepare is None else prepare(rows)
 
 
 def has_learnt_adapter(config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from logging import getLogger
+from pathlib import Path
 
 import torch
 
@@ -38,7 +39,7 @@ def item_table(config, dataset, report=None, size=None):
     from recbole_llmemb.table import EmbeddingTable, match
 
     report = report or getLogger().info
-    path = ensure_table(config, report=report)
+    path = _table_in_use(config) or ensure_table(config, report=report)
     table = EmbeddingTable.load(path)
     if size and table.width > size and not config["llm_pca_dim"]:
         report(f"table: {table.width} wide and no adapter to learn, so llm_pca_dim is {size}")
@@ -53,9 +54,27 @@ def item_table(config, dataset, report=None, size=None):
             "set llm_table to that one."
         )
     # The checkpoint names the table it needs: where it was and what was in it.
-    config["llm_table_used"] = {"path": str(path), "fingerprint": table.fingerprint}
+    where = str(Path(path).absolute())  # a checkpoint may be read from another folder
+    config["llm_table_used"] = {"path": where, "fingerprint": table.fingerprint}
     tokens = dataset.field2id_token[dataset.iid_field]
     return match(table, tokens, missing=config["llm_missing"] or "error", where=str(path))
+
+
+def _table_in_use(config):
+    """The table that a checkpoint's configuration names, if it is still there and the same.
+
+    Found without a look at the item file, which may have got new items since.
+    """
+    from recbole_llmemb.table.format import read_manifest
+
+    used, chosen = config["llm_table_used"], config["llm_table"]
+    if used and chosen and Path(chosen).is_dir() and Path(chosen).absolute() != Path(used["path"]):
+        return None  # another one is asked for, which is to be looked at
+    try:
+        same = used and read_manifest(used["path"]).get("fingerprint") == used["fingerprint"]
+    except TableError:
+        same = False
+    return Path(used["path"]) if same else None
 
 
 def table_projection(config):

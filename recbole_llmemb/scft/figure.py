@@ -11,6 +11,7 @@ from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.prompts import item_prompts
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.report.drawing import bare, check_matplotlib, new_figure, principal_plane
 
 _KINDS = (".png", ".pdf", ".svg")
 
@@ -25,12 +26,7 @@ def check_figure(file: str) -> None:
     """
     if Path(file).suffix not in _KINDS:
         raise UserError(f"--figure is {file!r}; its name must end in {', '.join(_KINDS)}.")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "--figure needs matplotlib: pip install 'recbole-llmemb[figures]'."
-        ) from error
+    check_matplotlib("--figure")
 
 
 def draw(job, adapter: Path, file: str) -> None:
@@ -68,25 +64,15 @@ def draw(job, adapter: Path, file: str) -> None:
 
 def plot(before: torch.Tensor, after: torch.Tensor, file: str, title: str) -> None:
     """See :func:`draw`; ``before`` and ``after`` are (n, D)."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a screen, whatever pyplot may be set to
+    figure = new_figure(11, 3.8)
     left, middle, right = figure.subplots(1, 3)
     figure.suptitle(title)
     edge = 0.0
     for axes, name, vectors in ((left, "before", before), (middle, "after", after)):
-        centred = vectors - vectors.mean(0)
-        _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
-        share = (singular[:2].square().sum() / singular.square().sum()).item()
-        flat = centred @ directions[:2].t()
+        flat, share = principal_plane(vectors)
         edge = max(edge, 1.05 * flat.abs().max().item())
         axes.scatter(*flat.t().numpy(), s=6, alpha=0.5, linewidths=0)
-        axes.set_title(f"{name}: first two components, {share:.0%} of the variance", fontsize=9)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.set_aspect("equal")
+        bare(axes, flat, f"{name}: first two components, {share:.0%} of the variance")
     for axes in (left, middle):
         axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
     for name, vectors in (("before", before), ("after", after)):

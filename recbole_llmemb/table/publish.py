@@ -54,8 +54,8 @@ def publish_directory(
         # mkdtemp and safetensors make private files; a table is as readable as any other file.
         allowed = ~_umask()
         os.chmod(fresh, 0o777 & allowed)
-        for path in fresh.iterdir():
-            os.chmod(path, 0o666 & allowed)
+        for path in fresh.rglob("*"):
+            os.chmod(path, (0o777 if path.is_dir() else 0o666) & allowed)
             _sync(path)
         _sync(fresh)
         check_target(target, overwrite, is_ours, what)

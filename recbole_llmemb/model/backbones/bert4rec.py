@@ -43,8 +43,8 @@ class BERT4RecModel(LLMEmbMixin):
             Sequences ``(b, min(w + 1, max_seq_length))`` and the mask's position ``(b,)``.
         """
         width = item_seq.shape[1]
-        rows = torch.arange(len(item_seq), device=item_seq.device)
-        longer = torch.cat([item_seq, item_seq.new_zeros(len(item_seq), 1)], dim=1)
+        rows = torch.arange(item_seq.shape[0], device=item_seq.device)  # torch.export: no len()
+        longer = torch.cat([item_seq, item_seq.new_zeros(item_seq.shape[0], 1)], dim=1)
         longer[rows, item_seq_len] = self.mask_token
         if width < self.max_seq_length:
             return longer, item_seq_len

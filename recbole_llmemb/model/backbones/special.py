@@ -111,6 +111,9 @@ class _Rectified:
     def weight(self):
         return torch.relu(self.layer.weight)
 
+    def embed(self, vectors):
+        return torch.relu(self.layer.embed(vectors))
+
 
 class NPEModel(LLMEmbMixin):
     """NPE (Nguyen and Takasu, IJCAI 2018), which scores with rectified item embeddings."""

@@ -1,0 +1,97 @@
+"""``recbole-llm compare``: results side by side."""
+
+from __future__ import annotations
+
+import argparse
+
+_DESCRIPTION = """\
+Compare runs by their result files (--result_json): means over seeds, changes, paired tests.
+
+  recbole-llm compare runs/*.json
+  recbole-llm compare ids=runs/id-*.json table=runs/table-1.json,runs/table-2.json
+  recbole-llm compare runs/*.json --baseline=id --out=report
+
+Runs that differ in their seed only are put together; LABEL=FILE,FILE puts together and names
+whatever it is given. Changes are against the first, or --baseline. Where every run was made
+with --save_users=True, users are compared one by one.
+
+--out=DIR writes table.md, table.tex, figures/*.png and report.html, one page that needs no
+network.
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``recbole-llm compare``."""
+    parser = argparse.ArgumentParser(
+        prog="recbole-llm compare",
+        usage="recbole-llm compare FILE … [LABEL=FILE,FILE …] [--out=DIR] [--KEY=VALUE …]",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="result files, or LABEL=FILE,FILE")
+    parser.add_argument(
+        "--labels", action="append", default=[], metavar="LABEL=FILES",
+        help="the same as LABEL=FILE,FILE without the option, before the others",
+    )  # fmt: skip
+    parser.add_argument("--baseline", metavar="LABEL", help="what changes are relative to")
+    parser.add_argument("--metrics", help="columns: a,b,c (default: all that the files have)")
+    parser.add_argument("--metric", help="of the figures (default: what training watched)")
+    parser.add_argument(
+        "--test", choices=("t", "wilcoxon"), default="t", help="paired test over users (default: t)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="where to write tables, figures and report")
+    maps = parser.add_argument_group("item maps", "from the checkpoints, with --out")
+    maps.add_argument(
+        "--map", choices=("pca", "tsne", "none"), default="pca", help="how (default: pca)"
+    )
+    maps.add_argument("--category_field", help="field of the .item file that colours the items")
+    maps.add_argument("--data_path", help="folder that holds the dataset's folder, if it moved")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``recbole-llm compare``.
+
+    Parameters
+    ----------
+    argv : list of str
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    UserError
+        Files that cannot be read or compared, or a place that cannot be written to.
+    """
+    options = build_parser().parse_args(argv)
+    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.report.comparison import compare
+    from recbole_llmemb.report.grouping import choose_baseline, read_groups
+    from recbole_llmemb.report.tables import tables_of, to_text
+
+    if not (options.files or options.labels):
+        raise UserError("There is nothing to compare; give files that --result_json has written.")
+    writer = None
+    if options.out:
+        from recbole_llmemb.report.write import Writer
+
+        writer = Writer(options.out)
+    groups = choose_baseline(read_groups([*options.labels, *options.files]), options.baseline)
+    metrics = [name.strip() for name in (options.metrics or "").split(",") if name.strip()]
+    found = compare(groups, metrics, options.metric, options.test)
+    for table in tables_of(found):
+        print(to_text(table), end="\n\n")
+    noted = len(found.notes)
+    for note in found.notes:
+        print(note)
+    if writer is not None:
+        how = None if options.map == "none" else options.map
+        writer.write(found, how, options.category_field, options.data_path)
+        for note in found.notes[noted:]:
+            print(note)
+        print(f"report: {writer.folder / 'report.html'}")
+    return 0

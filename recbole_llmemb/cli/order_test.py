@@ -1,0 +1,148 @@
+"""``recbole-llm order-test``: what checkpoints lose when histories are shuffled."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_DESCRIPTION = """\
+Evaluate checkpoints on their test sets, with histories as they are and with shuffled ones.
+
+  recbole-llm order-test --checkpoint=saved/LLMSRec-ml-100k-….pth
+  recbole-llm order-test --checkpoint=A.pth,B.pth --mode=full,uni99 --out=order
+  recbole-llm order-test --checkpoint=LLM-SRec=A.pth --checkpoint=SASRec=B.pth
+
+A model that uses the order of a history must lose by this. The CF model of an LLM-SRec
+checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.png.
+"""
+_CHANGES = ("metrics", "topk", "user_sample", "data_path", "llm_table", "llm_model",
+            "align_teacher", "eval_batch_size", "llm_cache_dir", "use_gpu")  # fmt: skip
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``recbole-llm order-test``."""
+    parser = argparse.ArgumentParser(
+        prog="recbole-llm order-test",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--checkpoint", action="append", required=True, metavar="[NAME=]FILE",
+        help="what to test; again, or separated by commas, for more",
+    )  # fmt: skip
+    parser.add_argument("--shuffles", type=int, default=5, help="how often (default: 5)")
+    parser.add_argument("--seed", type=int, default=2020, help="of the first; then seed + 1, …")
+    parser.add_argument("--last", type=int, help="shuffle only so many items at the end")
+    parser.add_argument("--out", metavar="DIR", help="where to write JSON, Markdown and figure")
+    parser.add_argument(
+        "--teacher", action=argparse.BooleanOptionalAction, default=True,
+        help="whether the CF model of LLM-SRec is tested too",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+    changed = parser.add_argument_group("evaluation", "default: the checkpoint's settings")
+    changed.add_argument("--mode", help="full, or uniNNN for NNN sampled items; a,b for both")
+    changed.add_argument("--metrics", default="Hit,NDCG", help="a,b,c (default: %(default)s)")
+    changed.add_argument("--topk", default="10,20", help="cut-offs (default: %(default)s)")
+    changed.add_argument("--user_sample", type=int, help="only this many users, always the same")
+    changed.add_argument("--eval_batch_size", type=int, help="users per batch")
+    changed.add_argument("--use_gpu", type=_switch, help="True or False")
+
+    moved = parser.add_argument_group("files", "where they are not any more where they were")
+    moved.add_argument("--data_path", help="folder that holds the dataset's folder")
+    moved.add_argument("--llm_table", help="the embedding table")
+    moved.add_argument("--llm_model", help="the LLM of LLM-SRec")
+    moved.add_argument("--align_teacher", help="the checkpoint of its CF model")
+    moved.add_argument("--llm_cache_dir", help="the cache of tables and teachers")
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run ``recbole-llm order-test``.
+
+    Parameters
+    ----------
+    argv : list of str
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    UserError
+        Options that cannot work, a checkpoint that cannot be read or does not fit its data.
+    """
+    options = build_parser().parse_args(argv)
+    from recbole_llmemb.errors import UserError
+
+    for name in ("shuffles", "last", "user_sample", "eval_batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; it must be at least 1.")
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; it must not be negative.")
+    chosen = [_named(text) for given in options.checkpoint for text in _split(given)]
+    if not chosen:
+        raise UserError("--checkpoint names no file; give the path of a checkpoint.")
+    if len(chosen) > 1:  # models' names would not tell them apart
+        chosen = [(name or Path(file).stem, file) for name, file in chosen]
+    changes = _changes(options)
+
+    from recbole_llmemb.evaluation.order import order_test, settings_of, teacher_of
+    from recbole_llmemb.evaluation.order_report import Folder, to_text, told
+
+    folder = Folder(options.out) if options.out else None
+    shared = {"shuffles": options.shuffles, "seed": options.seed, "last": options.last}
+    found, seen = [], {str(file) for _, file in chosen}
+    for name, file in chosen:
+        found += order_test(file, name=name, changes=changes, **shared)
+        teacher = teacher_of(file, changes) if options.teacher else None
+        if teacher and teacher not in seen:
+            seen.add(teacher)
+            own = {**settings_of(file), **changes}
+            label = f"CF model of {name}" if name else "CF model"
+            found += order_test(teacher, name=label, changes=own, **shared)
+    print()
+    print(to_text(found))
+    print(f"\n{told(found)}")
+    if folder:
+        for file in folder.write(found):
+            print(f"written: {file}")
+    return 0
+
+
+def _changes(options):
+    """What the options say of the configuration."""
+    from recbole_llmemb.errors import UserError
+
+    changes = {key: getattr(options, key) for key in _CHANGES}
+    changes["metrics"] = _split(options.metrics)
+    try:
+        changes["topk"] = [int(k) for k in _split(options.topk)]
+    except ValueError:
+        raise UserError(f"--topk is {options.topk!r}; it must be numbers: 10,20.") from None
+    if options.mode:
+        changes["modes"] = _split(options.mode)
+    changes["show_progress"] = not options.quiet
+    return {key: value for key, value in changes.items() if value is not None}
+
+
+def _split(text):
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _named(text):
+    """Name (None if there is none) and file of ``NAME=FILE``."""
+    name, given, file = text.partition("=")
+    if not given or Path(text).is_file():
+        return None, text
+    return name, file
+
+
+def _switch(text):
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"

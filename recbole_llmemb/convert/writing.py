@@ -1,0 +1,75 @@
+"""A RecBole dataset on disk, and the settings that go with it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import yaml
+
+from recbole_llmemb.convert.clean import writer
+
+_ROWS = 100_000
+MARK = "# Made by recbole-llm convert"
+
+
+def is_converted(folder: Path) -> bool:
+    """Whether a folder holds what :func:`convert` made, which alone it may replace."""
+    settings = folder / f"{folder.name}.yaml"
+    return settings.is_file() and settings.read_text(encoding="utf-8").startswith(MARK)
+
+
+def write_interactions(path: Path, interactions) -> None:
+    """Write ``.inter``: by user, then time.
+
+    RecBole reads times as numbers of 32 bits, in which two minutes of today are one; what is
+    equal to it stays in the order of the file.
+    """
+    names = ["user_id:token", "item_id:token"]
+    names += [] if interactions.ratings is None else ["rating:float"]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        rows = writer(file)
+        rows.writerow([*names, "timestamp:float"])
+        user_of, item_of = (
+            interactions.user_tokens.__getitem__,
+            interactions.item_tokens.__getitem__,
+        )
+        for begin in range(0, len(interactions), _ROWS):
+            piece = slice(begin, begin + _ROWS)
+            columns = [
+                map(user_of, interactions.users[piece].tolist()),
+                map(item_of, interactions.items[piece].tolist()),
+            ]
+            if interactions.ratings is not None:
+                columns.append(f"{value:g}" for value in interactions.ratings[piece].tolist())
+            columns.append(map(_number, interactions.times[piece].tolist()))
+            rows.writerows(zip(*columns))
+
+
+def write_items(path: Path, lines, item_tokens, kept) -> None:
+    """Write ``.item`` from the gathered lines of the items that were kept, ``(n_items,)``."""
+    with (
+        open(lines.path, encoding="utf-8", newline="") as source,
+        open(path, "w", encoding="utf-8", newline="") as file,
+    ):
+        rows = writer(file)
+        kinds = ["float" if number else "token_seq" for number in lines.numeric]
+        fields = [f"{name}:{kind}" for name, kind in zip(lines.fields, kinds)]
+        rows.writerow(["item_id:token", *fields])
+        csv.field_size_limit(2**31 - 1)  # of lines that were written here
+        for number, *cells in csv.reader(source, delimiter="\t"):
+            if kept[int(number)]:
+                rows.writerow([item_tokens[int(number)], *cells])
+
+
+def write_settings(path: Path, about: list[str], settings: dict[str, tuple]) -> None:
+    """Write a property file: each key with its value and what it means."""
+    lines = [MARK + f" {about[0]}", *(f"# {line}" for line in about[1:])]
+    for key, (value, meaning) in settings.items():
+        shown = yaml.safe_dump(value, default_flow_style=True, width=1000).split("\n")[0]
+        lines.append(f"{key}: {shown}  # {meaning}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _number(value):
+    return int(value) if value == int(value) else round(value, 3)

@@ -1,0 +1,151 @@
+"""Items that a run does without, to see how it ranks items that it has never met."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llmemb.errors import UserError
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What was taken out of a dataset before anything was made of it.
+
+    Attributes
+    ----------
+    tokens : list of str
+        The held-out items.
+    interactions : int
+        How many interactions went with them.
+    users, items, before : numpy.ndarray (n,)
+        The targets: token of the user, index of the item in ``tokens``, and how many of the
+        user's other interactions came before.
+    without_history : int
+        Targets that were left out because nothing came before.
+    """
+
+    tokens: list[str]
+    interactions: int
+    users: np.ndarray
+    items: np.ndarray
+    before: np.ndarray
+    without_history: int
+
+    def __len__(self):
+        return len(self.items)
+
+
+def hold_out(dataset, share, seed, targets="last") -> HeldOut:
+    """Take a sample of items, and every interaction with them, out of a dataset.
+
+    It is done between RecBole's filters and its numbering of tokens, so that to all that
+    follows (histories, targets, negatives, the softmax over all items, whitening, a teacher)
+    these items do not exist.
+
+    Parameters
+    ----------
+    dataset : LazySequentialDataset
+        Filtered, with tokens still as in the files; changed in place.
+    share : float
+        Share of the items with interactions.
+    seed : int
+        Of the sample, which depends on nothing else but the items.
+    targets : {"last", "all"}
+        The interactions with held-out items that are kept as test targets: those that are
+        their user's last one, or all of them.
+
+    Returns
+    -------
+    HeldOut
+
+    Raises
+    ------
+    UserError
+        The share amounts to no item, or leaves no interaction.
+    """
+    inter, item_field = dataset.inter_feat, dataset.iid_field
+    items = sorted(map(str, inter[item_field].unique()))
+    size = math.floor(share * len(items) + 1e-9)  # 0.29 of 100 is 29
+    if size == 0:
+        raise UserError(
+            f"holdout_items is {share}, which is less than one of the {len(items)} items of "
+            f"dataset {dataset.dataset_name}; give a larger share."
+        )
+    drawn = np.random.default_rng(seed).choice(len(items), size, replace=False)
+    tokens = [items[i] for i in sorted(drawn)]
+
+    index = {token: i for i, token in enumerate(tokens)}
+    held = inter[item_field].astype(str).map(index).fillna(-1).astype(np.int64).to_numpy()
+    if (held >= 0).all():
+        raise UserError(
+            f"holdout_items is {share}, which leaves dataset {dataset.dataset_name} without "
+            "interactions; give a smaller share."
+        )
+    users, held_items, before = _targets(dataset, held, targets)
+    dataset.inter_feat = inter[held < 0].reset_index(drop=True)
+    if dataset.item_feat is not None:
+        known = ~dataset.item_feat[item_field].astype(str).isin(tokens)
+        dataset.item_feat = dataset.item_feat[known].reset_index(drop=True)
+    has = before > 0
+    return HeldOut(
+        tokens, int((held >= 0).sum()), users[has], held_items[has], before[has], int((~has).sum())
+    )
+
+
+def _targets(dataset, held, which):
+    """User tokens, item indices and number of other interactions before, of each target."""
+    inter = dataset.inter_feat
+    times = inter[dataset.time_field].to_numpy(dtype=np.float64)
+    # The order of RecBole's sequences: it fills in missing times, rounds all of them to 32
+    # bits, and leaves what is then equal as it stands in the file.
+    times = np.where(np.isnan(times), np.nanmean(times), times).astype(np.float32)
+    codes = inter[dataset.uid_field].astype("category").cat.codes.to_numpy()
+    order = np.lexsort((times, codes))
+    held, codes = held[order], codes[order]
+    other = np.cumsum(held < 0) - (held < 0)  # before each, all users together
+    first = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
+    before = other - np.repeat(other[first], np.diff(np.r_[first, len(codes)]))
+    wanted = held >= 0
+    if which == "last":
+        wanted = wanted & np.r_[codes[1:] != codes[:-1], True]
+    users = inter[dataset.uid_field].astype(str).to_numpy()[order]
+    return users[wanted], held[wanted], before[wanted]
+
+
+def histories(held: HeldOut, dataset, rows):
+    """What came before some of the targets, as a model reads it.
+
+    Parameters
+    ----------
+    held : HeldOut
+    dataset : LazySequentialDataset
+        Built, without the held-out items.
+    rows : slice or numpy.ndarray
+        Which targets.
+
+    Returns
+    -------
+    Interaction
+        User ids, padded histories ``(b, w)`` and their lengths under RecBole's names.
+    """
+    store = dataset.sorted_interactions
+    ids = dataset.field2token_id[dataset.uid_field]
+    users = np.array([ids[user] for user in held.users[rows]], dtype=np.int64)
+    before = held.before[rows]
+    starts = np.searchsorted(store.fields[dataset.uid_field].numpy(), users)
+    lengths = torch.from_numpy(np.minimum(before, store.max_length))
+    positions = torch.from_numpy(starts + before)
+    item_list = dataset.item_id_list_field
+    width = int(lengths.max()) if len(lengths) else 1
+    return Interaction(
+        {
+            dataset.uid_field: torch.from_numpy(users),
+            item_list: store.history(item_list, positions, lengths, width),
+            dataset.item_list_length_field: lengths,
+        }
+    )

@@ -1,0 +1,255 @@
+"""How well items are ranked that a model has never met: ``holdout_items``.
+
+The items were taken out of the dataset before anything was made of it
+(:mod:`recbole_llmemb.data.holdout`), so the model has no row for them. Here they join the
+catalogue the way a new item would, by their text, and each is looked for among the others.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from recbole_llmemb import rng
+from recbole_llmemb.data.holdout import histories
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.model.item_embedding import TableItemEmbedding
+from recbole_llmemb.model.item_layer import prepared
+
+METRICS = ("hit", "ndcg", "mrr")
+#: Among which items, and who ranks.
+CATALOGUES, RANKERS = ("all_items", "cold_items"), ("model", "random", "popularity")
+
+
+def told(held) -> str:
+    """What was held out, in one line."""
+    return (
+        f"{len(held.tokens):,} items held out with their {held.interactions:,} interactions, "
+        f"{len(held):,} of which are targets"
+    )
+
+
+def check_model(config, model_class) -> None:
+    """Refuse, before any work, models whose scores are not made of an item's embedding.
+
+    Raises
+    ------
+    UserError
+        Naming the model.
+    """
+    if getattr(model_class, "own", False) or not getattr(model_class, "similarity", False):
+        raise UserError(
+            f"holdout_items ranks items by their embeddings alone, but {model_class.__name__} "
+            "makes its scores in another way; take another model or leave holdout_items empty."
+        )
+    teacher = str(config["align_teacher"] or "")
+    aligned = config["item_embedding"] != "id" and config["align_weight"]
+    if aligned and (Path(teacher).suffix or "/" in teacher):
+        raise UserError(
+            f"align_teacher {teacher} may have been trained with the items that holdout_items "
+            "takes out; name a model, or set align_weight: 0."
+        )
+
+
+def evaluate_cold(config, data, model) -> dict:
+    """Rank the held-out items where they are what a user took next.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        Of the run; ``topk``, ``metrics`` and ``eval_batch_size`` count.
+    data : recbole_llmemb.pipeline.Data
+        With what was held out.
+    model : torch.nn.Module
+        Trained.
+
+    Returns
+    -------
+    dict
+        The ``cold_items`` of a result file: what was held out, and for each of
+        :data:`CATALOGUES` the number of candidates and the metrics of each of
+        :data:`RANKERS`, see :func:`expected_metrics`.
+
+    Raises
+    ------
+    UserError
+        A held-out item has no row in the table, and ``llm_missing`` does not fill it.
+    """
+    train = data.train._dataset
+    held = train.held_out
+    names = [name for name in METRICS if name in _lower(config["metrics"])] or ["hit", "ndcg"]
+    model.eval()
+    with torch.no_grad(), rng.preserved():
+        cold, bias = cold_embeddings(config, train, model)
+        ranks = _ranks_of_model(config, train, model, cold, bias)
+    counts = train.training_counts(train)[0][1:]
+    n_all, n_cold, n = len(counts) + len(held.tokens), len(held.tokens), len(held)
+    never = int((counts == 0).sum()) + n_cold  # all of these have popularity 0
+
+    def plain(greater, equal):
+        return torch.full((n,), greater), torch.full((n,), equal)
+
+    others = {
+        "all_items": {"random": plain(0, n_all), "popularity": plain(n_all - never, never)},
+        "cold_items": {"random": plain(0, n_cold), "popularity": plain(0, n_cold)},
+    }
+    block = {
+        "holdout_items": config["holdout_items"],
+        "holdout_seed": config["holdout_seed"],
+        "holdout_targets": config["holdout_targets"],
+        "items": n_cold,
+        "interactions": held.interactions,
+        "targets": n,
+        "target_items": len(set(held.items.tolist())),
+        "without_history": held.without_history,
+    }
+    for name, candidates in zip(CATALOGUES, (n_all, n_cold)):
+        rankers = {"model": ranks[name], **others[name]}
+        block[name] = {"candidates": candidates}
+        for ranker in RANKERS:
+            found = expected_metrics(*rankers[ranker], candidates, names, config["topk"])
+            block[name][ranker] = found
+    return block
+
+
+def expected_metrics(greater, equal, candidates, names, topk) -> dict[str, float | None]:
+    """Metrics when equal scores are put in random order, averaged over all such orders.
+
+    Parameters
+    ----------
+    greater, equal : torch.Tensor (n,)
+        Of each target, how many candidates score higher, and how many the same, itself
+        included.
+    candidates : int
+        How many there are.
+    names : sequence of str
+        Of :data:`METRICS`.
+    topk : sequence of int
+
+    Returns
+    -------
+    dict
+        ``{"hit@10": …, …, "auc": …}``. ``auc`` is the chance that the target is ranked above
+        another candidate drawn at random: 0.5 for a ranking that knows nothing. None where
+        there is no target, or where a list of ``k`` holds every candidate.
+    """
+    greater, equal = greater.double(), equal.double()
+    found: dict = {}
+    for name in names:
+        for k in topk:
+            found[f"{name}@{k}"] = None
+            if len(greater) and k < candidates:
+                # Total gain of the first r ranks, and so of any run of ranks.
+                gain = torch.tensor([0.0] + [_gain(name, r) for r in range(1, k + 1)])
+                total = gain.double().cumsum(0)
+                first, last = greater.clamp(max=k).long(), (greater + equal).clamp(max=k).long()
+                found[f"{name}@{k}"] = ((total[last] - total[first]) / equal).mean().item()
+    found["auc"] = None
+    if len(greater) and candidates > 1:
+        below = candidates - greater - equal + (equal - 1) / 2
+        found["auc"] = (below / (candidates - 1)).mean().item()
+    return found
+
+
+def cold_embeddings(config, dataset, model):
+    """Embeddings of the held-out items, and the biases of their scores.
+
+    From a table: prepared and adapted like the others', with nothing learnt for the item
+    itself (no offset; where the table is trained, the row that training would have started
+    from). With ``item_embedding: id``: rows as they were before training, which is all that
+    there is. A model that adds a bias to each item's score gives these the mean bias.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        ``(n, d)`` and ``(n,)``.
+    """
+    layer, tokens = model.scored_items, dataset.held_out.tokens
+    if not isinstance(layer, (nn.Embedding, TableItemEmbedding)):
+        raise UserError(
+            f"holdout_items: {type(model).__name__} changes item embeddings before it scores "
+            "them; take another model or leave holdout_items empty."
+        )
+    device = layer.weight.device
+    if config["item_embedding"] == "id":
+        torch.manual_seed(config["seed"])
+        rows = nn.Embedding(len(tokens), layer.embedding_dim)
+        getattr(model, "_init_weights", _xavier)(rows)
+        rows = rows.weight.detach().to(device)
+    else:
+        rows = prepared(config, dataset, tokens).to(device)
+        if isinstance(layer, TableItemEmbedding):
+            rows = layer.adapter(rows.to(layer.table)).float()
+    bias = rows.new_zeros(len(rows))
+    if model.item_bias is not None:
+        bias += model.item_bias[1 : dataset.item_num].mean()
+    return rows, bias
+
+
+def _ranks_of_model(config, dataset, model, cold, bias):
+    """How many candidates of each catalogue score above each target, and how many like it."""
+    held, layer = dataset.held_out, model.scored_items
+    warm = layer.weight[1 : dataset.item_num].float()
+    items = torch.cat([warm, cold])
+    if model.item_bias is not None:
+        bias = torch.cat([model.item_bias[1 : dataset.item_num], bias])
+    else:
+        bias = bias.new_zeros(len(items))
+    parts: dict = {name: [] for name in CATALOGUES}
+    size = config["eval_batch_size"]
+    for begin in range(0, len(held), size):
+        chosen = slice(begin, begin + size)
+        batch = histories(held, dataset, chosen).to(items.device)
+        states, sides = model.item_scores.sides(model.sequence_output(batch).float(), items)
+        scores = (states @ sides.t() + bias).nan_to_num(nan=-torch.inf)
+        targets = torch.from_numpy(held.items[chosen]).to(items.device) + len(warm)
+        own = scores.gather(1, targets.unsqueeze(1))
+        for name, among in zip(CATALOGUES, (scores, scores[:, len(warm) :])):
+            counts = torch.stack([(among > own).sum(1), (among == own).sum(1)])
+            parts[name].append(counts.cpu())
+    none = torch.zeros(2, 0, dtype=torch.long)
+    return {name: torch.cat([none, *found], dim=1) for name, found in parts.items()}
+
+
+def cold_table(block) -> str:
+    """Lay out a ``cold_items`` block as one plain-text table."""
+    who = {"model": "this model", "random": "random", "popularity": "popularity"}
+    columns = list(block["all_items"]["model"])
+    where = {"all_items": "all {:,} items", "cold_items": "the {:,} held-out items"}
+    rows = []
+    for name in CATALOGUES:
+        title = where[name].format(block[name]["candidates"])
+        rows.append([f"among {title}", *[""] * len(columns)])
+        rows += [
+            [f"  {who[ranker]}", *(_cell(block[name][ranker][key]) for key in columns)]
+            for ranker in RANKERS
+        ]
+    head = f"{block['items']:,} held-out items, {block['targets']:,} targets"
+    return tabulate(
+        rows,
+        headers=[head, *columns],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", *["right"] * len(columns)),
+        preserve_whitespace=True,
+    )
+
+
+def _gain(name, rank):
+    return {"hit": 1.0, "ndcg": 1 / math.log2(rank + 1), "mrr": 1 / rank}[name]
+
+
+def _xavier(layer):
+    nn.init.xavier_normal_(layer.weight)
+
+
+def _lower(names):
+    return [str(name).lower() for name in ([names] if isinstance(names, str) else names)]
+
+
+def _cell(value):
+    return "-" if value is None else f"{value:.4f}"

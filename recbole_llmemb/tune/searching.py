@@ -1,0 +1,216 @@
+"""The search: trials by Ray Tune, then the test set, once, and the report."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.tune import needs, outcomes
+from recbole_llmemb.tune.space import read_space
+
+SCHEDULERS = ("asha", "none")
+ALGORITHMS = ("random", "optuna")
+#: How often a trial whose process died is begun again, at its last epoch.
+LIVES = 2
+
+
+@dataclass
+class Found:
+    """What a search found.
+
+    Attributes
+    ----------
+    best : recbole_llmemb.tune.outcomes.Trial
+    trials : list of Trial
+    valid, test : dict
+        ``result`` and ``groups`` of the best trial's best epoch.
+    settings : dict
+        The best configuration, as its yaml file has it.
+    folder : pathlib.Path
+        Where the report is.
+    seconds : float
+    table : str
+        The trials, the best first, for people.
+    files : list of str
+        What was written.
+    """
+
+    best: outcomes.Trial
+    trials: list
+    valid: dict
+    test: dict
+    settings: dict
+    folder: Path
+    seconds: float
+    table: str = ""
+    files: list = field(default_factory=list)
+
+
+def search(
+    model,
+    dataset=None,
+    space=None,
+    *,
+    config_files=(),
+    num_samples=8,
+    max_concurrent=None,
+    cpus_per_trial=1,
+    gpus_per_trial=0,
+    scheduler="asha",
+    search="random",
+    metric=None,
+    storage="tune",
+    name=None,
+    resume=False,
+    grace_epochs=None,
+    report=print,
+    **settings,
+) -> Found:
+    """Search for the best settings of a model.
+
+    Parameters
+    ----------
+    model : str
+        Any model of this package or of RecBole.
+    dataset : str
+        ``ml-100k`` if not given.
+    space : path-like or dict
+        See :func:`~recbole_llmemb.tune.space.read_space`.
+    config_files : sequence of path-like
+        Configuration files, later ones win.
+    num_samples : int
+        Trials.
+    max_concurrent : int, optional
+        Trials at a time; as many as there is room for if not given.
+    cpus_per_trial : int
+        CPUs of a trial, and its threads.
+    gpus_per_trial : float
+        GPUs of a trial; 0.5 puts two trials on one.
+    scheduler : {'asha', 'none'}
+        Whether trials that are behind are stopped early.
+    search : {'random', 'optuna'}
+        How configurations are drawn.
+    metric : str, optional
+        Such as ``ndcg@10`` or ``tail_items ndcg@10``; ``valid_metric`` if not given.
+    storage : path-like
+        Where searches are kept: a folder, or an address such as ``s3://bucket/folder``.
+    name : str, optional
+        Of the search, below ``storage``; ``MODEL-DATASET`` if not given.
+    resume : bool
+        Continue a search that is there.
+    grace_epochs : int, optional
+        No trial is stopped before; a tenth of ``epochs``, at least 1, if not given.
+    report : callable
+        Told in one line each what is going on.
+    **settings
+        Any configuration key.
+
+    Returns
+    -------
+    Found
+
+    Raises
+    ------
+    UserError
+        What cannot work; also when all trials failed.
+    """
+    began = perf_counter()
+    _check(num_samples, max_concurrent, cpus_per_trial, gpus_per_trial, scheduler, search)
+    ray = needs.require_ray()
+    needs.require("matplotlib", "The report of a search")
+    if search == "optuna":
+        needs.require("optuna", "--search=optuna")
+    from recbole_llmemb.tune import cluster, reporting, storing
+    from recbole_llmemb.tune.plan import make_plan
+    from recbole_llmemb.tune.prepare import prepare
+    from recbole_llmemb.tune.shared import size_of
+
+    if space is None:
+        raise UserError("There is no search space; give one with --space=FILE.")
+    space = read_space(space)
+    if not gpus_per_trial:
+        settings.setdefault("use_gpu", False)  # and so in the best configuration's file
+    with cluster.visible_gpus_kept():
+        plan, config = make_plan(model, dataset or "ml-100k", config_files, settings, space, metric)
+    place = storing.Storage(storage, name or f"{plan.model}-{plan.dataset}")
+    record = {
+        "model": plan.model,
+        "dataset": plan.dataset,
+        "settings": plan.settings,
+        "space": space.plain(),
+        "metric": plan.metric.name,
+        "num_samples": num_samples,
+        "scheduler": scheduler,
+        "search": search,
+    }
+    storing.agree(place, record, resume)
+    with cluster.visible_gpus_kept():
+        prepared = prepare(plan, config, space, report)
+    with cluster.connected(ray, size_of(prepared), report):
+        from recbole_llmemb.tune.tuning import evaluate, make_tuner
+
+        tuner = make_tuner(
+            plan,
+            prepared,
+            space,
+            place,
+            resume=resume and storing.can_resume(place),
+            seed=config["seed"],
+            num_samples=num_samples,
+            max_concurrent=max_concurrent,
+            resources={"cpu": cpus_per_trial, "gpu": gpus_per_trial},
+            scheduler=scheduler,
+            search=search,
+            grace_epochs=grace_epochs or max(1, plan.epochs // 10),
+        )
+        place.write(record)
+        trials = outcomes.collect(tuner.fit(), plan.metric)
+        best = outcomes.best_of(trials, plan.metric)
+        report(f"test: trial {best.number} on the test set …")
+        with cluster.visible_gpus_kept():
+            valid, test = evaluate(plan, prepared, best, cpus_per_trial, gpus_per_trial)
+    found = Found(
+        best=best,
+        trials=trials,
+        valid=valid,
+        test=test,
+        settings=reporting.best_settings(plan, best),
+        folder=Path(place.path if not place.remote else f"tune/{place.name}"),
+        seconds=perf_counter() - began,
+    )
+    found.table = reporting.trials_table(plan, space, trials, limit=20)
+    found.files = reporting.write(plan, space, found, place)
+    return found
+
+
+def _check(num_samples, max_concurrent, cpus, gpus, scheduler, search):
+    whole = {"num_samples": num_samples, "max_concurrent": max_concurrent, "cpus_per_trial": cpus}
+    for key, value in whole.items():
+        if key == "max_concurrent" and value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"--{key} is {value!r}; it must be a whole number of at least 1.")
+    if not isinstance(gpus, (int, float)) or isinstance(gpus, bool) or gpus < 0:
+        raise UserError(f"--gpus_per_trial is {gpus!r}; it must be a number of at least 0.")
+    if scheduler not in SCHEDULERS:
+        raise UserError(f"--scheduler is {scheduler!r}; it must be one of {', '.join(SCHEDULERS)}.")
+    if search not in ALGORITHMS:
+        raise UserError(f"--search is {search!r}; it must be one of {', '.join(ALGORITHMS)}.")
+
+
+def draws(space, count, seed) -> list[dict]:
+    """The configurations of a random search: the same for the same seed.
+
+    None is drawn twice, as long as a space of choices has others.
+    """
+    generator, found = random.Random(seed), []
+    for _ in range(count):
+        for _ in range(50):
+            drawn = space.draw(generator)
+            if drawn not in found:
+                break
+        found.append(drawn)
+    return [{"number": number, "settings": drawn} for number, drawn in enumerate(found, 1)]
