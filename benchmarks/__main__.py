@@ -21,6 +21,11 @@ NAMES = (
     "time_to_score",
     "encoding",
     "scft_step",
+    "serving",
+    "llmsrec_step",
+    "llmsrec_memory",
+    "convert_reviews",
+    "tune_overhead",
 )
 RESULTS = Path(__file__).resolve().parent / "results"
 

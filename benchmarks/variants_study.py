@@ -24,10 +24,12 @@ KINDS = {
     ],
     "id": ["--preset=id_only"],
     "id_cosine": ["--preset=id_cosine"],
-    "id_adjusted": ["--preset=id_only", "--popularity_adjustment=0.6"],
+    "id_adjusted": ["--preset=id_only", "--popularity_adjustment=0.5"],
     "llm2x": ["--preset=llm2x"],
     "whitened_cosine": ["--preset=whitened_cosine"],
     "longtail": ["--preset=longtail"],
+    # The spread of whitened_cosine and more of the adjustment: what the preset was before.
+    "longtail_narrow": ["--preset=longtail", "--llm_whiten=0.3", "--popularity_adjustment=0.6"],
     "residual_cosine": ["--preset=residual_cosine"],
     "both_cosine": ["--preset=both_cosine"],
     "text_cosine": ["--preset=text_cosine"],

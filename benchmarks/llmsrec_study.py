@@ -1,0 +1,162 @@
+"""LLM-SRec beside its CF model and LLMEmbSASRec: two rankings, and the order test of each.
+
+    python -m benchmarks.llmsrec_study --data_path=DIR [--only=TEXT] [--list | --table]
+
+Each run trains under full ranking; its checkpoint is then tested with true and with shuffled
+histories, under full ranking and against 99 sampled items (``NAME-order.json``), the CF model of
+LLM-SRec along with it. Sized for one CPU core: the LLM is MiniLM in bfloat16, the text form sees
+a sample of users, and so does the table form on Amazon_Beauty; a sample is the same for training
+and test, and for every model. ``--have`` names a folder of checkpoints that are there already, as
+``DATASET-cf-SEED.pth`` (CF models) and ``DATASET-llmemb-SEED.pth``: these are not trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import study
+
+DATASETS = ("ml-100k", "Amazon_Beauty")
+#: ``wide``: the table form with more candidates than the paper's four.
+KINDS = ("cf", "table", "wide", "llmemb", "text")
+#: Preset and dropout of what is not LLM-SRec. SASRec with IDs is its CF model, or is one like it.
+PRESETS = {"cf": ("id_only", 0.35), "llmemb": ("longtail", 0.2)}
+#: Users of a run, training and test; None: all.
+USERS = {
+    ("ml-100k", "cf"): None,
+    ("Amazon_Beauty", "cf"): 3000,
+    ("ml-100k", "table"): None,
+    ("ml-100k", "wide"): None,
+    ("ml-100k", "llmemb"): None,
+    ("ml-100k", "text"): 400,
+    ("Amazon_Beauty", "table"): 3000,
+    ("Amazon_Beauty", "wide"): 3000,
+    ("Amazon_Beauty", "llmemb"): 3000,
+    ("Amazon_Beauty", "text"): 500,
+}
+#: Of LLM-SRec: one target per user and epoch makes few steps of few users.
+EPOCHS = {"ml-100k": 30, "Amazon_Beauty": 10}
+TEXT_EPOCHS = {"ml-100k": 10, "Amazon_Beauty": 6}
+FULL = ["--show_progress=False", "--topk=[10,20]", "--metrics=['Hit','NDCG']"]
+SHUFFLES = 3
+METRICS = ("ndcg@10", "ndcg@20", "hit@10", "hit@20")
+
+
+def arguments_of(dataset, kind, seed, data_path, have):
+    """``recbole-llm`` arguments of a run."""
+    found = [f"--dataset={dataset}", f"--seed={seed}", *FULL]
+    if dataset != "ml-100k":  # which RecBole carries
+        found.append(f"--data_path={data_path}")
+    if kind in PRESETS:  # as in variants_study, at the rates that were the best there
+        preset, rate = PRESETS[kind]
+        protocol = f"--config_files={study.ROOT}/properties/protocol/full_ce.yaml"
+        sizes = ["--hidden_size=64", "--n_heads=2", "--stopping_step=5", "--epochs=100"]
+        rates = [f"--hidden_dropout_prob={rate}", f"--attn_dropout_prob={rate}"]
+        return ["--model=LLMEmbSASRec", f"--preset={preset}", protocol, *sizes, *rates, *found]
+    given = have and Path(have) / f"{dataset}-cf-{seed}.pth"
+    if given and given.is_file():
+        teacher = [f"--align_teacher={given.resolve()}"]
+    else:  # one CF model per seed, too
+        teacher = [f"--align_teacher_config={{'loss_type':'CE','seed':{seed}}}"]
+    epochs = (TEXT_EPOCHS if kind == "text" else EPOCHS)[dataset]
+    users = USERS[dataset, kind]
+    sample = [f"--user_sample={users}"] if users else []
+    form = "text" if kind == "text" else "table"
+    own = [f"--item_input={form}", "--llm_model_dtype=bfloat16", f"--epochs={epochs}"]
+    if kind == "wide":
+        own += ["--negative_items=50", "--in_batch_negatives=True"]
+    return ["--model=LLMSRec", *own, *sample, *teacher, *found]
+
+
+def runs(options):
+    """Name, dataset, kind and seed of each run, the most telling first."""
+    for seed in study.SEEDS:
+        for kind in KINDS:
+            for dataset in DATASETS:
+                name = f"{dataset}-{kind}-{seed}"
+                if options.only in name:
+                    yield name, dataset, kind, seed
+
+
+def order_test(name, dataset, kind, options):
+    """Test the checkpoint of a run that is done, unless that is done too."""
+    result, target = options.out / f"{name}.json", options.out / f"{name}-order.json"
+    given = options.have and Path(options.have) / f"{name}.pth"
+    if given and given.is_file():
+        file = given
+    elif result.is_file():
+        file = options.out / json.loads(result.read_text())["checkpoint"]
+    else:
+        return
+    if target.is_file():
+        return
+    sample = [f"--user_sample={USERS[dataset, kind]}"] if USERS[dataset, kind] else []
+    data = [f"--data_path={options.data_path}"] if dataset != "ml-100k" else []
+    folder = options.out / "order" / name
+    command = [sys.executable, str(study.ROOT / "run_recbole_llm.py"), "order-test"]
+    command += [f"--checkpoint={kind}={file}", "--mode=full,uni99", f"--shuffles={SHUFFLES}"]
+    command += [f"--out={folder}", "--quiet", *sample, *data]
+    with open(options.out / f"{name}.log", "a") as log:
+        status = subprocess.run(command, cwd=options.out, stdout=log, stderr=log).returncode
+    if status == 0:
+        (folder / "order.json").replace(target)
+    print(f"{name}: order test {'done' if status == 0 else f'failed, see {log.name}'}", flush=True)
+
+
+def tests(options):
+    """``{(dataset, what, mode): [test of each seed]}`` of what is there."""
+    found: dict = {}
+    for name, dataset, kind, _ in runs(options):
+        file = options.out / f"{name}-order.json"
+        if not file.is_file():
+            continue
+        for each in json.loads(file.read_text())["tests"]:
+            if each["name"] == kind:
+                names = {
+                    "cf": "SASRec",
+                    "llmemb": "LLMEmbSASRec (longtail)",
+                    "wide": "LLM-SRec, table, 50 and in-batch negatives",
+                }
+                what = names.get(kind, f"LLM-SRec, {kind}")
+            else:
+                what = f"CF model of {kind}"
+            found.setdefault((dataset, what, each["mode"]), []).append(each)
+    return found
+
+
+def table(found):
+    """Print metrics on true histories and the drop when they are shuffled, as Markdown."""
+    print(f"| dataset | model | ranking | users | seeds | {' | '.join(METRICS)} | order: NDCG@10 |")
+    print("|---" * (len(METRICS) + 6) + "|")
+    for (dataset, what, mode), each in sorted(found.items()):
+        cells = [study.mean_std([one["true"][metric] for one in each]) for metric in METRICS]
+        drops = [one["summary"]["ndcg@10"]["drop"] for one in each]
+        drop = f"−{statistics.mean(drops):.0%}".replace("−-", "+")
+        row = [dataset, what, mode, f"{each[0]['users']:,}", str(len(each)), *cells, drop]
+        print(f"| {' | '.join(row)} |")
+
+
+def main():
+    parser = study.options(__doc__, "llmsrec")
+    parser.add_argument("--have", help="folder of checkpoints that are there already")
+    options = parser.parse_args()
+    options.out = options.out.resolve()
+    if options.table:
+        return table(tests(options))
+    for name, dataset, kind, seed in runs(options):
+        arguments = arguments_of(dataset, kind, seed, options.data_path, options.have)
+        if options.list:
+            print("recbole-llm", *arguments)
+            continue
+        options.out.mkdir(parents=True, exist_ok=True)
+        if not (options.have and (Path(options.have) / f"{name}.pth").is_file()):
+            study.run(name, arguments, options.out)
+        order_test(name, dataset, kind, options)
+
+
+if __name__ == "__main__":
+    main()
