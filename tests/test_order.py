@@ -2,6 +2,7 @@
 """The order test: what it compares, what it writes, and training on shuffled sequences."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -195,3 +196,15 @@ def test_a_model_trained_on_shuffled_sequences(tiny_config, tiny_data):
     assert 0 <= outcome.test_result["ndcg@10"] <= 1
     with pytest.raises(UserError, match="shuffle_train is 'yes'"):
         tiny_config("LLMEmbSASRec", shuffle_train="yes")
+
+
+def test_a_dataset_that_has_moved(tiny_run, tiny, tmp_path):
+    """As everywhere, data_path is the folder that holds the dataset's folder."""
+    config, data, model, trainer = tiny_run("LLMEmbSASRec", epochs=1)
+    outcome = train_and_evaluate(config, data, model, trainer)
+    shutil.copytree(tiny.folder, tmp_path / "elsewhere" / "tiny")
+    changes = {"data_path": str(tmp_path / "elsewhere")}
+    (order,) = order_test(outcome.checkpoint, shuffles=1, changes=changes, report=lambda _: None)
+    assert order.true == pytest.approx(dict(outcome.test_result))
+    with pytest.raises(UserError, match="nowhere"):
+        order_test(outcome.checkpoint, changes={"data_path": str(tmp_path / "nowhere")})

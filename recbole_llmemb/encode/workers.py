@@ -166,8 +166,12 @@ def connected(ray: Any, number: int | None = None) -> Iterator[None]:
         ray.init(address=address, **options)
     except Exception as error:  # bare ones too, when a slow machine makes Ray lose patience
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        where = "Ray does not start" if address == "local" else f"No Ray at RAY_ADDRESS={address}"
-        raise UserError(f"{where} ({reason}).") from error
+        if address == "local":
+            raise UserError(f"Ray does not start ({reason}).") from error
+        raise UserError(
+            f"No Ray at RAY_ADDRESS={address} ({reason}); check the address, and whether it asks "
+            "for a token (RAY_AUTH_MODE=token)."
+        ) from error
     try:
         yield
     finally:

@@ -202,8 +202,14 @@ def _config(plain, mode, changes, path):
     changed["topk"] = changed["topk"] if isinstance(changed["topk"], list) else [changed["topk"]]
     changed["valid_metric"] = f"{names[0]}@{changed['topk'][0]}"
     changed.setdefault("show_progress", True)
+    folder = changes.get("data_path")
+    if folder is not None:
+        changed["data_path"] = str(Path(folder) / str(plain["dataset"]))
     try:
-        return checkpoint.config_from_plain(changed)
+        config = checkpoint.config_from_plain(changed)
+        if folder is not None:  # RecBole knows better where ml-100k is
+            config["data_path"] = changed["data_path"]
+        return config
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
             raise
