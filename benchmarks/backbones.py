@@ -24,13 +24,14 @@ SIZES = {
 }
 
 
-def build(backbone, kind, chosen, data=None):
-    """One side: the model over the table, or over IDs."""
+def build(backbone, kind, chosen, data=None, **more):
+    """One side: the model over the table, or over IDs; ``more`` are settings."""
     given = {
         "item_embedding": kind,
         "loss_type": "CE",
         "align_weight": 0,
         **SIZES.get(backbone, {}),
+        **more,
     }
     if backbone == "NARM":
         given["prefix_trim"] = True
@@ -45,6 +46,7 @@ def compare(backbone, chosen):
     """Measure one backbone; returns the seconds of a step by kind of item embedding."""
     ids = build(backbone, "id", chosen)
     table = build(backbone, "table", chosen, ids.data)
+    halved = build(backbone, "table", chosen, ids.data, llm_table_dtype="bfloat16")
     batches = list(islice(ids.data.train, chosen.steps))
 
     def step(subject):
@@ -54,12 +56,15 @@ def compare(backbone, chosen):
 
         return work
 
-    seconds = timing.alternate({"id": step(ids), "table": step(table)}, chosen.repeats)
+    sides = {"id": step(ids), "table": step(table), "bfloat16": step(halved)}
+    seconds = timing.alternate(sides, chosen.repeats)
     print(f"\n{backbone}, {ids.config['train_mode']} mode")
     for name, turns in seconds.items():
         print(f"  {name:<10} {timing.median(turns) * 1e3:>9.1f} ms  {timing.spread(turns)}")
     ratio = timing.median(seconds["table"]) / timing.median(seconds["id"])
     timing.report(f"{backbone}, table 384", ratio, LIMIT, at_least=False)
+    ratio = timing.median(seconds["bfloat16"]) / timing.median(seconds["id"])
+    print(f"        {backbone}, table 384 in bfloat16: {ratio:.2f}x")
 
 
 def main(argv=None):
