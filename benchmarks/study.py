@@ -77,7 +77,7 @@ def table(found, columns):
     found : dict of list of dict
         From :func:`results`.
     columns : list of (str, str)
-        Group of users or items (``all``, or a key of ``groups``, or ``valid``) and metric.
+        Group of users or items (as :func:`value` takes it) and metric.
     """
     titles = [f"{group.replace('_', ' ')} {metric}" for group, metric in columns]
     print("| run | seeds | epochs | " + " | ".join(titles) + " |")
@@ -89,9 +89,11 @@ def table(found, columns):
 
 
 def value(result, group, metric):
-    """One number of a result file."""
+    """One number of a result file; ``valid`` before a group takes it from the validation set."""
     if group == "valid":
         return result["best_valid_result"][metric]
+    if group.startswith("valid "):
+        return result["valid_groups"][group.removeprefix("valid ")][metric]
     return (result["test_result"] if group == "all" else result["groups"][group])[metric]
 
 
