@@ -268,10 +268,13 @@ def test_ray_absent_or_too_old(tmp_path, job, encoder, installed, monkeypatch, c
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("ray://far:10001", "from outside of the cluster"), ("127.0.0.1:1", "No Ray at RAY_ADDRESS")],
+    [
+        ("ray://far:10001", "from outside of the cluster"),
+        ("127.0.0.1:1", "RAY_ADDRESS=127.0.0.1:1 cannot be reached"),
+    ],
 )
 def test_no_cluster_at_the_address(monkeypatch, address, message):
-    from recbole_llmemb.encode import workers
+    from recbole_llmemb import cluster
 
     class FakeRay:
         def is_initialized(self):
@@ -281,9 +284,12 @@ def test_no_cluster_at_the_address(monkeypatch, address, message):
             assert options["address"] == address and "num_cpus" not in options
             raise ConnectionError("nobody\nthere")
 
+        def shutdown(self):
+            pass
+
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setenv("PYTHONPATH", "")
-    with pytest.raises(UserError, match=message), workers.connected(FakeRay()):
+    with pytest.raises(UserError, match=message), cluster.connected(FakeRay()):
         pass
 
 

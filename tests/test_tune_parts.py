@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import child_env
 
-from recbole_llmemb import pipeline
+from recbole_llmemb import cluster, pipeline
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.tune import needs, shared
 from recbole_llmemb.tune.outcomes import Trial, best_of
@@ -47,7 +47,7 @@ def test_without_ray_there_is_one_sentence(monkeypatch):
 
 def test_a_ray_that_is_too_old_is_refused_by_version(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.6.3")
-    with pytest.raises(UserError, match=r"ray 2\.6\.3 is too old for tuning, 2\.43 is needed"):
+    with pytest.raises(UserError, match=r"ray 2\.6\.3 is too old, recbole-llm tune needs 2\.43"):
         needs.require_ray()
 
 
@@ -55,7 +55,7 @@ def test_a_ray_that_does_not_import_is_told(monkeypatch):
     def broken(name):
         raise ImportError("libray.so: no such file")
 
-    monkeypatch.setattr(needs.importlib, "import_module", broken)
+    monkeypatch.setattr(cluster.importlib, "import_module", broken)
     with pytest.raises(UserError, match=r"cannot be imported \(libray\.so: no such file\)"):
         needs.require_ray()
 
@@ -352,8 +352,6 @@ def test_a_place_that_cannot_be_is_told(tmp_path):
 
 
 def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch):
-    from recbole_llmemb.tune.cluster import connected
-
     class Ray:
         @staticmethod
         def is_initialized():
@@ -370,17 +368,15 @@ def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with (
         pytest.raises(UserError, match=r"RAY_ADDRESS=10.0.0.1:6379 cannot be reached \(Failed"),
-        connected(Ray),
+        cluster.connected(Ray),
     ):
         pass
     monkeypatch.delenv("RAY_ADDRESS")
-    with pytest.raises(UserError, match=r"Ray does not start \(Failed"), connected(Ray):
+    with pytest.raises(UserError, match=r"Ray does not start \(Failed"), cluster.connected(Ray):
         pass
 
 
 def test_a_ray_that_does_not_start_at_once_is_tried_again(monkeypatch):
-    from recbole_llmemb.tune.cluster import _start
-
     tries = []
 
     class Ray:
@@ -394,12 +390,12 @@ def test_a_ray_that_does_not_start_at_once_is_tried_again(monkeypatch):
         def shutdown():
             pass
 
-    _start(Ray, {"address": "local"}, tries=2)
+    cluster._start(Ray, {"address": "local"}, tries=2)
     assert len(tries) == 2
 
 
 def test_a_configuration_does_not_hide_gpus_from_ray(monkeypatch, tiny_config):
-    from recbole_llmemb.tune.cluster import visible_gpus_kept
+    from recbole_llmemb.tune.gpus import visible_gpus_kept
 
     for visible in ("0,1", None):
         if visible is None:

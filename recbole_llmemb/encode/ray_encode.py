@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import torch
 from tqdm import tqdm
 
+from recbole_llmemb.cluster import connected
 from recbole_llmemb.encode.assemble import assemble
 from recbole_llmemb.encode.ray_worker import EncodeWorker, SpanReader, WorkerSettings
 from recbole_llmemb.encode.shards import ShardFolder, unpack
 from recbole_llmemb.encode.source import EncoderSource
-from recbole_llmemb.encode.workers import Workers, connected, require_ray
+from recbole_llmemb.encode.workers import Workers, require_ray
 from recbole_llmemb.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def encode_with_ray(
     encoded = sum(map(shards.rows, missing))
     if missing:
         ray = require_ray()
-        with _aside(work / LOG) as terminal, connected(ray, workers.number), _quiet(ray):
+        with _aside(work / LOG) as terminal, connected(ray, cpus=workers.number), _quiet(ray):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             fitted = workers.fit(nodes, job.device)
             gpus = f", {fitted.gpus:g} GPUs each" if fitted.gpus else ""

@@ -1,27 +1,15 @@
-"""Ray, which only ``encode --ray`` imports: is it there, and how many workers fit."""
+"""The workers of ``encode --ray``: how many fit, and the Ray they run on."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import importlib.metadata
-import logging
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
+from recbole_llmemb import cluster
 from recbole_llmemb.errors import UserError
 
-OLDEST_RAY = "2.43"
-_INSTALL = "pip install 'recbole-llmemb[ray]'"
-_OBJECT_STORE = 256 << 20
 _QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
@@ -101,86 +89,6 @@ def _fitting(node: dict[str, float], gpus: float) -> int:
     return min(room, each)
 
 
-def require_ray():
-    """Import Ray with Ray Data, told to keep to itself.
-
-    Returns
-    -------
-    module
-        ``ray``.
-
-    Raises
-    ------
-    UserError
-        When it is absent, too old, or cannot be imported.
-    """
-    # As environment, so that Ray's own processes have it too.
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
-    try:
-        version = importlib.metadata.version("ray")
-    except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"--ray needs ray, which is not installed: {_INSTALL}.") from None
-    if Version(version) < Version(OLDEST_RAY):
-        raise UserError(f"ray {version} is too old, --ray needs {OLDEST_RAY}: {_INSTALL}.")
-    try:
-        ray = importlib.import_module("ray")
-        importlib.import_module("ray.data")
-    except ImportError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"ray {version} cannot be imported ({reason}): {_INSTALL}.") from error
-    return ray
-
-
-@contextlib.contextmanager
-def connected(ray: Any, number: int | None = None) -> Iterator[None]:
-    """Have Ray inside the block: the one that runs in this process already, the cluster at
-    ``RAY_ADDRESS``, or else one of our own, which ends with the block or with this process.
-
-    Parameters
-    ----------
-    ray : module
-    number : int, optional
-        Workers that a Ray of our own must have room for.
-
-    Raises
-    ------
-    UserError
-        When there is no cluster at RAY_ADDRESS, or Ray does not start.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    if address.startswith("ray://"):
-        raise UserError(
-            f"RAY_ADDRESS is {address}, a connection from outside of the cluster; run the command "
-            "on a node of it, with RAY_ADDRESS=auto."
-        )
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-        options["num_cpus"] = max(os.cpu_count() or 1, number or 1)
-    _let_workers_find_us()
-    try:
-        ray.init(address=address, **options)
-    except Exception as error:  # bare ones too, when a slow machine makes Ray lose patience
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        if address == "local":
-            raise UserError(f"Ray does not start ({reason}).") from error
-        raise UserError(
-            f"No Ray at RAY_ADDRESS={address} ({reason}); check the address, and whether it asks "
-            "for a token (RAY_AUTH_MODE=token)."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _let_workers_find_us() -> None:
-    """Workers import this package by name, also out of a checkout that is not installed."""
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if root not in paths:
-        os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
+def require_ray() -> Any:
+    """Ray with Ray Data, see :func:`recbole_llmemb.cluster.require_ray`."""
+    return cluster.require_ray("encode --ray", "ray.data", "ray", _QUIET)

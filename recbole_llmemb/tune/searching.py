@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+from recbole_llmemb.cluster import connected
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.tune import needs, outcomes
 from recbole_llmemb.tune.space import read_space
@@ -123,7 +125,8 @@ def search(
     needs.require("matplotlib", "The report of a search")
     if search == "optuna":
         needs.require("optuna", "--search=optuna")
-    from recbole_llmemb.tune import cluster, reporting, storing
+    from recbole_llmemb.tune import reporting, storing
+    from recbole_llmemb.tune.gpus import visible_gpus_kept
     from recbole_llmemb.tune.plan import make_plan
     from recbole_llmemb.tune.prepare import prepare
     from recbole_llmemb.tune.shared import size_of
@@ -133,7 +136,7 @@ def search(
     space = read_space(space)
     if not gpus_per_trial:
         settings.setdefault("use_gpu", False)  # and so in the best configuration's file
-    with cluster.visible_gpus_kept():
+    with visible_gpus_kept():
         plan, config = make_plan(model, dataset or "ml-100k", config_files, settings, space, metric)
     place = storing.Storage(storage, name or f"{plan.model}-{plan.dataset}")
     record = {
@@ -147,11 +150,15 @@ def search(
         "search": search,
     }
     storing.agree(place, record, resume)
-    with cluster.visible_gpus_kept():
+    with visible_gpus_kept():
         prepared = prepare(plan, config, space, report)
-    with cluster.connected(ray, size_of(prepared), report):
+    # Twice what is shared: in the object store, and on its way there.
+    memory = 2 * size_of(prepared) + (100 << 20)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by trial
+    with connected(ray, memory) as here:
         from recbole_llmemb.tune.tuning import evaluate, make_tuner
 
+        report(_described(ray, here))
         tuner = make_tuner(
             plan,
             prepared,
@@ -170,7 +177,7 @@ def search(
         trials = outcomes.collect(tuner.fit(), plan.metric)
         best = outcomes.best_of(trials, plan.metric)
         report(f"test: trial {best.number} on the test set …")
-        with cluster.visible_gpus_kept():
+        with visible_gpus_kept():
             valid, test = evaluate(plan, prepared, best, cpus_per_trial, gpus_per_trial)
     found = Found(
         best=best,
@@ -184,6 +191,17 @@ def search(
     found.table = reporting.trials_table(plan, space, trials, limit=20)
     found.files = reporting.write(plan, space, found, place)
     return found
+
+
+def _described(ray, here):
+    """The Ray that a search runs on, in a line."""
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    resources = ray.cluster_resources()
+    gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
+    return (
+        f"ray {ray.__version__}: {here}, {nodes} {'node' if nodes == 1 else 'nodes'}, "
+        f"{resources.get('CPU', 0):g} CPUs{gpus}"
+    )
 
 
 def _check(num_samples, max_concurrent, cpus, gpus, scheduler, search):

@@ -1,0 +1,22 @@
+"""The GPUs that a search may use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+@contextlib.contextmanager
+def visible_gpus_kept():
+    """Undo what a configuration does to CUDA_VISIBLE_DEVICES.
+
+    RecBole sets it to ``gpu_id``: a Ray that is started afterwards would see that GPU only.
+    """
+    kept = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        yield
+    finally:
+        if kept is None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = kept
