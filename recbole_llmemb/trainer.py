@@ -3,66 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 import torch
-from recbole.evaluator import Evaluator
 from recbole.trainer import Trainer
 from recbole.utils import get_gpu_usage, set_color
 from torch import optim
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_llmemb import checkpoint, rng
+from recbole_llmemb import checkpoint
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.evaluation.collector import GroupCollector
-from recbole_llmemb.evaluation.details import RowDetails
-from recbole_llmemb.evaluation.groups import Groups, group_results
+from recbole_llmemb.evaluation.evaluator import Candidates, Collector, GroupEvaluator
+from recbole_llmemb.evaluation.groups import Groups
+from recbole_llmemb.resumable import Resumable
 
 
-class _GroupEvaluator(Evaluator):
-    """RecBole's evaluator, which also keeps the metrics of each group of the same rows."""
-
-    def __init__(self, config, collector):
-        super().__init__(config)
-        self.collector = collector
-        self.plain = Evaluator(config)
-        self.groups = self.counts = self.latest = self.details = None
-        self.keep_details = False
-
-    def evaluate(self, dataobject):
-        rows = self.collector.rows
-        self.latest = self.details = None
-        if self.groups is not None and rows is not None:
-            self.latest = group_results(self.plain, dataobject, rows, self.groups)
-            if self.keep_details:
-                self.details = RowDetails.of(self.plain, dataobject, rows, *self.counts)
-        return super().evaluate(dataobject)
-
-
-@dataclass
-class _Candidates:
-    """Scores ``(b, c)`` of candidate items ``(b, c)``, in place of scores of all items."""
-
-    scores: torch.Tensor
-    items: torch.Tensor
-    n_items: int
-
-
-class _Collector(GroupCollector):
-    """Takes either form of scores."""
-
-    def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
-        if isinstance(scores_tensor, _Candidates):
-            found = scores_tensor
-            self.candidate_batch_collect(found.scores, found.items, interaction, found.n_items)
-        else:
-            super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
-
-
-class LLMEmbTrainer(Trainer):
+class LLMEmbTrainer(Resumable, Trainer):
     """Trains and evaluates every model of this package.
 
     What RecBole's trainer does, it does in the same order. In addition each evaluation
@@ -72,23 +30,16 @@ class LLMEmbTrainer(Trainer):
 
     Attributes
     ----------
-    best_valid_groups : dict or None
-        Group metrics of the best validation.
-    epoch_seconds, evaluation_seconds : list of float
-        Wall time of each epoch of training, and of each evaluation.
-    history : list of dict
-        Epoch, training losses and validation result of each validation.
+    evaluation_seconds : list of float
+        Wall time of each evaluation; of each epoch, see
+        :class:`~recbole_llmemb.resumable.Resumable`.
     """
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        self.eval_collector = _Collector(config)
-        self.evaluator = _GroupEvaluator(config, self.eval_collector)
-        self.resume_file = None
-        self.best_valid_groups = None
-        self.epoch_seconds, self.evaluation_seconds, self.history = [], [], []
-        self._train_data = None
-        self._pending_rng = None
+        self.eval_collector = Collector(config)
+        self.evaluator = GroupEvaluator(config, self.eval_collector)
+        self.evaluation_seconds = []
 
     @property
     def groups_of_last_evaluation(self):
@@ -228,7 +179,7 @@ class LLMEmbTrainer(Trainer):
         moved = interaction.to(self.device)
         candidates = candidates.to(self.device)
         scores = self.model.rank_candidates(moved, candidates).float()
-        found = _Candidates(scores, candidates, self.tot_item_num)
+        found = Candidates(scores, candidates, self.tot_item_num)
         return interaction, found, positive_u, positive_i
 
     # -- the run ----------------------------------------------------------------------
@@ -267,80 +218,3 @@ class LLMEmbTrainer(Trainer):
         return self.start_epoch > 0 and (
             self.cur_step > self.stopping_step or self.start_epoch >= self.epochs
         )
-
-    # -- checkpoints ------------------------------------------------------------------
-
-    def _state(self, epoch):
-        dataset = self._train_data._dataset if self._train_data is not None else None
-        tokens = None if dataset is None else dataset.field2id_token[dataset.iid_field]
-        generator = getattr(self._train_data, "generator", None)
-        return {
-            "config": checkpoint.config_to_plain(self.config),
-            "epoch": epoch,
-            "cur_step": self.cur_step,
-            "best_valid_score": self.best_valid_score,
-            "best_valid_result": self.best_valid_result,
-            "best_valid_groups": self.best_valid_groups,
-            "history": self.history,
-            "epoch_seconds": self.epoch_seconds,
-            "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
-            "optimizer": self.optimizer.state_dict(),
-            "item_tokens": None if tokens is None else [str(token) for token in tokens],
-            "rng": rng.get_state(),
-            "loader_rng": None if generator is None else generator.get_state(),
-        }
-
-    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
-            return
-        path = kwargs.pop("saved_model_file", self.saved_model_file)
-        checkpoint.save(self._state(epoch), path)
-        if verbose:
-            self.logger.info(set_color("Saving current", "blue") + f": {path}")
-
-    def resume_checkpoint(self, resume_file):
-        """Continue from a file that training wrote, to the result it would have had.
-
-        Parameters
-        ----------
-        resume_file : path-like
-
-        Raises
-        ------
-        UserError
-            Missing or damaged file, or one of another model.
-        """
-        state = checkpoint.load(resume_file, map_location=self.device)
-        if state["config"]["model"] != self.config["model"]:
-            raise UserError(
-                f"Checkpoint {resume_file} is of model {state['config']['model']}, not of "
-                f"{self.config['model']}; give the checkpoint of this model."
-            )
-        try:
-            self.model.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"Checkpoint {resume_file} does not fit this configuration "
-                f"({str(error).splitlines()[0].rstrip(':. ')}); use the one it was trained with."
-            ) from None
-        self.model.load_other_parameter(state.get("other_parameter"))
-        self.start_epoch = state["epoch"] + 1
-        self.cur_step = state["cur_step"]
-        self.best_valid_score = state["best_valid_score"]
-        self.best_valid_result = state["best_valid_result"]
-        self.best_valid_groups = state["best_valid_groups"]
-        self.history = state["history"]
-        self.epoch_seconds = state["epoch_seconds"]
-        self._pending_rng = state["rng"], state["loader_rng"]
-        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
-
-    def _restore_rng(self):
-        """Last thing before the first resumed epoch, as building anything draws numbers."""
-        if self._pending_rng is None:
-            return
-        (state, loader), self._pending_rng = self._pending_rng, None
-        rng.set_state(state)
-        if loader is not None:
-            self._train_data.generator.set_state(loader.cpu())

@@ -17,8 +17,9 @@ from recbole.data.utils import get_dataloader
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.evaluator import Collector, GroupEvaluator
 from recbole_llmemb.llmsrec.histories import with_sampled_users, with_shuffled_histories
-from recbole_llmemb.trainer import LLMEmbTrainer, _Collector, _GroupEvaluator
+from recbole_llmemb.trainer import LLMEmbTrainer
 
 
 @dataclass
@@ -82,8 +83,8 @@ class _Judge(LLMEmbTrainer):
         self.gpu_available = torch.cuda.is_available() and config["use_gpu"]
         self.wandblogger = SimpleNamespace(log_eval_metrics=lambda *_, **__: None)
         self.item_tensor = self.tot_item_num = None
-        self.eval_collector = _Collector(config)
-        self.evaluator = _GroupEvaluator(config, self.eval_collector)
+        self.eval_collector = Collector(config)
+        self.evaluator = GroupEvaluator(config, self.eval_collector)
         self.evaluation_seconds = []
 
 

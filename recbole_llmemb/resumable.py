@@ -1,0 +1,107 @@
+"""Checkpoints of a training: from any of them it continues to the result it would have had."""
+
+from __future__ import annotations
+
+from recbole.utils import set_color
+
+from recbole_llmemb import checkpoint, rng
+from recbole_llmemb.errors import UserError
+
+
+class Resumable:
+    """Put before RecBole's trainer in a class's bases.
+
+    Attributes
+    ----------
+    resume_file : path-like or None
+        Where each validation leaves the state of the training.
+    best_valid_groups : dict or None
+        Group metrics of the best validation.
+    epoch_seconds : list of float
+        Wall time of each epoch of training.
+    history : list of dict
+        Epoch, training losses and validation result of each validation.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.resume_file = None
+        self.best_valid_groups = None
+        self.epoch_seconds, self.history = [], []
+        self._train_data = None
+        self._pending_rng = None
+
+    def _state(self, epoch):
+        dataset = self._train_data._dataset if self._train_data is not None else None
+        tokens = None if dataset is None else dataset.field2id_token[dataset.iid_field]
+        generator = getattr(self._train_data, "generator", None)
+        return {
+            "config": checkpoint.config_to_plain(self.config),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "best_valid_result": self.best_valid_result,
+            "best_valid_groups": self.best_valid_groups,
+            "history": self.history,
+            "epoch_seconds": self.epoch_seconds,
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+            "item_tokens": None if tokens is None else [str(token) for token in tokens],
+            "rng": rng.get_state(),
+            "loader_rng": None if generator is None else generator.get_state(),
+        }
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        checkpoint.save(self._state(epoch), path)
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def resume_checkpoint(self, resume_file):
+        """Continue from a file that training wrote, to the result it would have had.
+
+        Parameters
+        ----------
+        resume_file : path-like
+
+        Raises
+        ------
+        UserError
+            Missing or damaged file, or one of another model.
+        """
+        state = checkpoint.load(resume_file, map_location=self.device)
+        if state["config"]["model"] != self.config["model"]:
+            raise UserError(
+                f"Checkpoint {resume_file} is of model {state['config']['model']}, not of "
+                f"{self.config['model']}; give the checkpoint of this model."
+            )
+        try:
+            self.model.load_state_dict(state["state_dict"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"Checkpoint {resume_file} does not fit this configuration "
+                f"({str(error).splitlines()[0].rstrip(':. ')}); use the one it was trained with."
+            ) from None
+        self.model.load_other_parameter(state.get("other_parameter"))
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        self.best_valid_result = state["best_valid_result"]
+        self.best_valid_groups = state["best_valid_groups"]
+        self.history = state["history"]
+        self.epoch_seconds = state["epoch_seconds"]
+        self._pending_rng = state["rng"], state["loader_rng"]
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _restore_rng(self):
+        """Last thing before the first resumed epoch, as building anything draws numbers."""
+        if self._pending_rng is None:
+            return
+        (state, loader), self._pending_rng = self._pending_rng, None
+        rng.set_state(state)
+        if loader is not None:
+            self._train_data.generator.set_state(loader.cpu())
