@@ -51,6 +51,25 @@ def test_new_files_are_put_together_by_settings(tmp_path):
     assert differing_settings(groups) == {"adapter": ["linear", "mlp"]}
 
 
+def test_labels_have_no_more_settings_than_tell_the_runs_apart(tmp_path):
+    kinds = {"x": ("linear", 64, "a"), "y": ("mlp", 64, "b"), "z": ("mlp", 32, "c")}
+    files = []
+    for name, (adapter, size, zeta) in kinds.items():
+        config = {"valid_metric": "NDCG@10", "adapter": adapter, "hidden_size": size, "zeta": zeta}
+        files.append(result(tmp_path, name, 0.1, new=True, config=config))
+    model = "LLMEmbSASRec"
+    two = read_groups(files[:2])
+    assert [g.label for g in two] == [f"{model}, adapter=linear", f"{model}, adapter=mlp"]
+    # One setting tells all three apart, though it is not the first that differs.
+    three = read_groups(files)
+    assert [g.label for g in three] == [f"{model}, zeta={value}" for value in "abc"]
+    # The baseline may be told by what one label alone has.
+    assert [g.label for g in choose_baseline(three, "b")][0] == f"{model}, zeta=b"
+    assert [g.label for g in choose_baseline(three, "zeta=c")][0] == f"{model}, zeta=c"
+    with pytest.raises(UserError, match="--baseline is 'LLMEmbSASRec'; it must be one of"):
+        choose_baseline(three, model)
+
+
 def test_model_names_are_labels_where_they_differ(tmp_path):
     files = [
         result(tmp_path, "x", 0.1, new=True),

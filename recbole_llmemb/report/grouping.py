@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,7 @@ def _names(groups, taken) -> list[str]:
     models = [runs[0].model for runs in groups]
     settings = differing_settings([Group("", runs) for runs in groups])
     settings.pop("model", None)
+    telling = _telling(settings)
     names = []
     for place, runs in enumerate(groups):
         common = {run.name for run in runs}
@@ -156,7 +158,7 @@ def _names(groups, taken) -> list[str]:
         elif models.count(runs[0].model) == 1:
             names.append(runs[0].model)
         else:
-            apart = [f"{key}={_text(row[place])}" for key, row in list(settings.items())[:3]]
+            apart = [f"{key}={_text(settings[key][place])}" for key in telling]
             names.append(", ".join([runs[0].model, *apart]) if apart else runs[0].file.stem)
     used = set(taken)
     for place, name in enumerate(names):
@@ -166,12 +168,35 @@ def _names(groups, taken) -> list[str]:
     return names
 
 
+def _telling(settings, most=3) -> list[str]:
+    """The first settings that tell all groups apart, as few as do; the first ones if none do."""
+    texts = {key: [_text(value) for value in row] for key, row in settings.items()}
+    for count in range(1, most + 1):
+        for keys in itertools.combinations(texts, count):
+            values = list(zip(*(texts[key] for key in keys)))
+            if len(set(values)) == len(values):
+                return list(keys)
+    return list(settings)[:most]
+
+
 def _text(value) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
+def _parts(label) -> set[str]:
+    """``SASRec, dropout=0.2`` is also known as ``SASRec``, ``dropout=0.2`` and ``0.2``."""
+    parts = label.split(", ")
+    return {*parts, *(part.partition("=")[2] for part in parts)} - {""}
+
+
 def choose_baseline(groups, name) -> list[Group]:
     """The groups with the baseline first.
+
+    Parameters
+    ----------
+    groups : list of Group
+    name : str or None
+        A label, or what one label alone has in it: ``item_embedding=id``, or ``id``.
 
     Raises
     ------
@@ -182,6 +207,8 @@ def choose_baseline(groups, name) -> list[Group]:
         return groups
     chosen = [group for group in groups if group.label == name]
     if not chosen:
+        chosen = [group for group in groups if name in _parts(group.label)]
+    if len(chosen) != 1:
         labels = name_some([group.label for group in groups], 8)
         raise UserError(f"--baseline is {name!r}; it must be one of {labels}.")
     return chosen + [group for group in groups if group is not chosen[0]]
