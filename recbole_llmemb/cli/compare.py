@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels", action="append", default=[], metavar="LABEL=FILES",
         help="the same as LABEL=FILE,FILE without the option, before the others",
     )  # fmt: skip
-    parser.add_argument("--baseline", metavar="LABEL", help="what changes are relative to: a label, or its part")
+    parser.add_argument("--baseline", metavar="LABEL", help="a label, or what only one has")
     parser.add_argument("--metrics", help="columns: a,b,c (default: all that the files have)")
     parser.add_argument("--metric", help="of the figures (default: what training watched)")
     parser.add_argument(
