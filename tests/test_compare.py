@@ -63,6 +63,11 @@ def test_labels_have_no_more_settings_than_tell_the_runs_apart(tmp_path):
     # One setting tells all three apart, though it is not the first that differs.
     three = read_groups(files)
     assert [g.label for g in three] == [f"{model}, zeta={value}" for value in "abc"]
+    # Of two that do, the one that says what the run is about.
+    for name, adapter in (("v", "linear"), ("w", "mlp")):
+        config = {"valid_metric": "NDCG@10", "adapter": adapter, "a_rate": name}
+        files.append(result(tmp_path, name, 0.1, new=True, config=config))
+    assert read_groups(files[3:])[1].label == f"{model}, adapter=mlp"
     # The baseline may be told by what one label alone has.
     assert [g.label for g in choose_baseline(three, "b")][0] == f"{model}, zeta=b"
     assert [g.label for g in choose_baseline(three, "zeta=c")][0] == f"{model}, zeta=c"

@@ -15,6 +15,8 @@ from recbole_llmemb.report.read import Run, read_run
 _APART = {
     "seed", "reproducibility", "eval_batch_size", "llm_device", "llm_batch_size", "log_dir",
 }  # fmt: skip
+# Settings that say what a run is about, to be named before others in which it differs.
+_FIRST = ("item_embedding", "adapter", "item_similarity", "loss_type", "train_mode", "llm_encoder")
 
 
 @dataclass
@@ -169,14 +171,15 @@ def _names(groups, taken) -> list[str]:
 
 
 def _telling(settings, most=3) -> list[str]:
-    """The first settings that tell all groups apart, as few as do; the first ones if none do."""
-    texts = {key: [_text(value) for value in row] for key, row in settings.items()}
+    """Settings that tell all groups apart, as few as do; the first ones if none do."""
+    order = [*(key for key in _FIRST if key in settings), *settings]
+    texts = {key: [_text(value) for value in settings[key]] for key in order}
     for count in range(1, most + 1):
         for keys in itertools.combinations(texts, count):
             values = list(zip(*(texts[key] for key in keys)))
             if len(set(values)) == len(values):
                 return list(keys)
-    return list(settings)[:most]
+    return list(texts)[:most]
 
 
 def _text(value) -> str:
