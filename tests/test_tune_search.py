@@ -179,6 +179,8 @@ def test_when_all_trials_fail_there_is_one_sentence(ray_here, tiny, tiny_table, 
             report=lambda line: None,
             **settings_for(tiny, tiny_table),
         )
+    # Ray, which would begin each of them again, was not told.
+    assert list(tmp_path.glob("*/trial_*")) and not list(tmp_path.glob("*/trial_*/error*"))
 
 
 def test_killed_trials_and_searches_go_on_and_keep_what_was_finished(tiny, tiny_table, tmp_path):
