@@ -54,8 +54,10 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def job(tmp_path, encoder):
-    """Sixty items in shards of four, and two of them with the text of others."""
-    text = many_items(ITEMS - 2) + "x1\tred red\nx2\tred red\n"
+    """Sixty items in shards of four, and the last two of them with texts of the first shard."""
+    text = many_items(ITEMS - 2)
+    second, first = (line.partition("\t")[2] for line in text.splitlines()[2:0:-1])
+    text += f"x1\t{second}\nx2\t{first}\n"
     path = write_dataset(tmp_path, text=text)
     options = {"item_file": path, "encoder": encoder, "batch_size": 4, "shard_size": 4}
     return lambda **more: EncodeJob(**{**options, **more})
