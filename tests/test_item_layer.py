@@ -123,7 +123,7 @@ def test_principal_components(tiny_run, tiny_table, freeze, settings):
     expected = torch.stack([rows[t] for t in data.dataset.field2id_token["item_id"][1:]])
     weight = model.item_embedding.weight.detach()
     assert not weight[0].any() and same_up_to_signs(weight[1:], expected)
-    assert (type(model.item_embedding) is torch.nn.Embedding) is not freeze
+    assert isinstance(model.item_embedding, torch.nn.Embedding) is not freeze
     assert any(p.shape == (61, 8) for p in model.parameters()) is not freeze
 
 
@@ -158,7 +158,7 @@ def test_whitened_components(tiny_run, freeze):
     found = model.item_embedding.weight.detach()[1:].double()
     assert torch.allclose(found, expected, atol=1e-4)
     assert torch.allclose(found.t() @ found / 60, 0.09 * torch.eye(8).double(), atol=1e-4)
-    assert (type(model.item_embedding) is torch.nn.Embedding) is not freeze
+    assert isinstance(model.item_embedding, torch.nn.Embedding) is not freeze
 
 
 # -- what is learnt beside the table ------------------------------------------------------

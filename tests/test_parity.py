@@ -106,7 +106,7 @@ def test_table_is_what_training_starts_from(tiny_run, tiny_table):
     table = reduce_pca(EmbeddingTable.load(tiny_table), 8)
     vectors = dict(zip(table.tokens, table.vectors))
     tokens = data.dataset.field2id_token["item_id"]
-    assert type(model.item_embedding) is torch.nn.Embedding
+    assert isinstance(model.item_embedding, torch.nn.Embedding)
     assert not model.item_embedding.weight[0].any()
     for token, row in zip(tokens[1:], model.item_embedding.weight[1:]):
         assert torch.allclose(row, vectors[token])

@@ -9,6 +9,7 @@ from serve_runs import encoder, from_text, saved  # noqa: F401
 from recbole_llmemb import Recommender
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.serve.fare import fare
+from recbole_llmemb.serve.new_items import caveat
 from recbole_llmemb.table import EmbeddingTable
 
 HEADER = "item_id:token\ttitle:token_seq\tcategories:token_seq\n"
@@ -142,17 +143,28 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
         recommender.add_items(file)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "why"),
-    [
-        ({"item_embedding": "id"}, "have learnt IDs"),
-        ({"adapter": "none", "llm_freeze": False}, "learnt a vector for every item"),
-    ],
-)
-def test_models_without_text_refuse_new_items(saved, overrides, why):  # noqa: F811
-    recommender = Recommender(saved(**overrides))
-    with pytest.raises(UserError, match=why):
+def test_models_without_text_refuse_new_items(saved):  # noqa: F811
+    recommender = Recommender(saved(item_embedding="id"))
+    with pytest.raises(UserError, match="have learnt IDs"):
         recommender.add_items([{"item_id": "a", "title": "soap"}])
+
+
+@pytest.mark.parametrize("adapter", ["none", "whitening"])
+def test_beside_a_trained_table_new_items_have_the_row_it_began_with(from_text, tiny, adapter):  # noqa: F811
+    more = {"adapter": adapter, "align_weight": 0, "llm_whiten": 0.3}
+    frozen = Recommender(from_text(**more))  # whose rows are still those
+    start = frozen.item_vectors[frozen.catalogue.number["i5"]].clone()
+    assert caveat(frozen.model) is None
+    trained = Recommender(from_text(**more, llm_freeze=False))
+    names = ("item_id", "title", "categories")
+    line = copy_of(tiny, "i5", "copy5").rstrip().split("\t")
+    trained.add_items([dict(zip(names, line, strict=True))])
+    assert "was trained" in caveat(trained.model)
+    old, new = (trained.catalogue.number[token] for token in ("i5", "copy5"))
+    torch.testing.assert_close(trained.item_vectors[new], start, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(trained.item_vectors[old], start, atol=0.05)  # what was learnt
+    in_histories = trained.model.item_embedding(torch.tensor([new]))[0]
+    torch.testing.assert_close(in_histories, start, rtol=1e-3, atol=1e-4)
 
 
 def test_scores_of_its_own_and_imported_tables_refuse_new_items(saved):  # noqa: F811

@@ -129,6 +129,7 @@ def _check(options):
 def open_checkpoint(options, title_field=None):
     """The recommender that the options ask for, with its new items."""
     from recbole_llmemb.serve import Recommender
+    from recbole_llmemb.serve.new_items import caveat
 
     recommender = Recommender(
         options.checkpoint, options.device, options.data_path, options.llm_table, title_field
@@ -136,6 +137,8 @@ def open_checkpoint(options, title_field=None):
     if options.new_items:
         added = recommender.add_items(options.new_items)
         say(f"new items: {len(added):,} beside {recommender.dataset.item_num - 1:,}")
+        if note := caveat(recommender.model):
+            say(f"note: {note}")
     return recommender
 
 

@@ -157,15 +157,7 @@ class TableItemEmbedding(nn.Module):
         UserError
             Vectors of another width than that table's.
         """
-        width = len(self.prepare[0].mean) if self.prepare else self.table.shape[1]
-        if vectors.dim() != 2 or vectors.shape[1] != width:
-            raise UserError(
-                f"The vectors to embed are of shape {tuple(vectors.shape)}, the table's are "
-                f"{width} wide; encode the items as the table was."
-            )
-        if self.prepare:
-            vectors = self.prepare(vectors.to(self.table.device))
-        return self.adapter(vectors.to(self.table))
+        return self.adapter(_prepared(vectors, self.prepare, self.table))
 
     def train(self, mode=True):
         """As for any module."""
@@ -175,3 +167,39 @@ class TableItemEmbedding(nn.Module):
     def __getstate__(self):
         # What evaluation computed is not worth copying or pickling.
         return {**self.__dict__, "_cached": None}
+
+
+class TrainedRows(nn.Embedding):
+    """Rows of a table that are trained like IDs, with nothing between them and the model.
+
+    Parameters
+    ----------
+    rows : torch.FloatTensor (n, d)
+        Where training starts; row 0 is padding.
+    prepare : nn.Sequential of Affine
+        How they were made from the vectors that :meth:`embed` is given.
+    """
+
+    def __init__(self, rows, prepare):
+        super().__init__(*rows.shape, padding_idx=0, _weight=rows)
+        self.prepare = prepare
+
+    def embed(self, vectors):
+        """Item embeddings of items outside the dataset: where training would have started.
+
+        Parameters, result and errors are those of :meth:`TableItemEmbedding.embed`.
+        """
+        return _prepared(vectors, self.prepare, self.weight)
+
+
+def _prepared(vectors, prepare, rows):
+    """Vectors as a table's rows were prepared, in the format and place of these."""
+    width = len(prepare[0].mean) if prepare else rows.shape[1]
+    if vectors.dim() != 2 or vectors.shape[1] != width:
+        raise UserError(
+            f"The vectors to embed are of shape {tuple(vectors.shape)}, the table's are "
+            f"{width} wide; encode the items as the table was."
+        )
+    if prepare:
+        vectors = prepare(vectors.to(rows.device))
+    return vectors.to(rows)

@@ -7,7 +7,7 @@ from torch import nn
 
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.model.adapters import LinearAdapter, MLPAdapter, NoAdapter
-from recbole_llmemb.model.item_embedding import TableItemEmbedding
+from recbole_llmemb.model.item_embedding import TableItemEmbedding, TrainedRows
 from recbole_llmemb.model.offsets import ItemOffsets, trained_items
 from recbole_llmemb.model.sources import item_table, table_projection
 from recbole_llmemb.model.table_dtype import table_dtype
@@ -50,10 +50,8 @@ def item_layer(config, dataset, layer, extra_rows=0):
     if prepare is not None:
         table, prepare = prepare.of_table(table), prepare.float()
     if narrow and not freeze:
-        # Nothing is left between the model and the table: RecBole's own layer.
         learnt = torch.randn(extra_rows, size) * 0.02
-        weight = torch.cat([table, learnt])
-        return nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=0)
+        return TrainedRows(torch.cat([table, learnt]), _way(config, prepare))
     adapter = _adapter(config, table.shape[1], size)
     if freeze:
         kept = table_dtype(config["llm_table_dtype"], table.shape[1], config["device"])
@@ -65,9 +63,14 @@ def item_layer(config, dataset, layer, extra_rows=0):
         own = layer.weight.detach()[: len(table)].clone()
         own = own if kind == "both" else torch.zeros_like(own)
         offsets = ItemOffsets(own, trained_items(dataset))
+    way = _way(config, prepare)
+    return TableItemEmbedding(table, adapter, size, extra_rows, freeze, offsets, way)
+
+
+def _way(config, prepare):
+    """From vectors as the encoder gives them to rows of the layer's table."""
     steps = [step for step in (table_projection(config), prepare) if step is not None]
-    prepare = nn.Sequential(*steps)
-    return TableItemEmbedding(table, adapter, size, extra_rows, freeze, offsets, prepare)
+    return nn.Sequential(*steps)
 
 
 def prepared(config, dataset, tokens):

@@ -15,6 +15,7 @@ from torch import nn
 
 from recbole_llmemb.encode.items import read_items
 from recbole_llmemb.errors import UserError, name_some
+from recbole_llmemb.model.item_embedding import TrainedRows
 from recbole_llmemb.serve.encode_like import encode_like
 from recbole_llmemb.serve.history_files import read_jsonl
 from recbole_llmemb.serve.scorers import scores_are_products
@@ -166,8 +167,6 @@ def check_places_new(model, config) -> None:
         why = "an item of LLMSRec is also its vector in the CF model, which a new one has not"
     elif config["item_embedding"] == "id" or not config["llm_table_used"]:
         why = f"the items of this {name} have learnt IDs (item_embedding: id) and no text"
-    elif not hasattr(model.item_embedding, "embed"):
-        why = f"this {name} has learnt a vector for every item (its table was trained)"
     elif not scores_are_products(model):
         why = f"{name} makes scores in a way of its own"
     else:
@@ -175,6 +174,18 @@ def check_places_new(model, config) -> None:
     raise UserError(
         f"New items cannot be ranked: {why}; train a model such as LLMEmbSASRec over a table "
         "(item_embedding: table) for them."
+    )
+
+
+def caveat(model) -> str | None:
+    """What to know about how a model places new items, or None."""
+    layer = model.item_embedding
+    layer = layer.layer if isinstance(layer, WithNewItems) else layer
+    if not isinstance(layer, TrainedRows):
+        return None
+    return (
+        "this model has learnt a vector for every item (its table was trained); new items have "
+        "the one from which that begins"
     )
 
 

@@ -224,7 +224,9 @@ class Recommender:
     def add_items(self, items) -> list[str]:
         """Let items that nobody has met be ranked with the rest, without training.
 
-        Their text is encoded with the encoder, prompt and fields of the model's table.
+        Their text is encoded with the encoder, prompt and fields of the model's table. Where that
+        was trained (``llm_freeze: False`` without an adapter), a new item has the vector that
+        training would have started from.
 
         Parameters
         ----------
