@@ -453,7 +453,7 @@ def forget():
     before = set(registry.MODELS)
     yield
     for name in set(registry.MODELS) - before:
-        if registry.MODELS[name].__mro__[2].__module__ == __name__:
+        if registry.MODELS[name].__bases__[-1].__module__ == __name__:
             del registry.MODELS[name]
             del sys.modules[f"recbole.model.sequential_recommender.{name.lower()}"]
 
