@@ -23,7 +23,9 @@ _TITLES = {
 }
 
 
-def results_table(valid, test, groups, metrics=None, labels=None, valid_users=None) -> str:
+def results_table(
+    valid, test, groups, metrics=None, labels=None, valid_users=None, test_users=None
+) -> str:
     """Lay out a run's results as one plain-text table.
 
     Parameters
@@ -37,8 +39,8 @@ def results_table(valid, test, groups, metrics=None, labels=None, valid_users=No
         The columns, in order; all metrics of ``test`` if not given.
     labels : mapping of str to str, optional
         Group names in words, such as ``Groups.labels``.
-    valid_users : int, optional
-        Number of rows behind ``valid``.
+    valid_users, test_users : int, optional
+        Numbers of rows behind ``valid`` and ``test``; groups tell the latter.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def results_table(valid, test, groups, metrics=None, labels=None, valid_users=No
     users = {name: group.get("users") for name, group in groups.items()}
     # Short and long users share out all rows; item groups may leave some out.
     overall = [users.get("short_users"), users.get("long_users")]
-    total = None if None in overall else sum(overall)
+    total = test_users if None in overall else sum(overall)
     lines = [("validation, all", valid_users, valid), ("test, all", total, test)]
     lines += [(f"  {titles.get(name, name)}", users[name], group) for name, group in groups.items()]
     rows = [

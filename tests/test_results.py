@@ -50,6 +50,11 @@ def test_table():
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
+def test_table_without_groups_can_be_told_the_numbers_of_users():
+    table = results_table({"hit@10": 0.5}, {"hit@10": 0.4}, None, valid_users=3, test_users=1200)
+    assert [line.split()[2] for line in table.splitlines()[2:]] == ["3", "1,200"]
+
+
 def test_table_columns_can_be_chosen():
     table = results_table(None, {"ndcg@10": 0.3, "hit@10": 0.4}, GROUPS, metrics=["Hit@10"])
     assert table.splitlines()[0].split() == ["users", "hit@10"]

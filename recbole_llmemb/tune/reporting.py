@@ -81,6 +81,7 @@ def final_table(found) -> str:
         test["groups"],
         labels=test["labels"],
         valid_users=valid["users"],
+        test_users=test["users"],
     )
 
 
