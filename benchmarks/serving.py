@@ -102,10 +102,12 @@ def main(argv=None):
         default=1024,
         help="users at a time, beside one",
     )
+    parser.add_argument("--hidden", type=int, default=64, help="size of states and items")
     parser.add_argument("--single", type=int, default=50, help="calls of one user in a turn")
     parser.add_argument("--gpu", action="store_true", help="run the model on the GPU")
     chosen = timing.start(parser, argv)
-    common = {"use_gpu": chosen.gpu, "item_embedding": "id"}
+    common = {"use_gpu": chosen.gpu, "item_embedding": "id", "hidden_size": chosen.hidden}
+    common |= {"n_heads": 2, "inner_size": 256}
     if (chosen.data_path / "Amazon_Beauty").is_dir():
         compare(subjects.ours("Amazon_Beauty", chosen.data_path, **common), chosen)
     folder = Path(chosen.scratch.name)

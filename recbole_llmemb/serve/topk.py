@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 # Items per group: less are more maxima to search, more are more items to score again.
-_GROUP = 16
+_GROUP = 32
 # So few scores are made and searched at once.
 _FEW = 1 << 17
-_CPU_BLOCK, _CPU_QUERIES = 4096, 128
+_CPU_BLOCK, _CPU_QUERIES = 2048, 256
 _DEVICE_BLOCK, _DEVICE_QUERIES = 65_536, 1024
 
 
@@ -95,7 +95,7 @@ def best_products(queries, items, k: int, forbidden: Pairs | None = None):
 
 
 def _maxima(parts, items, taboos, buffer):
-    """The largest score of each group, ``(b, g)``: group j of a block has columns j, j + w/16, …
+    """The largest score of each group, ``(b, g)``: group j of a block has columns j, j + w/32, …
 
     A block of items stays in the cache until all queries have met it.
     """
@@ -116,7 +116,7 @@ def _maxima(parts, items, taboos, buffer):
             if taboo is not None:
                 where = [one.to(buffer.device) for one in taboo.in_block(begin, end)]
                 scores[where[0], where[1]] = -torch.inf
-            own.copy_(scores.view(len(part), _GROUP, groups).amax(1))
+            torch.amax(scores.view(len(part), _GROUP, groups), 1, out=own)
     return maxima
 
 
@@ -124,7 +124,7 @@ def _best_of_groups(queries, items, maxima, width, k, forbidden):
     groups = width // _GROUP
     chosen = maxima.topk(min(k, maxima.shape[1]), dim=1, sorted=False).indices.unsqueeze(1)
     inside = torch.arange(_GROUP, device=chosen.device).view(1, -1, 1) * groups
-    places = (chosen // groups * width + chosen % groups + inside).flatten(1)  # (b, 16·k)
+    places = (chosen // groups * width + chosen % groups + inside).flatten(1)  # (b, 32·k)
     places = places.sort(dim=1).values
     rows = items.index_select(0, places.clamp(max=len(items) - 1).view(-1))
     scores = torch.bmm(rows.view(*places.shape, -1), queries.unsqueeze(2)).squeeze(2)
