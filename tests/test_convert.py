@@ -225,6 +225,15 @@ def test_times(write, values, words, first):
     assert words in told[0] and table("dataset/mine/mine.inter")[1][0][2] == first
 
 
+def test_times_that_cannot_be_are_dropped_and_counted(write):
+    values = [1588687728, "inf", -5, "nan", 1588687729]
+    text = "user,item,time\n" + "".join(f"u,i{n},{value}\n" for n, value in enumerate(values))
+    done, told = job(interactions=[write("r.csv", text)])
+    assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["i0", "i4"]
+    assert counts(done)["without a time that can be read"] == 3
+    assert "(seconds, 2020-05-05 to 2020-05-05)" in told[0]
+
+
 def test_times_of_another_form_and_none(write):
     path = write("r.csv", "user,item,time\nu,a,05.03.2020\nu,b,01.03.2020\n")
     with pytest.raises(UserError, match=r"neither numbers nor dates.*'05.03.2020'.*--time_unit"):
