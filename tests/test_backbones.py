@@ -14,7 +14,7 @@ from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.data.prefixes import chunks_of  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
 from recbole_llmemb.model.backbones import BACKBONES  # isort: skip
-from recbole_llmemb.model.llmemb import LLMEmbMixin  # isort: skip
+from recbole_llmemb.model.ranking import Ranking  # isort: skip
 from recbole.data.interaction import Interaction  # isort: skip
 from recbole.model.sequential_recommender import GRU4Rec, NARM, SASRec  # isort: skip
 from recbole.quick_start import load_data_and_model, run_recbole  # isort: skip
@@ -88,7 +88,7 @@ HISTORIES = [[4], [3, 2], [12, 13, 12, 15], [5, 9, 2, 40, 9, 31, 7]]
 
 def backbones(model):
     """The backbone's own methods, on the model."""
-    return super(LLMEmbMixin, model)
+    return super(Ranking, model)
 
 
 @pytest.mark.parametrize("name", SERVED)
