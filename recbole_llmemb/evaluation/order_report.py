@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tabulate import tabulate
 
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.report.drawing import COLOURS, check_matplotlib, new_figure, png
+from recbole_llmemb.results import write_whole
 
 _COLUMNS = ("", "ranking", "metric", "true order", "shuffled", "relative drop")
 _FILES = ("order.json", "order.md", "order.png")
@@ -153,22 +153,10 @@ class Folder:
         contents = (to_json(found).encode(), to_markdown(found).encode(), png(draw(found)))
         try:
             for name, content in zip(_FILES, contents):
-                self._put(self.folder / name, content)
+                write_whole(self.folder / name, content)
         except OSError as error:
             raise self._unwritable(error) from error
         return [self.folder / name for name in _FILES]
-
-    @staticmethod
-    def _put(path, content):
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(beside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
 
     def _unwritable(self, error):
         return UserError(
