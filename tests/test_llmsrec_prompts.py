@@ -6,6 +6,7 @@ import torch
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 from transformers import AutoModel, AutoTokenizer
 
+from recbole_llmemb.data.clock import Clock
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.llmsrec import texts
 from recbole_llmemb.llmsrec.books import TableBook, TextBook, recent
@@ -124,7 +125,7 @@ def test_dates():
 
 def test_each_item_has_the_date_of_its_own_time(llm):
     loaded = llm("bert")
-    book = TextBook(loaded, ["", "red soap", "blue gel"], most=2, dated=True)
+    book = TextBook(loaded, ["", "red soap", "blue gel"], most=2, clock=Clock())
     items, lengths = torch.tensor([[1, 2, 1]]), torch.tensor([3])
     times = torch.tensor([[0.0, 30.0, 45.0]]) * 86_400
     prompts = book.prompts(items, lengths, times)
@@ -140,7 +141,7 @@ def test_each_item_has_the_date_of_its_own_time(llm):
 @pytest.mark.parametrize("begin, real", [(0, False), (1.4e9, True), (1.4e12, True), (2014, False)])
 def test_dates_are_named_where_times_are_real(caplog, begin, real):
     class Dataset:
-        time_field = "timestamp"
+        time_field, clock = "timestamp", Clock()
 
         class sorted_interactions:  # noqa: N801
             fields = {"timestamp": torch.arange(4) + torch.tensor(begin)}

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from recbole.data.dataset import SequentialDataset
 
+from recbole_llmemb.data.clock import Clock
 from recbole_llmemb.data.holdout import hold_out
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
 
@@ -20,9 +21,12 @@ class LazySequentialDataset(SequentialDataset):
     ----------
     held_out : HeldOut or None
         With ``holdout_items``, the items that were taken out, and their interactions.
+    clock : Clock
+        Turns the time field into the times of the file, if RecBole scaled them.
     """
 
     held_out = None
+    clock = Clock()
 
     def _data_filtering(self):
         super()._data_filtering()
@@ -31,6 +35,13 @@ class LazySequentialDataset(SequentialDataset):
             self.held_out = hold_out(
                 self, share, self.config["holdout_seed"], self.config["holdout_targets"]
             )
+
+    def _normalize(self):
+        field = self.time_field
+        before = self.inter_feat[field].to_numpy() if field in self.float_like_fields else []
+        super()._normalize()
+        if len(before) and not np.array_equal(before, self.inter_feat[field].to_numpy()):
+            self.clock = Clock(float(before.min()), float(before.max() - before.min()))
 
     def data_augmentation(self):
         """Give every interaction but a user's first a row that points at its history."""

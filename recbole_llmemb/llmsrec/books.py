@@ -101,8 +101,8 @@ class TextBook:
         By item id.
     most : int
         Items of a history that are shown.
-    dated : bool
-        Whether to name dates.
+    clock : Clock, optional
+        Turns times of histories into seconds, whose dates are named; without one, none are.
     left : bool
         Whether padding comes first.
     share : bool
@@ -111,9 +111,9 @@ class TextBook:
 
     _MOST_KEPT = 2_000_000  # pieces; more are forgotten and tokenised again
 
-    def __init__(self, llm, titles, most, dated=False, left=False, share=True):
+    def __init__(self, llm, titles, most, clock=None, left=False, share=True):
         self.llm, self.titles, self.most, self.left = llm, titles, most, left
-        self.dated = dated
+        self.clock = clock
         self.n_slots = most + 1
         self.limit = llm.longest
         end = [*llm.tokenise([texts.USER_END])[0], slot(0), *llm.tail]
@@ -129,7 +129,7 @@ class TextBook:
         self._forget()
 
     def _text(self, number, title, day):
-        text = texts.history_text(number, title, texts.date_of(day) if self.dated else None)
+        text = texts.history_text(number, title, texts.date_of(day) if self.clock else None)
         return texts.USER_START + text if number == 1 else text
 
     def _forget(self):
@@ -197,8 +197,9 @@ class TextBook:
             When not even one item fits.
         """
         days = torch.zeros_like(items)
-        if self.dated and times is not None:
-            days = torch.from_numpy(texts.days_of(times.flatten().numpy())).view_as(items)
+        if self.clock is not None and times is not None:
+            days = texts.days_of(self.clock.times(times.numpy()))
+            days = torch.from_numpy(days)
         most = lengths.clamp(max=self.most)
         while True:
             codes, sizes = self._codes(items, lengths, most, days)

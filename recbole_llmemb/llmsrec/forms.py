@@ -104,16 +104,16 @@ class TextForm(_Form):
     ----------
     titles : list of str
         By item id.
-    dated : bool
-        Whether user prompts name dates.
+    clock : Clock, optional
+        Of the times of histories, if user prompts are to name dates.
     """
 
-    def __init__(self, config, llm, teacher, titles, dated=False, left=False):
+    def __init__(self, config, llm, teacher, titles, clock=None, left=False):
         super().__init__(config, llm, teacher)
         self.left = left
         self.item_out = learnt_token(llm.width, llm.spread)
         share = bool(config["prefix_cache"])
-        self.book = TextBook(llm, titles, self.most, dated, left, share)
+        self.book = TextBook(llm, titles, self.most, clock, left, share)
         self.item_width = llm.width
         self.batch_size = config["llm_batch_size"]
         end = [slot(1), *llm.tokenise([texts.ITEM_END])[0], slot(0), *llm.tail]

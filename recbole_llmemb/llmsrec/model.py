@@ -85,8 +85,9 @@ class LLMSRec(SequentialRecommender):
             table = table.to(config["device"])
             self.form = TableForm(config, self.llm, self.teacher, table, left)
         else:
-            titles, dated = texts.item_titles(config, dataset), texts.has_dates(config, dataset)
-            self.form = TextForm(config, self.llm, self.teacher, titles, dated, left)
+            titles = texts.item_titles(config, dataset)
+            clock = dataset.clock if texts.has_dates(config, dataset) else None
+            self.form = TextForm(config, self.llm, self.teacher, titles, clock, left)
         hidden, size = config["head_hidden_size"], config["representation_size"]
         cf_size = self.teacher.item_embeddings.shape[1]
         self.user_head = two_layers(self.llm.width, hidden, size)

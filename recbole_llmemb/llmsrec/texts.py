@@ -128,7 +128,7 @@ def has_dates(config, dataset):
     store = getattr(dataset, "sorted_interactions", None)
     if store is None or dataset.time_field not in store.fields:
         return False
-    values = store.fields[dataset.time_field].double().numpy()
+    values = dataset.clock.times(store.fields[dataset.time_field].numpy())
     if len(values) and values.max() > 1e11:
         values = values / 1000
     low, high = _SECONDS

@@ -176,7 +176,7 @@ def of_tokens(
         flat += [number[history[i]] for i in kept]
         lengths.append(len(kept))
         if timed:
-            own = times[row] or [0.0] * len(history)
+            own = [0.0] * len(history) if times[row] is None else times[row]
             when += [float(own[i]) for i in kept]
     lengths = torch.tensor(lengths, dtype=torch.long)
     names = names or [f"history {i}" for i in range(1, len(histories) + 1)]

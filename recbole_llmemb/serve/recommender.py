@@ -153,7 +153,8 @@ class Recommender:
                 "The prompts of this LLMSRec name dates; give a time per item with each history "
                 '({"history": [...], "times": [...]} in a --history_file).'
             )
-        number, times = self.catalogue.number, times if dated else None
+        number = self.catalogue.number
+        times = [self.dataset.clock.scaled(each) for each in times] if dated else None
         where = f"The model of {self.path}"
         found = of_tokens(histories, number, names, times, skip_unknown, where, places)
         self.catalogue.check_readable(found.items, self.model)
@@ -265,7 +266,8 @@ class Recommender:
         return isinstance(self.scorer, ProductScorer)
 
     def _names_dates(self):
-        return bool(getattr(getattr(getattr(self.model, "form", None), "book", None), "dated", 0))
+        book = getattr(getattr(self.model, "form", None), "book", None)
+        return getattr(book, "clock", None) is not None
 
     def _batch(self, part):
         batch = part.batch(self.dataset, self.config, narrow=self._by_products)

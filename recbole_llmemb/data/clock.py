@@ -1,0 +1,39 @@
+"""Times as they were before RecBole scaled them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Clock:
+    """The range of a time field that RecBole scaled to 0..1 (``normalize_all``).
+
+    RecBole's own configuration of ml-100k does so. Order is all that most models need of times;
+    a prompt that names dates needs the times themselves.
+
+    Attributes
+    ----------
+    start, span : float
+        Smallest time, and how far the greatest lies behind it. The defaults change nothing.
+    """
+
+    start: float = 0.0
+    span: float = 1.0
+
+    def times(self, scaled):
+        """Times of scaled ones, ``float64``.
+
+        Late by as much as float32 may have taken from them, so that the midnight which stands
+        for a date stays on its day.
+        """
+        scaled = np.asarray(scaled, dtype=np.float64)
+        if self == Clock():
+            return scaled
+        return self.start + self.span * (scaled + 2.0**-24)
+
+    def scaled(self, times):
+        """Scaled ones of times, ``float64``; they may lie outside 0..1."""
+        return (np.asarray(times, dtype=np.float64) - self.start) / self.span
