@@ -19,7 +19,7 @@ pytest.importorskip("ray.tune")
 
 from recbole_llmemb.cli.run import execute  # noqa: E402
 from recbole_llmemb.errors import UserError  # noqa: E402
-from recbole_llmemb.tune import search  # noqa: E402
+from recbole_llmemb.tune import reporting, search  # noqa: E402
 
 # Of three heads, which do not divide 8, the trial fails.
 SPACE = {
@@ -163,6 +163,9 @@ def test_recboles_own_models_are_searched_too(ray_here, tiny, tmp_path):
     space = {"learning_rate": {"choice": [0.001]}, "MAX_ITEM_LIST_LENGTH": {"choice": [5]}}
     found = search("SASRec", "tiny", space, num_samples=1, metric="ndcg@10", storage=tmp_path,
                    report=lambda line: None, **settings)  # fmt: skip
+    users = found.test["users"]
+    last = reporting.final_table(found).splitlines()[-1].split()
+    assert users and last[:3] == ["test,", "all", str(users)]
     again = execute({"model": "SASRec", "config_files": str(found.folder / "best.yaml")})
     assert again["best_valid_result"] == found.valid["result"]
     assert again["test_result"] == found.test["result"]

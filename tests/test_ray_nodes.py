@@ -1,4 +1,4 @@
-"""A cluster of two nodes on this machine, one of which dies while it encodes."""
+"""A cluster of two nodes on this machine: a search uses both; encoding survives one's death."""
 
 import os
 import subprocess
@@ -13,11 +13,13 @@ import torch
 from conftest import ROOT, child_env
 from encode_models import make_model, many_items, write_dataset
 from ray_stubs import stub, vector
+from test_tune_search import settings_for
 
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import EncodeJob, run_job
 from recbole_llmemb.encode.workers import Workers
 from recbole_llmemb.table import EmbeddingTable
+from recbole_llmemb.tune import search
 
 pytest.importorskip("ray")
 
@@ -72,18 +74,20 @@ def wait_for(condition):
         time.sleep(0.05)
 
 
-@pytest.fixture
-def nodes(monkeypatch):
-    """Head and another, and RAY_ADDRESS set."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+@pytest.fixture(scope="module")
+def nodes():
+    """Head and another, and RAY_ADDRESS set. The test that kills one comes last."""
+    environment = pytest.MonkeyPatch()
+    environment.delenv("RAY_ADDRESS", raising=False)
     first = ["--head", "--port=6400", "--ray-client-server-port=6401", "--include-dashboard=false"]
     started = []
     try:
         started.append(up(*first, "--dashboard-agent-listen-port=6402"))
         started.append(up(f"--address={ADDRESS}", "--dashboard-agent-listen-port=6403"))
-        monkeypatch.setenv("RAY_ADDRESS", ADDRESS)
+        environment.setenv("RAY_ADDRESS", ADDRESS)
         yield started
     finally:
+        environment.undo()
         for node in reversed(started):
             node.kill()
 
@@ -97,6 +101,17 @@ def up(*options):
             return node
         node.kill()
     raise AssertionError("ray start does not succeed")
+
+
+def test_a_search_runs_on_both(tmp_path, nodes, tiny, tiny_table):
+    space = {"learning_rate": {"loguniform": [1e-3, 1e-1]}}
+    lines = []
+    found = search("LLMEmbSASRec", "tiny", space, num_samples=6, storage=tmp_path,
+                   report=lines.append, **settings_for(tiny, tiny_table))  # fmt: skip
+    assert any(f"cluster at {ADDRESS}, 2 nodes, 2 CPUs" in line for line in lines)
+    assert len(found.trials) == 6 and not any(trial.failed for trial in found.trials)
+    assert len({trial.node for trial in found.trials}) == 2
+    assert found.best.score == max(trial.score for trial in found.trials)
 
 
 def test_a_node_is_lost(tmp_path, nodes, monkeypatch):
