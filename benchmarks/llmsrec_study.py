@@ -39,8 +39,10 @@ USERS = {
     ("Amazon_Beauty", "text"): 500,
 }
 #: Of LLM-SRec: one target per user and epoch makes few steps of few users.
-EPOCHS = {"ml-100k": 30, "Amazon_Beauty": 10}
-TEXT_EPOCHS = {"ml-100k": 10, "Amazon_Beauty": 6}
+EPOCHS = 30
+TEXT_EPOCHS = {"ml-100k": 10, "Amazon_Beauty": 20}
+#: Epochs between validations of the text form, in which the LLM reads every item.
+TEXT_VALIDATED = {"ml-100k": 1, "Amazon_Beauty": 4}
 FULL = ["--show_progress=False", "--topk=[10,20]", "--metrics=['Hit','NDCG']"]
 SHUFFLES = 3
 METRICS = ("ndcg@10", "ndcg@20", "hit@10", "hit@20")
@@ -62,11 +64,14 @@ def arguments_of(dataset, kind, seed, data_path, have):
         teacher = [f"--align_teacher={given.resolve()}"]
     else:  # one CF model per seed, too
         teacher = [f"--align_teacher_config={{'loss_type':'CE','seed':{seed}}}"]
-    epochs = (TEXT_EPOCHS if kind == "text" else EPOCHS)[dataset]
+    text = kind == "text"
+    epochs = TEXT_EPOCHS[dataset] if text else EPOCHS
     users = USERS[dataset, kind]
     sample = [f"--user_sample={users}"] if users else []
-    form = "text" if kind == "text" else "table"
-    own = [f"--item_input={form}", "--llm_model_dtype=bfloat16", f"--epochs={epochs}"]
+    own = [f"--item_input={'text' if text else 'table'}", "--llm_model_dtype=bfloat16"]
+    own += [f"--epochs={epochs}"]
+    if text and TEXT_VALIDATED[dataset] > 1:
+        own += [f"--eval_step={TEXT_VALIDATED[dataset]}"]
     if kind == "wide":
         own += ["--negative_items=50", "--in_batch_negatives=True"]
     return ["--model=LLMSRec", *own, *sample, *teacher, *found]
