@@ -75,8 +75,6 @@ def jobs(data_path):
                 arguments += RECBOLE_SIZES[backbone]
             elif items == "recbole":
                 arguments.append("--loss_type=BPR")  # RecBole has no BCE
-            if items == "recbole" and backbone == "BERT4Rec":  # not the same without padding
-                arguments.remove("--prefix_trim=True")
             yield f"{protocol}-{backbone}-{items}-{seed}", arguments
 
 

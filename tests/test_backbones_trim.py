@@ -1,12 +1,14 @@
 """Prefix batches without their padding: the same rows, the same loss, the same gradients."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.data.prefixes import SortedPrefixes, chunks_of  # isort: skip
+from recbole_llmemb.data.prefixes import MaskedPrefixes, SortedPrefixes, chunks_of  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
 from recbole_llmemb.model.quicken import BitDropout  # isort: skip
 
@@ -31,13 +33,29 @@ def rows_of(batch):
     return sorted(torch.cat([*columns, lists], 1).tolist())
 
 
+MASKED = {"mask_ratio": 0.4, "ft_ratio": 0.2}
+
+
 @pytest.mark.parametrize("kind", ["id", "table"])
 @pytest.mark.parametrize("loss_type", ["CE", "BPR", "BCE"])
-@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec"])
+@pytest.mark.parametrize("name", ["SASRec", "GRU4Rec", "BERT4Rec"])
 def test_trimmed_steps_are_the_full_ones(tiny_run, monkeypatch, name, loss_type, kind):
+    settings = {"loss_type": loss_type, "item_embedding": kind}
+    compare_steps(tiny_run, monkeypatch, name, settings)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"item_similarity": "cosine"}, {"popularity_adjustment": 0.5}], ids=str
+)
+def test_trimmed_steps_with_scores_of_our_own(tiny_run, monkeypatch, settings):
+    compare_steps(tiny_run, monkeypatch, "BERT4Rec", {"loss_type": "CE"} | settings)
+
+
+def compare_steps(tiny_run, monkeypatch, name, settings):
     monkeypatch.setattr(chunks_of, "__defaults__", (3,))  # several in so small a batch
-    settings = LOUD | {"loss_type": loss_type, "train_neg_sample_args": NEGATIVES}
-    settings["item_embedding"] = kind
+    settings = LOUD | {"train_neg_sample_args": NEGATIVES} | settings
+    if name == "BERT4Rec":
+        settings |= MASKED
     _, data, model, _ = tiny_run(f"LLMEmb{name}", **settings)
     _, trimmed_data, trimmed, trainer = tiny_run(f"LLMEmb{name}", prefix_trim=True, **settings)
     for one in (model, trimmed):
@@ -48,11 +66,13 @@ def test_trimmed_steps_are_the_full_ones(tiny_run, monkeypatch, name, loss_type,
         batches = []
         for loader in (data.train, trimmed_data.train):
             np.random.seed(seed)
+            random.seed(seed)
             batches.append(loader.collate_fn(index.tolist()))
         batch, cut = batches
         assert rows_of(batch) == rows_of(cut)
         cut = trainer._to_device(cut)
         assert isinstance(cut, SortedPrefixes) and len(cut.chunks) > 2
+        assert isinstance(cut, MaskedPrefixes) is (name == "BERT4Rec")
         widths += [width for _, _, width in cut.chunks]
         found, expected = trimmed.calculate_loss(cut), model.calculate_loss(batch)
         assert torch.allclose(found, expected, rtol=1e-5)
@@ -99,8 +119,43 @@ def test_a_model_trained_trimmed(tiny_run):
     assert not isinstance(next(iter(data.train)), SortedPrefixes)
 
 
-def test_refused_where_rows_are_masked(tiny_run):
-    with pytest.raises(UserError, match="prefix_trim is on, but LLMEmbBERT4Rec .* set prefix_trim"):
-        tiny_run("LLMEmbBERT4Rec", prefix_trim=True, train_mode="prefix")
+def test_masked_items_of_a_batch_by_hand():
+    """Two rows of one item and one of three; in the last one the first and the third are masked."""
+    columns = {
+        "item_length": torch.tensor([1, 1, 3]),
+        "MASK_INDEX": torch.tensor([[0, 0], [0, 0], [0, 2]]),
+        "Pos_item_id": torch.tensor([[0, 0], [0, 5], [7, 9]]),
+        "Neg_item_id": torch.tensor([[0, 0], [0, 6], [8, 4]]),
+    }
+    found = MaskedPrefixes.of(columns, [(0, 2, 1), (2, 3, 3)], {"ITEM_ID_FIELD": "item_id"})
+    assert [each.tolist() for each in found.masked] == [[4, 1, 2], [9, 5, 7], [4, 6, 8]]
+    assert found.targets == 1
+    again = found.to("cpu")
+    assert isinstance(again, MaskedPrefixes) and again.targets == 1
+    assert [each.tolist() for each in again.masked] == [each.tolist() for each in found.masked]
+
+
+def test_refused_where_padding_counts(tiny_run):
+    with pytest.raises(UserError, match="prefix_trim is on, but LLMEmbCaser .* set prefix_trim"):
+        tiny_run("LLMEmbCaser", prefix_trim=True, train_mode="prefix")
     with pytest.raises(UserError, match="prefix_trim is 1; it must be True or False"):
         tiny_run(prefix_trim=1)
+
+
+@pytest.mark.parametrize("trim", [False, True])
+def test_the_popularity_adjustment_is_on_masked_items(tiny_run, trim):
+    """Cross-entropy of each masked item, its logits shifted, written down one by one."""
+    settings = LOUD | MASKED | {"loss_type": "CE", "popularity_adjustment": 0.7}
+    _, data, model, trainer = tiny_run("LLMEmbBERT4Rec", prefix_trim=trim, **settings)
+    loud(model).eval()
+    batch = trainer._to_device(next(iter(data.train)))
+    found = model.calculate_loss(batch)
+    states, items = model.forward(batch["Mask_item_id_list"]), model._all_items()
+    losses = []
+    for row, (positions, targets) in enumerate(zip(batch["MASK_INDEX"], batch["Pos_item_id"])):
+        for position, target in zip(positions.tolist(), targets.tolist()):
+            if target:
+                logits = items @ states[row, position] + model.output_bias + model.log_popularity
+                losses.append(logits[1:].logsumexp(0) - logits[target])
+    assert len(losses) > 20
+    assert found.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)

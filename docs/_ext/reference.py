@@ -106,7 +106,7 @@ def render_backbones(backbones: dict, refused: bool) -> str:
             "sequence, prefix" if traits.in_one_pass else "prefix",
             ", ".join(traits.losses),
             "yes" if traits.similarity else "no",
-            "no" if traits.cloze else cut,
+            cut,
             "; ".join([*["features"] * traits.features, *[traits.note] * bool(traits.note)]),
         ]
         rows.append(f"| {' | '.join(cells)} |")

@@ -62,6 +62,43 @@ class SortedPrefixes(Interaction):
         return SortedPrefixes(super().to(device, selected_field).interaction, self.chunks)
 
 
+class MaskedPrefixes(SortedPrefixes):
+    """Rows in which RecBole has masked items (BERT4Rec), and where.
+
+    Attributes
+    ----------
+    masked : tuple of torch.LongTensor (m,)
+        Of each masked item: its place among the positions of all chunks, one after the other;
+        the item; the negative drawn for it. Those masked at the beginning of a row come last.
+    targets : int
+        How many do not. RecBole's loss leaves the others out: it takes their 0 for padding.
+    """
+
+    def __init__(self, columns, chunks, masked, targets):
+        super().__init__(columns, chunks)
+        self.masked, self.targets = masked, targets
+
+    @classmethod
+    def of(cls, columns, chunks, config):
+        """Find the masked items in the columns that RecBole's transform has made."""
+        field = config["ITEM_ID_FIELD"]
+        items, negatives = columns[f"Pos_{field}"], columns[f"Neg_{field}"]
+        rows, which = (items > 0).nonzero(as_tuple=True)
+        positions = columns["MASK_INDEX"][rows, which]
+        counts = torch.tensor([end - begin for begin, end, _ in chunks])
+        widths = torch.tensor([w for *_, w in chunks]).repeat_interleave(counts)
+        places = (widths.cumsum(0) - widths)[rows] + positions
+        order = torch.argsort(positions == 0, stable=True)
+        masked = (places, items[rows, which], negatives[rows, which])
+        return cls(columns, chunks, tuple(m[order] for m in masked), int((positions > 0).sum()))
+
+    def to(self, device, selected_field=None):
+        """As RecBole's."""
+        moved = super().to(device, selected_field).interaction
+        masked = tuple(each.to(device) for each in self.masked)
+        return MaskedPrefixes(moved, self.chunks, masked, self.targets)
+
+
 class TrimmedTrainDataLoader(TrainDataLoader):
     """RecBole's training loader, whose batches are :class:`SortedPrefixes`.
 
@@ -75,4 +112,7 @@ class TrimmedTrainDataLoader(TrainDataLoader):
         trim_histories(batch, field, config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"])
         order = torch.argsort(batch[field], stable=True)
         columns = {name: column[order] for name, column in batch.interaction.items()}
-        return SortedPrefixes(columns, chunks_of(columns[field]))
+        chunks = chunks_of(columns[field])
+        if "MASK_INDEX" in columns:
+            return MaskedPrefixes.of(columns, chunks, config)
+        return SortedPrefixes(columns, chunks)

@@ -72,7 +72,7 @@ BACKBONES: dict[str, Traits] = {
     "BERT4Rec": Traits(
         trims="always",
         kind="BERT4RecModel",
-        note="in sequence mode: its own cloze task, each sequence read once",
+        note="its own cloze task; in sequence mode each sequence is read once",
     ),
     "NARM": Traits(trims="always"),
     "STAMP": Traits(trims="zero"),

@@ -53,9 +53,23 @@ class BERT4RecModel(LLMEmbMixin):
         return masked, item_seq_len - full.long()
 
     def _prefix_loss(self, interaction):
-        if self.loss_type == "BCE" or not self.item_scores.plain:
-            return self._masked_loss(interaction)
-        return super()._prefix_loss(interaction)
+        plain = self.item_scores.plain and self.log_popularity is None
+        recboles = plain and self.loss_type != "BCE"
+        if hasattr(interaction, "masked"):
+            return self._trimmed_loss(interaction, recboles)
+        return super()._prefix_loss(interaction) if recboles else self._masked_loss(interaction)
+
+    def _trimmed_loss(self, interaction, recboles):
+        """Loss of a :class:`MaskedPrefixes`; ``recboles``: what RecBole's own loss is."""
+        sequences = interaction[self.MASK_ITEM_SEQ]
+        chunks = [sequences[begin:end, :width] for begin, end, width in interaction.chunks]
+        states = torch.cat([self.forward(chunk).flatten(0, 1) for chunk in chunks])
+        masked = interaction.masked
+        if recboles:
+            masked = [each[: interaction.targets] for each in masked]
+        places, items, negatives = masked
+        targets = {self.POS_ITEM_ID: items, self.NEG_ITEM_ID: negatives}
+        return self.position_loss(states.index_select(0, places), targets, padding=recboles)
 
     def _masked_loss(self, interaction):
         masked = interaction[self.MASK_INDEX]

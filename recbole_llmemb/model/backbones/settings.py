@@ -105,7 +105,7 @@ def check_backbone(values, model_class) -> None:
         cut = model_class.trims is True or (
             model_class.trims == "zero" and values["item_embedding"] != "id"
         )
-        if not cut or model_class.cloze:
+        if not cut:
             raise UserError(
                 f"prefix_trim is on, but {name} does not give the same without the padding of "
                 "its histories; set prefix_trim: False."
