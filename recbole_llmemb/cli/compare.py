@@ -70,16 +70,13 @@ def main(argv: list[str]) -> int:
     options = build_parser().parse_args(argv)
     from recbole_llmemb.errors import UserError
     from recbole_llmemb.report.comparison import compare
+    from recbole_llmemb.report.folder import OutFolder
     from recbole_llmemb.report.grouping import choose_baseline, read_groups
     from recbole_llmemb.report.tables import tables_of, to_text
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
-    writer = None
-    if options.out:
-        from recbole_llmemb.report.write import Writer
-
-        writer = Writer(options.out)
+    folder = OutFolder(options.out) if options.out else None
     groups = choose_baseline(read_groups([*options.labels, *options.files]), options.baseline)
     metrics = [name.strip() for name in (options.metrics or "").split(",") if name.strip()]
     found = compare(groups, metrics, options.metric, options.test)
@@ -88,10 +85,12 @@ def main(argv: list[str]) -> int:
     noted = len(found.notes)
     for note in found.notes:
         print(note)
-    if writer is not None:
+    if folder is not None:
+        from recbole_llmemb.report.contents import contents_of
+
         how = None if options.map == "none" else options.map
-        writer.write(found, how, options.category_field, options.data_path)
+        *_, page = folder.write(contents_of(found, how, options.category_field, options.data_path))
         for note in found.notes[noted:]:
             print(note)
-        print(f"report: {writer.folder / 'report.html'}")
+        print(f"report: {page}")
     return 0

@@ -92,9 +92,10 @@ def main(argv: list[str]) -> int:
     changes = _changes(options)
 
     from recbole_llmemb.evaluation.order import order_test, settings_of, teacher_of
-    from recbole_llmemb.evaluation.order_report import Folder, to_text, told
+    from recbole_llmemb.evaluation.order_report import contents_of, to_text, told
+    from recbole_llmemb.report.folder import OutFolder
 
-    folder = Folder(options.out) if options.out else None
+    folder = OutFolder(options.out) if options.out else None
     shared = {"shuffles": options.shuffles, "seed": options.seed, "last": options.last}
     found, seen = [], {str(file) for _, file in chosen}
     for name, file in chosen:
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> int:
     print(to_text(found))
     print(f"\n{told(found)}")
     if folder:
-        for file in folder.write(found):
+        for file in folder.write(contents_of(found)):
             print(f"written: {file}")
     return 0
 

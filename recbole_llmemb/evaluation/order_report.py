@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 from tabulate import tabulate
 
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.report.drawing import COLOURS, check_matplotlib, new_figure, png
-from recbole_llmemb.results import write_whole
+from recbole_llmemb.report.drawing import COLOURS, new_figure, png
 
 _COLUMNS = ("", "ranking", "metric", "true order", "shuffled", "relative drop")
-_FILES = ("order.json", "order.md", "order.png")
 
 
 def rows_of(found):
@@ -129,37 +124,10 @@ def draw(found, metric=None):
     return figure
 
 
-class Folder:
-    """Where ``--out`` goes; made before any work, so that it can refuse.
-
-    Raises
-    ------
-    UserError
-        It cannot be written to, or matplotlib is missing.
-    """
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-        check_matplotlib("--out")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.folder):
-                pass
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def write(self, found) -> list[Path]:
-        """Write ``order.json``, ``order.md`` and ``order.png``, each whole or not at all."""
-        contents = (to_json(found).encode(), to_markdown(found).encode(), png(draw(found)))
-        try:
-            for name, content in zip(_FILES, contents):
-                write_whole(self.folder / name, content)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        return [self.folder / name for name in _FILES]
-
-    def _unwritable(self, error):
-        return UserError(
-            f"The folder {str(self.folder)!r} cannot be written to ({error.strerror}); "
-            "give --out another one."
-        )
+def contents_of(found) -> dict[str, bytes]:
+    """The files of ``--out``: all numbers, the table, the figure."""
+    return {
+        "order.json": to_json(found).encode(),
+        "order.md": to_markdown(found).encode(),
+        "order.png": png(draw(found)),
+    }
