@@ -10,6 +10,7 @@ from scipy import stats
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.report import grouping
 from recbole_llmemb.report.comparison import Cell, compare
 from recbole_llmemb.report.grouping import choose_baseline, differing_settings, read_groups
 from recbole_llmemb.report.significance import holm, mark, paired_p, values_of
@@ -364,3 +365,11 @@ def test_files_of_different_users(tmp_path, capsys):
     (tmp_path / "b-1.users.safetensors").unlink()
     status, _, err = run(capsys, one, two)
     assert status == 2 and "There is no per-user file" in err and "--save_users=True" in err
+
+
+def test_three_settings_name_a_group_where_more_would_be_needed():
+    """Sixteen groups by four switches: the three that say most, though they leave pairs alike."""
+    switches = ["dropout", "loss_type", "learning_rate", "item_embedding"]
+    values = {key: [place >> bit & 1 for place in range(16)] for bit, key in enumerate(switches)}
+    assert grouping._telling(values) == ["item_embedding", "loss_type", "dropout"]
+    assert grouping._telling({**values, "epochs": list(range(16))}) == ["epochs"]
