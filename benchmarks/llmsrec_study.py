@@ -4,9 +4,9 @@
 
 Each run trains under full ranking; its checkpoint is then tested with true and with shuffled
 histories, under full ranking and against 99 sampled items (``NAME-order.json``), the CF model of
-LLM-SRec along with it. Sized for one CPU core: the LLM is MiniLM in bfloat16, the text form sees
-a sample of users, and on Amazon_Beauty the others are tested for a sample of 3,000, the same for
-every model. ``--have`` names a folder of checkpoints that are there already, as
+LLM-SRec along with it. Sized for one CPU core: the LLM is MiniLM in bfloat16, and on Amazon_Beauty
+the text form is trained on a sample of 3,000 users, for whom every model is tested there.
+``--have`` names a folder of checkpoints that are there already, as
 ``DATASET-cf-SEED.pth`` (CF models) and ``DATASET-llmemb-SEED.pth``: these are not trained again.
 """
 
@@ -25,16 +25,14 @@ DATASETS = ("ml-100k", "Amazon_Beauty")
 KINDS = ("cf", "table", "wide", "llmemb", "text")
 #: Preset and dropout of what is not LLM-SRec. SASRec with IDs is its CF model, or is one like it.
 PRESETS = {"cf": ("id_only", 0.35), "llmemb": ("longtail", 0.2)}
-#: Users that the text form is trained on and tested for; every other form trains on all.
-TEXT_USERS = {"ml-100k": 400, "Amazon_Beauty": 500}
-#: Users that the other forms are tested for; None: all.
-TEST_USERS = {"ml-100k": None, "Amazon_Beauty": 3000}
-#: Of LLM-SRec; the paper's 10 are too few steps for the few users of ml-100k, and of a sample.
+#: Users that models are tested for, and that the text form is trained on; None: all.
+USERS = {"ml-100k": None, "Amazon_Beauty": 3000}
+#: Of LLM-SRec. The paper's 10 are few steps for the few users of ml-100k.
 EPOCHS = {"ml-100k": 30, "Amazon_Beauty": 10}
-TEXT_EPOCHS = {"ml-100k": 10, "Amazon_Beauty": 20}
+TEXT_EPOCHS = {"ml-100k": 6, "Amazon_Beauty": 4}
 #: Epochs between validations where these would take as long as the training.
 VALIDATED = {
-    ("Amazon_Beauty", "text"): 4,
+    ("Amazon_Beauty", "text"): 2,
     ("Amazon_Beauty", "table"): 2,
     ("Amazon_Beauty", "wide"): 2,
 }
@@ -63,8 +61,8 @@ def arguments_of(dataset, kind, seed, data_path, have):
     epochs = (TEXT_EPOCHS if text else EPOCHS)[dataset]
     own = [f"--item_input={'text' if text else 'table'}", "--llm_model_dtype=bfloat16"]
     own += [f"--epochs={epochs}", f"--eval_step={VALIDATED.get((dataset, kind), 1)}"]
-    if text:
-        own.append(f"--user_sample={TEXT_USERS[dataset]}")
+    if text and USERS[dataset]:
+        own.append(f"--user_sample={USERS[dataset]}")
     if kind == "wide":
         own += ["--negative_items=50", "--in_batch_negatives=True"]
     return ["--model=LLMSRec", *own, *teacher, *found]
@@ -92,8 +90,7 @@ def order_test(name, dataset, kind, options):
         return
     if target.is_file():
         return
-    users = (TEXT_USERS if kind == "text" else TEST_USERS)[dataset]
-    sample = [f"--user_sample={users}"] if users else []
+    sample = [f"--user_sample={USERS[dataset]}"] if USERS[dataset] else []
     data = [f"--data_path={options.data_path}"] if dataset != "ml-100k" else []
     folder = options.out / "order" / name
     command = [sys.executable, str(study.ROOT / "run_recbole_llm.py"), "order-test"]
