@@ -8,6 +8,7 @@ LLM-SRec along with it. Sized for one CPU core: the LLM is MiniLM in bfloat16, a
 the text form is trained on a sample of 3,000 users, for whom every model is tested there.
 ``--have`` names a folder of checkpoints that are there already, as
 ``DATASET-cf-SEED.pth`` (CF models) and ``DATASET-llmemb-SEED.pth``: these are not trained again.
+The CF model of an LLM-SRec is the study's own of the same seed, which is trained before it.
 """
 
 from __future__ import annotations
@@ -41,22 +42,27 @@ SHUFFLES = 3
 METRICS = ("ndcg@10", "ndcg@20", "hit@10", "hit@20")
 
 
-def arguments_of(dataset, kind, seed, data_path, have):
+def checkpoint_of(name, options):
+    """The checkpoint of a run, given or made here; None as long as there is none."""
+    given = options.have and Path(options.have) / f"{name}.pth"
+    if given and given.is_file():
+        return given.resolve()
+    result = options.out / f"{name}.json"
+    return options.out / json.loads(result.read_text())["checkpoint"] if result.is_file() else None
+
+
+def arguments_of(dataset, kind, seed, options):
     """``recbole-llm`` arguments of a run."""
     found = [f"--dataset={dataset}", f"--seed={seed}", *FULL]
     if dataset != "ml-100k":  # which RecBole carries
-        found.append(f"--data_path={data_path}")
+        found.append(f"--data_path={options.data_path}")
     if kind in PRESETS:  # as in variants_study, at the rates that were the best there
         preset, rate = PRESETS[kind]
         protocol = f"--config_files={study.ROOT}/properties/protocol/full_ce.yaml"
         sizes = ["--hidden_size=64", "--n_heads=2", "--stopping_step=5", "--epochs=100"]
         rates = [f"--hidden_dropout_prob={rate}", f"--attn_dropout_prob={rate}"]
         return ["--model=LLMEmbSASRec", f"--preset={preset}", protocol, *sizes, *rates, *found]
-    given = have and Path(have) / f"{dataset}-cf-{seed}.pth"
-    if given and given.is_file():
-        teacher = [f"--align_teacher={given.resolve()}"]
-    else:  # one CF model per seed, too
-        teacher = [f"--align_teacher_config={{'loss_type':'CE','seed':{seed}}}"]
+    teacher = [f"--align_teacher={checkpoint_of(f'{dataset}-cf-{seed}', options) or 'SASRec'}"]
     text = kind == "text"
     epochs = (TEXT_EPOCHS if text else EPOCHS)[dataset]
     own = [f"--item_input={'text' if text else 'table'}", "--llm_model_dtype=bfloat16"]
@@ -80,15 +86,9 @@ def runs(options):
 
 def order_test(name, dataset, kind, options):
     """Test the checkpoint of a run that is done, unless that is done too."""
-    result, target = options.out / f"{name}.json", options.out / f"{name}-order.json"
-    given = options.have and Path(options.have) / f"{name}.pth"
-    if given and given.is_file():
-        file = given
-    elif result.is_file():
-        file = options.out / json.loads(result.read_text())["checkpoint"]
-    else:
-        return
-    if target.is_file():
+    target = options.out / f"{name}-order.json"
+    file = checkpoint_of(name, options)
+    if file is None or target.is_file():
         return
     sample = [f"--user_sample={USERS[dataset]}"] if USERS[dataset] else []
     data = [f"--data_path={options.data_path}"] if dataset != "ml-100k" else []
@@ -144,7 +144,7 @@ def main():
     if options.table:
         return table(tests(options))
     for name, dataset, kind, seed in runs(options):
-        arguments = arguments_of(dataset, kind, seed, options.data_path, options.have)
+        arguments = arguments_of(dataset, kind, seed, options)
         if options.list:
             print("recbole-llm", *arguments)
             continue

@@ -37,10 +37,13 @@ def test_ml_100k_has_the_dates_of_its_file():
 
 def test_a_midnight_stands_for_its_date():
     days = np.arange(10_957, 16_276)  # 2000 to 2014
-    clock = Clock(float(days[0] * DAY), float((days[-1] - days[0]) * DAY))
+    clock = Clock.of(days * DAY)
     scaled = ((days - days[0]) / (days[-1] - days[0])).astype(np.float32)
     assert (texts.days_of(clock.times(scaled)) == days).all()
     assert clock.times(clock.scaled(1.5e9)) == pytest.approx(1.5e9, abs=60)
+    same = Clock.of(np.full(3, 1.4e9))  # which RecBole turns into ones
+    assert texts.days_of(same.times([1.0])) == texts.days_of([1.4e9])
+    assert same.times(same.scaled(1.5e9)) == pytest.approx(1.5e9)
     assert Clock().times([5.0]).tolist() == Clock().scaled([5.0]).tolist() == [5.0]
 
 

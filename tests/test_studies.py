@@ -82,17 +82,20 @@ def json_or_text(value):
 
 def test_the_study_of_llmsrec(tmp_path):
     class Options:
-        only = ""
+        only, data_path, have, out = "", "data", tmp_path / "have", tmp_path
 
     found = list(llmsrec_study.runs(Options))
     assert len({name for name, *_ in found}) == len(found) == 30
-    (tmp_path / "ml-100k-cf-2021.pth").touch()
-    given = llmsrec_study.arguments_of("ml-100k", "table", 2021, "data", tmp_path)
-    assert f"--align_teacher={tmp_path / 'ml-100k-cf-2021.pth'}" in given
-    trained = llmsrec_study.arguments_of("ml-100k", "table", 2022, "data", tmp_path)
-    assert "--align_teacher_config={'loss_type':'CE','seed':2022}" in trained
+    kinds = [kind for _, dataset, kind, seed in found if (dataset, seed) == ("ml-100k", 2020)]
+    assert kinds[0] == "cf"  # its checkpoint is the others' CF model: given, or trained here
+    (tmp_path / "have").mkdir()
+    (tmp_path / "have" / "ml-100k-cf-2021.pth").touch()
+    (tmp_path / "ml-100k-cf-2022.json").write_text('{"checkpoint": "saved/cf.pth"}')
+    for seed, file in ((2021, "have/ml-100k-cf-2021.pth"), (2022, "saved/cf.pth")):
+        line = llmsrec_study.arguments_of("ml-100k", "table", seed, Options)
+        assert f"--align_teacher={tmp_path / file}" in line
     for name, dataset, kind, seed in found:  # only the text form is trained on a sample
-        line = llmsrec_study.arguments_of(dataset, kind, seed, "data", None)
+        line = llmsrec_study.arguments_of(dataset, kind, seed, Options)
         assert ("--item_input=text" in line) is (kind == "text")
         sampled = kind == "text" and dataset == "Amazon_Beauty"
         assert any(each.startswith("--user_sample=") for each in line) is sampled, name

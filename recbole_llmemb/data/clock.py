@@ -23,6 +23,12 @@ class Clock:
     start: float = 0.0
     span: float = 1.0
 
+    @classmethod
+    def of(cls, times):
+        """The clock of times ``(n,)`` that RecBole scales; equal ones all become 1."""
+        first, span = float(times.min()), float(times.max() - times.min())
+        return cls(first, span) if span else cls(first - 1)
+
     def times(self, scaled):
         """Times of scaled ones, ``float64``.
 

@@ -41,7 +41,7 @@ class LazySequentialDataset(SequentialDataset):
         before = self.inter_feat[field].to_numpy() if field in self.float_like_fields else []
         super()._normalize()
         if len(before) and not np.array_equal(before, self.inter_feat[field].to_numpy()):
-            self.clock = Clock(float(before.min()), float(before.max() - before.min()))
+            self.clock = Clock.of(before)
 
     def data_augmentation(self):
         """Give every interaction but a user's first a row that points at its history."""
