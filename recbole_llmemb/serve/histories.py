@@ -125,7 +125,7 @@ def of_tokens(
     histories: Sequence[Sequence[str]],
     number: dict[str, int],
     names: Sequence[str] | None = None,
-    times: Sequence[Sequence[float] | None] | None = None,
+    times: Sequence[Sequence[float]] | None = None,
     skip_unknown: bool = False,
     where: str = "The model",
     places: Sequence[str] | None = None,
@@ -141,7 +141,7 @@ def of_tokens(
     names : sequence of str, optional
         What to call them; ``history 1`` and so on by default.
     times : sequence, optional
-        For each a time per item, or None.
+        For each a time per item.
     skip_unknown : bool
         Leave unknown items out instead of refusing them.
     where, places : str
@@ -170,14 +170,13 @@ def of_tokens(
         distinct = len(set(unknown))
         notes.append(f"{len(unknown)} unknown items ({distinct} different) were left out")
     flat, lengths, when = [], [], []
-    timed = times is not None and any(one is not None for one in times)
+    timed = times is not None
     for row, history in enumerate(histories):
         kept = [i for i, token in enumerate(history) if token in number]
         flat += [number[history[i]] for i in kept]
         lengths.append(len(kept))
         if timed:
-            own = [0.0] * len(history) if times[row] is None else times[row]
-            when += [float(own[i]) for i in kept]
+            when += [float(times[row][i]) for i in kept]
     lengths = torch.tensor(lengths, dtype=torch.long)
     names = names or [f"history {i}" for i in range(1, len(histories) + 1)]
     return Histories(
