@@ -5,6 +5,8 @@ RecBole takes its own as they come, and fails over them late and obscurely.
 
 from __future__ import annotations
 
+import re
+
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.variants import check_variant
 
@@ -48,7 +50,8 @@ _SWITCHES = ("llm_freeze", "llm_normalize", "llm_trust_remote_code", "resume", "
 _TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "crop_eta",
                "reorder_itemseq": "reorder_beta", "inverse_itemseq": None,
                "user_defined": None}  # fmt: skip
-_WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
+#: RecBole's metrics that look at no list's first K.
+WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
 
 
 def is_number(value) -> bool:
@@ -117,6 +120,7 @@ def check_common(config) -> None:
         )
     _check_transform(config)
     _check_valid_metric(config)
+    _check_mode(config)
     _check_negatives(config)
 
 
@@ -166,13 +170,40 @@ def _check_valid_metric(config):
         return  # RecBole says what is wrong with these
     if any(str(name).lower() not in metric_types for name in metrics) or min(cutoffs) < 1:
         return
-    plain = [name for name in metrics if str(name).lower() in _WITHOUT_CUTOFF]
+    plain = [name for name in metrics if str(name).lower() in WITHOUT_CUTOFF]
     offered = [f"{name}@{k}" for name in metrics if name not in plain for k in cutoffs] + plain
     if str(chosen).lower() not in [name.lower() for name in offered]:
         raise UserError(
             f"valid_metric is {chosen!r}, which metrics and topk do not give; "
             f"it must be one of {', '.join(offered)}."
         )
+
+
+def check_mode(mode) -> None:
+    """Refuse a way of ranking (``mode`` of ``eval_args``) that RecBole does not have.
+
+    Parameters
+    ----------
+    mode : str
+        ``full``, ``uniNNN``, ``popNNN`` or ``labeled``.
+
+    Raises
+    ------
+    UserError
+        Also for no candidates at all, among which every target is the best.
+    """
+    if not re.fullmatch(r"full|labeled|(uni|pop)0*[1-9][0-9]*", str(mode)):
+        raise UserError(
+            f"mode is {mode!r}; it must be full, or uniNNN or popNNN for NNN sampled items (uni99)."
+        )
+
+
+def _check_mode(config):
+    args = config["eval_args"]
+    found = args.get("mode") if isinstance(args, dict) else None
+    for mode in found.values() if isinstance(found, dict) else [found]:
+        if mode not in (None, "none"):
+            check_mode(mode)
 
 
 def _check_negatives(config):

@@ -8,6 +8,14 @@ from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
 
 
+# What a run reads beside its data, as noted in its configuration: key, in words, what tells it.
+_USED = (
+    ("llm_table_used", "embedding table (llm_table)", "fingerprint"),
+    ("llm_model_used", "LLM (llm_model)", "identity"),
+    ("teacher_used", "CF model (align_teacher)", "fingerprint"),
+)
+
+
 class Resumable:
     """Put before RecBole's trainer in a class's bases.
 
@@ -70,7 +78,7 @@ class Resumable:
         Raises
         ------
         UserError
-            Missing or damaged file, or one of another model.
+            Missing or damaged file, or one of another model, embedding table, LLM or CF model.
         """
         state = checkpoint.load(resume_file, map_location=self.device)
         if state["config"]["model"] != self.config["model"]:
@@ -78,6 +86,13 @@ class Resumable:
                 f"Checkpoint {resume_file} is of model {state['config']['model']}, not of "
                 f"{self.config['model']}; give the checkpoint of this model."
             )
+        for key, what, mark in _USED:
+            before, now = state["config"].get(key), self.config[key]
+            if before and now and before[mark] != now[mark]:
+                raise UserError(
+                    f"Checkpoint {resume_file} is of a training with another {what}: {before[mark]}"
+                    f", not {now[mark]}; put that one back, or begin anew with resume: False."
+                )
         try:
             self.model.load_state_dict(state["state_dict"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -119,8 +119,8 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     wanted = config["align_teacher"]
     if not wanted:
         raise UserError("align_weight is set but align_teacher is empty; name a model or set 0.")
-    if Path(wanted).suffix or "/" in str(wanted):
-        if not Path(wanted).is_file():
+    if not str(wanted).isidentifier():  # which models' names are, and paths of files are not
+        if not Path(str(wanted)).is_file():
             raise UserError(f"align_teacher {wanted} does not exist; give a checkpoint or a model.")
         return Path(wanted)
     own = teacher_config(config, size)
@@ -137,7 +137,13 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
                 return path
             report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
             began = perf_counter()
-            outcome = run_side_job(own, report)
+            try:
+                outcome = run_side_job(own, report)
+            except KeyError as error:  # of models that want labels or features of items
+                raise UserError(
+                    f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no "
+                    f"{error.args[0]!r}; name another model, such as SASRec."
+                ) from error
             if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
                 Path(outcome.checkpoint).replace(path)
             done.touch()  # only now: a checkpoint alone may be of a training that was cut short

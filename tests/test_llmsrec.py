@@ -1,6 +1,7 @@
 # ruff: noqa: F811 (fixtures come by name)
 """LLM-SRec as a whole: what trains, what does not, what is saved, and what it equals."""
 
+import shutil
 import sys
 
 import pytest
@@ -168,6 +169,78 @@ def test_resumed_training_ends_where_the_whole_one_does(llmsrec, form, monkeypat
     assert "continuing from epoch 2" in said[0]
     for name, value in model.state_dict().items():
         assert torch.allclose(value, whole[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("changed", ["llm_table", "llm_model", "align_teacher"])
+def test_training_does_not_go_on_over_something_else(llmsrec, tmp_path, changed, monkeypatch):
+    """What is read may change between interruption and continuation, its path staying the same."""
+    from safetensors.torch import load_file, save_file
+
+    from recbole_llmemb.table import EmbeddingTable
+
+    config, *_ = llmsrec("llama")
+    moved = tmp_path / "moved"
+    if changed == "align_teacher":
+        shutil.copy(config[changed], moved)
+    else:
+        shutil.copytree(config[changed], moved)
+    settings = {changed: str(moved), "epochs": 3, "checkpoint_dir": str(tmp_path / "saved")}
+    config, data, model, trainer = llmsrec("llama", **settings)
+    monkeypatch.setattr(trainer, "evaluate_in_detail", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # between training and test
+        train_and_evaluate(config, data, model, trainer)
+    (whole,) = (tmp_path / "saved").glob("*.resume.pth")
+
+    if changed == "llm_table":
+        table = EmbeddingTable.load(moved)
+        shutil.rmtree(moved)
+        EmbeddingTable(table.tokens, table.vectors + 1, {}).save(moved)
+    elif changed == "llm_model":
+        weights = load_file(moved / "model.safetensors")
+        name = next(iter(weights))
+        save_file(weights | {name: weights[name] + 1}, moved / "model.safetensors", {"format": "pt"})
+    else:
+        other = checkpoint.load(moved)
+        other["state_dict"]["item_embedding.weight"] += 1
+        checkpoint.save(other, moved)
+    config, data, model, trainer = llmsrec("llama", **settings)
+    with pytest.raises(UserError, match=rf"{whole} is of a training with another .*{changed}"):
+        train_and_evaluate(config, data, model, trainer)
+    assert train_and_evaluate(config, data, model, trainer, resume=False).epochs == 3
+
+
+def test_titles_that_the_llm_cannot_read(llmsrec, tiny):
+    file = tiny.folder / "tiny.item"
+    as_it_was = file.read_text()
+    head, first, *rest = as_it_was.splitlines()
+    column = [name.split(":")[0] for name in head.split("\t")].index("title")
+    values = first.split("\t")
+    values[column] = "red " * 600
+    file.write_text("\n".join([head, "\t".join(values), *rest]) + "\n")
+    own = {"item_input": "text", "item_value_max_chars": 0}
+    try:
+        for kind in ("bert", "llama"):
+            with pytest.raises(UserError, match="1 of .* items have titles too long .* 512 tokens"):
+                llmsrec(kind, **own)
+        llmsrec("bert", **own | {"item_value_max_chars": 100})
+    finally:
+        file.write_text(as_it_was)
+
+
+def test_a_cf_model_is_found_from_another_folder(llmsrec, cf_model, tmp_path, monkeypatch):
+    shutil.copy(cf_model, tmp_path / "cf.pth")
+    monkeypatch.chdir(tmp_path)
+    config, data, model, trainer = llmsrec("llama", align_teacher="./cf.pth", epochs=1)
+    plain = checkpoint.config_to_plain(config)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again, _ = build(checkpoint.config_from_plain(plain), data)
+    assert torch.equal(again.teacher.item_embeddings, model.teacher.item_embeddings)
+    (tmp_path / "cf.pth").unlink()
+    monkeypatch.setattr("recbole_llmemb.teacher.ensure_teacher", None)
+    for named in ("./cf.pth", "SASRec"):
+        with pytest.raises(UserError, match="cf.pth and is gone"):
+            build(checkpoint.config_from_plain(plain | {"align_teacher": named}), data)
 
 
 def test_a_checkpoint_refuses_another_llm_table_or_cf_model(llmsrec, tmp_path, llms, cf_model):
@@ -400,6 +473,14 @@ def test_ablations(llmsrec, settings, parts):
         ({"learning_rate_decay": 0}, "learning_rate_decay is 0"),
         ({"item_input": "text", "item_title_field": "nothing"}, "has no field 'nothing'"),
         ({"history_items": 300}, "history_items is 300, which takes"),
+        ({"llm_batch_size": 0}, "llm_batch_size is 0"),
+        ({"item_value_max_chars": -3}, "item_value_max_chars is -3"),
+        ({"item_value_max_chars": "x"}, "item_value_max_chars is 'x'"),
+        ({"llm_model": 5}, "llm_model is 5"),
+        ({"item_title_field": 5}, "item_title_field is 5"),
+        ({"align_teacher": 5}, "align_teacher is 5"),
+        ({"align_teacher": "."}, "align_teacher . does not exist"),
+        ({"align_teacher": "DIN"}, "align_teacher 'DIN' cannot be trained on tiny, which has no"),
     ],
 )
 def test_settings_that_cannot_work(llmsrec, setting, message):

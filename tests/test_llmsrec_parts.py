@@ -189,7 +189,7 @@ def test_histories_keep_their_items_and_times(llmsrec, tiny_run, name):
         assert torch.equal(one[name], other[name]), name
 
 
-def test_training_on_shuffled_histories(llmsrec):
+def test_training_on_shuffled_histories(llmsrec, monkeypatch):
     _, data, model, _ = llmsrec("llama")
     _, shuffled, _, _ = llmsrec("llama", shuffle_train=True)
     lists, index = data.train.list_field, range(len(data.train.rows))
@@ -202,6 +202,10 @@ def test_training_on_shuffled_histories(llmsrec):
     assert torch.equal(one[data.train.iid_field], other[data.train.iid_field])
     rows = [d.test._dataset[list(range(5))][lists] for d in (data, shuffled)]
     assert torch.equal(*rows)  # evaluation is on the true order
+    read, real = [], model.teacher.user_states
+    monkeypatch.setattr(model.teacher, "user_states", lambda *a: read.append(a[0]) or real(*a))
+    model.calculate_loss(other)
+    assert torch.equal(read[0], other[lists])  # what the CF model's state is of, too
 
 
 def test_the_same_sample_everywhere(llmsrec):

@@ -1,6 +1,7 @@
 # ruff: noqa: F811 (fixtures come by name)
 """Prompts of LLM-SRec: their words, their tokens, their slots, and what is computed once."""
 
+import numpy as np
 import pytest
 import torch
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
@@ -95,6 +96,20 @@ def test_decoders_leave_out_what_all_prompts_begin_with(llm, kind):
     assert ids[: len(loaded.tokenise([whole])[0])] == loaded.tokenise([whole])[0]
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_what_prompts_begin_with_ends_before_the_date(llm, kind):
+    """A tokenizer that splits numbers into digits would share the first of the years."""
+    loaded = llm(kind)
+    book = TextBook(loaded, ["", "red soap"], most=1, clock=Clock())
+    one = torch.tensor([1])
+    for date in ("1970-01-02", "1998-04-01", "2014-07-23", "2031-12-31"):
+        day = np.datetime64(date).astype(int)
+        prompts = book.prompts(one[None], one, torch.tensor([[day * 86_400.0]]))
+        begun = book.shared + prompts.tokens[0].tolist()
+        whole = loaded.tokenise([texts.USER_START + texts.history_text(1, "red soap", date)])[0]
+        assert begun[: len(whole)] == whole
+
+
 def test_prompts_are_tokenised_once(llm, monkeypatch):
     book = TextBook(llm("llama"), ["", *(f"red {n}" for n in range(9))], most=3)
     items, lengths = torch.tensor([[1, 2, 3], [4, 2, 0]]), torch.tensor([3, 2])
@@ -117,10 +132,39 @@ def test_a_prompt_that_is_too_long_loses_its_oldest_items(llm):
         book.prompts(torch.tensor([[1]]), torch.tensor([1]))
 
 
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "MPNet", "Bert"])
+def test_the_longest_prompt_is_what_the_llm_reads(llms, family):
+    """RoBERTa and its kin have fewer places than max_position_embeddings says."""
+    import transformers
+
+    tokenizer = AutoTokenizer.from_pretrained(llms["bert"])
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 1}
+    shape |= {"num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 66}
+    configuration = getattr(transformers, f"{family}Config")(**shape, pad_token_id=1)
+    model = getattr(transformers, f"{family}Model")(configuration)
+    loaded = FrozenLLM(model, tokenizer)
+    assert loaded.longest == (66 if family == "Bert" else 64)
+
+    def read(length):
+        codes = torch.tensor([[*range(4, 3 + length), slot(0)]]).clamp(max=len(tokenizer) - 1)
+        return loaded.states(Prompts.from_codes(codes, 1), torch.zeros(1, 1, 16))
+
+    assert read(loaded.longest).isfinite().all()
+    with pytest.raises((RuntimeError, IndexError)):
+        read(loaded.longest + 1)
+
+
 def test_dates():
     assert texts.date_of(texts.days_of([1406073600])[0]) == "2014-07-23"
     assert texts.date_of(texts.days_of([1406073600999])[0]) == "2014-07-23"  # milliseconds
     assert texts.date_of(texts.days_of([1406073599])[0]) == "2014-07-22"
+
+
+@pytest.mark.parametrize("unit", [1, 1000], ids=["seconds", "milliseconds"])
+def test_midnights_that_recbole_keeps_as_float32(unit):
+    days = np.arange(10_957, 20_000)
+    times = torch.tensor(days * 86_400 * unit).float().numpy()
+    assert (texts.days_of(times) == days).all()
 
 
 def test_each_item_has_the_date_of_its_own_time(llm):

@@ -4,6 +4,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from llmsrec_fixtures import cf_model, llms, llmsrec, settings  # noqa: F401
@@ -88,6 +89,27 @@ def test_other_models(tiny_run, name, mode):
         assert order.true == pytest.approx(dict(outcome.test_result))
 
 
+@pytest.mark.parametrize("name", ["GRU4Rec", "LLMEmbSASRec"])
+def test_candidates_come_from_the_seed_alone(tiny_run, name):
+    config, data, model, trainer = tiny_run(name, epochs=1)
+    path = train_and_evaluate(config, data, model, trainer).checkpoint
+    found = []
+    for state in (1, 2):
+        np.random.seed(state)
+        torch.manual_seed(state)
+        changes = {"modes": ["uni20"]}
+        found += order_test(path, shuffles=1, changes=changes, report=lambda _: None)
+        assert np.random.randint(1 << 30) == np.random.RandomState(state).randint(1 << 30)
+    assert found[0].true == found[1].true and found[0].shuffled == found[1].shuffled
+
+
+def test_metrics_that_read_the_training_data(trained):
+    path, _ = trained
+    changes = {"metrics": ["AveragePopularity", "ItemCoverage", "NDCG"], "topk": [5]}
+    (order,) = order_test(path, shuffles=1, changes=changes, report=lambda _: None)
+    assert order.true["averagepopularity@5"] > 0 < order.true["itemcoverage@5"] <= 1
+
+
 def test_the_teacher_comes_along(trained, cf_model, capsys, tmp_path):
     path, _ = trained
     assert teacher_of(path) == str(cf_model) and teacher_of(cf_model) is None
@@ -137,6 +159,17 @@ def test_numbers_by_hand():
         (["--checkpoint=a.pth", "--topk=ten"], "--topk is 'ten'"),
         (["--checkpoint=a.pth", "--seed=-1"], "--seed is -1"),
         (["--checkpoint=a.pth", "--out=file/x"], "cannot be written"),
+        (["--checkpoint=a.pth", "--topk="], "--topk is ''"),
+        (["--checkpoint=a.pth", "--topk=0,5"], "--topk is '0,5'"),
+        (["--checkpoint=a.pth", "--metrics=Banana"], "--metrics is 'Banana'"),
+        (["--checkpoint=a.pth", "--metrics=AUC,NDCG"], "--metrics is 'AUC,NDCG'"),
+        (["--checkpoint=a.pth", "--metrics="], "--metrics is ''"),
+        (["--checkpoint=a.pth", "--mode=uni0"], "mode is 'uni0'"),
+        (["--checkpoint=a.pth", "--mode=uni-5"], "mode is 'uni-5'"),
+        (["--checkpoint=a.pth", "--mode=labeled"], "--mode is 'labeled'"),
+        (["--checkpoint=a.pth", "--mode=,"], "--mode is ','"),
+        (["--checkpoint=a.pth", "--llm_table=nowhere"], "--llm_table nowhere does not exist"),
+        (["--checkpoint=a.pth", "--align_teacher=SASRek"], "--align_teacher SASRek does not"),
     ],
 )
 def test_what_cannot_work(arguments, message, capsys, tmp_path):

@@ -120,15 +120,52 @@ def _changes(options):
     from recbole_llmemb.errors import UserError
 
     changes = {key: getattr(options, key) for key in _CHANGES}
-    changes["metrics"] = _split(options.metrics)
-    try:
-        changes["topk"] = [int(k) for k in _split(options.topk)]
-    except ValueError:
-        raise UserError(f"--topk is {options.topk!r}; it must be numbers: 10,20.") from None
-    if options.mode:
-        changes["modes"] = _split(options.mode)
+    changes["metrics"] = _metrics(options.metrics)
+    cutoffs = _split(options.topk)
+    if not cutoffs or not all(k.isdecimal() and int(k) for k in cutoffs):
+        raise UserError(f"--topk is {options.topk!r}; it must be numbers: 10,20.")
+    changes["topk"] = [int(k) for k in cutoffs]
+    if options.mode is not None:
+        changes["modes"] = _modes(options.mode)
+    for name in ("llm_table", "align_teacher"):
+        given = changes[name]
+        if given is not None and not Path(given).exists():
+            raise UserError(f"--{name} {given} does not exist; give the one of the checkpoint.")
     changes["show_progress"] = not options.quiet
     return {key: value for key, value in changes.items() if value is not None}
+
+
+def _metrics(text):
+    from recbole.evaluator import metric_types
+    from recbole.utils import EvaluatorType
+
+    from recbole_llmemb.checks import WITHOUT_CUTOFF
+    from recbole_llmemb.errors import UserError
+
+    offered = {
+        name
+        for name, kind in metric_types.items()
+        if kind == EvaluatorType.RANKING and name not in WITHOUT_CUTOFF
+    }
+    chosen = _split(text)
+    if not chosen or any(name.lower() not in offered for name in chosen):
+        raise UserError(
+            f"--metrics is {text!r}; it must be metrics of ranked lists: "
+            f"{', '.join(sorted(offered))}."
+        )
+    return chosen
+
+
+def _modes(text):
+    from recbole_llmemb.checks import check_mode
+    from recbole_llmemb.errors import UserError
+
+    modes = _split(text)
+    if not modes or "labeled" in modes:
+        raise UserError(f"--mode is {text!r}; it must be full, uniNNN, popNNN, or several: a,b.")
+    for mode in modes:
+        check_mode(mode)
+    return modes
 
 
 def _split(text):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import torch
 from recbole.data.utils import get_dataloader
+from recbole.utils import init_seed
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
@@ -134,7 +135,9 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
             test = with_sampled_users(test, config["user_sample"])
         if not len(test):
             raise UserError(f"Checkpoint {path}: the dataset's test set has no users.")
-        score = partial(_score, config, _Judge(config, model), data.test)
+        judge = _Judge(config, model)
+        judge.eval_collector.data_collect(data.train)  # popularity, which some metrics read
+        score = partial(_score, config, judge, data.test)
         report(f"{name}, {mode}: {len(test):,} users, true order …")
         order = Order(
             name,
@@ -157,7 +160,8 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
 def _score(config, judge, like, split):
     """Metrics of a split, on a loader like that one."""
     with rng.preserved():
-        torch.manual_seed(config["seed"])
+        # RecBole's own models are ranked against candidates from NumPy's numbers.
+        init_seed(config["seed"], config["reproducibility"])
         sampler = getattr(like, "_sampler", None)
         loader = get_dataloader(config, "test")(config, split, sampler, shuffle=False)
         bars = config["show_progress"]

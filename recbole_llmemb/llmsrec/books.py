@@ -122,7 +122,8 @@ class TextBook:
         self.title_sizes = torch.tensor([len(ids) for ids in llm.tokenise(titles)])
         self.shared = []
         if llm.keeps_prefixes and share:
-            probes = [self._text(1, t, 97 * i) for i, t in enumerate(_BEGINNINGS)]
+            # Of days from 1970 to 2090, so that no digit of the years is shared.
+            probes = [self._text(1, t, 4001 * i) for i, t in enumerate(_BEGINNINGS)]
             # A token less than what these share: titles may begin with anything.
             self.shared = llm.head + commonprefix(llm.tokenise(probes))[:-1]
         self._around = len(llm.tokenise([self._text(2, "", 0)])[0]) + 1

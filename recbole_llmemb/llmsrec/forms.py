@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from recbole_llmemb.errors import UserError
 from recbole_llmemb.llmsrec import texts
 from recbole_llmemb.llmsrec.books import TableBook, TextBook, recent
 from recbole_llmemb.llmsrec.layers import learnt_token, slot_projection, standardised
@@ -119,6 +120,7 @@ class TextForm(_Form):
         end = [slot(1), *llm.tokenise([texts.ITEM_END])[0], slot(0), *llm.tail]
         begun = llm.tokenise([texts.item_text(title) for title in titles[1:]])
         begun = [llm.head + ids for ids in begun]
+        self._check_lengths([len(ids) + len(end) for ids in begun], titles)
         self.prefixes = None
         if llm.keeps_prefixes:
             self.prefixes = Prefixes(
@@ -133,6 +135,16 @@ class TextForm(_Form):
         self._flat = torch.tensor([code for row in rows for code in row])
         self._lengths = torch.tensor([len(row) for row in rows])
         self._starts = self._lengths.cumsum(0) - self._lengths
+
+    def _check_lengths(self, sizes, titles):
+        over = [i for i, size in enumerate(sizes, start=1) if size > (self.llm.longest or size)]
+        if over:
+            first = titles[over[0]]
+            raise UserError(
+                f"{len(over)} of {len(sizes)} items have titles too long for the LLM, which reads "
+                f"{self.llm.longest} tokens ({first[:40]!r}… has {len(first):,} characters); set "
+                "item_value_max_chars lower, or name another LLM (llm_model)."
+            )
 
     def _slots(self, shown):
         return self._with_end(len(shown), self.history_projection(self.cf_items[shown]))

@@ -58,7 +58,11 @@ class FrozenLLM:
     @property
     def longest(self):
         """Most tokens of a prompt, or None where positions have no end."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        # RoBERTa and its kin count places from behind that of padding.
+        places = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
+        padding = getattr(places, "padding_idx", None)
+        return most if most is None or padding is None else most - padding - 1
 
     def tokenise(self, texts):
         """Token ids of each text, without special tokens."""

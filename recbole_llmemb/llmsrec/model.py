@@ -106,9 +106,14 @@ class LLMSRec(SequentialRecommender):
         from recbole_llmemb.teacher import ensure_teacher
 
         used = (config["teacher_used"] or {}).get("path")
-        named = "/" in str(config["align_teacher"]) or Path(config["align_teacher"]).suffix
-        if used and not named and Path(used).is_file():
-            return load_teacher(used, config, dataset)  # a checkpoint's, whoever would train it now
+        moved = Path(config["align_teacher"])
+        if used and not moved.is_file():  # a checkpoint's, whoever would train it now
+            if not Path(used).is_file():
+                raise UserError(
+                    f"The CF model that this model was trained with was in {used} and is gone; put "
+                    "it back there, or say where it is (align_teacher)."
+                )
+            return load_teacher(used, config, dataset)
         path = ensure_teacher(config, config["hidden_size"], report=getLogger().info)
         return load_teacher(path, config, dataset)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from logging import getLogger
+from pathlib import Path
 
 import torch
 from recbole.data.interaction import Interaction
@@ -92,7 +93,8 @@ def load_teacher(path, config, dataset):
             f"{path} is not the CF model this model was trained with (fingerprint {found}, not "
             f"{needed['fingerprint']}, then in {needed['path']}); set align_teacher to that one."
         )
-    config["teacher_used"] = {"path": str(path), "fingerprint": found}
+    where = str(Path(path).absolute())  # a checkpoint may be read from another folder
+    config["teacher_used"] = {"path": where, "fingerprint": found}
     model, tokens = rebuild(state, path, dataset)
     if not torch.is_tensor(getattr(getattr(model, "item_embedding", None), "weight", None)):
         raise UserError(
