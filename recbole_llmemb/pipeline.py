@@ -12,6 +12,7 @@ from time import perf_counter
 
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
+from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
@@ -227,4 +228,7 @@ def run_side_job(config, report: Callable = print) -> Outcome:
     with rng.preserved():
         data = prepare_data(config)
         model, trainer = build(config, data)
+        # Its curves are not those of the run, after whose log RecBole names their folder.
+        trainer.tensorboard.close()
+        trainer.tensorboard = SummaryWriter(f"{trainer.tensorboard.log_dir}-{config['model']}")
         return train_and_evaluate(config, data, model, trainer, report=report)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from recbole.utils import set_color
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
-
 
 # What a run reads beside its data, as noted in its configuration: key, in words, what tells it.
 _USED = (
@@ -38,6 +39,7 @@ class Resumable:
         self.epoch_seconds, self.history = [], []
         self._train_data = None
         self._pending_rng = None
+        self._fitting, self._postponed = False, None
 
     def _state(self, epoch):
         dataset = self._train_data._dataset if self._train_data is not None else None
@@ -60,7 +62,21 @@ class Resumable:
             "loader_rng": None if generator is None else generator.get_state(),
         }
 
+    def _valid_epoch(self, *args, **kwargs):
+        # RecBole's fit saves the best model before it has noted the result that makes it so.
+        self._postponed = [] if self._fitting else None
+        return super()._valid_epoch(*args, **kwargs)
+
+    def _save_postponed(self):
+        """What was to be saved since the last validation."""
+        waiting, self._postponed = self._postponed or [], None
+        for epoch, options in waiting:
+            self._save_checkpoint(epoch, **options)
+
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if self._postponed is not None:
+            self._postponed.append((epoch, {"verbose": verbose, **kwargs}))
+            return
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
             return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
@@ -120,3 +136,9 @@ class Resumable:
         rng.set_state(state)
         if loader is not None:
             self._train_data.generator.set_state(loader.cpu())
+
+    def _keep_best(self):
+        """Save the model that training was resumed from, if it is the best and not there."""
+        resumed_from_best = self.start_epoch > 0 and self.cur_step == 0
+        if resumed_from_best and not os.path.isfile(self.saved_model_file):
+            self._save_checkpoint(self.start_epoch - 1, verbose=False)

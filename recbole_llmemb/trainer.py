@@ -184,7 +184,10 @@ class LLMEmbTrainer(Resumable, Trainer):
 
     # -- the run ----------------------------------------------------------------------
 
-    def fit(self, train_data, valid_data=None, *args, callback_fn=None, **kwargs):
+    def fit(
+        self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False,
+        callback_fn=None,
+    ):  # fmt: skip
         """As RecBole's; also knows the groups and writes ``resume_file`` if one is set."""
         self._train_data = train_data
         dataset = train_data._dataset
@@ -196,8 +199,11 @@ class LLMEmbTrainer(Resumable, Trainer):
                 self.config["tail_item_threshold"],
                 self.config["short_user_threshold"],
             )
+        if saved:
+            self._keep_best()
         self._restore_rng()
         if self._has_stopped():
+            self.eval_collector.data_collect(train_data)  # which tests read, too
             return self.best_valid_score, self.best_valid_result
 
         def after_validation(epoch, score):
@@ -206,12 +212,19 @@ class LLMEmbTrainer(Resumable, Trainer):
             )
             if self.cur_step == 0:
                 self.best_valid_groups = self.groups_of_last_evaluation
+            self._save_postponed()
             if self.resume_file and self.config["local_rank"] == 0:
                 checkpoint.save(self._state(epoch), self.resume_file)
             if callback_fn:
                 callback_fn(epoch, score)
 
-        return super().fit(train_data, valid_data, *args, callback_fn=after_validation, **kwargs)
+        self._fitting = True
+        try:
+            return super().fit(
+                train_data, valid_data, verbose, saved, show_progress, after_validation
+            )
+        finally:
+            self._fitting, self._postponed = False, None
 
     def _has_stopped(self):
         """Whether the resumed run had already met its end."""

@@ -130,6 +130,8 @@ def test_masked_items_of_a_batch_by_hand():
     found = MaskedPrefixes.of(columns, [(0, 2, 1), (2, 3, 3)], {"ITEM_ID_FIELD": "item_id"})
     assert [each.tolist() for each in found.masked] == [[4, 1, 2], [9, 5, 7], [4, 6, 8]]
     assert found.targets == 1
+    again = found.to("meta")
+    assert all(each.device.type == "meta" for each in again.masked)
     again = found.to("cpu")
     assert isinstance(again, MaskedPrefixes) and again.targets == 1
     assert [each.tolist() for each in again.masked] == [each.tolist() for each in found.masked]
@@ -159,3 +161,21 @@ def test_the_popularity_adjustment_is_on_masked_items(tiny_run, trim):
                 losses.append(logits[1:].logsumexp(0) - logits[target])
     assert len(losses) > 20
     assert found.item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("trim", [False, True])
+@pytest.mark.parametrize("name", ["LLMEmbSASRec", "LLMEmbBERT4Rec"])
+def test_whole_batches_go_to_a_gpu(tiny_run, name, trim, monkeypatch):
+    """From pinned memory, which there is none of here; the GPU is PyTorch's device ``meta``."""
+    _, data, _, trainer = tiny_run(name, train_mode="prefix", prefix_trim=trim)
+    batch = next(iter(data.train))
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: pinned.append(self) or self)
+    moved = lambda self, device, **_: torch.empty_like(self, device="meta")  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    trainer.device = torch.device("cuda")
+    there = trainer._to_device(batch)
+    assert len(pinned) == len(there.interaction)
+    parts = [*there.interaction.values(), *getattr(there, "masked", ())]
+    assert {each.device.type for each in parts} == {"meta"}
+    assert hasattr(there, "masked") == (trim and "BERT" in name)

@@ -198,7 +198,9 @@ def test_training_does_not_go_on_over_something_else(llmsrec, tmp_path, changed,
     elif changed == "llm_model":
         weights = load_file(moved / "model.safetensors")
         name = next(iter(weights))
-        save_file(weights | {name: weights[name] + 1}, moved / "model.safetensors", {"format": "pt"})
+        save_file(
+            weights | {name: weights[name] + 1}, moved / "model.safetensors", {"format": "pt"}
+        )
     else:
         other = checkpoint.load(moved)
         other["state_dict"]["item_embedding.weight"] += 1

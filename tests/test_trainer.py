@@ -118,6 +118,66 @@ def test_interrupted_between_training_and_test(whole_run, settings, monkeypatch)
     assert all(torch.equal(resumed[key], weights[key]) for key in weights)
 
 
+def test_a_test_that_was_interrupted_reads_the_training_data_again(whole_run, monkeypatch):
+    settings = {"metrics": ["NDCG", "ItemCoverage", "AveragePopularity"], "epochs": 2}
+    expected, *_ = whole_run(**settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(LLMEmbTrainer, "evaluate_in_detail", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            whole_run(**settings)
+    found, *_, lines = whole_run(**settings)
+    assert lines and found.test_result == expected.test_result
+
+
+def test_the_best_checkpoint_knows_what_made_it_the_best(whole_run):
+    """And training continues from it, too, in a trainer of its own as in the docs."""
+    settings = {"epochs": 6, "stopping_step": 5}
+    outcome, weights, trainer, _ = whole_run(**settings)
+    state = checkpoint.load(outcome.checkpoint)
+    assert state["best_valid_result"] == outcome.best_valid_result
+    assert state["best_valid_groups"] == outcome.valid_groups
+    assert state["history"] == trainer.history[: state["epoch"] + 1]
+    assert state["best_valid_score"] == outcome.best_valid_result["ndcg@10"]
+    assert 0 < state["epoch"] < 5  # so that nothing after it is better
+
+
+@pytest.mark.parametrize("where", ["best", "resume"])
+def test_continued_as_the_docs_do(whole_run, tiny_run, where):
+    settings = {"epochs": 6, "stopping_step": 5}
+    expected, weights, trainer, _ = whole_run(**settings)
+    file = expected.checkpoint
+    if where == "resume":
+        with pytest.raises(Interrupted):
+            whole_run(stop_before=checkpoint.load(file)["epoch"] + 1, **settings)
+        file = trainer.resume_file
+    _, data, model, trainer = tiny_run(**{**RANDOM, **settings})
+    trainer.saved_model_file = "saved/again.pth"
+    trainer.resume_checkpoint(file)
+    score, result = trainer.fit(data.train, data.valid)
+    assert result == expected.best_valid_result and score == result["ndcg@10"]
+    assert trainer.best_valid_groups == expected.valid_groups
+    assert [entry["epoch"] for entry in trainer.history] == list(range(6))
+    assert dict(trainer.evaluate(data.test)) == expected.test_result
+    kept = checkpoint.load("saved/again.pth")["state_dict"]
+    assert all(torch.equal(kept[key], weights[key]) for key in weights)
+
+
+def test_the_teachers_curves_are_not_the_runs(tiny_run, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    own = {"align_weight": 0.1, "align_teacher_config": {"epochs": 4}, "epochs": 2}
+    config, data, model, trainer = tiny_run("LLMEmbSASRec", **own)
+    train_and_evaluate(config, data, model, trainer)
+    found = {}
+    for folder in (tmp_path / "log_tensorboard").iterdir():
+        curves = EventAccumulator(str(folder)).Reload()
+        if curves.Tags()["scalars"]:
+            found[len(curves.Scalars("Vaild_score"))] = folder.name
+    assert set(found) == {2, 4}
+    assert found[4].endswith("-LLMEmbSASRec") and found[2] != found[4]
+
+
 def test_other_settings_are_another_run(whole_run):
     with pytest.raises(Interrupted):
         whole_run(stop_before=2)

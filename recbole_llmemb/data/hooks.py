@@ -30,13 +30,13 @@ def install():
 
 def _our_loader(config, phase):
     from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
-    from recbole_llmemb.data.prefixes import TrimmedTrainDataLoader
+    from recbole_llmemb.data.prefixes import PrefixTrainDataLoader, TrimmedTrainDataLoader
     from recbole_llmemb.evaluation.fullsort import LengthSortedFullSortEvalDataLoader
     from recbole_llmemb.evaluation.negatives import candidate_eval_loader
 
     if phase == "train":
         if config["train_mode"] == "prefix":
-            return TrimmedTrainDataLoader if config["prefix_trim"] else None
+            return TrimmedTrainDataLoader if config["prefix_trim"] else PrefixTrainDataLoader
         cloze = model_class(config["model"]).cloze
         return ClozeTrainDataLoader if cloze else SequenceTrainDataLoader
     if config["eval_type"] == EvaluatorType.VALUE:

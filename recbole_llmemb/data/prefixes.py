@@ -10,6 +10,7 @@ import torch
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_llmemb.data.loaders import ALIGN_ITEMS
 from recbole_llmemb.evaluation.rows import trim_histories
 
 # A chunk narrower than this many rows costs more to start than its padding costs to read.
@@ -67,16 +68,17 @@ class MaskedPrefixes(SortedPrefixes):
 
     Attributes
     ----------
-    masked : tuple of torch.LongTensor (m,)
-        Of each masked item: its place among the positions of all chunks, one after the other;
-        the item; the negative drawn for it. Those masked at the beginning of a row come last.
     targets : int
-        How many do not. RecBole's loss leaves the others out: it takes their 0 for padding.
+        How many masked items do not begin a row. RecBole's loss leaves out those that do: it
+        takes their place, 0, for padding.
     """
 
-    def __init__(self, columns, chunks, masked, targets):
+    # Columns, so that they go to a device with the others.
+    _MASKED = ("masked_place", "masked_item", "masked_negative")
+
+    def __init__(self, columns, chunks, targets):
         super().__init__(columns, chunks)
-        self.masked, self.targets = masked, targets
+        self.targets = targets
 
     @classmethod
     def of(cls, columns, chunks, config):
@@ -90,24 +92,49 @@ class MaskedPrefixes(SortedPrefixes):
         places = (widths.cumsum(0) - widths)[rows] + positions
         order = torch.argsort(positions == 0, stable=True)
         masked = (places, items[rows, which], negatives[rows, which])
-        return cls(columns, chunks, tuple(m[order] for m in masked), int((positions > 0).sum()))
+        more = {name: values[order] for name, values in zip(cls._MASKED, masked)}
+        return cls(columns | more, chunks, int((positions > 0).sum()))
+
+    @property
+    def masked(self):
+        """Of each masked item its place among the positions of all chunks, one after the other;
+        the item; and the negative drawn for it, each ``(m,)``. Those that begin a row come last.
+        """
+        return tuple(self.interaction[name] for name in self._MASKED)
 
     def to(self, device, selected_field=None):
         """As RecBole's."""
         moved = super().to(device, selected_field).interaction
-        masked = tuple(each.to(device) for each in self.masked)
-        return MaskedPrefixes(moved, self.chunks, masked, self.targets)
+        return MaskedPrefixes(moved, self.chunks, self.targets)
 
 
-class TrimmedTrainDataLoader(TrainDataLoader):
-    """RecBole's training loader, whose batches are :class:`SortedPrefixes`.
+class PrefixTrainDataLoader(TrainDataLoader):
+    """RecBole's training loader; its batches know the distinct targets, if those are aligned.
+
+    They are found here, on the CPU: on a GPU every step would wait for the one before it.
+    """
+
+    def collate_fn(self, index):
+        """RecBole's batch of these rows, with ``align_items``."""
+        batch = self.rows(index)
+        if self.config["align_weight"] and self.config["align_items"] != "positions":
+            batch.interaction[ALIGN_ITEMS] = torch.unique(batch[self.config["ITEM_ID_FIELD"]])
+        return batch
+
+    def rows(self, index):
+        """RecBole's batch of these rows."""
+        return super().collate_fn(index)
+
+
+class TrimmedTrainDataLoader(PrefixTrainDataLoader):
+    """The same with :class:`SortedPrefixes` for batches.
 
     The same rows in every batch, so the same loss and the same gradients.
     """
 
-    def collate_fn(self, index):
+    def rows(self, index):
         """RecBole's batch of these rows, sorted by length and cut to the longest."""
-        batch = super().collate_fn(index)
+        batch = super().rows(index)
         config, field = self.config, self.config["ITEM_LIST_LENGTH_FIELD"]
         trim_histories(batch, field, config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"])
         order = torch.argsort(batch[field], stable=True)

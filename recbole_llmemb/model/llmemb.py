@@ -164,7 +164,7 @@ class LLMEmbMixin(Ranking):
             loss = self._one_pass_loss(interaction) if one_pass else self._prefix_loss(interaction)
             terms = [loss]
             if self.align_weight:
-                items = self._align_items(interaction, one_pass)
+                items = self._align_items(interaction)
                 term = self.alignment(self.teacher[items], self.item_embedding(items))
                 terms.append(self.align_weight * term)
             if self.offset_decay:
@@ -180,8 +180,8 @@ class LLMEmbMixin(Ranking):
         found = [interaction[field] for field in fields if field in interaction]
         return torch.cat([ids.reshape(-1) for ids in found])
 
-    def _align_items(self, interaction, one_pass):
-        if one_pass:
+    def _align_items(self, interaction):
+        if ALIGN_ITEMS in interaction:
             return interaction[ALIGN_ITEMS]
         targets = interaction[self.POS_ITEM_ID]
         return targets if self.align_positions else torch.unique(targets)
