@@ -8,6 +8,7 @@ are rebuilt into RecBole's ``Config`` on demand.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import pickle
 import tempfile
@@ -201,6 +202,16 @@ def _undo_config(settings: dict[str, Any]) -> None:
     if isinstance(negatives, dict) and negatives.get("distribution") in (None, "none", "None"):
         # Config refuses a cross-entropy model that has any dictionary here.
         settings["train_neg_sample_args"] = None
+
+
+def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """Hash of a state dict's names and numbers."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(state_dict):
+        value = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _damaged(path: str | os.PathLike) -> UserError:

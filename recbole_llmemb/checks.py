@@ -5,9 +5,8 @@ RecBole takes its own as they come, and fails over them late and obscurely.
 
 from __future__ import annotations
 
-import re
-
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.recbole_checks import check_dictionary, check_recboles, is_number
 from recbole_llmemb.variants import check_variant
 
 CHOICES = {
@@ -30,6 +29,7 @@ CHOICES = {
 }
 _WHOLE = {
     "adapter_hidden_size": 0, "sequence_stride": 1, "llm_pca_dim": 1,
+    "llm_batch_size": 1, "llm_max_length": 1, "item_value_max_chars": 0, "worker": 0,
     "epochs": 0, "stopping_step": 0, "eval_step": 0, "seed": 0, "metric_decimal_place": 0,
     "train_batch_size": 1, "eval_batch_size": 1, "MAX_ITEM_LIST_LENGTH": 1,
     "hidden_size": 1, "embedding_size": 1, "inner_size": 1,
@@ -37,26 +37,30 @@ _WHOLE = {
     "scft_steps": 1, "scft_batch_size": 2, "scft_mini_batch_size": 1, "scft_warmup_steps": 0,
     "scft_lora_rank": 1, "scft_save_steps": 1, "scft_seed": 0, "holdout_seed": 0,
 }  # fmt: skip
-_NOT_NEGATIVE = ("learning_rate", "weight_decay", "align_weight", "llm_whiten", "offset_decay",
-                 "popularity_adjustment",
+_NOT_NEGATIVE = ("initializer_range", "learning_rate", "weight_decay", "align_weight",
+                 "llm_whiten", "offset_decay", "popularity_adjustment",
                  "item_learning_rate", "scft_learning_rate", "scft_lora_alpha")  # fmt: skip
 _RATES = ("hidden_dropout_prob", "attn_dropout_prob", "dropout_prob", "mask_ratio", "ft_ratio",
           "adapter_dropout", "scft_drop_ratio", "scft_lora_dropout", "scft_holdout")  # fmt: skip
-_POSITIVE = ("align_temperature", "similarity_temperature", "llm_init_std", "scft_temperature")
+_POSITIVE = (
+    "layer_norm_eps",
+    "align_temperature",
+    "similarity_temperature",
+    "llm_init_std",
+    "scft_temperature",
+)
 _SWITCHES = ("llm_freeze", "llm_normalize", "llm_trust_remote_code", "resume", "enable_amp",
              "prefix_trim", "show_progress", "shuffle", "learn_temperature",
              "scft", "scft_gradient_checkpointing", "save_users", "shuffle_train")  # fmt: skip
-# RecBole's changes of histories in training, and the setting each cannot do without.
-_TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "crop_eta",
-               "reorder_itemseq": "reorder_beta", "inverse_itemseq": None,
-               "user_defined": None}  # fmt: skip
-#: RecBole's metrics that look at no list's first K.
-WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
 
 
-def is_number(value) -> bool:
-    """Whether a setting is a number; True and False are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+#: Names and paths, which stay text though they look like numbers.
+TEXTS = ("llm_table", "llm_encoder", "llm_adapter", "llm_device", "llm_cache_dir", "item_prompt",
+         "align_teacher", "llm_model", "item_title_field", "result_json", "checkpoint_dir",
+         "data_path", "dataset", "state", "encoding", "field_separator", "seq_separator",
+         "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "RATING_FIELD", "LABEL_FIELD",
+         "NEG_PREFIX", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD",
+         "user_inter_num_interval", "item_inter_num_interval")  # fmt: skip
 
 
 def check(config) -> None:
@@ -110,22 +114,18 @@ def check_choices(config) -> None:
 def check_common(config) -> None:
     """Refuse what no model can work with, ours or RecBole's; as :func:`check`."""
     check_numbers(config)
-    for key in ("clip_grad_norm", "align_teacher_config", "train_neg_sample_args"):
-        if config[key] is not None and not isinstance(config[key], dict):
-            raise UserError(f"{key} is {config[key]!r}; it must be a dictionary, or empty.")
+    if config["align_teacher_config"] is not None:
+        check_dictionary(config, "align_teacher_config")
     size, heads = config["hidden_size"], config["n_heads"]
     if size and heads and size % heads:
         raise UserError(
             f"hidden_size is {size} and n_heads {heads}; it must be a multiple of the latter."
         )
-    _check_transform(config)
-    _check_valid_metric(config)
-    _check_mode(config)
-    _check_negatives(config)
+    check_recboles(config)
 
 
 def check_numbers(config) -> None:
-    """Refuse numbers and switches that are none; as :func:`check`."""
+    """Refuse numbers, switches and texts that are none; as :func:`check`."""
     for key, least in _WHOLE.items():
         value = config[key]
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -142,82 +142,14 @@ def check_numbers(config) -> None:
     for key in _SWITCHES:
         if config[key] is not None and not isinstance(config[key], bool):
             raise UserError(f"{key} is {config[key]!r}; it must be True or False.")
-
-
-def _check_transform(config):
-    chosen = config["transform"]
-    if chosen is None:
-        return
-    if chosen not in _TRANSFORMS:
-        raise UserError(
-            f"transform is {chosen!r}; it must be one of {', '.join(map(repr, _TRANSFORMS))}, "
-            "or empty."
-        )
-    needed = _TRANSFORMS[chosen]
-    if needed and config[needed] is None:
-        raise UserError(
-            f"transform is {chosen!r}, but {needed} is empty; give it, such as {needed}: 0.2."
-        )
-
-
-def _check_valid_metric(config):
-    from recbole.evaluator import metric_types
-
-    metrics, cutoffs, chosen = config["metrics"], config["topk"], config["valid_metric"]
-    metrics = [metrics] if isinstance(metrics, str) else metrics
-    cutoffs = [cutoffs] if isinstance(cutoffs, int) else cutoffs
-    if not (isinstance(metrics, list) and isinstance(cutoffs, list) and chosen):
-        return  # RecBole says what is wrong with these
-    if any(str(name).lower() not in metric_types for name in metrics) or min(cutoffs) < 1:
-        return
-    plain = [name for name in metrics if str(name).lower() in WITHOUT_CUTOFF]
-    offered = [f"{name}@{k}" for name in metrics if name not in plain for k in cutoffs] + plain
-    if str(chosen).lower() not in [name.lower() for name in offered]:
-        raise UserError(
-            f"valid_metric is {chosen!r}, which metrics and topk do not give; "
-            f"it must be one of {', '.join(offered)}."
-        )
-
-
-def check_mode(mode) -> None:
-    """Refuse a way of ranking (``mode`` of ``eval_args``) that RecBole does not have.
-
-    Parameters
-    ----------
-    mode : str
-        ``full``, ``uniNNN``, ``popNNN`` or ``labeled``.
-
-    Raises
-    ------
-    UserError
-        Also for no candidates at all, among which every target is the best.
-    """
-    if not re.fullmatch(r"full|labeled|(uni|pop)0*[1-9][0-9]*", str(mode)):
-        raise UserError(
-            f"mode is {mode!r}; it must be full, or uniNNN or popNNN for NNN sampled items (uni99)."
-        )
-
-
-def _check_mode(config):
-    args = config["eval_args"]
-    found = args.get("mode") if isinstance(args, dict) else None
-    for mode in found.values() if isinstance(found, dict) else [found]:
-        if mode not in (None, "none"):
-            check_mode(mode)
-
-
-def _check_negatives(config):
-    if config["loss_type"] not in ("BPR", "BCE"):
-        return
-    args = config["train_neg_sample_args"] or {}
-    count = args.get("sample_num", 1)
-    drawn = args and args.get("distribution", "uniform") not in (None, "none", "None")
-    if not drawn or not isinstance(count, int) or count < 1:
-        raise UserError(
-            f"loss_type {config['loss_type']} compares targets with sampled negatives, but "
-            f"train_neg_sample_args is {args or None}; give it a distribution ('uniform' or "
-            "'popularity') and a sample_num of at least 1, or set loss_type: CE."
-        )
+    for key in TEXTS:
+        if config[key] is not None and not isinstance(config[key], str):
+            raise UserError(f"{key} is {config[key]!r}; it must be text, in quotes if need be.")
+    fields = config["item_text_fields"]
+    if fields is not None and not isinstance(fields, (str, list, tuple)):
+        raise UserError(f"item_text_fields is {fields!r}; it must be a list of fields, or empty.")
+    if (config["seed"] or 0) >= 2**32:
+        raise UserError(f"seed is {config['seed']}; it must be less than 2**32.")
 
 
 def _check_not_offered(config):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import difflib
 from importlib import resources
+from logging import getLogger
 from pathlib import Path
 
 import yaml
 
-from recbole_llmemb.checks import check, check_common
+from recbole_llmemb.checks import TEXTS, check, check_common
 from recbole_llmemb.errors import UserError
 
 
@@ -75,10 +76,18 @@ def install() -> None:
             self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
 
+    def set_recboles(self):
+        """As RecBole, which takes its own ml-100k, wherever data_path says that one is."""
+        folder = self.external_config_dict.get("data_path")
+        set_parameters(self)
+        own = Path(folder or "") / str(self.dataset)
+        if folder and self.dataset == "ml-100k" and (own / "ml-100k.inter").is_file():
+            self.final_config_dict["data_path"] = str(own)
+
     def _set_default_parameters(self):
         values = self.final_config_dict
         if not _is_ours(self.model):
-            return set_parameters(self)
+            return set_recboles(self)
         given = self.external_config_dict
         settings.settle(values, given, self.model_class)
         if values.get("adapter", "") is None:
@@ -92,7 +101,7 @@ def install() -> None:
         if values["train_mode"] == "sequence":
             values["transform"] = None  # masking is part of the loader there
         _load_times(values)
-        set_parameters(self)
+        set_recboles(self)
         settings.settle_features(values, given, self.model_class)
         if values["loss_type"] == "BCE":  # RecBole knows CE and BPR only
             from recbole.utils import InputType
@@ -127,15 +136,24 @@ def _load_times(values):
         values["load_col"] = {**columns, "inter": names}
 
 
+def typed_value(key, text):
+    """What the text of a setting means: a number, list, dictionary, switch, or itself.
+
+    Names and paths (:data:`~recbole_llmemb.checks.TEXTS`) stay text: 2026_11_21 is a folder.
+    """
+    words = {"true": True, "false": False}
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = words.get(text.lower(), text)
+    return text if key in TEXTS and not isinstance(value, (str, type(None))) else value
+
+
 def _convert_config_dict(self, config_dict):
     """Read typed values out of strings. RecBole's own runs ``eval`` on every one of them."""
-    words = {"true": True, "false": False}
     for key, value in config_dict.items():
         if isinstance(value, str):
-            try:
-                config_dict[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                config_dict[key] = words.get(value.lower(), value)
+            config_dict[key] = typed_value(key, value)
     return config_dict
 
 
@@ -193,10 +211,14 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
     if not _is_ours(config["model"]):  # ours have been looked at before RecBole fills in the rest
         check_common(config)
     known = set(config.internal_config_dict) | {k for v in config.parameters.values() for k in v}
-    known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight"}
+    known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight",
+              "encoding"}  # fmt: skip
     for key in strict:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean --{near[0]}?" if near else "; see the configuration reference."
             raise UserError(f"--{key} is not a configuration key{hint}")
+    for key in set(config.file_config_dict) - known:  # which may be for other models
+        for near in difflib.get_close_matches(key, defaults("", ""), n=1, cutoff=0.85):
+            getLogger().warning(f"{key} in a config file is no key: {near} is meant?")
     return config

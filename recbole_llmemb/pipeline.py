@@ -15,6 +15,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb import checkpoint, rng
+from recbole_llmemb.data.interaction_file import check_header, is_time
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.details import RowDetails
 from recbole_llmemb.results import curve_of
@@ -23,6 +24,7 @@ from recbole_llmemb.results import curve_of
 _NOT_IN_KEY = {
     "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
     "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
+    "align_teacher_used",
     "config_files", "resume", "data_path", "save_users",
 }  # fmt: skip
 
@@ -63,6 +65,12 @@ _UNFIT = (
 )  # fmt: skip
 
 
+# How RecBole fails over data, and over ways to split it.
+_UNUSABLE = (
+    ValueError, KeyError, NotImplementedError, TypeError, AttributeError, IndexError
+)  # fmt: skip
+
+
 @dataclass
 class Data:
     """A dataset and its three loaders."""
@@ -88,6 +96,8 @@ def prepare_data(config) -> Data:
             f"Dataset {name} is not in {folder}: there is no {name}.inter there; "
             "set --data_path to the folder that holds the dataset's folder."
         )
+    if config["benchmark_filename"] is None:
+        check_header(folder / f"{name}.inter", config)
     try:
         dataset = create_dataset(config)
         time = config["TIME_FIELD"]
@@ -96,18 +106,25 @@ def prepare_data(config) -> Data:
                 f"Dataset {name} in {folder} has no field {time!r} among those that are read, "
                 "which orders the sequences; set TIME_FIELD and load_col."
             )
+        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and not is_time(dataset, time):
+            raise UserError(
+                f"Field {time!r} of dataset {name} in {folder}, which orders the sequences, is "
+                f"of type {dataset.field2type[time].value}, whose values have no order; write "
+                f"{time}:float in the first line of {name}.inter, or set TIME_FIELD."
+            )
         if max(config["topk"]) >= dataset.item_num:  # which counts padding
             raise UserError(
                 f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
                 "items; ask for shorter lists."
             )
         return Data(dataset, *data_preparation(config, dataset))
-    except (ValueError, KeyError) as error:
+    except _UNUSABLE as error:
         if isinstance(error, UserError):
             raise
-        message = " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")
-        if isinstance(error, KeyError):
-            message = f"there is no field {message!r}"
+        if isinstance(error, KeyError) and error.args:
+            message = f"there is no field {str(error.args[0])!r}"
+        else:
+            message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(f"Dataset {name} in {folder} cannot be used: {message}.") from error
 
 
@@ -126,6 +143,13 @@ def build(config, data: Data):
     except OSError as error:
         raise UserError(
             f"Checkpoints cannot be kept in {folder} ({error.strerror}); set --checkpoint_dir."
+        ) from None
+    try:
+        os.makedirs("log_tensorboard", exist_ok=True)  # where RecBole keeps curves
+    except OSError as error:
+        raise UserError(
+            f"Curves cannot be kept in {Path.cwd() / 'log_tensorboard'} ({error.strerror}); start "
+            "in a folder that can be written to."
         ) from None
     try:
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])

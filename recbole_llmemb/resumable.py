@@ -13,6 +13,7 @@ from recbole_llmemb.errors import UserError
 _USED = (
     ("llm_table_used", "embedding table (llm_table)", "fingerprint"),
     ("llm_model_used", "LLM (llm_model)", "identity"),
+    ("align_teacher_used", "teacher (align_teacher)", "fingerprint"),
     ("teacher_used", "CF model (align_teacher)", "fingerprint"),
 )
 

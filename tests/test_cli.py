@@ -159,12 +159,46 @@ BAD = [
     (["epochs=3"], ["'epochs=3' is not of the form --key=value"]),
     (["--epochs"], ["--epochs has no value"]),
     (["--seed=1", "--seed=2"], ["--seed is given twice, as 1 and as 2"]),
+    (
+        ["--eval_args={'split': {'LS': 'x'}, 'order': 'TO', 'group_by': 'user'}"],
+        ["Dataset tiny", "cannot be used", "leave_one_mode [x]"],
+    ),
+    (["--eval_args={{'mode': 'full'}}"], ["eval_args is", "it must be a dictionary"]),
+    (["--encoding=utf-32"], ["tiny.inter cannot be read as utf-32"]),
+    (["--encoding=foo"], ["tiny.inter cannot be read as foo", "unknown encoding"]),
+    (["--field_separator=,"], ["tiny.inter", "name:type", "is not; check the file"]),
+    (["--TIME_FIELD=item_id"], ["Field 'item_id'", "is of type token", "item_id:float"]),
+    (["--llm_table=None", "--llm_device=,"], ["llm_device ',' names no device"]),
 ]
 
 
 @pytest.mark.parametrize(("more", "expected"), BAD, ids=lambda value: value[0][:30])
 def test_refused(arguments, typed, more, expected):
     refused(typed(arguments(*more)), *expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "has no first line that names its fields"),
+        ("user_id\titem_id\ttimestamp\nu\ti\t1\n", "'user_id' is not; check the file"),
+        ("user_id:token,item_id:token\nu,i\n", "'user_id:token,item_id:token' is not"),
+        ("\ufeffuser_id:token\titem_id:token\ttimestamp:float\n", "byte order mark"),
+        ("user_id:token\titem_id:token\ttimestamp:token\nu\ti\t1\n", "is of type token"),
+    ],
+    ids=["empty", "no types", "commas", "mark", "time as token"],
+)
+def test_refused_interactions(arguments, typed, tmp_path, text, expected):
+    folder = tmp_path / "other" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "tiny.inter").write_text(text, encoding="utf-8")
+    refused(typed(arguments(f"--data_path={folder.parent}")), "tiny.inter", expected)
+
+
+@pytest.mark.parametrize("name", ["log", "log_tensorboard"])
+def test_folders_that_cannot_be_made(arguments, typed, tmp_path, name):
+    (tmp_path / name).write_text("a file\n")
+    refused(typed(arguments()), f"kept in {tmp_path / name}", "folder that can be written to")
 
 
 def test_refused_names(arguments, typed, tmp_path):

@@ -9,6 +9,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.config import Config  # isort: skip
 from recbole_llmemb import config as module  # isort: skip
+from recbole_llmemb.checkpoint import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.cli.run import parse  # isort: skip
 from recbole_llmemb.config import defaults, make_config, properties_folder  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
@@ -127,7 +128,36 @@ BAD = [
     ({"transform": "shuffle"}, "transform is 'shuffle'; it must be one of 'mask_itemseq'"),
     ({"transform": "mask_itemseq"}, "transform is 'mask_itemseq', but mask_ratio is empty"),
     ({"repeatable": False}, "repeatable"),
-    ({"eval_args": {"mode": "some"}}, r"mode \[some\]"),
+    ({"eval_args": {"mode": "some"}}, "mode is 'some'; it must be full, or uniNNN"),
+    ({"eval_args": {"mode": {"valid": "full", "test": "uni0"}}}, "mode is 'uni0'"),
+    ({"eval_args": {"mode": "pop-3"}}, "mode is 'pop-3'"),
+    ({"eval_args": "full"}, "eval_args is 'full'; it must be a dictionary"),
+    ({"llm_table": [1]}, r"llm_table is \[1\]; it must be text"),
+    ({"item_prompt": ["The item"]}, "item_prompt is .*; it must be text"),
+    ({"seed": 2**40}, "seed is 1099511627776; it must be less than"),
+    ({"worker": "abc"}, "worker is 'abc'"),
+    ({"initializer_range": -1}, "initializer_range is -1"),
+    ({"layer_norm_eps": "abc"}, "layer_norm_eps is 'abc'; it must be a positive number"),
+    ({"clip_grad_norm": {"foo": 1}}, "clip_grad_norm is {'foo': 1}; .*max_norm"),
+    ({"clip_grad_norm": {"max_norm": "a"}}, "clip_grad_norm is {'max_norm': 'a'}"),
+    ({"LIST_SUFFIX": ""}, "LIST_SUFFIX is empty"),
+    ({"load_col": "abc"}, "load_col is 'abc'; it must be a dictionary"),
+    ({"load_col": {"inter": "user_id"}}, "load_col.inter is 'user_id'; it must be a list"),
+    ({"val_interval": "abc"}, "val_interval is 'abc'; it must be a dictionary"),
+    ({"val_interval": {"rating": "3"}}, "val_interval.rating is '3'; it must be an interval"),
+    ({"user_inter_num_interval": "[5"}, r"user_inter_num_interval is '\[5'; .*an interval"),
+    ({"topk": []}, r"topk is \[\]; it must be a list"),
+    ({"topk": [5.5]}, r"topk is \[5.5\]; it must be whole numbers"),
+    ({"metrics": []}, r"metrics is \[\]"),
+    ({"checkpoint_dir": None}, "checkpoint_dir is empty; name a folder"),
+    ({"data_path": None}, "data_path is empty"),
+    ({"item_text_fields": 5}, "item_text_fields is 5; it must be a list"),
+    ({"item_value_max_chars": -3}, "item_value_max_chars is -3"),
+    ({"llm_max_length": 0}, "llm_max_length is 0"),
+    (
+        {"train_neg_sample_args": {"distribution": "popularity", "sample_num": 1, "alpha": "x"}},
+        "alpha is 'x'; it must be a number",
+    ),
 ]
 
 
@@ -167,6 +197,49 @@ def test_unknown_keys(tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="LLMEmbNone"):
         make_config("LLMEmbNone", "tiny")
+
+
+def test_a_misspelt_key_in_a_file_is_told(tmp_path, caplog):
+    (tmp_path / "mine.yaml").write_text("llm_tabel: x\nalign_wieght: 1\nmy_own_key: 3\nepochs: 2\n")
+    make_config("LLMEmbSASRec", "tiny", [str(tmp_path / "mine.yaml")])
+    assert sorted(caplog.messages) == [
+        "align_wieght in a config file is no key: align_weight is meant?",
+        "llm_tabel in a config file is no key: llm_table is meant?",
+    ]
+
+
+def test_intervals_that_recbole_reads(tiny_config):
+    for text in ("[5,inf)", "(3,6];[9, 12)", "[-1.5,1e3]", "[0, inf)"):
+        assert tiny_config(user_inter_num_interval=text)["user_inter_num_interval"] == text
+    assert tiny_config(val_interval={"rating": "[3,inf)"})["val_interval"]
+
+
+def test_names_and_paths_stay_text():
+    found = parse(["--llm_table=2024", "--checkpoint_dir=2026_11_21", "--epochs=3", "--state=None"])
+    assert found == {
+        "llm_table": "2024",
+        "checkpoint_dir": "2026_11_21",
+        "epochs": 3,
+        "state": None,
+    }
+    config = make_config("LLMEmbSASRec", "tiny", overrides=found | {"state": "INFO"})
+    assert config["checkpoint_dir"] == "2026_11_21" and config["llm_table"] == "2024"
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_a_copy_of_ml_100k_is_read_where_it_is_said_to_be(tmp_path, model):
+    """RecBole takes its own, whatever data_path says."""
+    own = tmp_path / "ml-100k"
+    own.mkdir()
+    (own / "ml-100k.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
+    ours = {"train_neg_sample_args": None} if model == "SASRec" else {}
+    config = make_config(model, "ml-100k", overrides={"data_path": str(tmp_path), **ours})
+    assert config["data_path"] == str(own)
+    again = config_from_plain(config_to_plain(config))
+    assert again["data_path"] == str(own)
+    for folder in ({}, {"data_path": "nowhere"}):
+        config = make_config(model, "ml-100k", overrides=folder | ours)
+        assert "recbole" in config["data_path"]
 
 
 def test_command_line_values():

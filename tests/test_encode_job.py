@@ -220,9 +220,21 @@ def test_encoder_overflow_names_the_item(tmp_path, job, items, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"shard_size": -1}])
-def test_impossible_sizes(tmp_path, job, items, options):
-    with pytest.raises(UserError, match="must be at least 1"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"shard_size": -1}, "shard_size is -1; it must be at least 1"),
+        ({"max_length": 0}, "max_length is 0; it must be at least 1"),
+        ({"value_max_chars": -5}, "value_max_chars is -5; it must not be negative"),
+        ({"field_separator": ""}, "field_separator is empty"),
+        ({"device": ","}, "llm_device ',' names no device"),
+        ({"device": "meta"}, "llm_device 'meta' names no device"),
+    ],
+    ids=str,
+)
+def test_impossible_options(tmp_path, job, items, options, message):
+    with pytest.raises(UserError, match=message):
         run_job(job(**options), tmp_path / "out")
 
 

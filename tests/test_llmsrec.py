@@ -19,7 +19,6 @@ from recbole_llmemb.llmsrec.losses import (
     uniformity_loss,
 )
 from recbole_llmemb.llmsrec.slots import Prompts
-from recbole_llmemb.llmsrec.teacher import fingerprint
 from recbole_llmemb.pipeline import build, train_and_evaluate
 
 sys.path.insert(0, str(ROOT))
@@ -45,7 +44,8 @@ def rows_of(batch, model):
 @pytest.mark.parametrize("form, kind", FORMS)
 def test_training_reaches_what_shall_train_and_nothing_else(llmsrec, form, kind):
     config, data, model, trainer = llmsrec(kind, item_input=form)
-    llm, cf = (fingerprint(frozen.model.state_dict()) for frozen in (model.llm, model.teacher))
+    frozen = model.llm, model.teacher
+    llm, cf = (checkpoint.fingerprint(one.model.state_dict()) for one in frozen)
     names = {name.split(".")[0] for name in model.state_dict()}
     assert names == {"form", "user_head", "item_head", "teacher_head"}
     batch = first_batch(model, data)
@@ -60,8 +60,8 @@ def test_training_reaches_what_shall_train_and_nothing_else(llmsrec, form, kind)
     outcome = train_and_evaluate(config, data, model, trainer)
     assert 0 <= outcome.test_result["ndcg@10"] <= 1
     assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert fingerprint(model.llm.model.state_dict()) == llm
-    assert fingerprint(model.teacher.model.state_dict()) == cf
+    assert checkpoint.fingerprint(model.llm.model.state_dict()) == llm
+    assert checkpoint.fingerprint(model.teacher.model.state_dict()) == cf
     assert outcome.parameters["frozen"] == model.frozen_parameters > model.llm.parameters
     saved = checkpoint.load(outcome.checkpoint)["state_dict"]
     assert set(saved) == set(dict(model.named_parameters()))

@@ -74,6 +74,13 @@ def test_npz(tmp_path, tokens_file):
     check(import_table(tmp_path / "bare.npz", tokens_file))
 
 
+def test_npz_tokens_in_another_encoding(tmp_path):
+    tokens = np.array([b"a", b"b", "é".encode("latin-1"), b"d"])
+    np.savez(tmp_path / "v.npz", ids=tokens, e=VECTORS)
+    with pytest.raises(TableError, match="the item tokens are not in utf-8"):
+        import_table(tmp_path / "v.npz")
+
+
 def test_npz_number_tokens(tmp_path):
     np.savez(tmp_path / "v.npz", ids=np.array([3, 1, 2, 10]), e=VECTORS)
     assert import_table(tmp_path / "v.npz").tokens == ["3", "1", "2", "10"]
@@ -127,6 +134,11 @@ class TestParquet:
         rows[2] = rows[2][:2]
         path = self.write(tmp_path / "v.parquet", item_id=TOKENS, e=rows)
         with pytest.raises(TableError, match="1 of 4 vectors are not 3 wide.*'x y'.*has 2"):
+            import_table(path)
+
+    def test_lists_of_text(self, tmp_path):
+        path = self.write(tmp_path / "v.parquet", item_id=TOKENS, e=[["a", "b", "c"]] * 4)
+        with pytest.raises(TableError, match="the vectors are not of numbers"):
             import_table(path)
 
     def test_nulls(self, tmp_path):

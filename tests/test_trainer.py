@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
 from recbole_llmemb.evaluation import Groups  # isort: skip
 from recbole_llmemb.pipeline import train_and_evaluate  # isort: skip
+from recbole_llmemb.table import EmbeddingTable  # isort: skip
 from recbole_llmemb.trainer import LLMEmbTrainer  # isort: skip
 
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
@@ -176,6 +179,29 @@ def test_the_teachers_curves_are_not_the_runs(tiny_run, tmp_path, monkeypatch):
             found[len(curves.Scalars("Vaild_score"))] = folder.name
     assert set(found) == {2, 4}
     assert found[4].endswith("-LLMEmbSASRec") and found[2] != found[4]
+
+
+@pytest.mark.parametrize("changed", ["llm_table", "align_teacher"])
+def test_not_continued_over_another_table_or_teacher(whole_run, tiny, tiny_table, changed):
+    teacher = Path("teacher.pth")
+    rows = torch.randn(len(tiny.items) + 1, 8) / 10
+    tokens = ["[PAD]", *tiny.items]
+    state = {"state_dict": {"item_embedding.weight": rows}, "item_tokens": tokens}
+    checkpoint.save(state, teacher)
+    shutil.copytree(tiny_table, "table")
+    settings = {"llm_table": "table", "align_weight": 0.05, "align_teacher": str(teacher)}
+    with pytest.raises(Interrupted):
+        whole_run(stop_before=2, **settings)
+    if changed == "llm_table":
+        table = EmbeddingTable.load("table")
+        shutil.rmtree("table")
+        EmbeddingTable(table.tokens, table.vectors * 2, {}).save("table")
+    else:
+        state["state_dict"]["item_embedding.weight"] = rows * 2
+        checkpoint.save(state, teacher)
+    with pytest.raises(UserError, match=rf"another .*\({changed}\): .* resume: False") as caught:
+        whole_run(**settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_other_settings_are_another_run(whole_run):

@@ -139,8 +139,8 @@ def _metrics(text):
     from recbole.evaluator import metric_types
     from recbole.utils import EvaluatorType
 
-    from recbole_llmemb.checks import WITHOUT_CUTOFF
     from recbole_llmemb.errors import UserError
+    from recbole_llmemb.recbole_checks import WITHOUT_CUTOFF
 
     offered = {
         name
@@ -157,8 +157,8 @@ def _metrics(text):
 
 
 def _modes(text):
-    from recbole_llmemb.checks import check_mode
     from recbole_llmemb.errors import UserError
+    from recbole_llmemb.recbole_checks import check_mode
 
     modes = _split(text)
     if not modes or "labeled" in modes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import textwrap
+from pathlib import Path
 from time import perf_counter
 
 from recbole_llmemb.errors import UserError
@@ -32,7 +32,8 @@ def parse(argv: list[str]) -> dict:
     UserError
         Anything else, or one key with two values.
     """
-    words = {"true": True, "false": False, "none": None, "null": None, "~": None}
+    from recbole_llmemb.config import typed_value
+
     values: dict = {}
     argv = list(argv)
     while argv:
@@ -44,10 +45,7 @@ def parse(argv: list[str]) -> dict:
             if not argv or argv[0].startswith("--"):
                 raise UserError(f"--{key} has no value; write --{key}=VALUE.")
             text = argv.pop(0)
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = words.get(text.lower(), text)
+        value = None if text.lower() in ("none", "null", "~") else typed_value(key, text)
         if key in values and values[key] != value:
             raise UserError(f"--{key} is given twice, as {values[key]!r} and as {value!r}.")
         values[key] = value
@@ -117,7 +115,13 @@ def execute(typed: dict, report=print) -> dict:
     if config["holdout_items"]:
         cold.check_model(config, model_class(model_name))
     users_file = results.users_file_of(result_json) if config["save_users"] else None
-    init_logger(config)
+    try:
+        init_logger(config)
+    except OSError as error:
+        raise UserError(
+            f"The log cannot be kept in {Path.cwd() / 'log'} ({error.strerror}); start in a folder "
+            "that can be written to."
+        ) from None
     seconds = dict.fromkeys(results.SECONDS)
 
     def stage(name, what, work):

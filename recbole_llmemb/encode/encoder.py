@@ -46,6 +46,8 @@ def choose_devices(device: Any = None) -> list[str]:
     if device in (None, "", "auto"):
         return ["cuda" if torch.cuda.is_available() else "cpu"]
     names = [name.strip() for name in str(device).split(",") if name.strip()]
+    if not names or "meta" in names:
+        raise UserError(f"llm_device {str(device)!r} names no device; choose auto or cpu.")
     for name in names:
         try:
             torch.empty(0, device=name)

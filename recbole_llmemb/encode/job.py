@@ -87,6 +87,14 @@ class EncodeJob:
             for name in ("batch_size", "shard_size"):
                 if getattr(self, name) < 1:
                     raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            if self.max_length is not None and self.max_length < 1:
+                raise UserError(f"max_length is {self.max_length}; it must be at least 1.")
+            if (self.value_max_chars or 0) < 0:
+                raise UserError(
+                    f"value_max_chars is {self.value_max_chars}; it must not be negative."
+                )
+            if not self.field_separator:
+                raise UserError("field_separator is empty; give what stands between two fields.")
             source = find_encoder(self.encoder)
             pooling, max_length, adapter = self.pooling, self.max_length, None
             if self.adapter:  # what it was trained with, unless told otherwise

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from recbole_llmemb.checks import is_number
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.recbole_checks import is_number
 
 CHOICES = {
     "item_input": ("table", "text"),
@@ -15,10 +15,9 @@ CHOICES = {
     "loss_type": ("CE",),
 }
 _WHOLE = ("history_items", "negative_items", "head_hidden_size", "representation_size",
-          "user_sample", "llm_batch_size")  # fmt: skip
+          "user_sample")  # fmt: skip
 _POSITIVE = ("distill_temperature", "learning_rate_decay")
 _NOT_NEGATIVE = ("uniformity_weight", "prefix_cache")
-_NAMES = ("align_teacher", "llm_model", "item_title_field")
 _SWITCHES = ("in_batch_negatives", "prompt_dates")
 
 
@@ -55,14 +54,6 @@ def check_settings(config) -> None:
     for key in _SWITCHES:
         if config[key] is not None and not isinstance(config[key], bool):
             raise UserError(f"{key} is {config[key]!r}; it must be True or False.")
-    cut = config["item_value_max_chars"]
-    if cut is not None and (not isinstance(cut, int) or isinstance(cut, bool) or cut < 0):
-        raise UserError(
-            f"item_value_max_chars is {cut!r}; it must be a whole number, 0 for no limit."
-        )
-    for key in _NAMES:
-        if config[key] is not None and not isinstance(config[key], str):
-            raise UserError(f"{key} is {config[key]!r}; it must be a name or a path.")
     if not config["align_teacher"]:
         raise UserError(
             "align_teacher is empty, but LLMSRec reads its histories through a CF model; name a "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from logging import getLogger
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def load_teacher(path, config, dataset):
         another teacher than the checkpoint needs.
     """
     state = checkpoint.load(path)
-    found = fingerprint(state.get("state_dict", {}))
+    found = checkpoint.fingerprint(state.get("state_dict", {}))
     needed = config["teacher_used"]
     if needed and needed["fingerprint"] != found:
         raise UserError(
@@ -166,13 +165,3 @@ def rebuild(state, path, dataset=None):
     model.load_other_parameter(state.get("other_parameter"))
     getLogger().info(f"CF model: {config['model']} of {path}")
     return model, tokens
-
-
-def fingerprint(state_dict):
-    """Hash of a state dict's names and numbers."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(state_dict):
-        value = state_dict[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

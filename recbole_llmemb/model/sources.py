@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from recbole_llmemb.checkpoint import fingerprint
 from recbole_llmemb.errors import TableError, UserError
 from recbole_llmemb.model.whitening import Affine
 
@@ -127,5 +128,8 @@ def teacher_embeddings(config, dataset, size):
             f"align_teacher {path} has item embeddings of size {vectors.shape[1]}, the model of "
             f"size {size}; train a teacher of that size or set align_weight: 0."
         )
+    # So that an interrupted training is not continued towards another one.
+    mark = fingerprint({"item_embedding": vectors})
+    config["align_teacher_used"] = {"path": str(path), "fingerprint": mark}
     table = EmbeddingTable(tokens, torch.as_tensor(vectors).float(), {})
     return match(table, dataset.field2id_token[dataset.iid_field], where=f"teacher {path}")

@@ -128,7 +128,10 @@ def _token_strings(values: Sequence, path: Path) -> list[str]:
             "written in the .item file; store them as text."
         )
     if array.dtype.kind == "S":
-        return [token.decode("utf-8") for token in array.tolist()]
+        try:
+            return [token.decode("utf-8") for token in array.tolist()]
+        except UnicodeDecodeError as error:
+            raise TableError(f"{path}: the item tokens are not in utf-8 ({error}).") from None
     return [str(token) for token in array.tolist()]
 
 
@@ -279,4 +282,8 @@ def _stack(rows: Sequence, tokens: list[str] | None, path: Path) -> np.ndarray:
             f"{path}: {len(odd)} of {len(rows)} vectors are not {usual} wide like the others: "
             f"{name_some(names)} (the first has {widths[odd[0]]})."
         )
-    return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype=np.float32)
+    try:
+        filled = [[np.nan if value is None else value for value in row] for row in rows]
+        return np.array(filled, dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise TableError(f"{path}: the vectors are not of numbers ({error}).") from None

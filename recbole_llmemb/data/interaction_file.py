@@ -1,0 +1,58 @@
+"""The first line of RecBole's ``.inter`` file, read before RecBole stumbles over it."""
+
+from __future__ import annotations
+
+import codecs
+
+from recbole_llmemb.errors import UserError
+
+
+def check_header(path, config) -> None:
+    """Refuse a file whose first line does not name fields as ``name:type``.
+
+    Parameters
+    ----------
+    path : path-like
+        RecBole's ``.inter`` file, which exists.
+    config : recbole.config.Config
+        ``field_separator`` and ``encoding``.
+
+    Raises
+    ------
+    UserError
+        An empty file, another encoding or separator, fields without types.
+    """
+    encoding, separator = config["encoding"] or "utf-8", config["field_separator"] or "\t"
+    try:
+        with open(path, encoding=encoding) as file:
+            line = file.readline().rstrip("\n")
+    except (OSError, ValueError, LookupError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{path} cannot be read as {encoding} ({reason}); set encoding to that of the file."
+        ) from None
+    if not line.strip():
+        raise UserError(f"{path} has no first line that names its fields as name:type.")
+    if line.startswith(codecs.BOM_UTF8.decode("utf-8")):
+        raise UserError(f"{path} begins with a byte order mark; set encoding: utf-8-sig.")
+    for column in line.split(separator):
+        name, colon, kind = column.partition(":")
+        if not (name and colon) or kind not in _TYPES:
+            raise UserError(
+                f"{path}: the first line must name the fields as name:type (of {_TYPES_TOLD}), but "
+                f"{column[:40]!r} is not; check the file and field_separator ({separator!r})."
+            )
+
+
+_TYPES = ("token", "token_seq", "float", "float_seq")
+_TYPES_TOLD = ", ".join(_TYPES)
+
+
+def is_time(dataset, field) -> bool:
+    """Whether a field of a dataset has numbers, which can order a sequence.
+
+    RecBole takes tokens, too, and orders by the numbers that it gives them.
+    """
+    from recbole.utils import FeatureType
+
+    return dataset.field2type.get(field) == FeatureType.FLOAT
