@@ -6,6 +6,7 @@ import pytest
 
 from recbole_llmemb import pipeline, teacher
 from recbole_llmemb.data.hooks import _our_loader
+from recbole_llmemb.data.prefixes import PrefixTrainDataLoader
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.registry import model_class
 
@@ -16,7 +17,7 @@ def test_a_backbone_that_sees_the_future_is_refused_in_sequence_mode(tiny_config
     with pytest.raises(UserError, match="LLMEmbSASRec is not causal.*train_mode: prefix"):
         tiny_config(train_mode="sequence")
     assert tiny_config()["train_mode"] == "prefix"
-    assert _our_loader(tiny_config(), "train") is None
+    assert _our_loader(tiny_config(), "train") is PrefixTrainDataLoader
 
 
 def test_two_runs_train_one_teacher(tiny_config, monkeypatch):
