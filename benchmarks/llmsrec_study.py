@@ -3,9 +3,9 @@
     python -m benchmarks.llmsrec_study --data_path=DIR [--only=TEXT] [--list | --table]
 
 Each run trains under full ranking; its checkpoint is then tested with true and with shuffled
-histories, under full ranking and against 99 sampled items (``NAME-order.json``), the CF model of
-LLM-SRec along with it. Sized for one CPU core: the LLM is MiniLM in bfloat16, and on Amazon_Beauty
-the text form is trained on a sample of 3,000 users, for whom every model is tested there.
+histories, under full ranking and against 99 sampled items (``NAME-order.json``). Sized for one
+CPU core: the LLM is MiniLM in bfloat16, and on Amazon_Beauty the text form is trained on a sample
+of 3,000 users, for whom every model is tested there.
 ``--have`` names a folder of checkpoints that are there already, as
 ``DATASET-cf-SEED.pth`` (CF models) and ``DATASET-llmemb-SEED.pth``: these are not trained again.
 The CF model of an LLM-SRec is the study's own of the same seed, which is trained before it.
@@ -24,6 +24,13 @@ from benchmarks import study
 DATASETS = ("ml-100k", "Amazon_Beauty")
 #: ``wide``: the table form with more candidates than the paper's four.
 KINDS = ("cf", "table", "wide", "llmemb", "text")
+NAMES = {
+    "cf": "SASRec (the CF model)",
+    "table": "LLM-SRec, table form",
+    "wide": "LLM-SRec, table form, 50 and in-batch negatives",
+    "llmemb": "LLMEmbSASRec (longtail)",
+    "text": "LLM-SRec, text form",
+}
 #: Preset and dropout of what is not LLM-SRec. SASRec with IDs is its CF model, or is one like it.
 PRESETS = {"cf": ("id_only", 0.35), "llmemb": ("longtail", 0.2)}
 #: Users that models are tested for, and that the text form is trained on; None: all.
@@ -95,7 +102,7 @@ def order_test(name, dataset, kind, options):
     folder = options.out / "order" / name
     command = [sys.executable, str(study.ROOT / "run_recbole_llm.py"), "order-test"]
     command += [f"--checkpoint={kind}={file}", "--mode=full,uni99", f"--shuffles={SHUFFLES}"]
-    command += [f"--out={folder}", "--quiet", *sample, *data]
+    command += [f"--out={folder}", "--quiet", "--no-teacher", *sample, *data]
     with open(options.out / f"{name}.log", "a") as log:
         status = subprocess.run(command, cwd=options.out, stdout=log, stderr=log).returncode
     if status == 0:
@@ -111,16 +118,8 @@ def tests(options):
         if not file.is_file():
             continue
         for each in json.loads(file.read_text())["tests"]:
-            if each["name"] == kind:
-                names = {
-                    "cf": "SASRec",
-                    "llmemb": "LLMEmbSASRec (longtail)",
-                    "wide": "LLM-SRec, table, 50 and in-batch negatives",
-                }
-                what = names.get(kind, f"LLM-SRec, {kind}")
-            else:
-                what = f"CF model of {kind}"
-            found.setdefault((dataset, what, each["mode"]), []).append(each)
+            if each["name"] == kind:  # not its CF model, which is a run of its own
+                found.setdefault((dataset, NAMES[kind], each["mode"]), []).append(each)
     return found
 
 
