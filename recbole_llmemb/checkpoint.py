@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.gpus import visible_gpus_kept
 from recbole_llmemb.plain import pack, plain_setting, unpack
 
 # Config computes these from the others (or from the machine it runs on), so a
@@ -190,6 +191,19 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     if not os.path.isdir(entries.get("data_path") or ""):
         entries.pop("data_path", None)  # the data lies elsewhere on this machine
     config.final_config_dict.update(entries)
+    return config
+
+
+def config_for(plain: Mapping[str, Any], device: torch.device):
+    """As :func:`config_from_plain`, for a device of this machine.
+
+    The GPU that the model was trained on may be another one, or not be here: RecBole would
+    hide all others from this process.
+    """
+    with visible_gpus_kept():
+        config = config_from_plain({**plain, "use_gpu": False})
+    on_gpu = device.type == "cuda"
+    config.final_config_dict.update(device=device, use_gpu=on_gpu, gpu_id="0" if on_gpu else "")
     return config
 
 

@@ -253,6 +253,16 @@ def test_in_a_process_of_its_own(arguments, tmp_path):
     refused((done.returncode, done.stdout, done.stderr), "no embedding table at nowhere")
 
 
+def test_a_reader_that_has_enough(arguments, tmp_path):
+    """Such as ``recbole-llm … | head -1``."""
+    script = f"{sys.executable} {ROOT / 'run_recbole_llm.py'} --help"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; ({script}; echo status $? >&2) | true"],
+        cwd=tmp_path, env=child_env() | {"PYTHONUNBUFFERED": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "status 141" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_help(typed):
     status, out, err = typed(["--help"])
     assert (status, err) == (0, "") and "run" in out and "encode" in out

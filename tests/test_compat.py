@@ -330,6 +330,17 @@ def test_two_runs_start_in_one_folder(tmp_path, monkeypatch):
         ensure_dir(str(tmp_path / "file"))
 
 
+def test_use_gpu_is_obeyed(monkeypatch):
+    from recbole.config import Config
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for asked, kind in ((False, "cpu"), (True, "cuda")):
+        with compat.without_argv():
+            config = Config(model="BPR", dataset="tiny", config_dict={"use_gpu": asked})
+        assert config["device"].type == kind
+
+
 def test_without_argv(monkeypatch):
     from recbole.config import Config
 

@@ -234,6 +234,29 @@ def test_times_that_cannot_be_are_dropped_and_counted(write):
     assert "(seconds, 2020-05-05 to 2020-05-05)" in told[0]
 
 
+def test_numbers_beyond_all_times_are_dropped(tmp_path):
+    path = tmp_path / "r.jsonl"
+    times = [1588687728, 10**400, 1588687729]
+    lines = [{"user": "u", "item": f"i{n}", "time": time} for n, time in enumerate(times)]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    done, _ = job(interactions=[path])
+    assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["i0", "i2"]
+    assert counts(done)["without a time that can be read"] == 1
+
+
+def test_columns_that_would_be_one_field_are_refused(write):
+    path = write("r.csv", "user,item,time\nu,a,1\n")
+    items = write("i.csv", "item,a b,a_b,rating,item_rating\na,x,y,1,2\n")
+    with pytest.raises(UserError, match="The columns 'a b', 'a_b', .* would both be the field a_b"):
+        job(interactions=[path], items=[items])
+    job(interactions=[path], items=[items], item_fields=["a b", "rating"])
+    assert table("dataset/mine/mine.item")[0] == [
+        "item_id:token",
+        "a_b:token_seq",
+        "item_rating:float",
+    ]
+
+
 def test_times_of_another_form_and_none(write):
     path = write("r.csv", "user,item,time\nu,a,05.03.2020\nu,b,01.03.2020\n")
     with pytest.raises(UserError, match=r"neither numbers nor dates.*'05.03.2020'.*--time_unit"):
@@ -328,6 +351,7 @@ def test_several_files(write):
         ("user,item,day", {}, "or --time=none where the lines are in the order"),
         ("user,item,time", {"item": "itm"}, "it has user, item, time; did you mean item?"),
         ("user,item,time", {"min_rating": 3.0}, "--min_rating needs ratings"),
+        ("user,item,time,rating", {"min_rating": float("nan")}, "--min_rating is nan"),
         ("user,user,time", {}, "has two columns 'user'"),
         ("user,item,time", {"item_fields": ["title"]}, "--item_fields says what to take"),
         ("user,item,time", {"dedupe": "all"}, "it must be one of exact, first, last, none"),

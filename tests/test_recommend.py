@@ -1,13 +1,16 @@
 """Recommendations are RecBole's own, for users, for histories and among candidates."""
 
+import os
+
 import pytest
 import torch
 from recbole.quick_start import load_data_and_model
 from recbole.utils.case_study import full_sort_topk
 from serve_runs import saved  # noqa: F401
 
-from recbole_llmemb import Recommender
+from recbole_llmemb import Recommender, checkpoint
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.serve.loading import load
 from recbole_llmemb.serve.topk import Pairs, best_products
 
 MODELS = {
@@ -66,6 +69,35 @@ def test_what_evaluation_shows_is_what_came_before_the_target(saved, tiny):  # n
         recommender.people(["u0"], split="test")
     with pytest.raises(UserError, match="split is 'tset'; it must be one of all, valid, test"):
         recommender.people("all", split="tset")
+
+
+def test_a_split_by_ratio_has_each_user_once(saved, tiny):  # noqa: F811
+    ratios = {"split": {"RS": [0.5, 0.2, 0.3]}, "order": "TO", "group_by": "user", "mode": "full"}
+    path = saved(eval_args=ratios)
+    recommender = Recommender(path)
+    everybody = recommender.people("all", split="test")
+    assert len(set(everybody.names)) == len(everybody.names) > 10
+    rows = load(path).splits[2].inter_feat["user_id"]
+    assert len(rows) > len(everybody.names)
+    for name in everybody.names[:5]:
+        alone = recommender.people([name], split="test")
+        length = int(alone.lengths[0])
+        assert length == int(everybody.lengths[everybody.names.index(name)])
+        ours = int((rows == alone.users[0]).sum())
+        assert length == len(tiny.sequences[name]) - ours  # what came before the first target
+
+
+def test_the_gpu_of_the_training_is_not_that_of_serving(saved, monkeypatch):  # noqa: F811
+    path = saved()
+    state = checkpoint.load(path)
+    checkpoint.save(state | {"config": state["config"] | {"gpu_id": "3", "use_gpu": True}}, path)
+    for visible in ("0,1", None):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        recommender = Recommender(path)
+        assert recommender.config["device"].type == "cpu"
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
 
 def test_seen_items_are_left_out_only_where_asked(saved, tiny):  # noqa: F811

@@ -112,6 +112,7 @@ def test_new_items_are_reported(from_text, run, tmp_path):  # noqa: F811
         (["--history=i1 soap"], "knows no item 'soap'"),
         (["--history_file=gone.jsonl"], "There is no file gone.jsonl"),
         (["--users=u1", "--device=tpu"], "cannot be used"),
+        (["--users=u1", "--device=cpu,cpu"], "names several; give one"),
     ],
 )
 def test_what_cannot_work_is_told_in_one_sentence(saved, run, options, message):  # noqa: F811
@@ -129,6 +130,8 @@ def test_what_cannot_work_is_told_in_one_sentence(saved, run, options, message):
         ('{"history": [["i1"]]}', "line 2 has no history"),
         ('{"history": ["i1"], "times": [1, 2]}', "line 2 has times that are not"),
         ('{"history": ["i1"], "times": ["now"]}', "line 2 has times that are not all numbers"),
+        ('{"history": ["i1"], "times": [NaN]}', "line 2 has times that are not all numbers"),
+        ('{"history": ["i1"], "times": [1e400]}', "line 2 has times that are not all numbers"),
         ('{"history": ["i1", "soap"]}', "line 2: The model of"),
     ],
 )

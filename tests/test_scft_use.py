@@ -207,6 +207,7 @@ def test_command(command, tmp_path, capsys):
         ("--quantize=3", "scft_quantize is 3; it must be one of 4, 8"),
         ("--fields=plot", "has no field 'plot'"),
         ("--figure=map.txt", "--figure is 'map.txt'; its name must end in .png"),
+        ("--figure=/proc/none/map.png", "The file /proc/none/map.png cannot be written"),
         ("--dataset=gone", "The dataset 'gone' has no item file"),
     ],
 )

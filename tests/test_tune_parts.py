@@ -102,6 +102,24 @@ def test_where_less_is_better_the_search_minimises(tiny_settings):
     settings = tiny_settings("LLMEmbSASRec", metrics=["NDCG", "GiniIndex"])
     plan, _ = make_plan("LLMEmbSASRec", "tiny", (), settings, read_space(RATES), "giniindex@10")
     assert plan.metric.mode == "min"
+    # Whatever early stopping watches meanwhile.
+    asked = "tail_items averagepopularity@10", "tail_items ndcg@10"
+    watched = {"metrics": ["NDCG", "AveragePopularity"], "valid_metric": "NDCG@10"}
+    for watched["valid_metric"] in ("NDCG@10", "AveragePopularity@10"):
+        settings = tiny_settings("LLMEmbSASRec", **watched)
+        plans = [make_plan("LLMEmbSASRec", "tiny", (), settings, None, one)[0] for one in asked]
+        assert [plan.metric.mode for plan in plans] == ["min", "max"]
+
+
+def test_the_cache_is_one_folder_for_all_trials(tiny_settings, tmp_path, monkeypatch):
+    """Trials run in folders of their own; a cache that is not there yet is meant as well."""
+    settings = tiny_settings("LLMEmbSASRec", llm_cache_dir="my_cache")
+    plan, _ = make_plan("LLMEmbSASRec", "tiny", (), settings)
+    assert plan.settings["llm_cache_dir"] == str(tmp_path / "my_cache")
+    monkeypatch.setenv("RECBOLE_LLMEMB_CACHE", "another")
+    settings["llm_cache_dir"] = None
+    plan, _ = make_plan("LLMEmbSASRec", "tiny", (), settings)
+    assert plan.settings["llm_cache_dir"] == str(tmp_path / "another")
 
 
 @pytest.mark.parametrize(
@@ -157,9 +175,44 @@ def test_wrong_options_are_named():
         ("gpus_per_trial", -1, "--gpus_per_trial is -1"),
         ("scheduler", "hyperband", "--scheduler is 'hyperband'; it must be one of asha, none"),
         ("search", "grid", "--search is 'grid'; it must be one of random, optuna"),
+        ("grace_epochs", 0, "--grace_epochs is 0; it must be a whole number"),
+        ("grace_epochs", "abc", "--grace_epochs is 'abc'"),
+        ("resume", "no", "--resume is 'no'; it must be True or False"),
     ]:
         with pytest.raises(UserError, match=message):
             search("LLMEmbSASRec", "tiny", RATES, **{option: value})
+
+
+def test_trials_that_no_node_has_room_for_are_refused():
+    """Ray would wait for such a node without end."""
+    from types import SimpleNamespace
+
+    from recbole_llmemb.tune.searching import _check_room
+
+    nodes = [({"CPU": 8.0}, True), ({"CPU": 2.0, "GPU": 1.0}, True), ({"CPU": 64.0}, False)]
+    nodes = [{"Resources": resources, "Alive": alive} for resources, alive in nodes]
+    ray = SimpleNamespace(nodes=lambda: nodes)
+    for fits in ((8, 0), (2, 1), (1, 0.5)):
+        _check_room(ray, *fits)
+    for cpus, gpus in ((9, 0), (4, 1), (1, 2)):
+        with pytest.raises(UserError, match=f"wants {cpus} CPUs and {gpus} GPUs .* 2 CPUs and 1 G"):
+            _check_room(ray, cpus, gpus)
+
+
+def test_a_search_over_changed_data_is_not_continued(tiny, tiny_settings, tmp_path):
+    from recbole_llmemb.tune.storing import Storage
+
+    folder = tmp_path / "data" / "tiny"
+    shutil.copytree(tiny.folder, folder)
+    settings = tiny_settings("LLMEmbSASRec", data_path=str(folder.parent))
+    for key in ("embedding_size", "num_layers", "dropout_prob"):
+        settings.pop(key, None)
+    record = {"data": "another", "model": "LLMEmbSASRec"}
+    Storage(str(tmp_path / "tune"), "one").write(record)
+    options = {"storage": tmp_path / "tune", "name": "one", "resume": True}
+    settings.pop("learning_rate", None)
+    with pytest.raises(UserError, match="begun with another data, so it cannot be continued"):
+        search("LLMEmbSASRec", "tiny", RATES, **options, **settings)
 
 
 def test_a_random_search_draws_the_same_again():
@@ -317,6 +370,9 @@ def test_the_best_configuration_stops_where_its_trial_was_stopped():
     cut = best_settings(plan, Trial(1, {"n_layers": 2}, 0.1, epochs=3, stopped=True))
     assert cut["epochs"] == 3 and cut["align_teacher_config"] == {"epochs": 9}
     assert yaml.safe_load(yaml.safe_dump(cut)) == cut
+    plan.settings["align_teacher_config"] = {"epochs": 5}  # which somebody set
+    whole = best_settings(plan, Trial(1, {"n_layers": 2}, 0.1, epochs=9))
+    assert whole["align_teacher_config"] == {"epochs": 5} == plan.values({})["align_teacher_config"]
 
 
 # -- where searches are kept ------------------------------------------------------------
@@ -395,7 +451,7 @@ def test_a_ray_that_does_not_start_at_once_is_tried_again(monkeypatch):
 
 
 def test_a_configuration_does_not_hide_gpus_from_ray(monkeypatch, tiny_config):
-    from recbole_llmemb.tune.gpus import visible_gpus_kept
+    from recbole_llmemb.gpus import visible_gpus_kept
 
     for visible in ("0,1", None):
         if visible is None:
@@ -403,6 +459,6 @@ def test_a_configuration_does_not_hide_gpus_from_ray(monkeypatch, tiny_config):
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         with visible_gpus_kept():
-            tiny_config(gpu_id="0")
+            tiny_config(gpu_id="0", use_gpu=True)
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible

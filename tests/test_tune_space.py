@@ -116,6 +116,11 @@ def test_what_is_wrong_is_told_by_key(space, message):
         read_space(space)
 
 
+def test_text_is_text_unless_it_is_a_number_that_yaml_takes_for_text():
+    space = read_space({"a": {"choice": ["2020", "nan", "1e-3", "-2.5E+2", "1e"]}})
+    assert {one["a"] for one in drawn(space)} == {"2020", "nan", 0.001, -250.0, "1e"}
+
+
 def test_files_are_named_in_messages(tmp_path):
     with pytest.raises(UserError, match="none.yaml cannot be read .*--space"):
         read_space(tmp_path / "none.yaml")
@@ -155,6 +160,8 @@ def test_recboles_format_is_read_as_recbole_means_it(tmp_path):
         ("learning_rate choice [__import__('os')]", "the values of learning_rate cannot be read"),
         ("learning_rate uniform 1", "learning_rate: uniform is 1"),
         ("", "has no keys to search"),
+        ("epochs choice [1]\nepochs choice [2]", "line 2, epochs is searched a second time"),
+        ("dropout_prob quniform 1,1e999,1", "dropout_prob: quniform is .*; write .* as numbers"),
     ],
 )
 def test_recboles_format_is_checked_too(tmp_path, line, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 #: Subcommand → what it is for. ``run`` is what happens without one.
@@ -20,27 +21,39 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return 0
-    command = "run"
-    if argv and not argv[0].startswith("-"):
-        command = argv.pop(0)
+    """Run a subcommand; returns the exit status: 0, 2 for bad input, 130 when interrupted,
+    141 when whoever reads the output has enough.
+    """
     from recbole_llmemb.errors import UserError
 
     try:
-        if command not in COMMANDS:
-            names = ", ".join(COMMANDS)
-            raise UserError(f"There is no subcommand {command!r}; it must be one of {names}.")
-        return _module(command).main(argv) or 0
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # while a reader that has enough can be told from an error
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues where it stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads the output has enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(argv):
+    from recbole_llmemb.errors import UserError
+
+    if argv and argv[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    command = "run"
+    if argv and not argv[0].startswith("-"):
+        command = argv.pop(0)
+    if command not in COMMANDS:
+        names = ", ".join(COMMANDS)
+        raise UserError(f"There is no subcommand {command!r}; it must be one of {names}.")
+    return _module(command).main(argv) or 0
 
 
 def _module(command):

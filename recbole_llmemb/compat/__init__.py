@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from recbole_llmemb.compat import datasets, folders, imports, models, training
+from recbole_llmemb.compat import datasets, devices, folders, imports, models, training
 from recbole_llmemb.errors import UserError
 
 _applied = False
@@ -46,6 +46,7 @@ def apply() -> None:
         datasets.restore_pandas_habits()
         datasets.read_files_in_c()
         datasets.copy_read_only_columns()
+        devices.obey_use_gpu()
         training.use_current_amp()
         training.report_plain_metrics()
         training.keep_checkpoints_plain()

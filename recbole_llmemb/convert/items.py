@@ -11,6 +11,7 @@ import numpy as np
 from recbole_llmemb.convert.clean import MISSING, text, token, writer
 from recbole_llmemb.convert.sources import Source
 from recbole_llmemb.convert.tally import Tally
+from recbole_llmemb.errors import UserError, name_some
 
 # Names that RecBole uses for the interactions.
 _TAKEN = {"user_id", "item_id", "rating", "timestamp"}
@@ -46,6 +47,23 @@ class ItemLines:
     read: int = 0
     unmet: int = 0
     dropped: dict[str, Tally] = field(default_factory=dict)
+
+
+def check_names(columns: Sequence[str]) -> None:
+    """Refuse columns that would be one field, as an ``.item`` file names fields.
+
+    Raises
+    ------
+    UserError
+        Naming them.
+    """
+    names = [_name(column) for column in columns]
+    twice = [column for column, name in zip(columns, names) if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"The columns {name_some(twice)} would both be the field {_name(twice[0])}; name those "
+            "to keep with --item_fields."
+        )
 
 
 def gather(

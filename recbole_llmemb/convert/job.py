@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 from recbole_llmemb.convert import core, writing
 from recbole_llmemb.convert.columns import AMAZON, find, text_fields
 from recbole_llmemb.convert.interactions import Interactions, read_interactions
-from recbole_llmemb.convert.items import ItemLines, gather
+from recbole_llmemb.convert.items import ItemLines, check_names, gather
 from recbole_llmemb.convert.report import Converted, rows_of
 from recbole_llmemb.convert.sources import FORMATS, Source, open_source
 from recbole_llmemb.convert.times import Clock
@@ -103,6 +104,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     metadata = [_open(job, path) for path in job.items]
     metadata = [(source, _item_column(job, source, roles["item"])) for source in metadata]
     fields = _fields(job, metadata)
+    check_names(fields)
     clock = Clock(job.time_unit, roles["time"] or "")
 
     found = read_interactions(sources, roles, clock, job.min_rating, job.progress)
@@ -174,6 +176,8 @@ def _roles(job, sources):
                     f"{source.path.name}: the {role} would be {column!r}, but {roles[role]!r} in "
                     f"{sources[0].path.name}; say which with --{role}=COLUMN."
                 )
+    if job.min_rating is not None and not math.isfinite(job.min_rating):
+        raise UserError(f"--min_rating is {job.min_rating}; it must be a number.")
     if job.min_rating is not None and not roles["rating"]:
         raise UserError(
             "--min_rating needs ratings, but no column looks like them; name it with --rating."

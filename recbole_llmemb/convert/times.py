@@ -91,6 +91,8 @@ class Clock:
 def _numbers(values):
     if any(isinstance(value, (datetime, np.datetime64)) for value in values[:1000]):
         return np.full(len(values), np.nan)
+    # Whole numbers beyond all floats are no times.
+    values = [np.nan if isinstance(v, int) and abs(v) > 1e300 else v for v in values]
     return pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )

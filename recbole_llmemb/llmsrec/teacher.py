@@ -94,7 +94,7 @@ def load_teacher(path, config, dataset):
         )
     where = str(Path(path).absolute())  # a checkpoint may be read from another folder
     config["teacher_used"] = {"path": where, "fingerprint": found}
-    model, tokens = rebuild(state, path, dataset)
+    model, tokens = rebuild(state, path, dataset, config["device"])
     if not torch.is_tensor(getattr(getattr(model, "item_embedding", None), "weight", None)):
         raise UserError(
             f"Checkpoint {path} is of {state['config']['model']}, which has no item_embedding, so "
@@ -129,7 +129,7 @@ def _gives_states(teacher, device):
     return state.shape == (1, teacher.item_embeddings.shape[1])
 
 
-def rebuild(state, path, dataset=None):
+def rebuild(state, path, dataset=None, device=None):
     """The model of a checkpoint, and the item tokens it was trained with.
 
     Parameters
@@ -139,12 +139,14 @@ def rebuild(state, path, dataset=None):
     path : path-like
     dataset : recbole.data.dataset.Dataset, optional
         Used where it has the same items; the checkpoint's own data is read otherwise.
+    device : torch.device, optional
+        What the model is to be moved to.
     """
     from recbole.data import create_dataset
     from recbole.utils import ModelType, get_model
 
     try:
-        config = checkpoint.config_from_plain(state["config"])
+        config = checkpoint.config_for(state["config"], torch.device(device or "cpu"))
     except KeyError:
         raise UserError(f"Checkpoint {path} has no configuration; give one of a trainer.") from None
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:

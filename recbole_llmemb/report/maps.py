@@ -96,7 +96,12 @@ def _categories(config, tokens, wanted):
     file = Path(config["data_path"]) / f"{config['dataset']}.item"
     if not file.is_file():
         return "", None
-    text = read_items(file, id_field=config["ITEM_ID_FIELD"] or "item_id")
+    text = read_items(
+        file,
+        id_field=config["ITEM_ID_FIELD"] or "item_id",
+        field_separator=config["field_separator"] or "\t",
+        encoding=config["encoding"] or "utf-8",
+    )
     if wanted is not None and wanted not in text.fields:
         raise UserError(
             f"--category_field is {wanted!r}, which {file} does not have; it has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,11 +108,12 @@ def read_run(path) -> Run:
     for key, kind in _PARTS.items():
         if not isinstance(content.get(key) or kind(), kind):
             raise _no_result(path, f"its {key!r} is {content[key]!r}")
+    _check_parts(path, content)
     parts = {key: content.get(key) or kind() for key, kind in _PARTS.items()}
     parts.pop("best_valid_result")
     test = {name.lower(): value for name, value in content["test_result"].items()}
     for name, value in test.items():
-        if not (value is None or isinstance(value, (int, float))):
+        if not _is_metric(value):
             raise _no_result(path, f"its test_result has {value!r} for {name}")
     return Run(
         file=path,
@@ -124,6 +126,27 @@ def read_run(path) -> Run:
         users_file=_beside(path, content.get("users_file")),
         **parts,
     )
+
+
+def _is_metric(value):
+    """A number, or None for one that was not measured."""
+    return value is None or (isinstance(value, (int, float)) and math.isfinite(value))
+
+
+def _check_parts(path, content):
+    for name, group in (content.get("groups") or {}).items():
+        whole = isinstance(group, dict) and isinstance(group.get("users"), int)
+        if not (whole and all(map(_is_metric, group.values()))):
+            raise _no_result(path, f"its group {name!r} is {group!r}")
+    for name, value in (content.get("seconds") or {}).items():
+        if not _is_metric(value):
+            raise _no_result(path, f"its seconds have {value!r} for {name!r}")
+    for entry in content.get("curve") or []:
+        if not isinstance(entry, dict):
+            raise _no_result(path, f"its curve has {entry!r}")
+    for name, rows in (content.get("bins") or {}).items():
+        if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+            raise _no_result(path, f"its bins {name!r} are {rows!r}")
 
 
 def _beside(path, name) -> Path | None:

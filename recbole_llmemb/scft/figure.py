@@ -11,6 +11,7 @@ from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.prompts import item_prompts
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import appearing, check_appears
 from recbole_llmemb.report.drawing import bare, check_matplotlib, new_figure, principal_plane
 
 _KINDS = (".png", ".pdf", ".svg")
@@ -22,10 +23,11 @@ def check_figure(file: str) -> None:
     Raises
     ------
     UserError
-        For another kind of file, or without matplotlib.
+        For another kind of file, one that cannot be written, or without matplotlib.
     """
     if Path(file).suffix not in _KINDS:
         raise UserError(f"--figure is {file!r}; its name must end in {', '.join(_KINDS)}.")
+    check_appears(file)
     check_matplotlib("--figure")
 
 
@@ -84,4 +86,5 @@ def plot(before: torch.Tensor, after: torch.Tensor, file: str, title: str) -> No
     right.set_title("cosine similarity of two items", fontsize=9)
     right.set_yticks([])
     right.legend(fontsize=8)
-    figure.savefig(file, dpi=120)
+    with appearing(file) as fresh:
+        figure.savefig(fresh, dpi=120, format=Path(file).suffix[1:])

@@ -61,7 +61,9 @@ class Processes:
             For float16 on a CPU.
         """
         if wanted == "auto":
-            return "float32" if self.cpu or not torch.cuda.is_bf16_supported() else "bfloat16"
+            if self.cpu or not torch.cuda.is_bf16_supported(including_emulation=False):
+                return "float32"
+            return "bfloat16"
         if wanted == "float16" and self.cpu:
             raise UserError(
                 "scft_precision is 'float16', in which a CPU does not train; set float32 or "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from recbole_llmemb.errors import UserError
@@ -46,13 +47,19 @@ def read_histories(path):
         if when is not None and not (isinstance(when, list) and len(when) == len(history)):
             raise UserError(f"{where} has times that are not a list with one number per item.")
         try:
-            times.append(None if when is None else [float(one) for one in when])
-        except (TypeError, ValueError):
+            times.append(None if when is None else [_finite(one) for one in when])
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f"{where} has times that are not all numbers.") from None
         histories.append([str(token) for token in history])
         names.append(str(value.get("user", f"line {number}")))
         places.append(where)
     return histories, names, times, places
+
+
+def _finite(value):
+    if not math.isfinite(float(value)):
+        raise ValueError(value)
+    return float(value)
 
 
 def read_jsonl(path):

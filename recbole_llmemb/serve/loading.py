@@ -44,7 +44,7 @@ def load(path, device=None, data_path=None, llm_table=None) -> Loaded:
     ----------
     path : path-like
     device : str, optional
-        Empty: what the configuration says and the machine has.
+        Empty or auto: a GPU, if there is one.
     data_path : path-like, optional
         The folder that holds the dataset's folder, if it is not where it was.
     llm_table : path-like, optional
@@ -71,7 +71,7 @@ def load(path, device=None, data_path=None, llm_table=None) -> Loaded:
     was_in = plain.get("data_path")
     if data_path is not None:
         plain["data_path"] = str(Path(data_path) / str(plain.get("dataset")))
-    config = checkpoint.config_from_plain(plain)
+    config = checkpoint.config_for(plain, _device(device))
     if data_path is not None:  # RecBole knows better where ml-100k is
         config["data_path"] = plain["data_path"]
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
@@ -80,7 +80,6 @@ def load(path, device=None, data_path=None, llm_table=None) -> Loaded:
             "recommendations are made by sequential models."
         )
     _check_data(config, path, was_in, data_path)
-    _choose_device(config, device)
     if llm_table is not None:
         _use_table(config, path, llm_table)
     _check_needed(config, path)
@@ -99,12 +98,13 @@ def _check_data(config, path, was_in, data_path):
         )
 
 
-def _choose_device(config, device):
-    if device in (None, "", "auto"):
-        return
+def _device(asked):
     from recbole_llmemb.encode.encoder import choose_devices
 
-    config["device"] = torch.device(choose_devices(device)[0])
+    names = choose_devices(asked)
+    if len(names) > 1:
+        raise UserError(f"--device is {str(asked)!r}, which names several; give one of them.")
+    return torch.device(names[0])
 
 
 def _use_table(config, path, given):
@@ -168,7 +168,8 @@ def _check_items(state, dataset, config, path):
     found = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     if tokens is None or list(tokens) == found:
         return
-    more, less = [t for t in found if t not in set(tokens)], set(tokens) - set(found)
+    known = set(tokens)
+    more, less = [t for t in found if t not in known], known - set(found)
     what = "has its items in another order than"
     if more:
         what = f"has {len(more)} items ({name_some(more)}) that are unknown to"

@@ -10,7 +10,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.serve.files import appearing
+from recbole_llmemb.files import appearing
 from recbole_llmemb.serve.matrices import pyarrow
 from recbole_llmemb.serve.result import Recommendations
 

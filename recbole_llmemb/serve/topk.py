@@ -73,7 +73,8 @@ def best_products(queries, items, k: int, forbidden: Pairs | None = None):
     -------
     tuple
         Scores ``(b, k)``, best first, and positions ``(b, k)`` among the items; of equal scores
-        the lower position comes first. Where less than k are allowed, the scores end in -inf.
+        among these the lower position comes first; which of many equal ones are among them is
+        left open. Where less than k are allowed, the scores end in -inf.
     """
     if len(queries) * len(items) <= _FEW:
         return best_scores(queries @ items.t(), k, forbidden)

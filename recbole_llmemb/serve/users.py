@@ -42,7 +42,7 @@ class Users:
             User tokens.
         split : {"all", "valid", "test"}
             Everything a user has met; or what evaluation on that split shows of it, which is
-            what came before the target.
+            what came before the target (of several, the first).
 
         Raises
         ------
@@ -68,9 +68,14 @@ class Users:
                 starts = lengths.cumsum(0) - lengths
             else:
                 rows = self.splits[SPLITS.index(split)].inter_feat
-                known = rows[self.dataset.uid_field]
+                users, places = rows[self.dataset.uid_field], rows[POSITION]
+                # A user's first target: a split by ratio has several of each.
+                order = np.lexsort((places.numpy(), users.numpy()))
+                _, first = np.unique(users.numpy()[order], return_index=True)
+                first = torch.from_numpy(np.sort(order[first]))
+                known = users[first]
                 starts = torch.searchsorted(self.owners, known)
-                lengths = rows[POSITION] - starts
+                lengths = places[first] - starts
             row = np.full(len(self.tokens), -1, dtype=np.int64)
             row[known.numpy()] = np.arange(len(known))
             self._found[split] = known, starts, lengths, row

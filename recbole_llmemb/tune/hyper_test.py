@@ -35,6 +35,8 @@ def from_lines(text: str, where: str) -> Space:
                 "values, such as `learning_rate choice [0.01,0.001]`."
             )
         key, kind, rest = words[0], words[1], " ".join(words[2:])
+        if key in [one.key for one in found]:
+            raise UserError(f"In {at}, {key} is searched a second time; drop one of the lines.")
         try:
             values = ast.literal_eval(rest)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -53,7 +55,8 @@ def _bounds(kind, values):
     numbers = isinstance(values, tuple) and all(isinstance(v, (int, float)) for v in values)
     if kind == "loguniform" and numbers and len(values) == 2 and max(values) < 700:
         return [math.exp(value) for value in values]
-    if kind == "quniform" and numbers and len(values) == 3 and values[2] > 0:
+    finite = numbers and all(map(math.isfinite, values))
+    if kind == "quniform" and finite and len(values) == 3 and values[2] > 0:
         low, high, step = values
         return [math.ceil(low / step) * step, math.floor(high / step) * step, step]
     return values

@@ -103,6 +103,7 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
         metric.
     """
     from recbole_llmemb.config import make_config
+    from recbole_llmemb.encode.ensure import CACHE_VARIABLE
 
     settings = dict(settings or {})
     config = make_config(model, dataset, files, settings, strict=settings)
@@ -111,6 +112,10 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     for key in _PLACES:
         if isinstance(merged.get(key), str) and os.path.exists(merged[key]):
             merged[key] = os.path.abspath(os.path.expanduser(merged[key]))
+    # Made where it is not there yet; without this, by every trial in its own folder.
+    cache = merged.get("llm_cache_dir") or os.environ.get(CACHE_VARIABLE)
+    if cache and not os.path.isabs(os.path.expanduser(cache)):
+        merged["llm_cache_dir"] = os.path.abspath(cache)
     if merged.get("data_path") is None:  # RecBole's default is relative, too
         merged["data_path"] = str(Path(config["data_path"]).resolve().parent)
     if _in_package(merged["data_path"]):
@@ -119,7 +124,6 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     if decides.group is None and metric:
         merged["valid_metric"] = config["valid_metric"] = metric
         config = make_config(model, dataset, overrides=merged)
-        decides.mode = "max" if config["valid_metric_bigger"] else "min"
     if not config["eval_step"] or config["eval_step"] < 1:
         raise UserError("A search needs validation scores; set eval_step to 1.")
     plan = Plan(model, config["dataset"], merged, decides, config["epochs"])
@@ -158,7 +162,9 @@ def _metric(asked, config):
                 f"--metric is {' '.join(words)!r}, but groups are measured for models of this "
                 f"package only, not for RecBole's {config['model']}; take {words[-1]}."
             )
-    mode = "max" if config["valid_metric_bigger"] else "min"
+    from recbole.evaluator import smaller_metrics
+
+    mode = "min" if words[-1].split("@")[0] in smaller_metrics else "max"
     return Metric(" ".join(words), group, mode)
 
 

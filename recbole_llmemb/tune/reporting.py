@@ -17,9 +17,10 @@ from recbole_llmemb.tune.outcomes import short
 def best_settings(plan, best) -> dict:
     """The configuration of the best trial, such that a run of it gives the same score."""
     values = {"dataset": plan.dataset, **plan.values(best.settings)}
+    own = "epochs" in (plan.settings.get("align_teacher_config") or {})  # then it stays
     if best.stopped:  # a run is to stop there, too
         values["epochs"] = best.epochs
-    elif "epochs" not in best.settings and set(plan.pinned) == {"epochs"}:
+    elif "epochs" not in best.settings and set(plan.pinned) == {"epochs"} and not own:
         del values["align_teacher_config"]["epochs"]
         if not values["align_teacher_config"]:
             del values["align_teacher_config"]

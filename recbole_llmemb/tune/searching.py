@@ -121,12 +121,17 @@ def search(
     """
     began = perf_counter()
     _check(num_samples, max_concurrent, cpus_per_trial, gpus_per_trial, scheduler, search)
+    if grace_epochs is not None:
+        _check_whole("grace_epochs", grace_epochs)
+    if not isinstance(resume, bool):
+        raise UserError(f"--resume is {resume!r}; it must be True or False.")
     ray = needs.require_ray()
     needs.require("matplotlib", "The report of a search")
     if search == "optuna":
         needs.require("optuna", "--search=optuna")
+    from recbole_llmemb.gpus import visible_gpus_kept
+    from recbole_llmemb.pipeline import data_hash
     from recbole_llmemb.tune import reporting, storing
-    from recbole_llmemb.tune.gpus import visible_gpus_kept
     from recbole_llmemb.tune.plan import make_plan
     from recbole_llmemb.tune.prepare import prepare
     from recbole_llmemb.tune.shared import size_of
@@ -148,6 +153,9 @@ def search(
         "num_samples": num_samples,
         "scheduler": scheduler,
         "search": search,
+        "grace_epochs": grace_epochs,
+        "max_concurrent": max_concurrent,
+        "data": data_hash(config),
     }
     storing.agree(place, record, resume)
     with visible_gpus_kept():
@@ -159,6 +167,7 @@ def search(
         from recbole_llmemb.tune.tuning import evaluate, make_tuner
 
         report(_described(ray, here))
+        _check_room(ray, cpus_per_trial, gpus_per_trial)
         tuner = make_tuner(
             plan,
             prepared,
@@ -209,14 +218,30 @@ def _check(num_samples, max_concurrent, cpus, gpus, scheduler, search):
     for key, value in whole.items():
         if key == "max_concurrent" and value is None:
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"--{key} is {value!r}; it must be a whole number of at least 1.")
+        _check_whole(key, value)
     if not isinstance(gpus, (int, float)) or isinstance(gpus, bool) or gpus < 0:
         raise UserError(f"--gpus_per_trial is {gpus!r}; it must be a number of at least 0.")
     if scheduler not in SCHEDULERS:
         raise UserError(f"--scheduler is {scheduler!r}; it must be one of {', '.join(SCHEDULERS)}.")
     if search not in ALGORITHMS:
         raise UserError(f"--search is {search!r}; it must be one of {', '.join(ALGORITHMS)}.")
+
+
+def _check_whole(key, value):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"--{key} is {value!r}; it must be a whole number of at least 1.")
+
+
+def _check_room(ray, cpus, gpus):
+    """Refuse trials that no node has room for, which Ray would wait for without end."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        have = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
+        raise UserError(
+            f"A trial wants {cpus} CPUs and {gpus:g} GPUs (--cpus_per_trial, --gpus_per_trial), "
+            f"but no node of Ray has both; the largest has {have.get('CPU', 0):g} CPUs and "
+            f"{have.get('GPU', 0):g} GPUs."
+        )
 
 
 def draws(space, count, seed) -> list[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -241,11 +242,8 @@ def make_dimension(where: str, key: str, kind: str, values, when=None) -> Dimens
 
 def _number(value):
     """``1e-3`` is text to yaml, which wants ``1.0e-3``; nobody means text by it."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+e[+-]?[0-9]+", value.lower()):
+        return float(value)
     return value
 
 

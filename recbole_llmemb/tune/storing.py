@@ -100,7 +100,7 @@ def agree(place: Storage, record: dict, resume: bool) -> None:
         )
     wanted = json.loads(json.dumps(record, default=str))
     for key, value in wanted.items():
-        if earlier.get(key) != value:
+        if earlier.get(key, value) != value:  # older searches noted less
             raise UserError(
                 f"The search in {place.path} was begun with another {key}, so it cannot be "
                 "continued with this one; give this one another --name."

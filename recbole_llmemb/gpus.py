@@ -1,4 +1,4 @@
-"""The GPUs that a search may use."""
+"""The GPUs that a process may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 def visible_gpus_kept():
     """Undo what a configuration does to CUDA_VISIBLE_DEVICES.
 
-    RecBole sets it to ``gpu_id``: a Ray that is started afterwards would see that GPU only.
+    RecBole sets it to ``gpu_id``: whatever is started afterwards would see that GPU only.
     """
     kept = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:

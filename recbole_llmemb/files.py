@@ -52,3 +52,24 @@ def appearing(path) -> Iterator[Path]:
     finally:
         if fresh is not None:
             fresh.unlink(missing_ok=True)
+
+
+def check_appears(path) -> None:
+    """Refuse a file that :func:`appearing` could not write, before any work is done for it.
+
+    Raises
+    ------
+    UserError
+        It is a folder, or is in one that cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"The file {path} cannot be written ({reason}).") from error
+    os.close(handle)
+    os.unlink(name)
