@@ -258,7 +258,7 @@ def test_a_reader_that_has_enough(arguments, tmp_path):
     script = f"{sys.executable} {ROOT / 'run_recbole_llm.py'} --help"
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; ({script}; echo status $? >&2) | true"],
-        cwd=tmp_path, env=child_env(), capture_output=True, text=True,
+        cwd=tmp_path, env=child_env() | {"PYTHONUNBUFFERED": ""}, capture_output=True, text=True,
     )  # fmt: skip
     assert "status 141" in done.stderr and "Traceback" not in done.stderr
 
