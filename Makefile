@@ -9,6 +9,7 @@
 #   TORCH_ARGS  pip's options for that, for one without CUDA on Linux:
 #               TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 #   VENV_ARGS   --system-site-packages uses the PyTorch (CUDA or not) of PYTHON itself
+#   WORKERS     processes that run the tests, whole files each; 0 is none but pytest's own
 # A PyTorch that is already there, 2.6 or later, is never replaced.
 
 VENV       ?= .venv
@@ -19,6 +20,8 @@ TORCH_ARGS ?=
 EXTRAS     ?= dev
 MODEL      ?= LLMEmbSASRec
 ARGS       ?=
+# Three also on two cores: tests of clusters and of killed processes wait more than they work.
+WORKERS    ?= 3
 
 PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip --disable-pip-version-check
@@ -45,7 +48,7 @@ run: $(STAMP)
 	$(PY) run_recbole_llm.py --model=$(MODEL) $(ARGS)
 
 test: $(STAMP)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist=loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
