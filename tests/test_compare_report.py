@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from compare_files import result
+from conftest import write_tiny
 
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.cli.main import main
@@ -208,6 +209,20 @@ def test_maps_of_checkpoints(trained, tiny, tiny_table, tmp_path, capsys):
     assert "No item map of" in capsys.readouterr().out
     assert main(["compare", str(trained[0]), f"--out={out}", "--category_field=colour"]) == 2
     assert "--category_field is 'colour', which" in capsys.readouterr().err
+
+
+def test_categories_in_another_encoding(tiny_settings, tmp_path):
+    data = write_tiny(tmp_path / "data").folder
+    text = (data / "tiny.item").read_text().replace("\tred\n", "\tcafé\n")
+    (data / "tiny.item").write_bytes(text.encode("latin-1"))
+    settings = tiny_settings("LLMEmbSASRec", epochs=1, data_path=str(data.parent))
+    settings = settings | {"encoding": "latin-1"}
+    settings.pop("gpu_id")
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+    argv = ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=settings.yaml"]
+    assert main([*argv, "--seed=3", "--result_json=found.json"]) == 0
+    [group] = read_groups([tmp_path / "found.json"])
+    assert set(read_map(group.runs[0].checkpoint).categories) == {"café", "blue", "gel"}
 
 
 def test_categories():

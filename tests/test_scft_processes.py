@@ -16,6 +16,7 @@ pytest.importorskip("peft")
 pytest.importorskip("datasets")
 
 from recbole_llmemb.cli.main import main  # noqa: E402
+from recbole_llmemb.scft.processes import Processes  # noqa: E402
 from recbole_llmemb.scft.trainer import last_checkpoint  # noqa: E402
 
 
@@ -92,3 +93,17 @@ def test_killed_and_continued(tmp_path):
     cut, whole = weights(tmp_path, "cut"), weights(tmp_path, "whole")
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
     assert not list(tmp_path.glob(".cut.work-*"))
+
+
+@pytest.mark.parametrize(
+    ("device", "computes", "precision"),
+    [("cuda", True, "bfloat16"), ("cuda", False, "float32"), ("cpu", True, "float32")],
+)
+def test_precision_is_what_the_gpu_computes_in(monkeypatch, device, computes, precision):
+    def supported(including_emulation=True):
+        return computes or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert Processes(device).precision("auto") == precision
+    assert Processes(device).precision("bfloat16") == "bfloat16"
