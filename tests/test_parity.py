@@ -67,7 +67,9 @@ def test_training_and_metrics_of_prefix_mode(tiny_run, name, loss_type, kind, dr
     assert found[-1] < found[0]
     weights = ours.state_dict()
     for key, value in stock.state_dict().items():
-        assert torch.allclose(weights[key], value, rtol=1e-3, atol=1e-4), key
+        # Softmax does not see a key's bias: its gradient is rounding alone, which Adam enlarges.
+        if not key.endswith("key.bias"):
+            assert torch.allclose(weights[key], value, rtol=1e-3, atol=1e-4), key
     for loader in ("valid", "test"):
         results = [
             one.evaluate(getattr(two, loader), load_best_model=False)
