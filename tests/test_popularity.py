@@ -12,12 +12,12 @@ CE = {"loss_type": "CE", "align_weight": 0, "hidden_dropout_prob": 0.0, "attn_dr
 
 
 def training_counts(data, tiny):
-    """How often each item id occurs outside validation and test; a user has one target at least."""
+    """How often each item id occurs in training; who has a single interaction is not in it."""
     ids = data.dataset.field2token_id["item_id"]
     counts = Counter()
     for items in tiny.sequences.values():
         held_out = max(0, min(2, len(items) - 2))
-        counts.update(ids[item] for item in items[: len(items) - held_out])
+        counts.update(ids[item] for item in items[: len(items) - held_out] if len(items) > 1)
     return torch.tensor([float(counts[i]) for i in range(data.dataset.item_num)])
 
 

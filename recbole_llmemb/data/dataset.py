@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
 
 from recbole_llmemb.data.clock import Clock
 from recbole_llmemb.data.holdout import hold_out
@@ -103,11 +104,40 @@ class LazySequentialDataset(SequentialDataset):
         self._drop_unused_col()
         return [self.copy(self.inter_feat[part]) for part in parts]
 
+    def positions(self):
+        """Where the interactions of this split lie among the sorted ones.
+
+        A user's first interaction is never a target. It belongs where the second one does, so
+        that the splits of a dataset share out all interactions of users who have two.
+
+        Returns
+        -------
+        torch.LongTensor
+            ``(n,)``, each once, in no particular order.
+        """
+        users = self.sorted_interactions.fields[self.uid_field]
+        targets = self.inter_feat[POSITION]
+        before = targets - 1
+        is_first = (before == 0) | (users[before - 1] != users[before])
+        return torch.cat([targets, before[is_first]])
+
+    def interactions(self):
+        """The interactions of this split as they were before augmentation.
+
+        Returns
+        -------
+        recbole.data.interaction.Interaction
+            One row each, in the order of :meth:`positions`.
+        """
+        fields, used = self.sorted_interactions.fields, self.positions()
+        return Interaction({field: values[used] for field, values in fields.items()})
+
     def training_counts(self, train):
         """How often each item and each user occurs in the training interactions.
 
-        A user's first interaction is never a target, but it is training data all the
-        same, so it is counted too.
+        A user's first interaction is never a target, but where the second one is in training it
+        is training data all the same, so it is counted too. What is in no training batch counts
+        nowhere: under a split along global time that is all of a user who came later.
 
         Parameters
         ----------
@@ -119,12 +149,8 @@ class LazySequentialDataset(SequentialDataset):
         tuple of torch.LongTensor
             Counts per item ``(n_items,)`` and per user ``(n_users,)``.
         """
-        fields = self.sorted_interactions.fields
-        users, items = fields[self.uid_field], fields[self.iid_field]
-        is_first = torch.ones(len(users), dtype=torch.bool)
-        is_first[1:] = users[1:] != users[:-1]
-        used = torch.cat([train.inter_feat[POSITION], is_first.nonzero().squeeze(1)])
+        fields, used = train.sorted_interactions.fields, train.positions()
         return (
-            torch.bincount(items[used], minlength=self.item_num),
-            torch.bincount(users[used], minlength=self.user_num),
+            torch.bincount(fields[self.iid_field][used], minlength=self.item_num),
+            torch.bincount(fields[self.uid_field][used], minlength=self.user_num),
         )

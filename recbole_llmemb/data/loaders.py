@@ -74,14 +74,10 @@ class SequenceTrainDataLoader:
             self.negatives = self._negative_sampler(args)
 
     def _negative_sampler(self, args):
-        rows, store = self._dataset.inter_feat, self._dataset.sorted_interactions
-        users, items = store.fields[self.uid_field], store.fields[self.iid_field]
-        first = torch.ones(len(users), dtype=torch.bool)
-        first[1:] = users[1:] != users[:-1]
-        used = torch.cat([rows[POSITION], first.nonzero().squeeze(1)])
+        known = self._dataset.interactions()
         return NegativeSampler(
-            users[used],
-            items[used],
+            known[self.uid_field],
+            known[self.iid_field],
             self.n_items,
             self.generator,
             excludes=self.config["negative_excludes"] or "history",

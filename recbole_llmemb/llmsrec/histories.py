@@ -122,9 +122,7 @@ def with_shuffled_sequences(dataset, seed):
     """
     rows, store = dataset.inter_feat, dataset.inter_feat.store
     users, items = store.fields[dataset.uid_field], store.fields[dataset.iid_field]
-    first = torch.ones(len(users), dtype=torch.bool)
-    first[1:] = users[1:] != users[:-1]
-    used = torch.cat([rows[POSITION], first.nonzero().squeeze(1)]).unique()  # by user, in order
+    used = dataset.positions().unique()  # by user, in order
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(len(used), generator=generator, dtype=torch.float64)
     order = np.lexsort((draw.numpy(), users[used].numpy()))
