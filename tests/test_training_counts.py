@@ -99,7 +99,8 @@ def late_data(late):
         split, group_by = SPLITS[name]
         args = {"split": split, "order": "TO", "group_by": group_by, "mode": "full"}
         settings = {
-            "data_path": str(late[0]), "eval_args": args, "topk": [3], "valid_metric": "NDCG@3",
+            "data_path": str(late[0]), "load_col": None, "eval_args": args,
+            "topk": [3], "valid_metric": "NDCG@3",
             "hidden_size": 8, "inner_size": 8, "show_progress": False, "use_gpu": False,
             "epochs": 1, **({"train_neg_sample_args": None} if model == "SASRec" else {}),
         }  # fmt: skip
@@ -174,3 +175,66 @@ def test_negatives_avoid_what_was_trained_on_and_nothing_else(late, late_data):
     users, items = (train.field2token_id[f] for f in ("user_id", "item_id"))
     pairs = {users[u] * train.item_num + items[i] for u, i, _ in lines}
     assert set(data.train.negatives.known.tolist()) == pairs
+
+
+@pytest.mark.parametrize("longest", [1, 50])
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+@pytest.mark.parametrize("name", ["global", "by user", "leave one out"])
+def test_matrices_are_those_of_the_file(late, late_data, name, model, longest):
+    """RecBole's models read these; RecBole's own sequences are held to the same."""
+    _, data = late_data(name, model, MAX_ITEM_LIST_LENGTH=longest)
+    train = data.train._dataset
+    lines = trained_lines(late[1], name)
+    users, items = (train.field2token_id[field] for field in ("user_id", "item_id"))
+    ones, times = np.zeros((2, train.user_num, train.item_num))
+    for user, item, time in lines:
+        ones[users[user], items[item]] += 1
+        times[users[user], items[item]] += time
+    assert ones.max() > 1  # who met an item twice
+    for form in ("coo", "csr"):
+        found = train.inter_matrix(form)
+        assert found.format == form and found.shape == ones.shape
+        assert np.array_equal(found.toarray(), ones)
+        assert np.array_equal(train.inter_matrix(form, "timestamp").toarray(), times)
+    assert train.item_counter == Counter(items[item] for _, item, _ in lines)
+    assert train.user_counter == Counter(users[user] for user, _, _ in lines)
+    met, _, lengths = train.history_item_matrix()
+    assert lengths.tolist() == ones.sum(1).tolist()
+    again = np.zeros_like(ones)
+    np.add.at(again, (np.repeat(np.arange(len(ones)), lengths), met[met > 0].numpy()), 1)
+    assert np.array_equal(again, ones)
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_splits_share_out_all_interactions(late, late_data, model):
+    """No line is in two of them, and those of users with two interactions are in one."""
+    _, data = late_data("global", model)
+    parts = [loader._dataset.inter_matrix("csr") for loader in (data.train, data.valid, data.test)]
+    assert (sum(parts) != data.dataset.inter_matrix("csr")).nnz == 0
+    counts = Counter(user for user, *_ in late[1])
+    assert sum(parts).sum() == sum(n for n in counts.values() if n > 1)
+    with pytest.raises(ValueError, match="nothing"):
+        data.train._dataset.inter_matrix(value_field="nothing")
+
+
+def test_held_out_items_are_not_counted(late, late_data):
+    _, data = late_data("global", holdout_items=0.3)
+    train = data.train._dataset
+    out = set(train.held_out.tokens)
+    assert len(out) > 3
+    lines = trained_lines([row for row in late[1] if row[1] not in out], "global")
+    items, users = train.training_counts(train)
+    assert (items.tolist(), users.tolist()) == in_ids(train, lines)
+
+
+def test_the_popular_are_those_of_the_training_period(late, late_data):
+    """What somebody without a history is shown."""
+    from recbole_llmemb.pipeline import build, train_and_evaluate
+    from recbole_llmemb.serve import Recommender
+
+    config, data = late_data("global")
+    outcome = train_and_evaluate(config, data, *build(config, data), report=lambda _: None)
+    found = Recommender(outcome.checkpoint).recommend(histories=[[]], topk=5)
+    counts = Counter(item for _, item, _ in trained_lines(late[1], "global"))
+    assert found.scores[0].tolist() == sorted(counts.values(), reverse=True)[:5]
+    assert [counts[token] for token in found.items[0]] == found.scores[0].tolist()

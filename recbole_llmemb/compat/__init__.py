@@ -13,7 +13,15 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from recbole_llmemb.compat import datasets, devices, folders, imports, models, training
+from recbole_llmemb.compat import (
+    datasets,
+    devices,
+    folders,
+    imports,
+    models,
+    sequences,
+    training,
+)
 from recbole_llmemb.errors import UserError
 
 _applied = False
@@ -46,6 +54,7 @@ def apply() -> None:
         datasets.restore_pandas_habits()
         datasets.read_files_in_c()
         datasets.copy_read_only_columns()
+        sequences.count_first_interactions()
         devices.obey_use_gpu()
         training.use_current_amp()
         training.report_plain_metrics()
