@@ -18,6 +18,7 @@ from recbole_llmemb.compat import (
     devices,
     folders,
     imports,
+    metrics,
     models,
     sequences,
     training,
@@ -55,6 +56,8 @@ def apply() -> None:
         datasets.read_files_in_c()
         datasets.copy_read_only_columns()
         sequences.count_first_interactions()
+        metrics.collect_catalogue_metrics()
+        metrics.compute_catalogue_metrics()
         devices.obey_use_gpu()
         training.use_current_amp()
         training.report_plain_metrics()
