@@ -15,6 +15,7 @@ from recbole.utils import ModelType, get_model, get_trainer, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb import checkpoint, rng
+from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.interaction_file import check_header, is_time
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.details import RowDetails
@@ -117,7 +118,9 @@ def prepare_data(config) -> Data:
                 f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
                 "items; ask for shorter lists."
             )
-        return Data(dataset, *data_preparation(config, dataset))
+        data = Data(dataset, *data_preparation(config, dataset))
+        check_parts([part._dataset for part in (data.train, data.valid, data.test)], config)
+        return data
     except _UNUSABLE as error:
         if isinstance(error, UserError):
             raise

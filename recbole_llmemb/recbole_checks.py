@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from recbole_llmemb.errors import UserError
@@ -42,6 +43,7 @@ def check_recboles(config) -> None:
     _check_transform(config)
     _check_valid_metric(config)
     _check_mode(config)
+    _check_split(config)
     _check_negatives(config)
 
 
@@ -153,6 +155,32 @@ def _check_mode(config):
     for mode in found.values() if isinstance(found, dict) else [found]:
         if mode not in (None, "none"):
             check_mode(mode)
+
+
+def _check_split(config):
+    """RecBole fails late over ways to split that it does not have, and over any two parts."""
+    args = config["eval_args"]
+    split = args.get("split") if isinstance(args, dict) else None
+    if split is None:
+        return
+    if not (isinstance(split, dict) and len(split) == 1 and set(split) <= {"LS", "RS", "TS"}):
+        raise UserError(
+            f"eval_args.split is {split!r}; it must be of the form {{'LS': 'valid_and_test'}} or "
+            "{'RS': [0.8, 0.1, 0.1]}."
+        )
+    ((kind, how),) = split.items()
+    if kind == "LS":
+        if how not in ("valid_and_test", "valid_only", "test_only"):
+            raise UserError(
+                f"eval_args.split is {split!r}; LS must be valid_and_test, valid_only or test_only."
+            )
+        return
+    three = isinstance(how, list) and len(how) == 3
+    if not (three and all(is_number(share) and 0 <= share < math.inf for share in how) and how[0]):
+        raise UserError(
+            f"eval_args.split is {split!r}; {kind} takes three shares, of training, validation and "
+            "test, such as [0.8, 0.1, 0.1]; 0 leaves out validation or test."
+        )
 
 
 def _check_negatives(config):

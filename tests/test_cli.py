@@ -161,7 +161,7 @@ BAD = [
     (["--seed=1", "--seed=2"], ["--seed is given twice, as 1 and as 2"]),
     (
         ["--eval_args={'split': {'LS': 'x'}, 'order': 'TO', 'group_by': 'user'}"],
-        ["Dataset tiny", "cannot be used", "leave_one_mode [x]"],
+        ["eval_args.split is {'LS': 'x'}", "valid_only"],
     ),
     (["--eval_args={{'mode': 'full'}}"], ["eval_args is", "it must be a dictionary"]),
     (["--encoding=utf-32"], ["tiny.inter cannot be read as utf-32"]),

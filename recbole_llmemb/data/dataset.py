@@ -10,6 +10,35 @@ from recbole.data.interaction import Interaction
 from recbole_llmemb.data.clock import Clock
 from recbole_llmemb.data.holdout import hold_out
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
+from recbole_llmemb.errors import UserError
+
+
+def check_parts(parts, config):
+    """Refuse a split dataset that leaves nothing to train on, or nobody to evaluate.
+
+    Parameters
+    ----------
+    parts : sequence of recbole.data.dataset.Dataset
+        Training, validation and test. One of the latter may be empty.
+    config : recbole.config.Config
+
+    Raises
+    ------
+    UserError
+        Naming the dataset and ``eval_args``.
+    """
+    train, *held_out = map(len, parts)
+    where = f"dataset {config['dataset']} as eval_args split it ({config['eval_args']['split']})"
+    if not train:
+        raise UserError(
+            f"There is nothing to train on in {where}: sequences need users with two training "
+            "interactions; give another split or other data."
+        )
+    if not any(held_out):
+        raise UserError(
+            f"There is nobody to evaluate in {where}: nothing is left for validation or test; "
+            "give another split, or data in which users have at least three interactions."
+        )
 
 
 class LazySequentialDataset(SequentialDataset):
@@ -72,6 +101,12 @@ class LazySequentialDataset(SequentialDataset):
         if isinstance(rows, LazyInteraction):
             rows = rows.materialise()
         return self.join(rows) if join else rows
+
+    def build(self):
+        """RecBole's splits; refused where there is nothing to train on or nobody to evaluate."""
+        parts = super().build()
+        check_parts(parts, self.config)
+        return parts
 
     def leave_one_out(self, group_by, leave_one_mode):
         """RecBole's leave-one-out split, row for row, without its Python lists of rows."""
