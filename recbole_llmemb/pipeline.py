@@ -209,6 +209,12 @@ def train_and_evaluate(
             report(
                 f"train: an interrupted run is there; continuing from epoch {trainer.start_epoch}"
             )
+    validates, tests = (len(part._dataset) > 0 for part in (data.valid, data.test))
+    if not validates:
+        report(
+            f"train: eval_args leave no validation part, so all {config['epochs']} epochs are "
+            "trained and the last one is tested"
+        )
     began = perf_counter()
     _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
     trained = perf_counter() - began
@@ -219,6 +225,11 @@ def train_and_evaluate(
         test, details = trainer.evaluate_in_detail(data.test, show_progress=config["show_progress"])
     else:  # RecBole's own
         test, details = trainer.evaluate(data.test, show_progress=config["show_progress"]), None
+    if not tests:  # which would have loaded it
+        report("test: eval_args leave no test part; groups are those of the best validation")
+        best_state = checkpoint.load(trainer.saved_model_file, config["device"])
+        model.load_state_dict(best_state["state_dict"])
+        model.load_other_parameter(best_state.get("other_parameter"))
     evaluated = perf_counter() - began
     if os.path.isfile(resume_file):
         os.unlink(resume_file)

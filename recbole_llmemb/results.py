@@ -34,7 +34,7 @@ def results_table(
         Overall results, ``{metric: value}``.
     groups : mapping of str to mapping
         Test results by group, as :func:`~recbole_llmemb.evaluation.group_results`
-        returns them.
+        returns them; those of validation where there is no test.
     metrics : sequence of str, optional
         The columns, in order; all metrics of ``test`` if not given.
     labels : mapping of str to str, optional
@@ -45,7 +45,7 @@ def results_table(
     Returns
     -------
     str
-        Validation, test, then the groups of the test set, one row each, with the
+        Validation, test, then the groups of the latter, one row each, with the
         number of users (evaluated rows) behind it. Values that do not exist are "-".
     """
     valid, test, groups = valid or {}, test or {}, groups or {}

@@ -157,6 +157,7 @@ class LLMEmbTrainer(Resumable, Trainer):
     def evaluate(self, eval_data, *args, **kwargs):
         """As RecBole's; leaves the groups in ``groups_of_last_evaluation``."""
         began = perf_counter()
+        self.evaluator.latest = self.evaluator.details = None  # as it stays without any row
         result = super().evaluate(eval_data, *args, **kwargs)
         self.evaluation_seconds.append(perf_counter() - began)
         return result

@@ -167,7 +167,7 @@ def execute(typed: dict, report=print) -> dict:
         results.results_table(
             outcome.best_valid_result,
             outcome.test_result,
-            outcome.groups,
+            outcome.groups if outcome.test_result else outcome.valid_groups,
             labels=outcome.labels,
             valid_users=len(data.valid._dataset),
         )
@@ -200,12 +200,16 @@ def execute(typed: dict, report=print) -> dict:
     }
     parts["curve"] = outcome.curve
     parts["bins"] = None if details is None else details.bins()
+    if not outcome.test_result:
+        parts["bins"] = {}  # as groups
     if result_json:
         parts["checkpoint"] = results.relative(outcome.checkpoint, result_json)
         if users_file is not None and details is not None:
             write_users(users_file, details, data.dataset)
             parts["users_file"] = users_file.name
             print(f"per user:   {users_file}")
+        elif users_file is not None:
+            print("per user:   nothing, as nobody was tested")
         results.write_result_json(result_json, **parts)
         print(f"results:    {result_json}")
     print(f"total:      {perf_counter() - started:.1f} s")

@@ -134,7 +134,10 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         if config["user_sample"]:
             test = with_sampled_users(test, config["user_sample"])
         if not len(test):
-            raise UserError(f"Checkpoint {path}: the dataset's test set has no users.")
+            raise UserError(
+                f"Checkpoint {path}: the dataset's test set has no users under the eval_args of "
+                "its run; give a checkpoint of a run that was tested."
+            )
         judge = _Judge(config, model)
         judge.eval_collector.data_collect(data.train)  # popularity, which some metrics read
         score = partial(_score, config, judge, data.test)

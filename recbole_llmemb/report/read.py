@@ -104,7 +104,10 @@ def read_run(path) -> Run:
         if not isinstance(content[key], kind):
             raise _no_result(path, f"its {key!r} is {content[key]!r}")
     if not content["test_result"]:
-        raise _no_result(path, "its 'test_result' has no metrics")
+        raise UserError(
+            f"{str(path)!r} cannot be compared: its 'test_result' has no metrics, as of a run "
+            "whose eval_args leave no test part; give files of runs that were tested."
+        )
     for key, kind in _PARTS.items():
         if not isinstance(content.get(key) or kind(), kind):
             raise _no_result(path, f"its {key!r} is {content[key]!r}")

@@ -68,6 +68,11 @@ class Users:
                 starts = lengths.cumsum(0) - lengths
             else:
                 rows = self.splits[SPLITS.index(split)].inter_feat
+                if not len(rows):
+                    raise UserError(
+                        f"The dataset {self.dataset.config['dataset']} has no {split} part under "
+                        "the eval_args of the checkpoint; leave --split at all."
+                    )
                 users, places = rows[self.dataset.uid_field], rows[POSITION]
                 # A user's first target: a split by ratio has several of each.
                 order = np.lexsort((places.numpy(), users.numpy()))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recbole_llmemb import pipeline
 from recbole_llmemb.config import make_config
+from recbole_llmemb.errors import UserError
 from recbole_llmemb.tune import shared
 from recbole_llmemb.tune.plan import needs_teacher
 
@@ -41,6 +42,11 @@ def prepare(plan, config, space=None, report=print) -> dict:
     for choices in _data_choices(config, space):
         own = make_config(plan.model, plan.dataset, overrides=plan.values(choices))
         data = pipeline.prepare_data(own)
+        if not len(data.valid._dataset):
+            raise UserError(
+                f"A search needs a validation part, but eval_args leave none of {own['dataset']} "
+                f"({own['eval_args']['split']}); give another split."
+            )
         packed[shared.data_key(own)] = shared.pack_data(own, data)
     train = data.train._dataset
     megabytes = shared.size_of(packed) / 1e6

@@ -79,7 +79,7 @@ def final_table(found) -> str:
     return results_table(
         valid["result"],
         test["result"],
-        test["groups"],
+        test["groups"] if test["result"] else valid["groups"],
         labels=test["labels"],
         valid_users=valid["users"],
         test_users=test["users"],

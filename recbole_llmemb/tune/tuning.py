@@ -124,7 +124,7 @@ def _evaluate(plan, prepared, settings, checkpoint, cpus, gpus):
                 groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
                 found.append(
                     {
-                        "result": dict(result),
+                        "result": dict(result or {}),  # None without a test part
                         "groups": getattr(trainer, "groups_of_last_evaluation", None),
                         "labels": None if groups is None else groups.labels,
                         "users": len(loader._dataset),
