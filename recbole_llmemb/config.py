@@ -57,6 +57,7 @@ def install() -> None:
     """Hook our defaults into RecBole's ``Config`` for our models; idempotent."""
     from recbole.config import Config
 
+    from recbole_llmemb.evaluation import measure
     from recbole_llmemb.model.backbones import settings
 
     if getattr(Config, "knows_llmemb", False):
@@ -75,6 +76,8 @@ def install() -> None:
         if _is_ours(model):
             self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
+        else:
+            self.internal_config_dict["exclude_history"] = measure.default_of(model_class)
 
     def set_recboles(self):
         """As RecBole, which takes its own ml-100k, wherever data_path says that one is."""
@@ -83,6 +86,7 @@ def install() -> None:
         own = Path(folder or "") / str(self.dataset)
         if folder and self.dataset == "ml-100k" and (own / "ml-100k.inter").is_file():
             self.final_config_dict["data_path"] = str(own)
+        measure.check_measure(_Lookup(self.final_config_dict), _is_ours(self.model))
 
     def _set_default_parameters(self):
         values = self.final_config_dict

@@ -24,7 +24,14 @@ _TITLES = {
 
 
 def results_table(
-    valid, test, groups, metrics=None, labels=None, valid_users=None, test_users=None
+    valid,
+    test,
+    groups,
+    metrics=None,
+    labels=None,
+    valid_users=None,
+    test_users=None,
+    measure=None,
 ) -> str:
     """Lay out a run's results as one plain-text table.
 
@@ -41,6 +48,9 @@ def results_table(
         Group names in words, such as ``Groups.labels``.
     valid_users, test_users : int, optional
         Numbers of rows behind ``valid`` and ``test``; groups tell the latter.
+    measure : str, optional
+        Which measure it is, as :func:`~recbole_llmemb.evaluation.measure.measure_of` says it:
+        the first line.
 
     Returns
     -------
@@ -64,7 +74,7 @@ def results_table(
         for title, count, values in lines
         if values
     ]
-    return tabulate(
+    table = tabulate(
         rows,
         headers=["", "users", *columns],
         tablefmt="simple",
@@ -72,6 +82,7 @@ def results_table(
         colalign=("left", *["right"] * (len(columns) + 1)),
         preserve_whitespace=True,
     )
+    return f"{measure}\n{table}" if measure else table
 
 
 def check_writable(path) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from recbole_llmemb import checkpoint
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.evaluator import Candidates, Collector, GroupEvaluator
-from recbole_llmemb.evaluation.groups import Groups
+from recbole_llmemb.evaluation.negatives import EXCLUDED
 from recbole_llmemb.resumable import Resumable
 
 
@@ -170,8 +170,14 @@ class LLMEmbTrainer(Resumable, Trainer):
         scores = scores.view(-1, self.tot_item_num)
         scores[:, 0] = -np.inf
         if history_index is not None:
-            scores[history_index] = -np.inf
+            scores[tuple(map(self._index, history_index))] = -np.inf
         return interaction, scores, positive_u, positive_i
+
+    def _index(self, numbers):
+        """Row or column numbers where scores are, without waiting for these."""
+        if self.device.type != "cuda":
+            return numbers
+        return numbers.pin_memory().to(self.device, non_blocking=True)
 
     def _neg_sample_batch_eval(self, batched_data):
         interaction, candidates, positive_u, positive_i = batched_data
@@ -180,6 +186,8 @@ class LLMEmbTrainer(Resumable, Trainer):
         moved = interaction.to(self.device)
         candidates = candidates.to(self.device)
         scores = self.model.rank_candidates(moved, candidates).float()
+        if EXCLUDED in moved:
+            scores = scores.masked_fill(moved[EXCLUDED], -torch.inf)
         found = Candidates(scores, candidates, self.tot_item_num)
         return interaction, found, positive_u, positive_i
 
@@ -192,14 +200,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         """As RecBole's; also knows the groups and writes ``resume_file`` if one is set."""
         self._train_data = train_data
         dataset = train_data._dataset
-        if hasattr(dataset, "training_counts"):
-            items, users = self.evaluator.counts = dataset.training_counts(dataset)
-            self.evaluator.groups = Groups.from_training(
-                items,
-                users,
-                self.config["tail_item_threshold"],
-                self.config["short_user_threshold"],
-            )
+        self.evaluator.know_groups(self.config, dataset)
         if saved:
             self._keep_best()
         self._restore_rng()

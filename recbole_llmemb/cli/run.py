@@ -87,6 +87,7 @@ def execute(typed: dict, report=print) -> dict:
     from recbole_llmemb import pipeline, results
     from recbole_llmemb.config import make_config, preset_file
     from recbole_llmemb.evaluation import cold
+    from recbole_llmemb.evaluation.measure import measure_of_run
     from recbole_llmemb.model.backbones.settings import look_up
     from recbole_llmemb.registry import is_ours, model_class
     from recbole_llmemb.report.users import write_users
@@ -170,6 +171,7 @@ def execute(typed: dict, report=print) -> dict:
             outcome.groups if outcome.test_result else outcome.valid_groups,
             labels=outcome.labels,
             valid_users=len(data.valid._dataset),
+            measure=measure_of_run(config),
         )
     )
     cold_items = None

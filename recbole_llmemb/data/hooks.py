@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import recbole.data.utils as recbole_data
-from recbole.utils import EvaluatorType
+from recbole.utils import EvaluatorType, ModelType
 
+from recbole_llmemb.data import whole_histories
 from recbole_llmemb.registry import is_ours, model_class
 
 
@@ -16,7 +17,7 @@ def install():
 
     def get_dataloader(config, phase):
         if not is_ours(config["model"]):
-            return original(config, phase)
+            return _loader_of_recbole(config, phase) or original(config, phase)
         own = getattr(model_class(config["model"]), "own_loader", None)
         if own is not None:
             return own(config, phase, lambda: _our_loader(config, phase) or original(config, phase))
@@ -26,6 +27,16 @@ def install():
 
     get_dataloader.knows_llmemb = True
     recbole_data.get_dataloader = get_dataloader
+    whole_histories.install()
+
+
+def _loader_of_recbole(config, phase):
+    from recbole_llmemb.evaluation.fullsort import history_loader_of_recbole
+
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if phase == "train" or not (sequential and config["exclude_history"]):
+        return None
+    return history_loader_of_recbole if config["eval_args"]["mode"][phase] == "full" else None
 
 
 def _our_loader(config, phase):

@@ -61,6 +61,29 @@ class SortedInteractions:
         more = gathered.dim() - mask.dim()
         return gathered * mask.view(*mask.shape, *[1] * more).to(gathered.dtype)
 
+    def before(self, user_field, item_field, positions, users=None):
+        """All that the users of some rows met before their targets, however long ago.
+
+        Parameters
+        ----------
+        user_field, item_field : str
+        positions : torch.LongTensor (n,)
+            Where each row's target lies.
+        users : torch.LongTensor (n,), optional
+            Whose rows they are, where no interaction of theirs lies there.
+
+        Returns
+        -------
+        tuple of torch.LongTensor (m,)
+            Row numbers, in ascending order, and the items.
+        """
+        owners = self.fields[user_field]
+        starts = torch.searchsorted(owners, owners[positions] if users is None else users)
+        counts = positions - starts
+        rows = torch.arange(len(positions)).repeat_interleave(counts)
+        place = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+        return rows, self.fields[item_field][starts[rows] + place]
+
 
 class LazyInteraction(Interaction):
     """An :class:`~recbole.data.interaction.Interaction` whose list fields are gathered on demand.

@@ -67,6 +67,9 @@ class GroupCollector(Collector):
     The collected values are those of RecBole. Rows with several targets go
     RecBole's way.
 
+    With ``exclude_history`` a target whose score is ``-inf`` is a miss: it is in no list, and
+    GAUC ranks it below all candidates.
+
     ``rows`` holds the :class:`EvalRows` of the last :meth:`get_data_struct`
     (``None`` for value metrics such as AUC, where lines are not rankings).
     """
@@ -76,6 +79,7 @@ class GroupCollector(Collector):
         self.data_struct = _PartsStruct()
         self.user_field = config["USER_ID_FIELD"]
         self.length_field = config["ITEM_LIST_LENGTH_FIELD"]
+        self.without_history = bool(config["exclude_history"])
         self.rows: EvalRows | None = None
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
@@ -99,7 +103,9 @@ class GroupCollector(Collector):
             return
         target = positive_i.to(scores_tensor.device).unsqueeze(1)
         if self.register.need("rec.items") or self.register.need("rec.topk"):
-            top = torch.topk(scores_tensor, max(self.topk), dim=-1).indices
+            values, top = torch.topk(scores_tensor, max(self.topk), dim=-1)
+            if self.without_history:  # a list that is not full ends in padding
+                top = top.masked_fill(values == -torch.inf, 0)
             self._collect_top(top, top == target)
         if self.register.need("rec.meanrank"):
             self._collect_mean_rank(scores_tensor, scores_tensor.gather(1, target))
@@ -197,6 +203,10 @@ class GroupCollector(Collector):
         target_score = target_score.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         rank = count(scores > target_score).float() + 0.5 * (count(scores == target_score) + 1)
         listed = count(scores > scores.amin(1, keepdim=True))
+        if self.without_history:  # a target that is no candidate comes after all that are
+            missed = target_score == -torch.inf
+            listed = listed + missed
+            rank = torch.where(missed, listed.float(), rank)
         self.data_struct.update_tensor(
             "rec.meanrank", torch.cat((rank, listed, torch.ones_like(rank)), dim=1)
         )

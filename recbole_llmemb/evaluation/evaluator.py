@@ -9,7 +9,7 @@ from recbole.evaluator import Evaluator
 
 from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.details import RowDetails
-from recbole_llmemb.evaluation.groups import group_results
+from recbole_llmemb.evaluation.groups import Groups, group_results
 
 
 class GroupEvaluator(Evaluator):
@@ -21,6 +21,14 @@ class GroupEvaluator(Evaluator):
         self.plain = Evaluator(config)
         self.groups = self.counts = self.latest = self.details = None
         self.keep_details = False
+
+    def know_groups(self, config, train):
+        """Tell tail and head items and short and long users apart, by the training split."""
+        if hasattr(train, "training_counts"):
+            items, users = self.counts = train.training_counts(train)
+            self.groups = Groups.from_training(
+                items, users, config["tail_item_threshold"], config["short_user_threshold"]
+            )
 
     def evaluate(self, dataobject):
         rows = self.collector.rows

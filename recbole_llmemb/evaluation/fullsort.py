@@ -6,13 +6,50 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.measure import history_of
 from recbole_llmemb.evaluation.rows import length_order, trim_histories
 
 
-class LengthSortedFullSortEvalDataLoader(FullSortEvalDataLoader):
+class HistoryFullSortEvalDataLoader(FullSortEvalDataLoader):
+    """RecBole's full-ranking loader for sequential models, which knows ``exclude_history``.
+
+    Where that is set, the second part of a batch are row numbers and ids of the items that are
+    no candidates, ``(m,)`` each, as RecBole gives them for models that read no sequences.
+    """
+
+    def collate_fn(self, index):
+        """Return the batch made of these rows."""
+        batch, history, *targets = super().collate_fn(index)
+        if self.config["exclude_history"]:
+            pairs = history_of(self.config, self._dataset, np.asarray(index))
+            history = pairs.rows, pairs.columns
+        return batch, history, *targets
+
+
+def history_loader_of_recbole(config, dataset, sampler, shuffle=False):
+    """The full-ranking loader for RecBole's own sequential models, without the history.
+
+    Raises
+    ------
+    UserError
+        Some list would not be full: RecBole fills it up with what is no candidate.
+    """
+    loader = HistoryFullSortEvalDataLoader(config, dataset, sampler, shuffle=shuffle)
+    met = history_of(config, dataset, np.arange(len(dataset))).rows.bincount()
+    if len(met) and dataset.item_num - 1 - int(met.max()) < max(config["topk"]):
+        raise UserError(
+            f"exclude_history leaves a user of {dataset.dataset_name} fewer than topk "
+            f"{max(config['topk'])} items; ask for shorter lists, or take "
+            f"--model=LLMEmb{config['model']} with --item_embedding=id."
+        )
+    return loader
+
+
+class LengthSortedFullSortEvalDataLoader(HistoryFullSortEvalDataLoader):
     """RecBole's full-ranking loader for sequential models, by history length.
 
-    The same rows and the same batch tuple ``(interaction, None, positive_u,
+    The same rows and the same batch tuple ``(interaction, history, positive_u,
     positive_i)``; only the order of the rows and the width of the padding differ,
     so the metrics are the same. A model that needs all histories padded to
     ``MAX_ITEM_LIST_LENGTH`` sets :attr:`trim` to ``False`` on the loader.

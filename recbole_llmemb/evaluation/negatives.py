@@ -20,8 +20,11 @@ from recbole.sampler import RepeatableSampler
 from recbole.utils import InputType
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.measure import history_of
 from recbole_llmemb.evaluation.rows import length_order, trim_histories
 
+#: Which candidates of a batch are none, having been met before, ``(b, 1 + NNN)``.
+EXCLUDED = "_excluded_candidates"
 _PHASES = ("train", "valid", "test")
 
 
@@ -37,9 +40,20 @@ def candidate_eval_loader(config, dataset, sampler, shuffle=False):
     ----------
     config, dataset, sampler, shuffle
         As for RecBole's ``NegSampleEvalDataLoader``.
+
+    Raises
+    ------
+    UserError
+        ``exclude_history`` where targets with different histories are ranked together.
     """
     draws = sampler is not None and _draws(_args(config, sampler))
     one_target = draws and _most_targets(dataset) <= 1
+    if draws and not one_target and config["exclude_history"]:
+        raise UserError(
+            "exclude_history takes from each target what came before it, but under this split "
+            "and sampled candidates RecBole ranks all targets of a user together; set mode: full "
+            "in eval_args, or split by leave-one-out (LS)."
+        )
     loader = CandidateEvalDataLoader if one_target else NegSampleEvalDataLoader
     return loader(config, dataset, sampler, shuffle=shuffle)
 
@@ -49,9 +63,10 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
 
     A batch is ``(interaction, candidates, positive_u, positive_i)``: ``B`` rows
     (``B`` = ``eval_batch_size``), a ``(B, 1 + NNN)`` LongTensor of item ids with the
-    target first, ``arange(B)`` and the ``(B,)`` targets. Rows come by history length
-    and their padding is cut to the longest of the batch (unless :attr:`trim` is
-    false).
+    target first, ``arange(B)`` and the ``(B,)`` targets. With ``exclude_history`` the
+    interaction says under :data:`EXCLUDED` which of the candidates are none. Rows come by
+    history length and their padding is cut to the longest of the batch (unless
+    :attr:`trim` is false).
 
     The negatives follow the distribution of RecBole's sampler: drawn with
     replacement, never the target (nor, with ``repeatable: False``, anything the user
@@ -124,6 +139,9 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
             )
         targets = batch[self.iid_field]
         candidates = torch.cat((targets.unsqueeze(1), self.negatives[rows].long()), dim=1)
+        if self.config["exclude_history"]:
+            history = history_of(self.config, self._dataset, rows.numpy())
+            batch[EXCLUDED] = history.has(candidates, self._dataset.item_num)
         return batch, candidates, torch.arange(len(rows)), targets
 
 

@@ -1,0 +1,125 @@
+"""Which measure an evaluation is: among what the targets are ranked.
+
+RecBole leaves the items of a user's history among the candidates of a sequential model, other
+code takes them out (``filter_viewed`` of RecTools). The key ``exclude_history`` chooses.
+"""
+
+from __future__ import annotations
+
+from recbole.utils import EvaluatorType, ModelType
+
+from recbole_llmemb.data.lazy import POSITION
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.pairs import Pairs
+
+KEEP_TARGET = "keep_target"
+#: Of ``exclude_history``.
+VALUES = (False, True, KEEP_TARGET)
+
+
+def default_of(model_class):
+    """What RecBole does for its own models: it takes out what general models have met."""
+    return False if model_class.type == ModelType.SEQUENTIAL else KEEP_TARGET
+
+
+def history_of(config, dataset, index) -> Pairs:
+    """The items that are no candidates of some rows: all that the user met before the target.
+
+    Parameters
+    ----------
+    config : mapping
+    dataset : recbole.data.dataset.SequentialDataset
+        A built split. A row that knows where its target lies among its user's interactions has
+        all before it as its history, also what is too long ago for a model to be shown; any
+        other row has what its list says.
+    index : numpy.ndarray (b,)
+        Rows of it.
+
+    Returns
+    -------
+    Pairs
+        Row numbers, counted within ``index``, and item ids. Under ``exclude_history:
+        keep_target`` a row's target is not among them.
+    """
+    rows, item_field = dataset.inter_feat[index], dataset.iid_field
+    if POSITION in rows.interaction:
+        store = getattr(rows, "store", None) or dataset.sorted_interactions
+        numbers, items = store.before(dataset.uid_field, item_field, rows[POSITION])
+    else:
+        lists = rows[dataset.item_id_list_field]
+        numbers, places = lists.nonzero(as_tuple=True)
+        items = lists[numbers, places]
+    if config["exclude_history"] == KEEP_TARGET:
+        others = items != rows[item_field][numbers]
+        numbers, items = numbers[others], items[others]
+    return Pairs(numbers, items)
+
+
+def measure_of(config, phase="test") -> str:
+    """The measure of a configuration, in words."""
+    mode = (config["eval_args"] or {}).get("mode", "full")
+    mode = str(mode[phase] if isinstance(mode, dict) else mode)
+    if mode[:3] in ("uni", "pop"):
+        how = " by popularity" if mode.startswith("pop") else ""
+        ranking = f"{int(mode[3:]):,} items sampled{how} beside the target"
+    else:
+        ranking = "full ranking"
+    if mode == "labeled":
+        return "labelled rows"
+    return f"{ranking}, {history_in_words(config['exclude_history'])}"
+
+
+def measure_of_run(config) -> str:
+    """As :func:`measure_of`; where validation is another one, it says so."""
+    valid, test = measure_of(config, "valid"), measure_of(config)
+    return test if valid == test else f"{test} (validation: {valid})"
+
+
+def history_in_words(excluded) -> str:
+    """What a value of ``exclude_history`` does to the candidates."""
+    if not excluded:
+        return "history kept"
+    return "history removed" + (", target kept" if excluded == KEEP_TARGET else "")
+
+
+def check_measure(config, ours: bool) -> None:
+    """Refuse an ``exclude_history`` that an evaluation cannot do.
+
+    Raises
+    ------
+    UserError
+        Naming the key and what may be done instead.
+    """
+    chosen = config["exclude_history"]
+    if chosen is not None and chosen not in VALUES:
+        raise UserError(
+            f"exclude_history is {chosen!r}; it must be True, False or '{KEEP_TARGET}'."
+        )
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        if chosen not in (None, KEEP_TARGET):
+            raise UserError(
+                f"exclude_history is {chosen!r}, but of models like {config['model']} RecBole "
+                f"always removes the history but for the target; leave the key out."
+            )
+        return
+    if not chosen:
+        return
+    args = config["eval_args"]
+    modes = args.get("mode") if isinstance(args, dict) else None
+    modes = list(modes.values()) if isinstance(modes, dict) else [modes]
+    if config["eval_type"] == EvaluatorType.VALUE or "labeled" in modes:
+        raise UserError(
+            "exclude_history takes items out of a ranking, but AUC, LogLoss, MAE, RMSE and the "
+            "mode labeled rank nothing; set exclude_history: False or take other metrics."
+        )
+    if not ours and any(str(mode)[:3] in ("uni", "pop") for mode in modes):
+        raise UserError(
+            f"exclude_history with sampled candidates is not offered for RecBole's own "
+            f"{config['model']}; take mode: full, or --model=LLMEmb{config['model']} with "
+            "--item_embedding=id."
+        )
+    if not ours and "gauc" in [str(name).lower() for name in config["metrics"] or ()]:
+        raise UserError(
+            f"exclude_history with GAUC is not offered for RecBole's own {config['model']}; take "
+            f"other metrics, or --model=LLMEmb{config['model']} with --item_embedding=id."
+        )
