@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import write_tiny
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
@@ -189,6 +190,67 @@ def test_against_a_plain_loop(tiny_run, tiny_table, settings):
     assert everywhere["model"]["auc"] == pytest.approx(sum(aucs) / len(aucs), abs=1e-6)
     assert alone["model"]["hit@5"] == pytest.approx(sum(among_cold) / len(among_cold))
     assert found["targets"] == len(held) > 25
+
+
+@pytest.mark.parametrize("excluded", [True, "keep_target"])
+def test_without_what_users_have_met(tmp_path, tiny_run, tiny_table, excluded):
+    """Among the other items, held-out ones that were met before included, one target at a time."""
+    often = write_tiny(tmp_path / "often", n_items=25, seed=5)
+    config, data, model, _ = tiny_run(
+        data_path=str(often.folder.parent),
+        exclude_history=excluded, holdout_targets="all", eval_batch_size=7,
+        MAX_ITEM_LIST_LENGTH=3, topk=[1, 2], valid_metric="NDCG@1", holdout_items=0.5,
+    )  # fmt: skip
+    found = evaluate_cold(config, data, model)
+    train = data.train._dataset
+    held, table = train.held_out, EmbeddingTable.load(tiny_table)
+    vectors = table.vectors[[table.tokens.index(token) for token in held.tokens]]
+    counts = dict(zip(train.field2id_token["item_id"], train.training_counts(train)[0].tolist()))
+    warm_names = names(train, "item_id", range(1, train.item_num))
+    last, missed = {}, 0
+    expected: dict = {"all_items": [], "cold_items": []}
+    with torch.no_grad():
+        cold = model.scored_items.embed(vectors)
+        for row, user in enumerate(held.users):
+            target = held.tokens[held.items[row]]
+            batch = histories(held, train, slice(row, row + 1))
+            score = dict(zip(warm_names, model.full_sort_predict(batch)[0, 1:].tolist()))
+            sides = model.item_scores.sides(model.sequence_output(batch), cold)
+            score |= dict(zip(held.tokens, (sides[0] @ sides[1].t())[0].tolist()))
+            sequence = often.sequences[user]
+            place = sequence.index(target, last.get((user, target), -1) + 1)
+            while not without(sequence[:place], held.tokens):  # a target without a history
+                place = sequence.index(target, place + 1)
+            last[user, target] = place
+            history = set(sequence[:place])
+            miss = target in history and excluded is True
+            missed += target in history
+            for name in expected:
+                others = held.tokens if name == "cold_items" else [*warm_names, *held.tokens]
+                others = set(others) - history - {target}
+                above = {
+                    "model": sum(score[item] > score[target] for item in others),
+                    "popularity": sum(counts.get(item, 0) > 0 for item in others),
+                }
+                equal = sum(counts.get(item, 0) == 0 for item in others)
+                expected[name].append(
+                    (
+                        len(others), 0 if miss else (above["model"] < 2),
+                        0 if miss else 1 - above["model"] / len(others),
+                        0 if miss else 2 / (len(others) + 1), 0 if miss else 0.5,
+                        0 if miss else 1 - (above["popularity"] + equal / 2) / len(others),
+                    )
+                )  # fmt: skip
+    assert missed > 3 and min(row[0] for row in expected["cold_items"]) < len(held.tokens) - 2
+    for name, rows in expected.items():
+        _, hit, auc, chance, half, popular = np.mean(rows, axis=0)
+        block = found[name]
+        assert block["model"]["hit@2"] == pytest.approx(hit, abs=1e-6)
+        assert block["model"]["auc"] == pytest.approx(auc, abs=1e-6)
+        assert block["random"]["hit@2"] == pytest.approx(chance, abs=1e-6)
+        assert block["random"]["auc"] == pytest.approx(half, abs=1e-6)
+        assert block["popularity"]["auc"] == pytest.approx(popular, abs=1e-6)
+    assert "among all 25 items, history removed" in cold_table(found)
 
 
 def test_random_and_popularity(tiny_run):

@@ -27,6 +27,9 @@ class HeldOut:
         user's other interactions came before.
     without_history : int
         Targets that were left out because nothing came before.
+    met : tuple of numpy.ndarray (m,)
+        The held-out items that users met before: number of the target, in ascending order, and
+        index in ``tokens``.
     """
 
     tokens: list[str]
@@ -35,6 +38,7 @@ class HeldOut:
     items: np.ndarray
     before: np.ndarray
     without_history: int
+    met: tuple[np.ndarray, np.ndarray]
 
     def __len__(self):
         return len(self.items)
@@ -86,19 +90,23 @@ def hold_out(dataset, share, seed, targets="last") -> HeldOut:
             f"holdout_items is {share}, which leaves dataset {dataset.dataset_name} without "
             "interactions; give a smaller share."
         )
-    users, held_items, before = _targets(dataset, held, targets)
+    users, held_items, before, met = _targets(dataset, held, targets)
     dataset.inter_feat = inter[held < 0].reset_index(drop=True)
     if dataset.item_feat is not None:
         known = ~dataset.item_feat[item_field].astype(str).isin(tokens)
         dataset.item_feat = dataset.item_feat[known].reset_index(drop=True)
     has = before > 0
-    return HeldOut(
-        tokens, int((held >= 0).sum()), users[has], held_items[has], before[has], int((~has).sum())
-    )
+    kept = has[met[0]]
+    met = (np.cumsum(has) - 1)[met[0][kept]], met[1][kept]
+    gone = int((held >= 0).sum())
+    return HeldOut(tokens, gone, users[has], held_items[has], before[has], int((~has).sum()), met)
 
 
 def _targets(dataset, held, which):
-    """User tokens, item indices and number of other interactions before, of each target."""
+    """User tokens, item indices and number of other interactions before, of each target.
+
+    And, as in :class:`HeldOut`, the held-out items met before.
+    """
     inter = dataset.inter_feat
     times = inter[dataset.time_field].to_numpy(dtype=np.float64)
     # The order of RecBole's sequences: it fills in missing times, rounds all of them to 32
@@ -114,7 +122,12 @@ def _targets(dataset, held, which):
     if which == "last":
         wanted = wanted & np.r_[codes[1:] != codes[:-1], True]
     users = inter[dataset.uid_field].astype(str).to_numpy()[order]
-    return users[wanted], held[wanted], before[wanted]
+    places = np.flatnonzero(held >= 0)
+    begin = np.searchsorted(codes[places], codes[wanted])
+    counts = np.searchsorted(places, np.flatnonzero(wanted)) - begin
+    rows = np.repeat(np.arange(len(counts)), counts)
+    earlier = begin[rows] + np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    return users[wanted], held[wanted], before[wanted], (rows, held[places[earlier]])
 
 
 def histories(held: HeldOut, dataset, rows):
@@ -134,18 +147,40 @@ def histories(held: HeldOut, dataset, rows):
         User ids, padded histories ``(b, w)`` and their lengths under RecBole's names.
     """
     store = dataset.sorted_interactions
-    ids = dataset.field2token_id[dataset.uid_field]
-    users = np.array([ids[user] for user in held.users[rows]], dtype=np.int64)
-    before = held.before[rows]
-    starts = np.searchsorted(store.fields[dataset.uid_field].numpy(), users)
-    lengths = torch.from_numpy(np.minimum(before, store.max_length))
-    positions = torch.from_numpy(starts + before)
+    users, positions = _places(held, dataset, rows)
+    lengths = torch.from_numpy(held.before[rows]).clamp(max=store.max_length)
     item_list = dataset.item_id_list_field
     width = int(lengths.max()) if len(lengths) else 1
     return Interaction(
         {
-            dataset.uid_field: torch.from_numpy(users),
+            dataset.uid_field: users,
             item_list: store.history(item_list, positions, lengths, width),
             dataset.item_list_length_field: lengths,
         }
     )
+
+
+def met_before(held: HeldOut, dataset, rows: slice):
+    """All that the users of some targets had met, however long ago.
+
+    Returns
+    -------
+    tuple of torch.LongTensor (m,)
+        Numbers of the targets, within ``rows``, and positions among the other items and, after
+        them, the held-out ones.
+    """
+    users, positions = _places(held, dataset, rows)
+    store = dataset.sorted_interactions
+    warm, items = store.before(dataset.uid_field, dataset.iid_field, positions, users)
+    begin, end, _ = rows.indices(len(held))
+    first, last = np.searchsorted(held.met[0], [begin, end])
+    cold, more = (torch.from_numpy(part[first:last]) for part in held.met)
+    return torch.cat([warm, cold - begin]), torch.cat([items - 1, more + dataset.item_num - 1])
+
+
+def _places(held, dataset, rows):
+    """User ids, and where in the dataset's interactions the targets would lie."""
+    ids = dataset.field2token_id[dataset.uid_field]
+    users = torch.tensor([int(ids[user]) for user in held.users[rows]], dtype=torch.long)
+    starts = torch.searchsorted(dataset.sorted_interactions.fields[dataset.uid_field], users)
+    return users, starts + torch.from_numpy(held.before[rows])

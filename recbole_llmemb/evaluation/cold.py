@@ -15,8 +15,9 @@ from tabulate import tabulate
 from torch import nn
 
 from recbole_llmemb import rng
-from recbole_llmemb.data.holdout import histories
+from recbole_llmemb.data.holdout import histories, met_before
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.measure import KEEP_TARGET, history_in_words
 from recbole_llmemb.model.item_embedding import TableItemEmbedding
 from recbole_llmemb.model.item_layer import prepared
 
@@ -85,38 +86,33 @@ def evaluate_cold(config, data, model) -> dict:
     model.eval()
     with torch.no_grad(), rng.preserved():
         cold, bias = cold_embeddings(config, train, model)
-        ranks = _ranks_of_model(config, train, model, cold, bias)
+        ranks = _ranks(config, train, model, cold, bias)
     counts = train.training_counts(train)[0][1:]
-    n_all, n_cold, n = len(counts) + len(held.tokens), len(held.tokens), len(held)
-    never = int((counts == 0).sum()) + n_cold  # all of these have popularity 0
-
-    def plain(greater, equal):
-        return torch.full((n,), greater), torch.full((n,), equal)
-
-    others = {
-        "all_items": {"random": plain(0, n_all), "popularity": plain(n_all - never, never)},
-        "cold_items": {"random": plain(0, n_cold), "popularity": plain(0, n_cold)},
-    }
+    n_all, n_cold = len(counts) + len(held.tokens), len(held.tokens)
     block = {
         "holdout_items": config["holdout_items"],
         "holdout_seed": config["holdout_seed"],
         "holdout_targets": config["holdout_targets"],
         "items": n_cold,
         "interactions": held.interactions,
-        "targets": n,
+        "targets": len(held),
         "target_items": len(set(held.items.tolist())),
         "without_history": held.without_history,
+        "exclude_history": config["exclude_history"] or False,
     }
     for name, candidates in zip(CATALOGUES, (n_all, n_cold)):
-        rankers = {"model": ranks[name], **others[name]}
+        allowed, found = ranks[name]
         block[name] = {"candidates": candidates}
         for ranker in RANKERS:
-            found = expected_metrics(*rankers[ranker], candidates, names, config["topk"])
-            block[name][ranker] = found
+            block[name][ranker] = expected_metrics(
+                *found[ranker], candidates, names, config["topk"], allowed
+            )
     return block
 
 
-def expected_metrics(greater, equal, candidates, names, topk) -> dict[str, float | None]:
+def expected_metrics(
+    greater, equal, candidates, names, topk, allowed=None
+) -> dict[str, float | None]:
     """Metrics when equal scores are put in random order, averaged over all such orders.
 
     Parameters
@@ -129,6 +125,8 @@ def expected_metrics(greater, equal, candidates, names, topk) -> dict[str, float
     names : sequence of str
         Of :data:`METRICS`.
     topk : sequence of int
+    allowed : torch.Tensor (n,), optional
+        How many candidates each target has, itself included, where they are not the same.
 
     Returns
     -------
@@ -150,8 +148,9 @@ def expected_metrics(greater, equal, candidates, names, topk) -> dict[str, float
                 found[f"{name}@{k}"] = ((total[last] - total[first]) / equal).mean().item()
     found["auc"] = None
     if len(greater) and candidates > 1:
-        below = candidates - greater - equal + (equal - 1) / 2
-        found["auc"] = (below / (candidates - 1)).mean().item()
+        allowed = torch.full_like(greater, candidates) if allowed is None else allowed.double()
+        below = (allowed - greater - equal + (equal - 1) / 2).clamp(min=0)
+        found["auc"] = (below / (allowed - 1).clamp(min=1)).mean().item()
     return found
 
 
@@ -190,8 +189,16 @@ def cold_embeddings(config, dataset, model):
     return rows, bias
 
 
-def _ranks_of_model(config, dataset, model, cold, bias):
-    """How many candidates of each catalogue score above each target, and how many like it."""
+def _ranks(config, dataset, model, cold, bias):
+    """How the targets are ranked, for each catalogue and ranker.
+
+    Returns
+    -------
+    dict of str to tuple
+        How many candidates each target has, itself included, ``(n,)``, and for each ranker how
+        many of them score higher and how many the same, ``(2, n)``. A target that is no
+        candidate has more above it than there are items in a list.
+    """
     held, layer = dataset.held_out, model.scored_items
     warm = layer.weight[1 : dataset.item_num].float()
     items = torch.cat([warm, cold])
@@ -199,6 +206,9 @@ def _ranks_of_model(config, dataset, model, cold, bias):
         bias = torch.cat([model.item_bias[1 : dataset.item_num], bias])
     else:
         bias = bias.new_zeros(len(items))
+    popularity = torch.zeros(len(items))
+    popularity[: len(warm)] = dataset.training_counts(dataset)[0][1:]
+    popularity = popularity.to(items.device).unsqueeze(0)
     parts: dict = {name: [] for name in CATALOGUES}
     size = config["eval_batch_size"]
     for begin in range(0, len(held), size):
@@ -207,12 +217,35 @@ def _ranks_of_model(config, dataset, model, cold, bias):
         states, sides = model.item_scores.sides(model.sequence_output(batch).float(), items)
         scores = (states @ sides.t() + bias).nan_to_num(nan=-torch.inf)
         targets = torch.from_numpy(held.items[chosen]).to(items.device) + len(warm)
-        own = scores.gather(1, targets.unsqueeze(1))
-        for name, among in zip(CATALOGUES, (scores, scores[:, len(warm) :])):
-            counts = torch.stack([(among > own).sum(1), (among == own).sum(1)])
-            parts[name].append(counts.cpu())
-    none = torch.zeros(2, 0, dtype=torch.long)
-    return {name: torch.cat([none, *found], dim=1) for name, found in parts.items()}
+        open_to = _candidates(config, dataset, chosen, torch.ones_like(scores, dtype=torch.bool))
+        if config["exclude_history"] == KEEP_TARGET:
+            open_to.scatter_(1, targets.unsqueeze(1), True)
+        missed = ~open_to.gather(1, targets.unsqueeze(1)).squeeze(1)
+        nothing = torch.zeros(1, device=items.device).expand_as(scores)
+        for name, first in zip(CATALOGUES, (0, len(warm))):
+            allowed = open_to[:, first:]
+            counts = [allowed.sum(1) + missed]
+            for by in (scores, nothing, popularity.expand_as(scores)):  # in the order of RANKERS
+                own, among = by.gather(1, targets.unsqueeze(1)), by[:, first:]
+                greater = ((among > own) & allowed).sum(1)
+                equal = ((among == own) & allowed).sum(1)
+                most = allowed.shape[1]
+                counts += [greater.masked_fill(missed, most), equal.masked_fill(missed, 1)]
+            parts[name].append(torch.stack(counts).cpu())
+    none = torch.zeros(1 + 2 * len(RANKERS), 0, dtype=torch.long)
+    found = {}
+    for name, several in parts.items():
+        allowed, *ranks = torch.cat([none, *several], dim=1)
+        found[name] = allowed, dict(zip(RANKERS, zip(ranks[::2], ranks[1::2])))
+    return found
+
+
+def _candidates(config, dataset, rows, open_to):
+    """Which items targets are ranked among, ``bool (b, n)``: without those that were met."""
+    if config["exclude_history"]:
+        met = met_before(dataset.held_out, dataset, rows)
+        open_to[tuple(part.to(open_to.device) for part in met)] = False
+    return open_to
 
 
 def cold_table(block) -> str:
@@ -220,10 +253,11 @@ def cold_table(block) -> str:
     who = {"model": "this model", "random": "random", "popularity": "popularity"}
     columns = list(block["all_items"]["model"])
     where = {"all_items": "all {:,} items", "cold_items": "the {:,} held-out items"}
+    history = f", {history_in_words(block['exclude_history'])}"
     rows = []
     for name in CATALOGUES:
         title = where[name].format(block[name]["candidates"])
-        rows.append([f"among {title}", *[""] * len(columns)])
+        rows.append([f"among {title}{history}", *[""] * len(columns)])
         rows += [
             [f"  {who[ranker]}", *(_cell(block[name][ranker][key]) for key in columns)]
             for ranker in RANKERS
