@@ -1,19 +1,25 @@
 """``exclude_history``: the metrics are those of a plain loop over exported scores."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import LONG_USER, MAX_LENGTH, write_tiny
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb import pipeline  # isort: skip
+from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config import make_config  # isort: skip
 from recbole_llmemb.data.lazy import POSITION  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
 from recbole_llmemb.evaluation.measure import measure_of, measure_of_run  # isort: skip
+from recbole_llmemb.evaluation.order import order_test  # isort: skip
+from recbole_llmemb.tune.plan import make_plan  # isort: skip
 
 KEPT, REMOVED, BUT_TARGET = VALUES = (False, True, "keep_target")
 METRICS = ["Hit", "NDCG", "MRR", "Precision", "Recall", "MAP", "GAUC"]
@@ -332,3 +338,55 @@ def test_in_words(tiny_config):
         "target, history removed, target kept)"
     )
     assert measure_of(tiny_config("BPR")) == "full ranking, history removed, target kept"
+
+
+def test_run_compare_and_order_test(settings, tmp_path, capsys):
+    for name, options in (("kept", []), ("removed", ["--exclude_history=True"])):
+        values = settings(epochs=1, metrics=["Hit", "NDCG"])
+        values.pop("gpu_id")
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump(values))
+        arguments = ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=s.yaml"]
+        assert main([*arguments, f"--result_json={name}.json", *options]) == 0
+        table = capsys.readouterr().out.partition("s\n\n")[2]
+        assert table.splitlines()[0] == f"full ranking, history {name}"
+    kept, removed = (json.loads(Path(f"{n}.json").read_text()) for n in ("kept", "removed"))
+    assert kept["config"]["exclude_history"] is False
+    assert removed["config"]["exclude_history"] is True
+
+    assert main(["compare", "kept.json", "removed.json"]) == 2
+    assert "exclude_history: True" in capsys.readouterr().err
+    del kept["config"]["exclude_history"]  # as an older file
+    Path("older.json").write_text(json.dumps({**kept, "seed": 1}))
+    assert main(["compare", "kept.json", "older.json"]) == 0
+    assert main(["compare", "older.json", "removed.json"]) == 2
+    capsys.readouterr()
+
+    options = ["--metrics=Hit,NDCG", "--topk=3,5", "--quiet", "--out=both"]
+    both = [f"--checkpoint={kept['checkpoint']}", "--shuffles=0", "--exclude_history=False,True"]
+    assert main(["order-test", *both, *options]) == 0
+    assert "full, history removed" in capsys.readouterr().out
+    tests = json.loads(Path("both/order.json").read_text())["tests"]
+    assert [test["exclude_history"] for test in tests] == [False, True]
+    assert tests[0]["true"] == pytest.approx(kept["test_result"], abs=1e-6)
+    for name, group in kept["groups"].items():
+        assert tests[0]["groups"][name] == pytest.approx(group, abs=1e-6)
+    assert tests[1]["true"] != tests[0]["true"]
+    (again,) = order_test(removed["checkpoint"], shuffles=1, report=lambda _: None)
+    assert again.exclude_history is True
+    expected = {name: removed["test_result"][name] for name in again.true}
+    assert again.true == pytest.approx(expected, abs=1e-6)
+    assert main(["order-test", both[0], "--exclude_history=maybe"]) == 2
+    assert "--exclude_history is 'maybe'" in capsys.readouterr().err
+
+
+def test_a_search_is_of_one_measure(settings):
+    from recbole_llmemb.tune.space import read_space
+
+    space = read_space({"exclude_history": {"choice": [True, False]}})
+    with pytest.raises(UserError, match="exclude_history cannot be searched"):
+        make_plan("LLMEmbSASRec", "tiny", settings=settings(), space=space)
+    plans = [
+        make_plan("LLMEmbSASRec", "tiny", settings=settings(**more))[0]
+        for more in ({}, {"exclude_history": True})
+    ]
+    assert plans[0].settings != plans[1].settings  # by which a search is continued or refused

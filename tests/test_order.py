@@ -155,7 +155,7 @@ def test_numbers_by_hand():
     [
         (["--checkpoint=nowhere.pth"], "no checkpoint at 'nowhere.pth'"),
         (["--checkpoint=,"], "names no file"),
-        (["--checkpoint=a.pth", "--shuffles=0"], "--shuffles is 0"),
+        (["--checkpoint=a.pth", "--shuffles=-1"], "--shuffles is -1"),
         (["--checkpoint=a.pth", "--topk=ten"], "--topk is 'ten'"),
         (["--checkpoint=a.pth", "--seed=-1"], "--seed is -1"),
         (["--checkpoint=a.pth", "--out=file/x"], "cannot be written"),

@@ -11,6 +11,7 @@ Evaluate checkpoints on their test sets, with histories as they are and with shu
   recbole-llm order-test --checkpoint=saved/LLMSRec-ml-100k-….pth
   recbole-llm order-test --checkpoint=A.pth,B.pth --mode=full,uni99 --out=order
   recbole-llm order-test --checkpoint=LLM-SRec=A.pth --checkpoint=SASRec=B.pth
+  recbole-llm order-test --checkpoint=A.pth --shuffles=0 --exclude_history=False,True
 
 A model that uses the order of a history must lose by this. The CF model of an LLM-SRec
 checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.png.
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--checkpoint", action="append", required=True, metavar="[NAME=]FILE",
         help="what to test; again, or separated by commas, for more",
     )  # fmt: skip
-    parser.add_argument("--shuffles", type=int, default=5, help="how often (default: 5)")
+    parser.add_argument("--shuffles", type=int, default=5, help="how often (default: 5; 0: not)")
     parser.add_argument("--seed", type=int, default=2020, help="of the first; then seed + 1, …")
     parser.add_argument("--last", type=int, help="shuffle only so many items at the end")
     parser.add_argument("--out", metavar="DIR", help="where to write JSON, Markdown and figure")
@@ -43,6 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     changed = parser.add_argument_group("evaluation", "default: the checkpoint's settings")
     changed.add_argument("--mode", help="full, or uniNNN for NNN sampled items; a,b for both")
+    changed.add_argument(
+        "--exclude_history",
+        help="whether what a user met is no candidate: True, False or keep_target; a,b for both",
+    )
     changed.add_argument("--metrics", default="Hit,NDCG", help="a,b,c (default: %(default)s)")
     changed.add_argument("--topk", default="10,20", help="cut-offs (default: %(default)s)")
     changed.add_argument("--user_sample", type=int, help="only this many users, always the same")
@@ -78,10 +83,10 @@ def main(argv: list[str]) -> int:
     options = build_parser().parse_args(argv)
     from recbole_llmemb.errors import UserError
 
-    for name in ("shuffles", "last", "user_sample", "eval_batch_size"):
+    for name, least in (("shuffles", 0), ("last", 1), ("user_sample", 1), ("eval_batch_size", 1)):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; it must be at least 1.")
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}; it must be at least {least}.")
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; it must not be negative.")
     chosen = [_named(text) for given in options.checkpoint for text in _split(given)]
@@ -127,6 +132,8 @@ def _changes(options):
     changes["topk"] = [int(k) for k in cutoffs]
     if options.mode is not None:
         changes["modes"] = _modes(options.mode)
+    if options.exclude_history is not None:
+        changes["exclude_history"] = _histories(options.exclude_history)
     for name in ("llm_table", "align_teacher"):
         given = changes[name]
         if given is not None and not Path(given).exists():
@@ -166,6 +173,20 @@ def _modes(text):
     for mode in modes:
         check_mode(mode)
     return modes
+
+
+def _histories(text):
+    from recbole_llmemb.config import typed_value
+    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.evaluation.measure import VALUES
+
+    found = [typed_value("exclude_history", part) for part in _split(text)]
+    if not found or any(value not in VALUES for value in found):
+        raise UserError(
+            f"--exclude_history is {text!r}; it must be True, False or keep_target, or several: "
+            "a,b."
+        )
+    return found
 
 
 def _split(text):

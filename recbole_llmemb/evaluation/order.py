@@ -6,6 +6,7 @@ sequence must lose when its items change places; one that reads it as a set does
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from recbole.utils import init_seed
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.evaluator import Collector, GroupEvaluator
+from recbole_llmemb.evaluation.measure import history_in_words, measure_of
 from recbole_llmemb.llmsrec.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.trainer import LLMEmbTrainer
 
@@ -43,6 +45,10 @@ class Order:
         Metrics on histories as they are.
     shuffled : list of dict
         Metrics of each shuffle.
+    exclude_history : bool or str
+        As the key.
+    groups : dict or None
+        Metrics by group on histories as they are.
     """
 
     name: str
@@ -55,22 +61,31 @@ class Order:
     seeds: list
     true: dict
     shuffled: list = field(default_factory=list)
+    exclude_history: bool | str = False
+    groups: dict | None = None
+
+    @property
+    def ranking(self) -> str:
+        """Among what targets were ranked, for tables."""
+        if not self.exclude_history:
+            return self.mode
+        return f"{self.mode}, {history_in_words(self.exclude_history)}"
 
     def summary(self) -> dict:
         """For each metric the ``true`` value, ``mean``, ``std`` and ``drop`` of the shuffled.
 
         ``drop`` is the share of the true value that is lost, None where that is zero; ``std``
-        is None for a single shuffle.
+        is None for a single shuffle, all but ``true`` are for none.
         """
         found = {}
         for metric, true in self.true.items():
             values = [float(each[metric]) for each in self.shuffled]
-            mean = statistics.mean(values)
+            mean = statistics.mean(values) if values else None
             found[metric] = {
                 "true": float(true),
                 "mean": mean,
                 "std": statistics.stdev(values) if len(values) > 1 else None,
-                "drop": (true - mean) / true if true else None,
+                "drop": (true - mean) / true if true and values else None,
             }
         return found
 
@@ -97,7 +112,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     path : path-like
         A checkpoint of one of this package's models, or of a sequential model of RecBole's.
     shuffles : int
-        How often to shuffle; the i-th time by ``seed + i``.
+        How often to shuffle; the i-th time by ``seed + i``. 0: only as they are.
     seed : int
     last : int, optional
         Only this many items at the end of each history change places.
@@ -105,14 +120,15 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         In tables; the model's by default.
     changes : dict, optional
         Settings that differ from the checkpoint's: keys of the configuration, such as
-        ``metrics``, ``topk``, ``data_path`` and ``user_sample``, and ``modes`` (list of str).
+        ``metrics``, ``topk``, ``data_path`` and ``user_sample``, and ``modes`` (list of str) and
+        ``exclude_history`` (one value or a list of them).
     report : callable
         Told in one line each what is going on.
 
     Returns
     -------
     list of Order
-        One per mode.
+        One per mode and value of ``exclude_history``.
 
     Raises
     ------
@@ -125,10 +141,14 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         raise UserError(f"Checkpoint {path} has no configuration; give one of a trainer.")
     changes = dict(changes or {})
     modes = changes.pop("modes", None) or [_mode(plain)]
+    histories = changes.pop("exclude_history", None)
+    if histories is None:
+        histories = plain.get("exclude_history", False)
+    histories = histories if isinstance(histories, list) else [histories]
     name = name or plain["model"]
     found, model = [], None
-    for mode in modes:
-        config = _config(plain, mode, changes, path)
+    for mode, excluded in itertools.product(modes, histories):
+        config = _config(plain, mode, {**changes, "exclude_history": excluded}, path)
         data, model = _rebuilt(config, state, path, model)
         test = data.test._dataset
         if config["user_sample"]:
@@ -140,8 +160,10 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
             )
         judge = _Judge(config, model)
         judge.eval_collector.data_collect(data.train)  # popularity, which some metrics read
+        judge.evaluator.know_groups(config, data.train._dataset)
         score = partial(_score, config, judge, data.test)
-        report(f"{name}, {mode}: {len(test):,} users, true order …")
+        ranking = measure_of(config)
+        report(f"{name}, {ranking}: {len(test):,} users, true order …")
         order = Order(
             name,
             str(path),
@@ -152,9 +174,11 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
             last,
             [seed + i for i in range(shuffles)],
             score(test),
+            exclude_history=excluded,
+            groups=judge.groups_of_last_evaluation,
         )
         for number, each in enumerate(order.seeds, start=1):
-            report(f"{name}, {mode}: shuffle {number} of {shuffles} …")
+            report(f"{name}, {ranking}: shuffle {number} of {shuffles} …")
             order.shuffled.append(score(with_shuffled_histories(test, each, last)))
         found.append(order)
     return found
@@ -192,7 +216,8 @@ def teacher_of(path, changes=None) -> str | None:
 def settings_of(path) -> dict:
     """What a CF model is to be evaluated with so that it compares: its LLM-SRec's settings."""
     plain = checkpoint.load(path)["config"]
-    return {"modes": [_mode(plain)], "user_sample": plain.get("user_sample"), "seed": plain["seed"]}
+    kept = {key: plain.get(key) for key in ("user_sample", "exclude_history")}
+    return {"modes": [_mode(plain)], "seed": plain["seed"], **kept}
 
 
 def _mode(plain):

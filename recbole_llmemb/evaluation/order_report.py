@@ -23,8 +23,10 @@ def rows_of(found):
         for metric, values in order.summary().items():
             spread = "" if values["std"] is None else f" ± {values['std']:.4f}"
             drop = "-" if values["drop"] is None else f"{values['drop']:.1%}"
-            shuffled = f"{values['mean']:.4f}{spread}"
-            rows.append([order.name, order.mode, metric, f"{values['true']:.4f}", shuffled, drop])
+            shuffled = "-" if values["mean"] is None else f"{values['mean']:.4f}{spread}"
+            rows.append(
+                [order.name, order.ranking, metric, f"{values['true']:.4f}", shuffled, drop]
+            )
     return rows
 
 
@@ -53,8 +55,11 @@ def told(found) -> str:
     first = found[0]
     what = "all items" if first.last is None else f"the last {first.last} items"
     users = sorted({f"{order.users:,}" for order in found})
+    tested = f"Test set of {first.dataset}, {' or '.join(users)} users"
+    if not first.seeds:
+        return f"{tested}; histories as they are."
     return (
-        f"Test set of {first.dataset}, {' or '.join(users)} users; {what} of each history "
+        f"{tested}; {what} of each history "
         f"shuffled {len(first.seeds)} times (seeds {first.seeds[0]} to {first.seeds[-1]}), "
         "mean and standard deviation over these."
     )
@@ -81,11 +86,11 @@ def draw(found, metric=None):
     """
     metrics = list(found[0].true)
     metric = metric or next((m for m in metrics if m.startswith("ndcg")), metrics[0])
-    modes = list(dict.fromkeys(order.mode for order in found))
-    most = max(sum(order.mode == mode for order in found) for mode in modes)
+    modes = list(dict.fromkeys(order.ranking for order in found))
+    most = max(sum(order.ranking == mode for order in found) for mode in modes)
     figure = new_figure(max(3.6, 1.0 + 1.3 * most) * len(modes), 3.8)
     for axes, mode in zip(figure.subplots(1, len(modes), squeeze=False)[0], modes):
-        shown = [order for order in found if order.mode == mode]
+        shown = [order for order in found if order.ranking == mode]
         values = [order.summary()[metric] for order in shown]
         places = range(len(shown))
         axes.bar(
@@ -97,7 +102,7 @@ def draw(found, metric=None):
         )
         axes.bar(
             [p + 0.2 for p in places],
-            [v["mean"] for v in values],
+            [v["mean"] or 0 for v in values],
             0.38,
             yerr=[v["std"] or 0 for v in values],
             capsize=3,
@@ -116,7 +121,7 @@ def draw(found, metric=None):
                     fontsize=8,
                 )
         axes.set_xticks(list(places), [order.name for order in shown], fontsize=8)
-        axes.set_title("full ranking" if mode == "full" else mode, fontsize=10)
+        axes.set_title(mode.replace("full", "full ranking"), fontsize=10)
         axes.set_ylabel(metric.upper())
         axes.margins(y=0.15)
         axes.spines[["top", "right"]].set_visible(False)

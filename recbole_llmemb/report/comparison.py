@@ -137,6 +137,14 @@ def _check_alike(runs):
                 f"under {theirs}, whose numbers say nothing about each other; compare runs "
                 "under the same."
             )
+        ours, theirs = (run.config.get("exclude_history", False) for run in (first, run))
+        if ours != theirs:
+            raise UserError(
+                f"{str(first.file)!r} was tested with exclude_history: {ours} and "
+                f"{str(run.file)!r} with exclude_history: {theirs}, which are two measures; "
+                "compare runs under the same, or evaluate their checkpoints under both "
+                "(recbole-llm order-test --exclude_history=False,True)."
+            )
 
 
 def _choose_metrics(runs, wanted):

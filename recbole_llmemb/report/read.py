@@ -114,6 +114,8 @@ def read_run(path) -> Run:
     _check_parts(path, content)
     parts = {key: content.get(key) or kind() for key, kind in _PARTS.items()}
     parts.pop("best_valid_result")
+    if parts["config"]:  # older files were all measured so
+        parts["config"] = {"exclude_history": False, **parts["config"]}
     test = {name.lower(): value for name, value in content["test_result"].items()}
     for name, value in test.items():
         if not _is_metric(value):

@@ -13,6 +13,10 @@ from recbole_llmemb.evaluation.groups import GROUP_NAMES
 # is not where trials run.
 _PLACES = ("data_path", "llm_table", "llm_adapter", "llm_encoder", "llm_model", "align_teacher")
 
+# What makes scores of trials compare.
+_COMPARED_BY = ("model", "dataset", "data_path", "metrics", "topk", "valid_metric", "eval_args",
+                "exclude_history")  # fmt: skip
+
 
 @dataclass
 class Metric:
@@ -175,7 +179,7 @@ def _check_keys(space, model, dataset, settings):
     if both:
         raise UserError(f"{both[0]} is both set and searched ({space.where}); drop one of the two.")
     for key in space.keys:
-        if key in ("model", "dataset", "data_path", "metrics", "topk", "valid_metric", "eval_args"):
+        if key in _COMPARED_BY:
             raise UserError(
                 f"In {space.where}, {key} cannot be searched: scores would not compare."
             )

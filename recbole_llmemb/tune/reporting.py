@@ -83,6 +83,7 @@ def final_table(found) -> str:
         labels=test["labels"],
         valid_users=valid["users"],
         test_users=test["users"],
+        measure=test.get("measure"),
     )
 
 

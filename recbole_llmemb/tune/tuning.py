@@ -12,7 +12,7 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 
 from recbole_llmemb import pipeline
-from recbole_llmemb.evaluation.groups import Groups
+from recbole_llmemb.evaluation.measure import measure_of_run
 from recbole_llmemb.tune import shared as sharing
 from recbole_llmemb.tune.outcomes import number_of
 from recbole_llmemb.tune.progress import Progress
@@ -97,7 +97,7 @@ def evaluate(plan, prepared, best, cpus, gpus):
     Returns
     -------
     tuple of dict
-        ``result``, ``groups``, ``labels`` and ``users`` on validation and on test.
+        ``result``, ``groups``, ``labels``, ``users`` and ``measure`` on validation and on test.
     """
     if gpus:  # which this process may be without
         task = ray.remote(_evaluate).options(num_cpus=cpus, num_gpus=gpus)
@@ -118,7 +118,8 @@ def _evaluate(plan, prepared, settings, checkpoint, cpus, gpus):
         found = []
         with checkpoint.as_directory() as folder:
             trainer.eval_collector.data_collect(data.train)
-            _know_groups(trainer, config, data.train._dataset)
+            if hasattr(trainer.evaluator, "know_groups"):  # as fit does, of ours
+                trainer.evaluator.know_groups(config, data.train._dataset)
             for loader in (data.valid, data.test):
                 result = trainer.evaluate(loader, model_file=str(Path(folder) / BEST))
                 groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
@@ -128,14 +129,7 @@ def _evaluate(plan, prepared, settings, checkpoint, cpus, gpus):
                         "groups": getattr(trainer, "groups_of_last_evaluation", None),
                         "labels": None if groups is None else groups.labels,
                         "users": len(loader._dataset),
+                        "measure": measure_of_run(config),
                     }
                 )
     return tuple(found)
-
-
-def _know_groups(trainer, config, train):
-    """What ``fit`` would have told a trainer of ours."""
-    if hasattr(train, "training_counts") and hasattr(trainer.evaluator, "groups"):
-        items, users = train.training_counts(train)
-        thresholds = config["tail_item_threshold"], config["short_user_threshold"]
-        trainer.evaluator.groups = Groups.from_training(items, users, *thresholds)
