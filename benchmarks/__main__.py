@@ -21,6 +21,7 @@ NAMES = (
     "time_to_score",
     "encoding",
     "scft_step",
+    "exclude_history",
     "serving",
     "llmsrec_step",
     "llmsrec_memory",

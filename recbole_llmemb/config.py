@@ -44,13 +44,17 @@ def preset_file(name: str) -> Path:
     UserError
         There is no such preset; the message lists those there are.
     """
-    folder = properties_folder() / "preset"
-    names = sorted(file.stem for file in folder.glob("*.yaml"))
+    names = preset_names()
     if name not in names:
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
         raise UserError(f"--preset is {name!r}; it must be one of {', '.join(names)}{hint}")
-    return folder / f"{name}.yaml"
+    return properties_folder() / f"preset/{name}.yaml"
+
+
+def preset_names() -> list[str]:
+    """What ``--preset`` may be."""
+    return sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
 
 
 def install() -> None:

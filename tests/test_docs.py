@@ -96,7 +96,7 @@ def test_command(words, known_keys):
     elif program == "python" and arguments[0] == "-m":
         file = ROOT / f"{arguments[1].replace('.', '/')}.py"
         source = file.read_text(encoding="utf-8")
-        if "study.main" in source:
+        if "study.options" in source:
             source += (ROOT / "benchmarks/study.py").read_text(encoding="utf-8")
         for option in arguments[2:]:
             assert f'"{option.split("=")[0]}"' in source, f"{arguments[1]} has no {option}"

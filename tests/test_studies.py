@@ -3,8 +3,18 @@
 import json
 
 import pytest
+import yaml
 
-from benchmarks import beauty_study, llmsrec_study, scft_study, study, variants_study
+from benchmarks import (
+    beauty_study,
+    llmsrec_study,
+    measures_study,
+    scft_study,
+    study,
+    variants_study,
+)
+from recbole_llmemb.cli.main import main
+from recbole_llmemb.config import preset_names
 
 
 def write(out, name, overall, tail):
@@ -104,3 +114,31 @@ def test_the_study_of_llmsrec(tmp_path):
 def test_spread_over_seeds():
     assert study.mean_std([0.25]) == "0.2500"
     assert study.mean_std([0.1, 0.2, 0.3]) == "0.2000 ± 0.1000"
+
+
+def test_a_checkpoint_under_both_measures(tiny_settings, tmp_path, monkeypatch, capsys):
+    """What a run's result file has, and the same without the history; done once."""
+    settings = tiny_settings("LLMEmbSASRec", epochs=1, item_embedding="id", loss_type="CE")
+    settings.pop("gpu_id")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=s.yaml"]
+    assert main([*arguments, "--result_json=done/toy-id_only.json"]) == 0
+    monkeypatch.setattr(measures_study, "DATASETS", {"toy": ("tiny", [])})
+    options = [f"--data_path={settings['data_path']}", "--out=out", "--trained=done"]
+    monkeypatch.setattr(study, "run", lambda *_: None)  # trains nothing
+    measures_study.main([*options, "--only=id_only"])
+    run = json.loads((tmp_path / "done/toy-id_only.json").read_text())
+    found = json.loads((tmp_path / "out/toy-id_only.json").read_text())
+    for group, result in {"all": run["test_result"], **run["groups"]}.items():
+        for name in ("ndcg@10", "hit@10"):
+            assert found["kept"][group][name] == pytest.approx(result[name], abs=1e-6)
+    assert found["removed"]["all"]["users"] == found["kept"]["all"]["users"] > 0
+    capsys.readouterr()
+    measures_study.main(options)
+    assert not capsys.readouterr().out  # nothing is there for the other presets
+    measures_study.main([*options, "--table"])
+    table = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in table if line.startswith("| id_only |")]
+    assert f"| {found['kept']['all']['ndcg@10']:.4f} |" in row
+    assert f"| {found['removed']['tail_items']['ndcg@10']:.4f} |" in row
+    assert sum("not measured" in line for line in table) == len(preset_names()) - 1

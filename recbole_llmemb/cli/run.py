@@ -54,11 +54,10 @@ def parse(argv: list[str]) -> dict:
 
 def main(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
-        from recbole_llmemb.config import properties_folder
+        from recbole_llmemb.config import preset_names
         from recbole_llmemb.registry import names
 
-        presets = sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
-        print(HELP.format(models=_wrapped(names()), presets=", ".join(presets)))
+        print(HELP.format(models=_wrapped(names()), presets=", ".join(preset_names())))
         return 0
     typed = parse(argv)
     execute(typed)

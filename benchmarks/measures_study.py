@@ -1,0 +1,156 @@
+"""Each preset under two measures: the history kept among the candidates, and removed.
+
+    python -m benchmarks.measures_study --data_path=DIR [--only=TEXT] [--list | --table]
+
+LLMEmbSASRec on Amazon_Beauty and ml-100k, one seed, cross-entropy and full ranking. Training stops
+early by the history kept. The same checkpoint's test users are then ranked under both measures, and
+``DATASET-PRESET.json`` notes what came out. Runs that are done already, ``DATASET-PRESET.json`` of
+``--result_json`` in the folder that ``--trained`` names, are not trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from benchmarks import study
+from recbole_llmemb.config import preset_names
+from recbole_llmemb.errors import UserError
+from recbole_llmemb.evaluation.order import order_test
+
+SHARED = [
+    "--model=LLMEmbSASRec",
+    f"--config_files={study.ROOT}/properties/protocol/full_ce.yaml",
+    f"--seed={study.SEEDS[0]}",
+    "--show_progress=False",
+]
+#: Name of the dataset, and the settings that are not its own.
+DATASETS = {
+    "ml-100k": ("ml-100k", []),
+    "beauty": (
+        "Amazon_Beauty",
+        [
+            "--hidden_size=64",
+            "--n_heads=2",
+            "--hidden_dropout_prob=0.2",
+            "--attn_dropout_prob=0.2",
+            "--tail_item_threshold=0.8",
+            "--stopping_step=5",
+            "--epochs=100",
+        ],
+    ),
+}
+MEASURES = {"kept": False, "removed": True}
+COLUMNS = (("all", "ndcg@10"), ("all", "hit@10"), ("tail_items", "ndcg@10"))
+
+
+def jobs(data_path):
+    """Name and ``recbole-llm`` arguments of each training."""
+    for short, (dataset, settings) in DATASETS.items():
+        for preset in preset_names():
+            where = [] if dataset == "ml-100k" else [f"--data_path={data_path}"]
+            arguments = [*SHARED, f"--dataset={dataset}", f"--preset={preset}", *where, *settings]
+            yield f"{short}-{preset}", arguments
+
+
+def measure(result_file, data_path=None) -> dict:
+    """Rank the test users of a run's checkpoint under both measures.
+
+    Parameters
+    ----------
+    result_file : path-like
+        Of the run.
+    data_path : path-like, optional
+        The folder of the dataset's folder, if it is not where it was.
+
+    Returns
+    -------
+    dict
+        What the run was, and for each of :data:`MEASURES` and group its metrics.
+    """
+    result_file = Path(result_file)
+    run = json.loads(result_file.read_text())
+    changes = {
+        "exclude_history": list(MEASURES.values()),
+        "metrics": ["NDCG", "Hit"],
+        "topk": [10],
+        "align_weight": 0.0,  # training alone needs the teacher
+        "data_path": data_path,
+    }
+    found = {key: run[key] for key in ("model", "dataset", "seed", "epochs")}
+    checkpoint = result_file.parent / run["checkpoint"]
+    for name, order in zip(MEASURES, order_test(checkpoint, shuffles=0, changes=changes)):
+        found[name] = {"all": {"users": order.users, **order.true}, **order.groups}
+    return found
+
+
+def run(name, arguments, options):
+    """Do one job unless it is done, training first where there is no run."""
+    record = options.out / f"{name}.json"
+    if record.is_file():
+        return
+    trained = options.trained.resolve()
+    study.run(name, arguments, trained)
+    if not (trained / f"{name}.json").is_file():
+        return  # another process is at it, or it failed and said so
+    moved = None if "ml-100k" in name else Path(options.data_path).resolve()
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # for what RecBole leaves behind
+            here = Path.cwd()
+            os.chdir(folder)
+            try:
+                found = measure(trained / f"{name}.json", moved)
+            finally:
+                os.chdir(here)
+    except UserError as error:
+        print(f"{name}: {error}", flush=True)
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"{name}: measured", flush=True)
+
+
+def table(out) -> str:
+    """A Markdown table for each dataset; cells of runs that are not there say so."""
+    lines = []
+    names = {"all": "", "tail_items": "tail "}
+    titles = [f"{names[g]}{m.upper()}, {how}" for g, m in COLUMNS for how in MEASURES]
+    for short, (dataset, _) in DATASETS.items():
+        lines += ["", f"{dataset}:", "", "| preset | epochs | " + " | ".join(titles) + " |"]
+        lines.append("|---" * (len(titles) + 2) + "|")
+        for preset in preset_names():
+            file = Path(out) / f"{short}-{preset}.json"
+            cells = ["not measured", *[""] * len(titles)]
+            if file.is_file():
+                found = json.loads(file.read_text())
+                values = [found[how][group][m] for group, m in COLUMNS for how in MEASURES]
+                cells = [str(found["epochs"]), *(f"{value:.4f}" for value in values)]
+            lines.append(f"| {preset} | {' | '.join(cells)} |")
+    return "\n".join(lines[1:])
+
+
+def main(argv=None):
+    parser = study.options(__doc__, "measures")
+    parser.add_argument(
+        "--trained",
+        type=Path,
+        default=Path("measures_runs"),
+        help="where runs are, or are trained (default: %(default)s)",
+    )
+    options = parser.parse_args(argv)
+    options.out = options.out.resolve()
+    wanted = [job for job in jobs(options.data_path) if options.only in job[0]]
+    if options.list:
+        for _, arguments in wanted:
+            print("recbole-llm", *arguments)
+    elif options.table:
+        print(table(options.out))
+    else:
+        for name, arguments in wanted:
+            run(name, arguments, options)
+
+
+if __name__ == "__main__":
+    main()
