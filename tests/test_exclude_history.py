@@ -291,13 +291,14 @@ def test_rows_that_hold_their_history(run, repeats):
 
 @pytest.mark.parametrize("excluded", VALUES, ids=str)
 @pytest.mark.parametrize("length", [1, 4])
-def test_recboles_own(tiny, tiny_run, excluded, length):
+def test_recboles_own(run, tmp_path, excluded, length):
     """Full ranking by RecBole's own trainer, of histories longer than the model is shown."""
-    config, data, model, trainer = tiny_run(
-        "SASRec", exclude_history=excluded, MAX_ITEM_LIST_LENGTH=length, topk=list(CUTOFFS),
-        valid_metric="NDCG@3", metrics=METRICS[:-1],
+    often = write_tiny(tmp_path, n_items=30, seed=1)
+    _, data, model, trainer = run(
+        "SASRec", exclude_history=excluded, MAX_ITEM_LIST_LENGTH=length, metrics=METRICS[:-1],
+        data_path=str(tmp_path),
     )  # fmt: skip
-    expected, _ = naive(data.test._dataset, tiny, model, excluded)
+    expected, _ = naive(data.test._dataset, often, model, excluded)
     found = trainer.evaluate(data.test, load_best_model=False)
     assert {k: float(v) for k, v in found.items()} == pytest.approx(
         {k: v for k, v in expected.items() if k != "gauc"}, abs=1e-6
