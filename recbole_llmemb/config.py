@@ -80,8 +80,6 @@ def install() -> None:
         if _is_ours(model):
             self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
-        else:
-            self.internal_config_dict["exclude_history"] = measure.default_of(model_class)
 
     def set_recboles(self):
         """As RecBole, which takes its own ml-100k, wherever data_path says that one is."""
@@ -220,7 +218,7 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
         check_common(config)
     known = set(config.internal_config_dict) | {k for v in config.parameters.values() for k in v}
     known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight",
-              "encoding"}  # fmt: skip
+              "encoding", "exclude_history"}  # fmt: skip
     for key in strict:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

@@ -17,7 +17,11 @@ from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config import make_config  # isort: skip
 from recbole_llmemb.data.lazy import POSITION  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
-from recbole_llmemb.evaluation.measure import measure_of, measure_of_run  # isort: skip
+from recbole_llmemb.evaluation.measure import (  # isort: skip
+    excluded_of,
+    measure_of,
+    measure_of_run,
+)
 from recbole_llmemb.evaluation.order import order_test  # isort: skip
 from recbole_llmemb.tune.plan import make_plan  # isort: skip
 
@@ -339,6 +343,7 @@ def test_in_words(tiny_config):
         "target, history removed, target kept)"
     )
     assert measure_of(tiny_config("BPR")) == "full ranking, history removed, target kept"
+    assert excluded_of(tiny_config("SASRec")) is False
 
 
 def test_run_compare_and_order_test(settings, tmp_path, capsys):
@@ -378,6 +383,18 @@ def test_run_compare_and_order_test(settings, tmp_path, capsys):
     assert again.true == pytest.approx(expected, abs=1e-6)
     assert main(["order-test", both[0], "--exclude_history=maybe"]) == 2
     assert "--exclude_history is 'maybe'" in capsys.readouterr().err
+
+
+def test_the_command_knows_the_key_for_recboles_own(tiny_settings, tmp_path, capsys):
+    values = tiny_settings("SASRec", epochs=1)
+    values.pop("gpu_id")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(values))
+    arguments = ["--dataset=tiny", "--config_files=s.yaml", "--result_json=r.json"]
+    assert main(["--model=SASRec", "--exclude_history=True", *arguments]) == 0
+    assert "\nfull ranking, history removed\n" in capsys.readouterr().out
+    assert json.loads(Path("r.json").read_text())["config"]["exclude_history"] is True
+    assert main(["--model=SASRec", *arguments]) == 0
+    assert json.loads(Path("r.json").read_text())["config"]["exclude_history"] is False
 
 
 def test_a_search_is_of_one_measure(settings):

@@ -86,7 +86,7 @@ def execute(typed: dict, report=print) -> dict:
     from recbole_llmemb import pipeline, results
     from recbole_llmemb.config import make_config, preset_file
     from recbole_llmemb.evaluation import cold
-    from recbole_llmemb.evaluation.measure import measure_of_run
+    from recbole_llmemb.evaluation.measure import excluded_of, measure_of_run
     from recbole_llmemb.model.backbones.settings import look_up
     from recbole_llmemb.registry import is_ours, model_class
     from recbole_llmemb.report.users import write_users
@@ -199,6 +199,7 @@ def execute(typed: dict, report=print) -> dict:
         for key, value in pipeline.settings(config).items()
         if value is not None and key not in ("model", "dataset", "seed")
     }
+    parts["config"]["exclude_history"] = excluded_of(config)
     parts["curve"] = outcome.curve
     parts["bins"] = None if details is None else details.bins()
     if not outcome.test_result:

@@ -17,9 +17,15 @@ KEEP_TARGET = "keep_target"
 VALUES = (False, True, KEEP_TARGET)
 
 
-def default_of(model_class):
-    """What RecBole does for its own models: it takes out what general models have met."""
-    return False if model_class.type == ModelType.SEQUENTIAL else KEEP_TARGET
+def excluded_of(config):
+    """The value of ``exclude_history``, or what RecBole does where its own models lack it.
+
+    It takes out what users of general models have met.
+    """
+    chosen = config["exclude_history"]
+    if chosen is None:
+        return False if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else KEEP_TARGET
+    return chosen
 
 
 def history_of(config, dataset, index) -> Pairs:
@@ -66,7 +72,7 @@ def measure_of(config, phase="test") -> str:
         ranking = "full ranking"
     if mode == "labeled":
         return "labelled rows"
-    return f"{ranking}, {history_in_words(config['exclude_history'])}"
+    return f"{ranking}, {history_in_words(excluded_of(config))}"
 
 
 def measure_of_run(config) -> str:
