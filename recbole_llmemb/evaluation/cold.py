@@ -253,7 +253,8 @@ def cold_table(block) -> str:
     who = {"model": "this model", "random": "random", "popularity": "popularity"}
     columns = list(block["all_items"]["model"])
     where = {"all_items": "all {:,} items", "cold_items": "the {:,} held-out items"}
-    history = f", {history_in_words(block['exclude_history'])}"
+    excluded = block["exclude_history"]
+    history = f", {history_in_words(excluded)}" if excluded else ""
     rows = []
     for name in CATALOGUES:
         title = where[name].format(block[name]["candidates"])
