@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,28 @@ def test_candidates_come_from_the_seed_alone(tiny_run, name):
         found += order_test(path, shuffles=1, changes=changes, report=lambda _: None)
         assert np.random.randint(1 << 30) == np.random.RandomState(state).randint(1 << 30)
     assert found[0].true == found[1].true and found[0].shuffled == found[1].shuffled
+
+
+def test_with_and_without_what_users_met(trained, capsys):
+    """Of an LLM-SRec and of the CF model that it reads through."""
+    path, _ = trained
+    options = ["--shuffles=0", "--exclude_history=False,True", "--out=found", "--quiet"]
+    assert main(["order-test", f"--checkpoint={path}", *options]) == 0
+    assert "histories as they are" in capsys.readouterr().out
+    tests = json.loads(Path("found/order.json").read_text())["tests"]
+    assert [t["model"] for t in tests] == ["LLMSRec"] * 2 + ["LLMEmbSASRec"] * 2
+    assert [t["exclude_history"] for t in tests] == [False, True] * 2
+    for kept, removed in (tests[:2], tests[2:]):
+        assert kept["true"] != removed["true"] and kept["users"] == removed["users"]
+
+
+def test_recboles_own_without_what_users_met(tiny_run):
+    """The result of the run that was under the same measure."""
+    config, data, model, trainer = tiny_run("GRU4Rec", epochs=1, exclude_history=True)
+    outcome = train_and_evaluate(config, data, model, trainer)
+    changes = {"exclude_history": [True, False]}
+    removed, kept = order_test(outcome.checkpoint, 0, changes=changes, report=lambda _: None)
+    assert removed.true == pytest.approx(dict(outcome.test_result)) and kept.true != removed.true
 
 
 def test_metrics_that_read_the_training_data(trained):

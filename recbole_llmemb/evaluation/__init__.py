@@ -3,7 +3,8 @@
 - :mod:`.collector` keeps, beside what RecBole's metrics need, whose row it is;
 - :mod:`.groups` splits the rows into tail/head items and short/long users;
 - :mod:`.fullsort` and :mod:`.negatives` feed rows for full ranking and for
-  ranking against sampled negatives (``uniNNN``/``popNNN``).
+  ranking against sampled negatives (``uniNNN``/``popNNN``);
+- :mod:`.measure` says among what: with or without what a user met (``exclude_history``).
 """
 
 from recbole_llmemb.evaluation.collector import EvalRows, GroupCollector
