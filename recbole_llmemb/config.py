@@ -167,11 +167,11 @@ def _check_file(file):
     if not Path(file).is_file():
         raise UserError(f"config file {file} does not exist; check --config_files.")
     try:
-        content = yaml.compose(Path(file).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # no !!python/… in it
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"config file {file} is not valid yaml: {text}.") from None
-    if not isinstance(content, yaml.MappingNode):
+    if not isinstance(content, dict):
         raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
 
 

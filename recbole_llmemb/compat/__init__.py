@@ -20,6 +20,7 @@ from recbole_llmemb.compat import (
     imports,
     metrics,
     models,
+    pickles,
     sequences,
     training,
 )
@@ -62,6 +63,8 @@ def apply() -> None:
         training.use_current_amp()
         training.report_plain_metrics()
         training.keep_checkpoints_plain()
+        pickles.leave_pickles_alone()
+        pickles.load_weights_only()
         models.switch_anomaly_detection_off()
         _applied = True
 

@@ -53,12 +53,12 @@ def keep_checkpoints_plain() -> None:
     from recbole import quick_start
     from recbole.trainer import trainer
 
-    trainer.torch = _TorchForTrainers("torch")
+    trainer.torch = PlainTorch("torch")
     quick_start.load_data_and_model = _load_data_and_model
     quick_start.quick_start.load_data_and_model = _load_data_and_model
 
 
-class _TorchForTrainers(types.ModuleType):
+class PlainTorch(types.ModuleType):
     """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.checkpoint`."""
 
     def __getattr__(self, name: str) -> Any:
