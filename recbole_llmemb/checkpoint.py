@@ -31,6 +31,16 @@ _DERIVED = frozenset(
     {"device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "local_rank", "single_spec"}
 )
 
+# What a file does not decide: whether code from elsewhere is run, and which pickles are read or
+# written. Only whoever gives a command says so.
+_HARMLESS = {
+    "llm_trust_remote_code": False,
+    "dataset_save_path": None,
+    "dataloaders_save_path": None,
+    "save_dataset": False,
+    "save_dataloaders": False,
+}
+
 
 def save(state: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Write a checkpoint; the file appears whole or not at all.
@@ -141,7 +151,8 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
 
     The command line of the running program is not looked at, and strings are
     taken as they are (``Config`` evaluates them as Python expressions, which a
-    file must never be able to make it do).
+    file must never be able to make it do). Settings that would have foreign code run
+    (``llm_trust_remote_code``, names of pickles) are off, whatever the file says.
 
     Parameters
     ----------
@@ -159,7 +170,7 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
 
     from recbole_llmemb.compat import without_argv
 
-    entries = copy.deepcopy(dict(plain))
+    entries = _harmless(copy.deepcopy(dict(plain)))
     missing = [key for key in ("model", "dataset") if not entries.get(key)]
     if missing:
         raise UserError(
@@ -191,6 +202,10 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     if not os.path.isdir(entries.get("data_path") or ""):
         entries.pop("data_path", None)  # the data lies elsewhere on this machine
     config.final_config_dict.update(entries)
+    # Defaults may come from a file, too: the dataset's name chooses it.
+    config.final_config_dict.update(
+        {key: value for key, value in _HARMLESS.items() if key in config.final_config_dict}
+    )
     return config
 
 
@@ -205,6 +220,15 @@ def config_for(plain: Mapping[str, Any], device: torch.device):
     on_gpu = device.type == "cuda"
     config.final_config_dict.update(device=device, use_gpu=on_gpu, gpu_id="0" if on_gpu else "")
     return config
+
+
+def _harmless(entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings but for those that a file does not decide, in settings of teachers too."""
+    return {
+        key: _harmless(value) if isinstance(value, dict) else value
+        for key, value in entries.items()
+        if key not in _HARMLESS
+    }
 
 
 def _undo_config(settings: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
+# ruff: noqa: F811 (fixtures come by name)
 """Nothing that lies in a folder or stands in a checkpoint is run."""
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -11,10 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from llmsrec_fixtures import cf_model, llms, llmsrec, settings  # noqa: F401
 from recbole.data import create_dataset, data_preparation
+from serve_runs import saved  # noqa: F401
 
+from recbole_llmemb import checkpoint
+from recbole_llmemb.cli.main import main
+from recbole_llmemb.cli.run import execute
+from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.pipeline import train_and_evaluate
 from recbole_llmemb.registry import is_ours
+from recbole_llmemb.table import EmbeddingTable
 
 
 class Marker:
@@ -190,3 +200,182 @@ def test_yaml_is_data(tmp_path, marker, capsys):
     (tmp_path / "c.yaml").write_text(f"a: !!python/object/apply:os.mkdir [{marker}]\n")
     assert main(["--model=LLMEmbSASRec", f"--config_files={tmp_path / 'c.yaml'}"]) == 2
     assert "c.yaml" in capsys.readouterr().err
+
+
+# -- configurations that come out of files --------------------------------------------------
+
+HOSTILE = {
+    "llm_trust_remote_code": True,
+    "save_dataset": True,
+    "save_dataloaders": True,
+}
+
+
+@pytest.fixture
+def hostile(saved, planted, plant):
+    """``hostile(model, **settings)``: a checkpoint that asks for everything that it may not."""
+
+    def make(model="LLMEmbSASRec", **settings):
+        path = saved(model)
+        state = checkpoint.load(path)
+        folder = path.parent / "theirs"
+        planted(folder)
+        more = {
+            "checkpoint_dir": str(folder),
+            "dataset_save_path": plant(folder / "data.pth"),
+            "dataloaders_save_path": plant(folder / "loaders.pth"),
+        }
+        state["config"] |= HOSTILE | more | settings
+        checkpoint.save(state, path)
+        return path
+
+    return make
+
+
+def test_a_configuration_from_a_file_is_data(tiny_config):
+    plain = checkpoint.config_to_plain(tiny_config())
+    own = {**HOSTILE, "dataset_save_path": "a.pth", "dataloaders_save_path": "b.pth"}
+    config = checkpoint.config_from_plain({**plain, **own, "align_teacher_config": own})
+    assert not any(config[key] for key in own)
+    assert config["align_teacher_config"] == {}
+    assert not any(checkpoint.config_from_plain(plain)[key] for key in own)
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec", "LLMEmbBERT4Rec"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["recommend", "--users=u3"],
+        ["export", "--out=exported"],
+        ["order-test", "--shuffles=1", "--quiet", "--out=order"],
+    ],
+)
+def test_commands_on_a_checkpoint_run_nothing(hostile, marker, capsys, command, model):
+    first, *rest = command
+    no_vectors = first == "export" and model == "SASRec"
+    assert main([first, f"--checkpoint={hostile(model)}", *rest]) == (2 if no_vectors else 0)
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_load_data_and_model_runs_nothing(hostile, marker, model):
+    from recbole.quick_start import load_data_and_model
+
+    config, *_ = load_data_and_model(hostile(model))
+    assert config["model"] == model
+
+
+def test_a_comparison_runs_nothing(hostile, marker, capsys):
+    path = hostile()
+    results = {"model": "LLMEmbSASRec", "dataset": "tiny", "seed": 1, "checkpoint": path.name,
+               "test_result": {"ndcg@10": 0.1}}  # fmt: skip
+    (path.parent / "a.json").write_text(json.dumps(results))
+    assert main(["compare", str(path.parent / "a.json"), "--out=report"]) == 0
+    assert Path("report/figures").is_dir()
+    assert [file.name for file in Path("report/figures").iterdir() if "map" in file.name]
+
+
+@pytest.mark.parametrize("teacher", ["LLMEmbSASRec", "SASRec"])
+def test_a_teacher_runs_nothing(hostile, tiny_settings, marker, teacher):
+    path = hostile(teacher, item_embedding="id")
+    state = checkpoint.load(path)
+    state["item_tokens"] = None  # so that its data are read
+    weights = torch.randn(61, 8)
+    state["state_dict"] = {"item_embedding.weight": weights}
+    checkpoint.save(state, path)
+    settings = tiny_settings("LLMEmbSASRec", epochs=1, align_weight=0.1, align_teacher=str(path))
+    settings["metrics"] = ["NDCG"]
+    execute({"model": "LLMEmbSASRec", "dataset": "tiny", **settings}, report=lambda _: None)
+
+
+def test_the_cf_model_of_llmsrec_runs_nothing(hostile, tiny_data, marker):
+    from recbole_llmemb.llmsrec.teacher import rebuild
+
+    path = hostile("SASRec")
+    state = checkpoint.load(path)
+    state["item_tokens"] = None
+    model, tokens = rebuild(state, path, tiny_data("SASRec")[1].dataset)
+    assert len(tokens) == 61
+
+
+# -- code that comes with an encoder --------------------------------------------------------
+
+_CODE = """
+import pathlib
+pathlib.Path({marker!r}).mkdir()
+from transformers import PretrainedConfig, PreTrainedModel
+class Config(PretrainedConfig):
+    model_type = "foreign"
+class Model(PreTrainedModel):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path, marker, monkeypatch):
+    """An encoder's folder whose code makes the marker."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    settings = {
+        "model_type": "foreign",
+        "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "code.py").write_text(_CODE.format(marker=str(marker)))
+    return folder
+
+
+@pytest.fixture
+def over_foreign(saved, tiny_table, foreign, tmp_path):
+    """A checkpoint over a table that says to be of that encoder, and new items for it."""
+    source = find_encoder(foreign)
+    manifest = {"encoder": str(foreign), "revision": source.revision, "prompt": "",
+                "fields": ["title"], "encoder_dtype": "float32"}  # fmt: skip
+    table = EmbeddingTable.load(tiny_table)
+    EmbeddingTable(table.tokens, table.vectors, manifest).save(tmp_path / "table")
+    path = saved(llm_table=str(tmp_path / "table"))
+    state = checkpoint.load(path)
+    state["config"]["llm_trust_remote_code"] = True
+    checkpoint.save(state, path)
+    new = tmp_path / "new.item"
+    new.write_text("item_id:token\ttitle:token_seq\nnew\tred soap\n")
+    return [f"--checkpoint={path}", f"--new_items={new}"]
+
+
+@pytest.mark.parametrize("command", [["recommend", "--users=u3"], ["export", "--out=exported"]])
+def test_a_checkpoint_cannot_have_its_encoders_code_run(over_foreign, marker, capsys, command):
+    assert main([*command, *over_foreign]) == 2
+    told = capsys.readouterr().err
+    assert "foreign" in told and "--trust_remote_code" in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_whoever_types_the_command_can(over_foreign, marker, capsys):
+    assert main(["recommend", "--users=u3", *over_foreign, "--trust_remote_code"]) == 2
+    assert marker.is_dir()  # its code ran, and was found to be no encoder
+    marker.rmdir()
+
+
+def test_modules_of_an_encoders_folder_are_not_imported(foreign, tmp_path, marker, capsys):
+    """As sentence-transformers before 6 did from any directory."""
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "code.Model"}]
+    (foreign / "modules.json").write_text(json.dumps(modules))
+    (tmp_path / "x.item").write_text("item_id:token\ttitle:token_seq\na\tred soap\n")
+    common = [f"--items={tmp_path / 'x.item'}", f"--encoder={foreign}"]
+    assert main(["encode", *common, f"--out={tmp_path / 'made'}"]) == 2
+    assert "--trust_remote_code" in capsys.readouterr().err
+
+
+def test_the_llm_of_a_checkpoint_is_not_trusted(llmsrec, foreign, marker, capsys):
+    config, data, model, trainer = llmsrec("llama", epochs=1)
+    path = train_and_evaluate(config, data, model, trainer).checkpoint
+    state = checkpoint.load(path)
+    used = {"name": str(foreign), "identity": find_encoder(foreign).identity}
+    state["config"] |= {"llm_model": str(foreign), "llm_model_used": used}
+    state["config"]["llm_trust_remote_code"] = True
+    checkpoint.save(state, path)
+    for command in (["recommend", "--users=u3"], ["order-test"], ["export", "--out=exported"]):
+        assert main([*command, f"--checkpoint={path}"]) == 2
+        assert "--trust_remote_code" in capsys.readouterr().err

@@ -17,11 +17,14 @@ A model that uses the order of a history must lose by this. The CF model of an L
 checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.png.
 """
 _CHANGES = ("metrics", "topk", "user_sample", "data_path", "llm_table", "llm_model",
-            "align_teacher", "eval_batch_size", "llm_cache_dir", "use_gpu")  # fmt: skip
+            "align_teacher", "eval_batch_size", "llm_cache_dir", "use_gpu",
+            "trust_remote_code")  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``recbole-llm order-test``."""
+    from recbole_llmemb.cli.recommend import add_trust_option
+
     parser = argparse.ArgumentParser(
         prog="recbole-llm order-test",
         description=_DESCRIPTION,
@@ -60,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     moved.add_argument("--llm_model", help="the LLM of LLM-SRec")
     moved.add_argument("--align_teacher", help="the checkpoint of its CF model")
     moved.add_argument("--llm_cache_dir", help="the cache of tables and teachers")
+    add_trust_option(parser)
     return parser
 
 

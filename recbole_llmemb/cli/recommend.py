@@ -72,6 +72,18 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="items to rank with the rest, without training: .item, .jsonl or a table directory",
     )
+    add_trust_option(parser)
+
+
+def add_trust_option(parser) -> None:
+    """``--trust_remote_code``, which a checkpoint cannot say of itself."""
+    parser.add_argument(
+        "--trust_remote_code",
+        "--llm_trust_remote_code",
+        action="store_true",
+        help="run code that comes with the encoder or LLM of the checkpoint; only where you have "
+        "read it",
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -132,8 +144,9 @@ def open_checkpoint(options, title_field=None):
     from recbole_llmemb.serve.new_items import caveat
 
     recommender = Recommender(
-        options.checkpoint, options.device, options.data_path, options.llm_table, title_field
-    )
+        options.checkpoint, options.device, options.data_path, options.llm_table, title_field,
+        options.trust_remote_code,
+    )  # fmt: skip
     if options.new_items:
         added = recommender.add_items(options.new_items)
         say(f"new items: {len(added):,} beside {recommender.dataset.item_num - 1:,}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -220,6 +221,8 @@ def _load(source: EncoderSource, options: dict[str, Any], device: str, trust_rem
     from sentence_transformers import SentenceTransformer
 
     try:
+        if not trust_remote_code:
+            _refuse_modules_from_elsewhere(source)
         with quiet_loading():
             return SentenceTransformer(
                 source.location,
@@ -230,10 +233,31 @@ def _load(source: EncoderSource, options: dict[str, Any], device: str, trust_rem
                 model_kwargs=options,
             )
     except Exception as error:  # loaders of many libraries, each with its own errors
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise UserError(
-            f"The encoder {source.name!r} cannot be loaded ({type(error).__name__}: {reason})."
-        ) from error
+        raise not_loaded("encoder", source.name, error) from error
+
+
+def not_loaded(what: str, name: str, error: Exception) -> UserError:
+    """Why an encoder or an LLM cannot be loaded, in a sentence."""
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"The {what} {name!r} cannot be loaded: it comes with code of its own, which is run only "
+            "if this command says to trust it (--trust_remote_code; in a run, "
+            "--llm_trust_remote_code=True)."
+        )
+    reason = " ".join(str(error).split())[:300].rstrip(".")
+    return UserError(f"The {what} {name!r} cannot be loaded ({type(error).__name__}: {reason}).")
+
+
+def _refuse_modules_from_elsewhere(source: EncoderSource) -> None:
+    """Before its version 6, sentence-transformers imports those of a directory unasked."""
+    path = os.path.join(source.location, "modules.json")
+    if not (source.is_directory and os.path.isfile(path)):
+        return
+    with open(path, encoding="utf-8") as file:
+        kinds = [str(module.get("type")) for module in json.load(file)]
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers."):
+            raise ValueError(f"the module {kind} needs trust_remote_code")
 
 
 def _has_modules_file(source: EncoderSource) -> bool:

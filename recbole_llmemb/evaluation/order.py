@@ -120,8 +120,9 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         In tables; the model's by default.
     changes : dict, optional
         Settings that differ from the checkpoint's: keys of the configuration, such as
-        ``metrics``, ``topk``, ``data_path`` and ``user_sample``, and ``modes`` (list of str) and
-        ``exclude_history`` (one value or a list of them).
+        ``metrics``, ``topk``, ``data_path`` and ``user_sample``, ``modes`` (list of str),
+        ``exclude_history`` (one value or a list of them), and ``trust_remote_code`` (bool), which
+        a checkpoint cannot say of itself.
     report : callable
         Told in one line each what is going on.
 
@@ -141,6 +142,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         raise UserError(f"Checkpoint {path} has no configuration; give one of a trainer.")
     changes = dict(changes or {})
     modes = changes.pop("modes", None) or [_mode(plain)]
+    trust = bool(changes.pop("trust_remote_code", False))
     histories = changes.pop("exclude_history", None)
     if histories is None:
         histories = plain.get("exclude_history", False)
@@ -149,6 +151,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     found, model = [], None
     for mode, excluded in itertools.product(modes, histories):
         config = _config(plain, mode, {**changes, "exclude_history": excluded}, path)
+        config["llm_trust_remote_code"] = trust
         data, model = _rebuilt(config, state, path, model)
         test = data.test._dataset
         if config["user_sample"]:

@@ -8,7 +8,7 @@ from logging import getLogger
 import torch
 
 from recbole_llmemb import rng
-from recbole_llmemb.encode.encoder import DTYPES, quiet_loading
+from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quiet_loading
 from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.llmsrec.slots import fill
@@ -221,10 +221,7 @@ def load_llm(config, report=None):
         if not config["llm_quantize"]:
             model = model.to(device)
     except Exception as error:  # loaders of many libraries, each with its own errors
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise UserError(
-            f"The LLM {source.name!r} cannot be loaded ({type(error).__name__}: {reason})."
-        ) from error
+        raise not_loaded("LLM", source.name, error) from error
     if model.config.is_encoder_decoder or model.get_input_embeddings() is None:
         raise UserError(
             f"The LLM {source.name!r} does not read input embeddings and give states of its last "

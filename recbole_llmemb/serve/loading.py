@@ -37,7 +37,7 @@ class Loaded:
     model: torch.nn.Module
 
 
-def load(path, device=None, data_path=None, llm_table=None) -> Loaded:
+def load(path, device=None, data_path=None, llm_table=None, trust_remote_code=False) -> Loaded:
     """Rebuild the model of a checkpoint for use.
 
     Parameters
@@ -49,6 +49,8 @@ def load(path, device=None, data_path=None, llm_table=None) -> Loaded:
         The folder that holds the dataset's folder, if it is not where it was.
     llm_table : path-like, optional
         The table that the model was trained over, if it is not where it was.
+    trust_remote_code : bool
+        Run code that comes with its encoder or LLM; what the checkpoint says does not count.
 
     Returns
     -------
@@ -72,6 +74,7 @@ def load(path, device=None, data_path=None, llm_table=None) -> Loaded:
     if data_path is not None:
         plain["data_path"] = str(Path(data_path) / str(plain.get("dataset")))
     config = checkpoint.config_for(plain, _device(device))
+    config["llm_trust_remote_code"] = bool(trust_remote_code)
     if data_path is not None:  # RecBole knows better where ml-100k is
         config["data_path"] = plain["data_path"]
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:

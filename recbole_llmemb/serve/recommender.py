@@ -39,6 +39,8 @@ class Recommender:
         Where the dataset's folder and the table are now, if not where they were.
     title_field : str, optional
         Field of the ``.item`` file with the items' titles; by default one called title or name.
+    trust_remote_code : bool
+        Run code that comes with the encoder or the LLM; what the checkpoint says does not count.
 
     Attributes
     ----------
@@ -53,9 +55,18 @@ class Recommender:
         No such checkpoint, or one whose dataset or table is gone (what, and where it was).
     """
 
-    def __init__(self, checkpoint, device=None, data_path=None, llm_table=None, title_field=None):
-        ready = isinstance(checkpoint, Loaded)
-        loaded = checkpoint if ready else load(checkpoint, device, data_path, llm_table)
+    def __init__(
+        self,
+        checkpoint,
+        device=None,
+        data_path=None,
+        llm_table=None,
+        title_field=None,
+        trust_remote_code=False,
+    ):
+        loaded = checkpoint
+        if not isinstance(checkpoint, Loaded):
+            loaded = load(checkpoint, device, data_path, llm_table, trust_remote_code)
         self.path, self.config, self.model = loaded.path, loaded.config, loaded.model
         self.dataset, self.splits = loaded.dataset, loaded.splits
         self._users = Users(self.dataset, loaded.splits)
