@@ -116,7 +116,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
 
     name = out.name
     with (
-        publish_directory(out, job.overwrite, writing.is_converted, _WHAT) as folder,
+        publish_directory(out, job.overwrite, writing.converted_files, _WHAT) as folder,
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{name}.") as scratch,
     ):
         lines = None
@@ -158,7 +158,7 @@ def _check(job, out):
             f"--out is {str(out)!r}; give a folder without blanks, as settings files are "
             "separated by them, whose name becomes the dataset's."
         )
-    check_target(out, job.overwrite, writing.is_converted, _WHAT)
+    check_target(out, job.overwrite, writing.converted_files, _WHAT)
 
 
 def _open(job, path) -> Source:

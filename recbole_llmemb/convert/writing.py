@@ -11,12 +11,19 @@ from recbole_llmemb.convert.clean import writer
 
 _ROWS = 100_000
 MARK = "# Made by recbole-llm convert"
+_HAS_ITEMS = "# The .item file beside it was made with it."
 
 
-def is_converted(folder: Path) -> bool:
-    """Whether a folder holds what :func:`convert` made, which alone it may replace."""
+def converted_files(folder: Path) -> list[str]:
+    """What :func:`convert` wrote into a folder, which alone it may replace."""
     settings = folder / f"{folder.name}.yaml"
-    return settings.is_file() and settings.read_text(encoding="utf-8").startswith(MARK)
+    if not settings.is_file():
+        return []
+    first, *others = settings.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    if not first.startswith(MARK):
+        return []
+    has_items = any(line == _HAS_ITEMS for line in others)
+    return [settings.name, f"{folder.name}.inter"] + [f"{folder.name}.item"] * has_items
 
 
 def write_interactions(path: Path, interactions) -> None:
@@ -63,8 +70,9 @@ def write_items(path: Path, lines, item_tokens, kept) -> None:
 
 
 def write_settings(path: Path, about: list[str], settings: dict[str, tuple]) -> None:
-    """Write a property file: each key with its value and what it means."""
+    """Write a property file, the last of the folder: each key, its value and what it means."""
     lines = [MARK + f" {about[0]}", *(f"# {line}" for line in about[1:])]
+    lines += [_HAS_ITEMS] * path.with_suffix(".item").is_file()
     for key, (value, meaning) in settings.items():
         shown = yaml.safe_dump(value, default_flow_style=True, width=1000).split("\n")[0]
         lines.append(f"{key}: {shown}  # {meaning}")

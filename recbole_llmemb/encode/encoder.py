@@ -240,8 +240,8 @@ def not_loaded(what: str, name: str, error: Exception) -> UserError:
     """Why an encoder or an LLM cannot be loaded, in a sentence."""
     if "trust_remote_code" in str(error):
         return UserError(
-            f"The {what} {name!r} cannot be loaded: it comes with code of its own, which is run only "
-            "if this command says to trust it (--trust_remote_code; in a run, "
+            f"The {what} {name!r} cannot be loaded: it comes with code of its own, which is run "
+            "only if this command says to trust it (--trust_remote_code; in a run, "
             "--llm_trust_remote_code=True)."
         )
     reason = " ".join(str(error).split())[:300].rstrip(".")

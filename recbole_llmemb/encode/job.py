@@ -32,8 +32,8 @@ from recbole_llmemb.errors import TableError, UserError
 from recbole_llmemb.table.format import (
     EmbeddingTable,
     library_versions,
-    looks_like_table,
     read_manifest,
+    table_files,
 )
 from recbole_llmemb.table.publish import check_target
 from recbole_llmemb.table.reduce import reduce_pca
@@ -217,7 +217,7 @@ def run_job(
             table = _find(job, out)
             hit = table is not None
             if not hit:
-                check_target(out, overwrite, looks_like_table)
+                check_target(out, overwrite, table_files)
                 report(
                     f"table: building {out} ({len(ready.items.tokens)} items, {ready.unique} "
                     f"different texts, encoder {ready.source.name})"

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_llmemb.encode.adapter import MANIFEST, read_manifest
+from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest
 from recbole_llmemb.encode.job import EncodeJob, turn
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.scft.processes import Processes
 from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
-from recbole_llmemb.table.publish import check_target, publish_directory
+from recbole_llmemb.table.publish import check_target, files_in, publish_directory
 
 MOST_HELD_OUT = 1000
+_FILES = (MANIFEST, WEIGHTS, "adapter_config.json", "README.md")  # of an older one
 
 
 @dataclass
@@ -200,7 +201,7 @@ def run_job(
             hit = manifest is not None
             if not hit:
                 if processes.first:
-                    check_target(out, overwrite, _is_ours, "an adapter")
+                    check_target(out, overwrite, _written, "an adapter")
                 work = out.parent / f".{out.name}.work-{key}"
                 if processes.first and not resume:
                     shutil.rmtree(work, ignore_errors=True)
@@ -214,8 +215,9 @@ def run_job(
                 save, facts = train(job, processes, precision, work, report)
                 manifest = _manifest(job, precision, processes.count, key) | facts
                 if processes.first:
-                    with publish_directory(out, overwrite, _is_ours, "an adapter") as fresh:
+                    with publish_directory(out, overwrite, _written, "an adapter") as fresh:
                         save(fresh)
+                        manifest["files"] = [*files_in(fresh), MANIFEST]
                         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
                         (fresh / MANIFEST).write_text(text, encoding="utf-8")
                     for old in out.parent.glob(f".{out.name}.work-*"):
@@ -230,8 +232,10 @@ def _nothing(line: str) -> None:
     pass
 
 
-def _is_ours(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
+def _written(path: Path) -> list[str]:
+    """The files of an adapter, as its manifest lists them; none where there is none."""
+    manifest = read_manifest(path)
+    return [] if manifest is None else manifest.get("files", _FILES)
 
 
 def _find(key: str, out: Path) -> Mapping | None:

@@ -12,7 +12,7 @@ from recbole_llmemb.errors import UserError
 from recbole_llmemb.serve import matrices
 from recbole_llmemb.serve.scorers import refuse_without_products
 from recbole_llmemb.table.format import library_versions
-from recbole_llmemb.table.publish import check_target, publish_directory
+from recbole_llmemb.table.publish import check_target, files_in, publish_directory
 
 PARTS = ("items", "users", "index", "encoder", "table")
 MANIFEST = "export.json"
@@ -67,7 +67,7 @@ def export(
     """
     out, parts = Path(out), list(dict.fromkeys(parts))
     check(recommender, parts, form)
-    check_target(out, overwrite, is_export, _WHAT)
+    check_target(out, overwrite, export_files, _WHAT)
     catalogue = recommender.catalogue
     facts = {
         "model": recommender.config["model"],
@@ -80,10 +80,11 @@ def export(
         "checks": {},
         "versions": library_versions(),
     }
-    with publish_directory(out, overwrite, is_export, _WHAT) as folder:
+    with publish_directory(out, overwrite, export_files, _WHAT) as folder:
         matrices.write_tokens(folder / "items.txt", catalogue.tokens[1:])
         for part in parts:
             _WRITERS[part](recommender, folder, facts, form, index, show_progress)
+        facts["written"] = files_in(folder)
         (folder / MANIFEST).write_text(
             json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
@@ -119,9 +120,13 @@ def check(recommender, parts, form="safetensors") -> None:
         )
 
 
-def is_export(directory: Path) -> bool:
-    """Whether a directory holds an export."""
-    return (directory / MANIFEST).is_file()
+def export_files(directory: Path) -> list[str]:
+    """The files of an export, as its ``export.json`` lists them; none where there is none."""
+    try:
+        facts = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        return [MANIFEST, *facts["written"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def sample(recommender):

@@ -102,7 +102,7 @@ class EmbeddingTable:
             "dtype": _dtype_name(vectors.dtype),
             "fingerprint": self.fingerprint,
         }
-        with publish_directory(directory, overwrite=overwrite, is_ours=looks_like_table) as fresh:
+        with publish_directory(directory, overwrite=overwrite, written=table_files) as fresh:
             save_file({TENSOR_NAME: vectors}, str(fresh / VECTORS_FILE))
             if self.projection is not None:
                 save_file(self.projection, str(fresh / PROJECTION_FILE))
@@ -166,10 +166,11 @@ class EmbeddingTable:
         return table
 
 
-def looks_like_table(directory: Path) -> bool:
-    """Whether a directory holds a table (or what is left of one), and nothing else."""
+def table_files(directory: Path) -> set[str]:
+    """The files of a table (or what is left of one); none where the directory holds others."""
     names = {entry.name for entry in directory.iterdir()}
-    return bool(names) and names <= {VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE, PROJECTION_FILE}
+    known = {VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE, PROJECTION_FILE}
+    return names if names <= known else set()
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:

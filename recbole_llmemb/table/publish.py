@@ -1,11 +1,11 @@
-"""Directories that appear whole or not at all."""
+"""Directories that appear whole or not at all, and lose nothing but what was written for them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from recbole_llmemb.errors import TableError
 def publish_directory(
     target: Path,
     overwrite: bool,
-    is_ours: Callable[[Path], bool],
+    written: Callable[[Path], Collection[str]],
     what: str = "an embedding table",
 ) -> Iterator[Path]:
     """Yield a fresh directory beside ``target`` that becomes ``target`` when the block ends well.
@@ -32,9 +32,9 @@ def publish_directory(
         The directory to appear.
     overwrite : bool
         Whether a directory that is there may be replaced.
-    is_ours : callable
-        Says whether the directory that is there is one of those that may be replaced. An empty
-        one always may.
+    written : callable
+        Tells the files of a directory that were written as one of these, by their paths inside
+        it; none where it is something else, which is never replaced. Files beside them stay.
     what : str
         What the directory holds, for messages.
 
@@ -43,7 +43,7 @@ def publish_directory(
     TableError
         When something is at ``target`` that may not be replaced, or it cannot be written.
     """
-    check_target(target, overwrite, is_ours, what)
+    check_target(target, overwrite, written, what)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -58,7 +58,9 @@ def publish_directory(
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & allowed)
             _sync(path)
         _sync(fresh)
-        check_target(target, overwrite, is_ours, what)
+        check_target(target, overwrite, written, what)
+        if target.exists():
+            _keep_others(target, fresh, set(written(target)), what)
         _swap_in(fresh, target)
         _sync(target.parent)
     except (OSError, SafetensorError) as error:
@@ -70,7 +72,7 @@ def publish_directory(
 def check_target(
     target: Path,
     overwrite: bool,
-    is_ours: Callable[[Path], bool],
+    written: Callable[[Path], Collection[str]],
     what: str = "an embedding table",
 ) -> None:
     """Refuse a target that is in the way of a new table (or of ``what`` it shall hold).
@@ -86,7 +88,7 @@ def check_target(
         raise TableError(f"{target} is not a directory; choose another place for {what}.")
     if not any(target.iterdir()):
         return
-    if not is_ours(target):
+    if not written(target):
         raise TableError(
             f"{target} exists and holds something else than {what}; choose another place for it."
         )
@@ -95,6 +97,33 @@ def check_target(
             f"{target} already holds {what}; choose another place, "
             "or ask for it to be overwritten (--overwrite)."
         )
+
+
+def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
+    """Put the files of ``target`` that nobody wrote for ``what`` into ``fresh`` too."""
+    for folder, inner, names in os.walk(target):
+        here = Path(folder).relative_to(target)
+        links = [name for name in inner if os.path.islink(Path(folder, name))]
+        if not (inner or names):
+            (fresh / here).mkdir(parents=True, exist_ok=True)
+        for name in [*names, *links]:
+            old, new = Path(folder, name), fresh / here / name
+            if (here / name).as_posix() in ours:
+                continue
+            if os.path.lexists(new):
+                raise TableError(
+                    f"{old} is in the way: it was not written as part of {what}; move it away."
+                )
+            new.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(old, new, follow_symlinks=False)
+            except OSError:  # where there are no such links
+                shutil.copy2(old, new, follow_symlinks=False)
+
+
+def files_in(folder: Path) -> list[str]:
+    """The files of a folder, by their paths inside it."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
 
 
 def _swap_in(fresh: Path, target: Path) -> None:

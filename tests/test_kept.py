@@ -1,0 +1,110 @@
+# ruff: noqa: F811 (fixtures come by name)
+"""Nothing of the user's is lost: neither files beside what is written, nor inputs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from serve_runs import saved  # noqa: F401
+
+from recbole_llmemb.cli.main import main
+
+# -- folders that are written again ---------------------------------------------------------
+
+
+def theirs(folder):
+    """Put files, a folder, an empty folder and links of somebody's into a folder; what they are."""
+    folder = Path(folder)
+    (folder / "notes.txt").write_text("years of work")
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep" / "er" / "a.txt").write_text("more of it")
+    (folder / "empty").mkdir()
+    (folder / "link").symlink_to("notes.txt")
+    (folder / "way").symlink_to("deep")
+    return look_at(folder, ("notes.txt", "deep/er/a.txt", "empty", "link", "way"))
+
+
+def look_at(folder, names):
+    found = {}
+    for name in names:
+        path = Path(folder) / name
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        else:
+            found[name] = path.is_dir() or (path.read_text(), path.stat().st_ino)
+    return found
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    path = tmp_path / "ratings.csv"
+    path.write_text("user,item,time\nu,a,1\nu,b,2\nv,a,1\n")
+    (tmp_path / "more.csv").write_text("user,item,time\nu,a,1\nu,b,2\nv,a,1\nv,c,5\n")
+    (tmp_path / "titles.csv").write_text("item,title\na,red\nb,blue\nc,gel\n")
+    return path
+
+
+def convert(*more, ratings="ratings.csv", out="dataset/mine"):
+    options = ["--min_user=1", "--min_item=1", "--show_progress=False"]
+    return main(["convert", f"--interactions={ratings}", f"--out={out}", *options, *more])
+
+
+def test_converting_again_keeps_what_lies_beside(ratings, capsys):
+    assert convert("--items=titles.csv") == 0
+    before = theirs("dataset/mine")
+    assert convert("--overwrite", ratings="more.csv") == 0
+    assert look_at("dataset/mine", before) == before
+    assert "v\tc\t5" in Path("dataset/mine/mine.inter").read_text()
+    # The .item file of the first time was made by it, and is none of the second.
+    names = {"mine.inter", "mine.yaml", "notes.txt", "deep", "empty", "link", "way"}
+    assert set(os.listdir("dataset/mine")) == names
+    assert os.listdir("dataset") == ["mine"]
+
+
+def test_a_users_own_file_of_the_dataset_is_not_replaced(ratings, capsys):
+    assert convert() == 0
+    own = Path("dataset/mine/mine.item")
+    own.write_text("item_id:token\ttitle:token_seq\na\tmy own words\n")
+    was = Path("dataset/mine/mine.inter").read_text()
+    assert convert("--overwrite", "--items=titles.csv", ratings="more.csv") == 2
+    assert "mine.item is in the way" in capsys.readouterr().err
+    assert "my own words" in own.read_text()
+    assert Path("dataset/mine/mine.inter").read_text() == was
+    assert convert("--overwrite", ratings="more.csv") == 0
+    assert "my own words" in own.read_text()
+
+
+def test_exporting_again_keeps_what_lies_beside(saved, capsys):
+    command = ["export", f"--checkpoint={saved()}", "--out=served", "--what=items,users,table"]
+    assert main(command) == 0
+    before = theirs("served")
+    Path("served/table/comment.txt").write_text("of theirs")
+    assert main([*command[:-1], "--what=items", "--overwrite"]) == 0
+    assert look_at("served", before) == before
+    assert Path("served/table/comment.txt").read_text() == "of theirs"
+    kept = {"notes.txt", "deep", "empty", "link", "way", "table"}
+    assert set(os.listdir("served")) - kept == {"export.json", "items.txt", "items.safetensors"}
+    Path("served/users.txt").write_text("theirs")
+    assert main([*command[:-1], "--what=users", "--overwrite"]) == 2
+    assert "users.txt is in the way" in capsys.readouterr().err
+    assert Path("served/users.txt").read_text() == "theirs"
+
+
+def test_fine_tuning_again_keeps_what_lies_beside(tmp_path, capsys):
+    from encode_models import make_model, write_dataset
+
+    pytest.importorskip("peft")
+    write_dataset(tmp_path)
+    encoder = make_model(tmp_path / "encoder", "bert")
+    command = ["scft", "--dataset=tiny", f"--data_path={tmp_path}", f"--encoder={encoder}",
+               "--steps=1", "--batch_size=2", "--holdout=0", "--out=adapter"]  # fmt: skip
+    assert main(command) == 0
+    before = theirs("adapter")
+    assert main([*command, "--seed=3"]) == 2  # there is one already
+    assert main([*command, "--seed=3", "--overwrite"]) == 0
+    assert look_at("adapter", before) == before
+    listed = json.loads(Path("adapter/scft.json").read_text())["files"]
+    assert set(os.listdir("adapter")) == set(listed) | {n.split("/")[0] for n in before}
