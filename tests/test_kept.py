@@ -108,3 +108,71 @@ def test_fine_tuning_again_keeps_what_lies_beside(tmp_path, capsys):
     assert look_at("adapter", before) == before
     listed = json.loads(Path("adapter/scft.json").read_text())["files"]
     assert set(os.listdir("adapter")) == set(listed) | {n.split("/")[0] for n in before}
+
+
+# -- folders of reports ----------------------------------------------------------------------
+
+
+def result(path, seed=1):
+    curve = [{"epoch": e, "train_loss": [1.0], "valid_score": 0.1, "seconds": 1.0} for e in (0, 1)]
+    content = {"model": "M", "dataset": "d", "seed": seed, "test_result": {"ndcg@10": 0.1},
+               "curve": curve, "seconds": {"train": 1.0}}  # fmt: skip
+    Path(path).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["report.html", "table.md", "table.tex"])
+def test_a_comparison_replaces_only_its_own(name, capsys):
+    result("a.json")
+    Path("out").mkdir()
+    Path("out", name).write_text("<html>files: of mine</html>")
+    Path("out/notes.txt").write_text("mine")
+    assert main(["compare", "a.json", "--out=out"]) == 2
+    assert str(Path("out", name)) in capsys.readouterr().err
+    assert Path("out", name).read_text() == "<html>files: of mine</html>"
+    assert sorted(os.listdir("out")) == sorted(["notes.txt", name])
+    Path("out", name).unlink()
+    assert main(["compare", "a.json", "--out=out"]) == 0
+    first = {str(f): f.stat().st_mtime_ns for f in Path("out").rglob("*") if f.is_file()}
+    result("b.json", seed=2)
+    Path("out/figures/mine.png").write_bytes(b"mine")
+    assert main(["compare", "a.json", "b.json", "--out=out"]) == 0
+    again = {str(f): f.stat().st_mtime_ns for f in Path("out").rglob("*") if f.is_file()}
+    same = {file for file in first if first[file] == again.get(file)}
+    assert same == {"out/notes.txt"} and Path("out/figures/mine.png").read_bytes() == b"mine"
+
+
+def test_figures_of_an_earlier_comparison_do_not_stay():
+    result("a.json")
+    assert main(["compare", "a.json", "--out=out"]) == 0
+    assert Path("out/figures/learning_curves.png").is_file()
+    content = json.loads(Path("a.json").read_text())
+    content.pop("curve")
+    Path("a.json").write_text(json.dumps(content))
+    assert main(["compare", "a.json", "--out=out"]) == 0
+    assert not Path("out/figures/learning_curves.png").exists()
+
+
+def test_an_order_test_replaces_only_its_own(saved, capsys):
+    Path("out").mkdir()
+    command = ["order-test", f"--checkpoint={saved()}", "--shuffles=1", "--quiet", "--out=out"]
+    for name in ("order.json", "order.md", "order.png"):
+        Path("out", name).write_text('{"files": []}')
+        assert main(command) == 2
+        assert f"out/{name}" in capsys.readouterr().err
+        assert Path("out", name).read_text() == '{"files": []}'
+        Path("out", name).unlink()
+    assert main(command) == 0
+    assert main(command) == 0
+
+
+def test_a_search_begins_in_no_folder_of_something_else(tmp_path):
+    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.tune.storing import Storage, agree
+
+    pytest.importorskip("pyarrow")
+    folder = tmp_path / "tune" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "best.yaml").write_text("mine: 1")
+    with pytest.raises(UserError, match="best.yaml"):
+        agree(Storage(str(tmp_path / "tune"), "mine"), {"space": 1}, resume=False)
+    assert (folder / "best.yaml").read_text() == "mine: 1"

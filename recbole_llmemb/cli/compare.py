@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
-    folder = OutFolder(options.out) if options.out else None
+    folder = OutFolder(options.out, "report.html") if options.out else None
     groups = choose_baseline(read_groups([*options.labels, *options.files]), options.baseline)
     metrics = [name.strip() for name in (options.metrics or "").split(",") if name.strip()]
     found = compare(groups, metrics, options.metric, options.test)

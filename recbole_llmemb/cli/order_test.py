@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
     from recbole_llmemb.evaluation.order_report import contents_of, to_text, told
     from recbole_llmemb.report.folder import OutFolder
 
-    folder = OutFolder(options.out) if options.out else None
+    folder = OutFolder(options.out, "order.json") if options.out else None
     shared = {"shuffles": options.shuffles, "seed": options.seed, "last": options.last}
     found, seen = [], {str(file) for _, file in chosen}
     for name, file in chosen:

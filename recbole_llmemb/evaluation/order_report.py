@@ -9,6 +9,7 @@ from tabulate import tabulate
 from recbole_llmemb.report.drawing import COLOURS, new_figure, png
 
 _COLUMNS = ("", "ranking", "metric", "true order", "shuffled", "relative drop")
+_FILES = ["order.json", "order.md", "order.png"]
 
 
 def rows_of(found):
@@ -66,9 +67,12 @@ def told(found) -> str:
 
 
 def to_json(found) -> str:
-    """All numbers: ``{"tests": [...]}``, see :class:`~recbole_llmemb.evaluation.order.Order`."""
+    """All numbers: ``{"tests": [...]}``, see :class:`~recbole_llmemb.evaluation.order.Order`.
+
+    ``files`` are those of ``--out``.
+    """
     tests = [{**vars(order), "summary": order.summary()} for order in found]
-    return json.dumps({"tests": tests}, indent=2, allow_nan=False) + "\n"
+    return json.dumps({"files": _FILES, "tests": tests}, indent=2, allow_nan=False) + "\n"
 
 
 def draw(found, metric=None):
@@ -131,8 +135,5 @@ def draw(found, metric=None):
 
 def contents_of(found) -> dict[str, bytes]:
     """The files of ``--out``: all numbers, the table, the figure."""
-    return {
-        "order.json": to_json(found).encode(),
-        "order.md": to_markdown(found).encode(),
-        "order.png": png(draw(found)),
-    }
+    data = [to_json(found).encode(), to_markdown(found).encode(), png(draw(found))]
+    return dict(zip(_FILES, data))

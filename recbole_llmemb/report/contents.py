@@ -6,7 +6,10 @@ from recbole_llmemb import __version__
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.report import tables
 from recbole_llmemb.report.drawing import png
+from recbole_llmemb.report.folder import comment
 from recbole_llmemb.report.grouping import differing_settings
+
+LISTING = "report.html"
 
 
 def contents_of(found, map_method="pca", category_field=None, data_path=None) -> dict[str, bytes]:
@@ -40,12 +43,13 @@ def contents_of(found, map_method="pca", category_field=None, data_path=None) ->
     ]
     head = "% Needs \\usepackage{booktabs}.\n"
     html = page(found, shown, drawn, settings, p_values, __version__)
-    return {
+    contents = {
         **{f"figures/{name}.png": data for name, (_, data) in drawn.items()},
         "table.md": f"{markdown}\n{notes}".encode(),
         "table.tex": (head + "\n\n".join(latex) + "\n").encode(),
-        "report.html": html.encode(),
     }
+    html = html.replace("\n", f"\n{comment([*contents, LISTING])}\n", 1)
+    return contents | {LISTING: html.encode()}
 
 
 def _maps(found, method, category_field, data_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from pathlib import Path
 
 from recbole_llmemb.errors import UserError
@@ -15,20 +18,22 @@ class OutFolder:
     Parameters
     ----------
     folder : path-like
-        Made if it is not there; files of an earlier run in it are replaced.
+        Made if it is not there; files of an earlier run in it are replaced, no others.
+    listing : str
+        The file that lists those: its first ``files`` with a list of names, in JSON or in a
+        comment (:func:`comment`).
 
     Raises
     ------
     UserError
-        It cannot be written to, or matplotlib is missing.
+        It cannot be written to, another's ``listing`` is in it, or matplotlib is missing.
     """
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder, listing):
+        self.folder, self.listing = Path(folder), listing
+        self._check([listing])
         check_matplotlib("--out")
-        probe = ".probe"
-        self.write({probe: b""})
-        (self.folder / probe).unlink()
+        self._write({".probe": b""})[0].unlink()
 
     def write(self, contents: dict[str, bytes]) -> list[Path]:
         """Write each file, by its path inside the folder; returns where they are.
@@ -36,8 +41,16 @@ class OutFolder:
         Raises
         ------
         UserError
-            It cannot be written to any more.
+            It cannot be written to any more, or another's file is in the way.
         """
+        self._check(contents)
+        stale = self._listed() - set(contents)
+        files = self._write(contents)
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        return files
+
+    def _write(self, contents):
         files = [self.folder / name for name in contents]
         try:
             for file, content in zip(files, contents.values()):
@@ -49,3 +62,31 @@ class OutFolder:
                 f"({error.strerror or error}); give --out another one."
             ) from error
         return files
+
+    def _listed(self) -> set[str]:
+        """The files of an earlier run that are there."""
+        try:
+            text = (self.folder / self.listing).read_text(encoding="utf-8")
+            names = json.loads(re.search(r"\bfiles\"?: (\[.*?\])", text, re.DOTALL)[1])
+        except (OSError, ValueError, TypeError):
+            return set()
+        return {name for name in names if _is_inside(name)}
+
+    def _check(self, names) -> None:
+        listed = self._listed()
+        for name in names:
+            if name not in listed and os.path.lexists(self.folder / name):
+                raise UserError(
+                    f"{self.folder / name} was there before and is not of an earlier run of this "
+                    "command, so it is not replaced; move it away, or give --out another folder."
+                )
+
+
+def comment(names) -> str:
+    """The list of files that a page carries."""
+    return f"<!-- files: {json.dumps(sorted(names))} -->"
+
+
+def _is_inside(name) -> bool:
+    path = Path(str(name))
+    return not path.is_absolute() and ".." not in path.parts

@@ -168,12 +168,14 @@ def search(
 
         report(_described(ray, here))
         _check_room(ray, cpus_per_trial, gpus_per_trial)
+        resume = resume and storing.can_resume(place)
+        place.write(record)
         tuner = make_tuner(
             plan,
             prepared,
             space,
             place,
-            resume=resume and storing.can_resume(place),
+            resume=resume,
             seed=config["seed"],
             num_samples=num_samples,
             max_concurrent=max_concurrent,
@@ -182,7 +184,6 @@ def search(
             search=search,
             grace_epochs=grace_epochs or max(1, plan.epochs // 10),
         )
-        place.write(record)
         trials = outcomes.collect(tuner.fit(), plan.metric)
         best = outcomes.best_of(trials, plan.metric)
         report(f"test: trial {best.number} on the test set …")

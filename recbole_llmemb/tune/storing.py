@@ -77,9 +77,12 @@ class Storage:
             os.fsync(handle.fileno())
         os.replace(beside, place)
 
-    def clear(self) -> None:
-        """Forget a search that never began its first trial."""
-        self.files.delete_dir_contents(self.folder)
+    def first_file(self) -> str | None:
+        """The name of something that is there, or None."""
+        from pyarrow import fs
+
+        found = self.files.get_file_info(fs.FileSelector(self.folder))
+        return min((file.base_name for file in found), default=None)
 
 
 def agree(place: Storage, record: dict, resume: bool) -> None:
@@ -88,10 +91,15 @@ def agree(place: Storage, record: dict, resume: bool) -> None:
     Raises
     ------
     UserError
-        Another search is there, or the same and nobody asked to continue it.
+        Another search is there, or the same and nobody asked to continue it, or something else.
     """
     earlier = place.read()
     if earlier is None:
+        if name := place.first_file():
+            raise UserError(
+                f"{place.path} holds something else than a search ({name}), which its report might "
+                "replace; give this one another --name."
+            )
         return
     if not resume:
         raise UserError(
