@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and never in the place of what is read."""
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -52,6 +53,61 @@ def appearing(path) -> Iterator[Path]:
     finally:
         if fresh is not None:
             fresh.unlink(missing_ok=True)
+
+
+def refuse_inputs(output, inputs) -> None:
+    """Refuse an output that would replace what is read, under whatever name or link.
+
+    Parameters
+    ----------
+    output : path-like, or None
+        A file, or a folder.
+    inputs : iterable of path-like or None
+        Files and folders; what does not exist (a name of the hub, for one) is passed over.
+
+    Raises
+    ------
+    UserError
+        The output is one of the inputs, a folder that holds one, or a file of such a folder.
+    """
+    if not output or not os.path.exists(output):
+        return
+    for given in inputs:
+        if given and os.path.exists(given) and _would_replace(output, given):
+            raise UserError(
+                f"{output} cannot be written: it is, or belongs with, what is read ({given}); give "
+                "the output another place."
+            )
+
+
+def _would_replace(output, given):
+    if os.path.samefile(output, given):
+        return True
+    there, read, here = (Path(os.path.realpath(path)) for path in (output, given, "."))
+    if there in read.parents:
+        return True
+    # A separator such as "/" or "." is no folder that somebody reads.
+    return there.is_file() and read in there.parents and read not in (here, *here.parents)
+
+
+# Settings that name where things go, or folders whose files are looked at by name.
+_NOT_INPUTS = ("model", "dataset", "data_path", "checkpoint_dir", "llm_cache_dir")
+
+
+def inputs_of(config) -> list:
+    """What a run of this configuration may read: its data, and what its settings name."""
+    data = Path(config["data_path"]).glob(f"{glob.escape(str(config['dataset']))}.*")
+    found = [file for file in data if file.suffix != ".json"]
+    values = [value for key, value in config.final_config_dict.items() if key not in _NOT_INPUTS]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            values += value.values()
+        elif isinstance(value, (list, tuple)):
+            values += value
+        elif isinstance(value, (str, os.PathLike)) and value:
+            found.append(value)
+    return found
 
 
 def check_appears(path) -> None:

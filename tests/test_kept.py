@@ -176,3 +176,104 @@ def test_a_search_begins_in_no_folder_of_something_else(tmp_path):
     with pytest.raises(UserError, match="best.yaml"):
         agree(Storage(str(tmp_path / "tune"), "mine"), {"space": 1}, resume=False)
     assert (folder / "best.yaml").read_text() == "mine: 1"
+
+
+# -- outputs that are inputs -----------------------------------------------------------------
+
+
+def spellings(path):
+    """The same file under its name, another way there, a link, and a hard link."""
+    path = Path(path)
+    os.symlink(path, "soft")
+    os.link(path, "hard")
+    here = Path(os.path.relpath(path))
+    return [str(path), str(here), f"{here.parent}/./../{here.parent.resolve().name}/{here.name}",
+            "soft", "hard"]  # fmt: skip
+
+
+def is_refused(command, kept, capsys):
+    """The command exits with 2, names its output in a sentence, and changes nothing."""
+    before = {file: Path(file).read_bytes() for file in kept}
+    status = main(command)
+    told = capsys.readouterr().err
+    assert status == 2 and "what is read" in told and len(told.strip().splitlines()) == 1, told
+    assert {file: Path(file).read_bytes() for file in kept} == before
+
+
+def test_recommendations_replace_no_input(saved, tiny, tiny_table, tmp_path, capsys):
+    path = saved()
+    Path("people.jsonl").write_text('{"user": "anna", "history": ["i1"]}\n')
+    Path("new.item").write_text("item_id:token\ttitle:token_seq\nnew\tred\n")
+    Path("some.txt").write_text("i1\ni2\n")
+    command = ["recommend", f"--checkpoint={path}", "--format=jsonl"]
+    for output in spellings(path):
+        is_refused([*command, "--users=u3", f"--out={output}"], [path], capsys)
+    read = [*command, "--history_file=people.jsonl"]
+    is_refused([*read, "--out=people.jsonl"], ["people.jsonl"], capsys)
+    is_refused([*read, "--candidates=some.txt", "--out=./some.txt"], ["some.txt"], capsys)
+    is_refused([*read, "--new_items=new.item", "--out=new.item"], ["new.item"], capsys)
+    for file in (tiny.folder / "tiny.inter", tiny.folder / "tiny.item", tiny_table / "items.txt"):
+        is_refused([*read, f"--out={file}"], [file], capsys)
+    assert main([*read, "--out=found.jsonl"]) == main([*read, "--out=found.jsonl"]) == 0
+
+
+def test_results_replace_no_input(tiny_settings, tiny, tiny_table, saved, capsys):
+    import yaml
+
+    teacher = saved(item_embedding="id")
+    settings = tiny_settings("LLMEmbSASRec", epochs=1)
+    settings |= {"align_teacher": str(teacher), "align_weight": 0.1, "save_users": True}
+    Path("my.yaml").write_text(yaml.safe_dump(settings))
+    command = ["run", "--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=my.yaml"]
+    inputs = ["my.yaml", tiny.folder / "tiny.inter", tiny.folder / "tiny.item", teacher,
+              tiny_table / "manifest.json", tiny_table / "embeddings.safetensors"]  # fmt: skip
+    for file in inputs:
+        is_refused([*command, f"--result_json={file}"], [file], capsys)
+    for output in spellings("my.yaml"):
+        is_refused([*command, f"--result_json={output}"], ["my.yaml"], capsys)
+    Path("r.users.safetensors").write_bytes(b"mine")
+    assert main([*command, "--result_json=r.json"]) == 2
+    assert "r.users.safetensors" in capsys.readouterr().err
+    assert Path("r.users.safetensors").read_bytes() == b"mine"
+
+
+def test_stock_models_replace_no_input(tiny_settings, tiny, capsys):
+    file = tiny.folder / "tiny.inter"
+    command = ["run", "--model=SASRec", "--dataset=tiny", f"--data_path={tiny.folder.parent}",
+               "--train_neg_sample_args=None"]  # fmt: skip
+    is_refused([*command, f"--result_json={file}"], [file], capsys)
+
+
+def test_folders_replace_no_input(saved, ratings, tiny, tiny_table, tmp_path, capsys):
+    path = saved()
+    assert main(["export", f"--checkpoint={path}", "--out=served", "--what=items,table"]) == 0
+    moved = Path("served/model.pth")
+    moved.write_bytes(path.read_bytes())
+    again = ["export", "--out=served", "--overwrite", "--what=items"]
+    is_refused([*again, "--checkpoint=served/model.pth"], [moved], capsys)
+    kept = Path("served/table/embeddings.safetensors")
+    is_refused([*again, f"--checkpoint={path}", "--llm_table=served/table"], [kept], capsys)
+    Path("way").symlink_to("served")
+    is_refused([*again, "--checkpoint=way/model.pth"], [moved], capsys)
+
+    assert convert() == 0
+    inter = "dataset/mine/mine.inter"
+    own = ["--overwrite", "--user=user_id:token", "--item=item_id:token", "--time=timestamp:float"]
+    command = ["convert", f"--interactions={inter}", "--out=dataset/mine", *own]
+    is_refused(command, [inter], capsys)
+    command = ["convert", "--interactions=ratings.csv", f"--items={inter}", "--out=dataset/mine"]
+    is_refused([*command, "--overwrite"], [inter], capsys)
+
+    vectors = tiny_table / "embeddings.safetensors"
+    command = ["encode", f"--import={vectors}", f"--out={tiny_table}", "--overwrite"]
+    is_refused(command, [vectors], capsys)
+    command = ["encode", "--dataset=tiny", f"--data_path={tiny.folder.parent}", "--overwrite"]
+    is_refused([*command, f"--out={tiny.folder}"], [tiny.folder / "tiny.item"], capsys)
+
+
+def test_a_separator_is_no_folder_that_is_read(tiny_config, tmp_path):
+    from recbole_llmemb.files import inputs_of, refuse_inputs
+
+    config = tiny_config(seq_separator="/", item_prompt=".")
+    Path("old.json").write_text("{}")
+    refuse_inputs(tmp_path / "old.json", inputs_of(config))

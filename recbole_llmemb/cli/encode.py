@@ -125,9 +125,11 @@ def main(argv: list[str]) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
+    from recbole_llmemb.files import refuse_inputs
     from recbole_llmemb.table import import_table, reduce_pca
 
     began = time.perf_counter()
+    refuse_inputs(options.out, [options.source, options.tokens])
     table = import_table(
         options.source,
         tokens_path=options.tokens,

@@ -54,6 +54,7 @@ def main(argv: list[str]) -> int:
     """Run ``recbole-llm export``; as :func:`recbole_llmemb.cli.encode.main`."""
     options = build_parser().parse_args(argv)
     from recbole_llmemb.cli.recommend import open_checkpoint, say
+    from recbole_llmemb.files import refuse_inputs
     from recbole_llmemb.serve.export import PARTS, check, export, export_files
     from recbole_llmemb.table.publish import check_target
 
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
     if options.push and "table" not in parts:
         raise UserError("--push uploads the table; add it to --what (--what=table).")
     _check_names(parts, options, PARTS)
+    refuse_inputs(options.out, [options.checkpoint, options.new_items, options.llm_table])
     check_target(Path(options.out), options.overwrite, export_files, "an export")
     recommender = open_checkpoint(options)
     if everything:

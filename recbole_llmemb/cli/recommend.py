@@ -90,12 +90,16 @@ def main(argv: list[str]) -> int:
     """Run ``recbole-llm recommend``; as :func:`recbole_llmemb.cli.encode.main`."""
     options = build_parser().parse_args(argv)
     _check(options)
+    from recbole_llmemb.files import inputs_of, refuse_inputs
     from recbole_llmemb.serve.output import format_of, write
 
     chosen = format_of(options.out, options.format)
     asked = histories_of(options)
     candidates = None if options.candidates is None else read_candidates(options.candidates)
+    typed = options.checkpoint, options.history_file, options.candidates, options.llm_table
+    refuse_inputs(options.out, [*typed, options.new_items])
     recommender = open_checkpoint(options, options.title_field)
+    refuse_inputs(options.out, inputs_of(recommender.config))
     if options.users is not None:
         people = recommender.people(users_of(options.users), split=options.split)
     else:

@@ -87,9 +87,10 @@ def execute(typed: dict, report=print) -> dict:
     from recbole_llmemb.config import make_config, preset_file
     from recbole_llmemb.evaluation import cold
     from recbole_llmemb.evaluation.measure import excluded_of, measure_of_run
+    from recbole_llmemb.files import inputs_of, refuse_inputs
     from recbole_llmemb.model.backbones.settings import look_up
     from recbole_llmemb.registry import is_ours, model_class
-    from recbole_llmemb.report.users import write_users
+    from recbole_llmemb.report.users import read_users, write_users
 
     started = perf_counter()
     typed = dict(typed)
@@ -115,6 +116,10 @@ def execute(typed: dict, report=print) -> dict:
     if config["holdout_items"]:
         cold.check_model(config, model_class(model_name))
     users_file = results.users_file_of(result_json) if config["save_users"] else None
+    for output in (result_json, users_file):
+        refuse_inputs(output, [*files, *inputs_of(config)])
+    if users_file is not None and users_file.exists():
+        read_users(users_file)  # which refuses what is none of ours
     try:
         init_logger(config)
     except OSError as error:

@@ -109,6 +109,7 @@ def main(argv: list[str]) -> int:
     from recbole_llmemb.cli.encode import item_file_of
     from recbole_llmemb.config import defaults
     from recbole_llmemb.encode.ensure import Overlay
+    from recbole_llmemb.files import refuse_inputs
     from recbole_llmemb.scft import job_from_config, run_job
 
     # The same as `run` would do, unless told otherwise.
@@ -130,6 +131,7 @@ def main(argv: list[str]) -> int:
         check_figure(options.figure)
 
     job = job_from_config(config)
+    refuse_inputs(options.figure, [job.text.item_file, job.text.encoder])
     result = run_job(job, options.out, overwrite=options.overwrite, resume=options.resume)
     if not job.processes().first:
         return 0

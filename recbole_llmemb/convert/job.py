@@ -18,6 +18,7 @@ from recbole_llmemb.convert.report import Converted, rows_of
 from recbole_llmemb.convert.sources import FORMATS, Source, open_source
 from recbole_llmemb.convert.times import Clock
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import refuse_inputs
 from recbole_llmemb.table.publish import check_target, publish_directory
 
 _WHAT = "a converted dataset"
@@ -158,6 +159,7 @@ def _check(job, out):
             f"--out is {str(out)!r}; give a folder without blanks, as settings files are "
             "separated by them, whose name becomes the dataset's."
         )
+    refuse_inputs(out, [*job.interactions, *job.items])
     check_target(out, job.overwrite, writing.converted_files, _WHAT)
 
 

@@ -29,6 +29,7 @@ from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.encode.turns import turn
 from recbole_llmemb.encode.workers import Workers
 from recbole_llmemb.errors import TableError, UserError
+from recbole_llmemb.files import refuse_inputs
 from recbole_llmemb.table.format import (
     EmbeddingTable,
     library_versions,
@@ -217,6 +218,8 @@ def run_job(
             table = _find(job, out)
             hit = table is not None
             if not hit:
+                adapter = ready.adapter and ready.adapter.path
+                refuse_inputs(out, [job.item_file, ready.source.location, adapter])
                 check_target(out, overwrite, table_files)
                 report(
                     f"table: building {out} ({len(ready.items.tokens)} items, {ready.unique} "

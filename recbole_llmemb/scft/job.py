@@ -14,6 +14,7 @@ from pathlib import Path
 from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest
 from recbole_llmemb.encode.job import EncodeJob, turn
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import refuse_inputs
 from recbole_llmemb.scft.processes import Processes
 from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
@@ -201,6 +202,8 @@ def run_job(
             hit = manifest is not None
             if not hit:
                 if processes.first:
+                    text = job.text.prepare()
+                    refuse_inputs(out, [job.text.item_file, text.source.location])
                     check_target(out, overwrite, _written, "an adapter")
                 work = out.parent / f".{out.name}.work-{key}"
                 if processes.first and not resume:

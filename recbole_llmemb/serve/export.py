@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import inputs_of, refuse_inputs
 from recbole_llmemb.serve import matrices
 from recbole_llmemb.serve.scorers import refuse_without_products
 from recbole_llmemb.table.format import library_versions
@@ -67,6 +68,7 @@ def export(
     """
     out, parts = Path(out), list(dict.fromkeys(parts))
     check(recommender, parts, form)
+    refuse_inputs(out, [recommender.path, *inputs_of(recommender.config)])
     check_target(out, overwrite, export_files, _WHAT)
     catalogue = recommender.catalogue
     facts = {
