@@ -64,6 +64,21 @@ def test_converting_again_keeps_what_lies_beside(ratings, capsys):
     assert os.listdir("dataset") == ["mine"]
 
 
+def test_what_lies_beside_is_copied_where_there_are_no_hard_links(ratings, monkeypatch, capsys):
+    assert convert() == 0
+    before = theirs("dataset/mine")
+
+    def none(*arguments, **options):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    assert convert("--overwrite", ratings="more.csv") == 0
+    after = look_at("dataset/mine", before)
+    for name in ("notes.txt", "deep/er/a.txt"):
+        assert after.pop(name)[0] == before.pop(name)[0]
+    assert after == before
+
+
 def test_a_users_own_file_of_the_dataset_is_not_replaced(ratings, capsys):
     assert convert() == 0
     own = Path("dataset/mine/mine.item")

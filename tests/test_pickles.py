@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from llmsrec_fixtures import cf_model, llms, llmsrec, settings  # noqa: F401
 from recbole.data import create_dataset, data_preparation
-from serve_runs import saved  # noqa: F401
+from serve_runs import encoder, saved  # noqa: F401
 
 from recbole_llmemb import checkpoint
 from recbole_llmemb.cli.main import main
@@ -116,6 +117,33 @@ def test_a_run_reads_the_file_as_it_is_now(tiny_config, tiny, tmp_path):
         config = tiny_config("SASRec", data_path=str(folder.parent), save_dataset=True)
         rows.append(len(create_dataset(config)))
     assert rows == [len(lines) - 1, len(lines) - 21]
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_a_run_reads_no_pickle(tiny_settings, planted, plant, model):
+    planted("saved")
+    settings = tiny_settings(model, epochs=1, dataset_save_path=plant("theirs.pth"))
+    if model == "SASRec":
+        settings = {key: settings[key] for key in ("data_path", "load_col", "dataset_save_path")}
+        settings |= {"epochs": 1, "train_neg_sample_args": None, "loss_type": "CE"}
+    execute({"model": model, "dataset": "tiny", **settings}, report=lambda _: None)
+
+
+def test_a_trial_of_a_search_reads_no_pickle(tiny_data, planted):
+    from recbole_llmemb.tune import shared
+
+    planted("saved")
+    config, data = tiny_data()
+    packed = {shared.data_key(config): shared.pack_data(config, data)}
+    again = shared.load_data(config, packed)
+    assert len(again.train._dataset) == len(data.train._dataset)
+
+
+def test_fine_tuning_and_encoding_read_no_pickle(tiny, encoder, planted, capsys):
+    planted("saved")
+    place = ["--dataset=tiny", f"--data_path={tiny.folder.parent}", f"--encoder={encoder}"]
+    assert main(["encode", *place, "--out=table"]) == 0
+    assert main(["scft", *place, "--out=adapter", "--steps=1", "--batch_size=2"]) == 0
 
 
 # -- settings of RecBole's models that name files, or were run as expressions ---------------
@@ -358,14 +386,49 @@ def test_whoever_types_the_command_can(over_foreign, marker, capsys):
     marker.rmdir()
 
 
-def test_modules_of_an_encoders_folder_are_not_imported(foreign, tmp_path, marker, capsys):
-    """As sentence-transformers before 6 did from any directory."""
-    modules = [{"idx": 0, "name": "0", "path": "", "type": "code.Model"}]
-    (foreign / "modules.json").write_text(json.dumps(modules))
+def write_json(path, content):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def module(kind, path=""):
+    return [{"idx": 0, "name": "0", "path": path, "type": kind}]
+
+
+@pytest.mark.parametrize("kind", ["modules", "router", "words", "dense", "tokenizer", "adapter"])
+def test_files_of_an_encoder_name_no_code(foreign, encoder, tmp_path, marker, capsys, kind):
+    """Where sentence-transformers, transformers and peft look for names of code."""
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    (folder / "code.py").write_bytes((foreign / "code.py").read_bytes())
+    theirs = "sentence_transformers.models."
+    if kind == "modules":
+        write_json(folder / "modules.json", module("code.Model"))
+    elif kind == "router":
+        write_json(folder / "modules.json", module(theirs + "Router"))
+        types = {"a": "code.Model"}
+        write_json(folder / "router_config.json", {"types": types, "structure": {"a": ["a"]}})
+    elif kind == "words":
+        write_json(folder / "modules.json", module(theirs + "WordEmbeddings"))
+        write_json(folder / "wordembedding_config.json", {"tokenizer_class": "code.Model"})
+    elif kind == "dense":
+        write_json(folder / "modules.json", module(theirs + "Dense"))
+        settings = {"in_features": 4, "out_features": 4, "bias": True}
+        write_json(folder / "config.json", {**settings, "activation_function": "code.Model"})
+    elif kind == "tokenizer":
+        settings = {"tokenizer_class": "Model", "auto_map": {"AutoTokenizer": ["code.Model", None]}}
+        write_json(folder / "tokenizer_config.json", settings)
+    else:
+        settings = {"peft_type": "LORA", "base_model_name_or_path": str(foreign)}
+        write_json(folder / "adapter_config.json", settings)
+        (folder / "config.json").unlink()
     (tmp_path / "x.item").write_text("item_id:token\ttitle:token_seq\na\tred soap\n")
-    common = [f"--items={tmp_path / 'x.item'}", f"--encoder={foreign}"]
-    assert main(["encode", *common, f"--out={tmp_path / 'made'}"]) == 2
-    assert "--trust_remote_code" in capsys.readouterr().err
+    common = [f"--items={tmp_path / 'x.item'}", f"--encoder={folder}"]
+    status = main(["encode", *common, f"--out={tmp_path / 'made'}"])
+    told = capsys.readouterr().err
+    assert status == 2 and len(told.strip().splitlines()) == 1, told
+    if kind == "modules":
+        assert "--trust_remote_code" in told
 
 
 def test_the_llm_of_a_checkpoint_is_not_trusted(llmsrec, foreign, marker, capsys):

@@ -10,6 +10,8 @@ import types
 from logging import getLogger
 from typing import Any
 
+import numpy as np
+
 from recbole_llmemb.compat.training import PlainTorch
 from recbole_llmemb.errors import UserError
 
@@ -26,11 +28,16 @@ def leave_pickles_alone() -> None:
     from recbole.data.dataset import Dataset
 
     # Modules and scripts hold these functions themselves; what they look up is given another.
-    utils.os = types.SimpleNamespace(
-        path=types.SimpleNamespace(join=os.path.join, exists=_is_never_there)
-    )
+    utils.os = _changed(os, path=_changed(os.path, exists=_is_never_there))
     utils.save_split_dataloaders.__code__ = _save_no_loaders.__code__
     Dataset.save = _save_no_dataset
+
+
+def _changed(module: types.ModuleType, **names: Any) -> types.ModuleType:
+    """A copy of a module with other things under some names."""
+    copy = types.ModuleType(module.__name__)
+    vars(copy).update(vars(module), **names)
+    return copy
 
 
 def _is_never_there(path: Any) -> bool:
@@ -82,23 +89,12 @@ def load_weights_only() -> None:
     AbstractRecommender.__init__ = with_safe_names
 
 
-class _Numpy(types.ModuleType):
-    """NumPy, whose ``load`` reads numbers only."""
-
-    def __getattr__(self, name: str) -> Any:
-        import numpy
-
-        return getattr(numpy, name)
-
-    @staticmethod
-    def load(path: Any, **_: Any) -> Any:
-        """Read an array."""
-        import numpy
-
-        try:
-            return numpy.load(path, allow_pickle=False)
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read as an array of numbers: {error}.") from None
+def _load_numbers(path: Any, **_: Any) -> np.ndarray:
+    """In the place of ``numpy.load`` for LDiffRec."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as an array of numbers: {error}.") from None
 
 
 def _network(name: str) -> type:
@@ -120,5 +116,5 @@ _STAND_INS = {
     "NeuMF": _PLAIN_TORCH,
     "RaCT": _PLAIN_TORCH,
     "KD_DAGFM": {**_PLAIN_TORCH, "eval": _network},
-    "LDiffRec": {"np": _Numpy("numpy")},
+    "LDiffRec": {"np": _changed(np, load=_load_numbers)},
 }

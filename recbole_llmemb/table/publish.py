@@ -117,7 +117,7 @@ def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
             new.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(old, new, follow_symlinks=False)
-            except OSError:  # where there are no such links
+            except (OSError, NotImplementedError):  # where there are no such links
                 shutil.copy2(old, new, follow_symlinks=False)
 
 
