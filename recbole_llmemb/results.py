@@ -93,7 +93,7 @@ def check_writable(path) -> None:
     Raises
     ------
     UserError
-        If it cannot be written.
+        If it cannot be written, or something else than results is there.
     """
     path = _target(path)
     try:
@@ -101,6 +101,11 @@ def check_writable(path) -> None:
             raise IsADirectoryError(21, "it is a directory")
         if _is_stream(path):
             return
+        if path.is_file() and not _is_json(path):
+            raise UserError(
+                f"{path} holds something else than results, so it is not replaced; give "
+                "`--result_json` another file."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         probe = _beside(path)
         probe.touch()
@@ -297,6 +302,12 @@ def _target(path) -> Path:
 def _is_stream(path: Path) -> bool:
     """Whether the path is something like ``/dev/stdout``, which cannot be replaced."""
     return path.parts[:2] == ("/", "dev") or (path.exists() and not path.is_file())
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a file holds an object, or nothing."""
+    with open(path, "rb") as file:
+        return file.read(64).lstrip()[:1] in (b"{", b"")
 
 
 def _beside(path: Path) -> Path:

@@ -126,6 +126,18 @@ def test_device_file_is_written_to_and_not_replaced():
     assert not os.path.isfile("/dev/null")
 
 
+def test_something_else_than_results_is_not_replaced(tmp_path):
+    path = tmp_path / "model.pth"
+    for content in (b"PK\x03\x04", b"epochs: 3\n", b"user_id:token\titem_id:token\n"):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="model.pth"):
+            check_writable(path)
+        assert path.read_bytes() == content
+    for content in (b"", b"\n", b'{"model": "M"}'):
+        path.write_bytes(content)
+        check_writable(path)
+
+
 def test_writability_is_checked_up_front(tmp_path):
     path = tmp_path / "new" / "folder" / "out.json"
     check_writable(path)
