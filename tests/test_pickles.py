@@ -442,3 +442,31 @@ def test_the_llm_of_a_checkpoint_is_not_trusted(llmsrec, foreign, marker, capsys
     for command in (["recommend", "--users=u3"], ["order-test"], ["export", "--out=exported"]):
         assert main([*command, f"--checkpoint={path}"]) == 2
         assert "--trust_remote_code" in capsys.readouterr().err
+
+
+def test_an_adapters_settings_name_no_code(foreign, encoder, tmp_path, marker, monkeypatch, capsys):
+    from safetensors.torch import save_file
+
+    pytest.importorskip("peft")
+    (foreign / "foreign_code.py").write_bytes((foreign / "code.py").read_bytes())
+    monkeypatch.syspath_prepend(str(foreign))  # where it could be imported from
+    adapter = tmp_path / "adapter"
+    settings = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": str(foreign),
+        "auto_mapping": {"parent_library": "foreign_code", "base_model_class": "Model"},
+        "target_modules": ["q_proj"],
+        "megatron_config": {"a": 1},
+        "megatron_core": "foreign_code",
+        "trust_remote_code": True,
+    }
+    write_json(adapter / "adapter_config.json", settings)
+    save_file({"a": torch.zeros(1)}, str(adapter / "adapter_model.safetensors"))
+    (tmp_path / "x.item").write_text("item_id:token\ttitle:token_seq\na\tred soap\n")
+    common = [f"--items={tmp_path / 'x.item'}", f"--encoder={encoder}", f"--adapter={adapter}"]
+    assert main(["encode", *common, f"--out={tmp_path / 'made'}"]) == 2
+    assert "megatron_config" in capsys.readouterr().err
+    settings.pop("megatron_config")
+    write_json(adapter / "adapter_config.json", settings)
+    assert main(["encode", *common, f"--out={tmp_path / 'made'}"]) == 2
+    assert "does not fit" in capsys.readouterr().err

@@ -88,6 +88,11 @@ def find_adapter(path: str | os.PathLike) -> Adapter:
                 digest.update(chunk)
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"The adapter {path} cannot be read: {error}.") from error
+    if settings.get("megatron_config"):  # an older peft imports whatever it names
+        raise UserError(
+            f"The adapter {path} names code to be imported (megatron_config in {_CONFIG}), which "
+            "is not done; give an adapter without (llm_adapter)."
+        )
     return Adapter(path, digest.hexdigest(), read_manifest(path) or {})
 
 
