@@ -205,6 +205,7 @@ def test_what_is_no_checkpoint_of_a_sequence_model_is_refused(saved, run, tmp_pa
     status, _, err = run(tmp_path / "cut.pth", "--users=u1")
     assert status == 2 and "do not fit its configuration" in err
     state["config"]["model"] = "BPR"
+    del state["config"]["exclude_history"]  # which is for models that read sequences
     checkpoint.save(state, tmp_path / "bpr.pth")
     status, _, err = run(tmp_path / "bpr.pth", "--users=u1")
     assert status == 2 and "reads no sequences" in err
