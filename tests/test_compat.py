@@ -120,6 +120,8 @@ with warnings.catch_warnings(record=True) as caught:
         settings = {"data_path": "data", "show_progress": False, "load_col": None, "epochs": 1}
         result = run_recbole(model=model, dataset="tiny", config_dict={**settings, **extra})
         facts[model] = result["test_result"]
+    searched = quick_start.objective_function({**settings, "model": "BPR", "dataset": "tiny"})
+    facts["searched"] = searched["test_result"]
 unseen = DeprecationWarning, PendingDeprecationWarning, ResourceWarning  # Python hides these
 ours = "Distutils was imported", "Setuptools is replacing"  # by hiding it above
 facts["warnings"] = [
@@ -140,6 +142,7 @@ facts["warnings"] = [
     assert facts["misspelt"] == "`model_name` [SASRecc] is not the name of an existing model."
     assert facts["warnings"] == []
     assert 0 <= facts["SASRec"]["ndcg@10"] <= 1 and 0 <= facts["BPR"]["ndcg@10"] <= 1
+    assert facts["searched"] == facts["BPR"]
 
 
 def test_recbole_absent(tmp_path):
@@ -183,6 +186,16 @@ def test_metrics_reach_ray_in_the_form_it_takes_today(monkeypatch):
     quick_start.tune.report({"ndcg@10": 0.75})
     assert seen == [{"ndcg@10": 0.5}, {"ndcg@10": 0.75}]
     assert quick_start.tune.choice([3]) == 3
+
+
+def test_a_search_draws_as_hyperopt_asks():
+    """hyperopt asks RecBole's exhaustive search for ``integers``, older ones for ``randint``."""
+    from recbole.trainer import hyper_tuning
+
+    draw = hyper_tuning.np.random.RandomState(7)
+    expected = np.random.RandomState(7).randint(0, 50, 8)
+    assert draw.integers(0, 50, 4).tolist() + draw.randint(0, 50, 4).tolist() == expected.tolist()
+    assert hyper_tuning.np.prod([2, 3]) == 6
 
 
 def test_numpy_names_are_those_config_sets():

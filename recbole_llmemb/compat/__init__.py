@@ -52,6 +52,7 @@ def apply() -> None:
         imports.restore_distutils_for_thop()
         imports.spare_absent_libraries()
         imports.defer_ray()
+        imports.let_hyperopt_draw()
         folders.let_folders_exist()
         datasets.restore_pandas_habits()
         datasets.read_files_in_c()

@@ -10,6 +10,8 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from recbole_llmemb.errors import UserError
 
 
@@ -21,8 +23,6 @@ def restore_numpy_names() -> None:
     ``recbole.data.interaction`` and the metrics read them even where no
     ``Config`` was ever built.
     """
-    import numpy as np
-
     names = {
         "float_": np.float64,
         "complex_": np.complex128,
@@ -105,6 +105,32 @@ def defer_ray() -> None:
     sys.modules["recbole.quick_start.quick_start"].tune = _Tune()
 
 
+def let_hyperopt_draw() -> None:
+    """Let RecBole's exhaustive search run on hyperopt 0.2.7 and later.
+
+    ``exhaustive_search`` hands hyperopt a ``RandomState``, of which hyperopt wants
+    the method ``integers``, which only NumPy's newer generators have.
+    """
+    from recbole.trainer import hyper_tuning
+
+    hyper_tuning.np = _NumpyForHyperopt("numpy")
+
+
+class _RandomState(np.random.RandomState):
+    """Draws whole numbers under the new name, too."""
+
+    integers = np.random.RandomState.randint
+
+
+class _NumpyForHyperopt(types.ModuleType):
+    """NumPy, whose old generator has what hyperopt asks for."""
+
+    random = types.SimpleNamespace(RandomState=_RandomState)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+
 class _Tune:
     """``ray.tune``, imported when something of it is first used."""
 
@@ -121,9 +147,15 @@ class _Tune:
         return getattr(tune, name)
 
     def report(self, *arguments: Any, **metrics: Any) -> None:
-        """Report metrics; RecBole passes keywords, ray takes a dictionary today."""
-        report = self.__getattr__("report")
-        report(*arguments) if arguments else report(metrics)
+        """Report metrics; RecBole passes keywords, ray takes a dictionary today.
+
+        RecBole's ``objective_function`` reports to ray whoever calls it. Where nothing has
+        imported ray there is nobody to report to, and its import would fail without ray and
+        inside hyperopt, which has put something else in the place of standard output.
+        """
+        if "ray.tune" in sys.modules:
+            report = self.__getattr__("report")
+            report(*arguments) if arguments else report(metrics)
 
 
 @contextlib.contextmanager
