@@ -105,6 +105,8 @@ def install() -> None:
         if values["loss_type"] == "CE":
             values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
         if values["train_mode"] == "sequence":
+            if given.get("transform") not in (None, "mask_itemseq"):
+                getLogger().warning(f"transform: {given['transform']} is for train_mode: prefix.")
             values["transform"] = None  # masking is part of the loader there
         _load_times(values)
         set_recboles(self)

@@ -8,8 +8,8 @@ import re
 from recbole_llmemb.errors import UserError
 
 # RecBole's changes of histories in training, and the setting each cannot do without.
-_TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "crop_eta",
-               "reorder_itemseq": "reorder_beta", "inverse_itemseq": None,
+_TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "eta",
+               "reorder_itemseq": "beta", "inverse_itemseq": None,
                "user_defined": None}  # fmt: skip
 _CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
 _NUMBER = r"\s*-?(inf|[0-9.]+(e[+-]?[0-9]+)?)\s*"
@@ -103,6 +103,11 @@ def _check_transform(config):
     if needed and config[needed] is None:
         raise UserError(
             f"transform is {chosen!r}, but {needed} is empty; give it, such as {needed}: 0.2."
+        )
+    share = config[needed] if needed else 0
+    if not (is_number(share) and 0 <= share <= 1):
+        raise UserError(
+            f"{needed} is {share!r}; with transform: {chosen} it must be a number between 0 and 1."
         )
 
 
