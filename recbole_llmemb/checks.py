@@ -59,7 +59,8 @@ TEXTS = ("llm_table", "llm_encoder", "llm_adapter", "llm_device", "llm_cache_dir
          "align_teacher", "llm_model", "item_title_field", "result_json", "checkpoint_dir",
          "data_path", "dataset", "state", "encoding", "field_separator", "seq_separator",
          "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "RATING_FIELD", "LABEL_FIELD",
-         "NEG_PREFIX", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD",
+         "NEG_PREFIX", "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "model", "config_files",
+         "name", "storage", "space", "wandb_project",
          "user_inter_num_interval", "item_inter_num_interval")  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 from importlib import resources
 from logging import getLogger
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from recbole_llmemb.arithmetic import value_of
 from recbole_llmemb.checks import TEXTS, check, check_common
 from recbole_llmemb.errors import UserError
 
@@ -147,14 +147,14 @@ def _load_times(values):
 def typed_value(key, text):
     """What the text of a setting means: a number, list, dictionary, switch, or itself.
 
-    Names and paths (:data:`~recbole_llmemb.checks.TEXTS`) stay text: 2026_11_21 is a folder.
+    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
+    paths (:data:`~recbole_llmemb.checks.TEXTS`) stay text: 2026-11-21 is a folder.
     """
-    words = {"true": True, "false": False}
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = words.get(text.lower(), text)
-    return text if key in TEXTS and not isinstance(value, (str, type(None))) else value
+    value = value_of(text)
+    if isinstance(value, str) and value == text:
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    stays = key in TEXTS or key.endswith(("_path", "_dir"))
+    return text if stays and not isinstance(value, (str, type(None))) else value
 
 
 def _convert_config_dict(self, config_dict):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import math
 
+from recbole_llmemb.arithmetic import value_of
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.tune.space import Space, make_dimension
 
@@ -16,7 +16,7 @@ def from_lines(text: str, where: str) -> Space:
 
     As RecBole (that is, Hyperopt) reads them: bounds of ``loguniform`` are exponents of e, and
     ``quniform`` gives multiples of its step. RecBole evaluates choices as Python; here they
-    must be written out.
+    may be arithmetic.
 
     Raises
     ------
@@ -37,12 +37,11 @@ def from_lines(text: str, where: str) -> Space:
         key, kind, rest = words[0], words[1], " ".join(words[2:])
         if key in [one.key for one in found]:
             raise UserError(f"In {at}, {key} is searched a second time; drop one of the lines.")
-        try:
-            values = ast.literal_eval(rest)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        values = value_of(rest)
+        if values == rest:
             raise UserError(
                 f"In {at}, the values of {key} cannot be read: {rest}; write text in quotes."
-            ) from None
+            )
         if kind != "choice":
             values = _bounds(kind, values)
         found.append(make_dimension(at, key, kind, values))
