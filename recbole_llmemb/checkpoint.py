@@ -181,6 +181,8 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     _undo_config(settings)
 
     class Rebuilt(config_class or Config):
+        restored = True
+
         def _convert_config_dict(self, config_dict):
             return config_dict
 

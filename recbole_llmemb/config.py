@@ -12,6 +12,7 @@ import yaml
 from recbole_llmemb.arithmetic import value_of
 from recbole_llmemb.checks import TEXTS, check, check_common
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.key_names import OLD, advice, known_keys, nearest, warn_of_keys
 
 
 def properties_folder() -> Path:
@@ -92,6 +93,8 @@ def install() -> None:
 
     def _set_default_parameters(self):
         values = self.final_config_dict
+        if not self.restored:
+            warn_of_keys(self, properties_folder())
         if not _is_ours(self.model):
             return set_recboles(self)
         given = self.external_config_dict
@@ -120,6 +123,7 @@ def install() -> None:
     Config._load_internal_config_dict = _load_internal_config_dict
     Config._set_default_parameters = _set_default_parameters
     Config._convert_config_dict = _convert_config_dict
+    Config.restored = False  # True while a checkpoint's, which told its user long ago
     Config.knows_llmemb = True
 
 
@@ -218,15 +222,12 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
             raise UserError(f"The configuration cannot be used: {text}.") from error
     if not _is_ours(config["model"]):  # ours have been looked at before RecBole fills in the rest
         check_common(config)
-    known = set(config.internal_config_dict) | {k for v in config.parameters.values() for k in v}
-    known |= {"model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight",
-              "encoding", "exclude_history"}  # fmt: skip
+    known = known_keys(config)
     for key in strict:
+        if key in OLD:
+            raise UserError(f"--{key} is a key of older RecBoles: {advice(key)}.")
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean --{near[0]}?" if near else "; see the configuration reference."
+            near = nearest(key, known)
+            hint = f"; did you mean --{near}?" if near else "; see the configuration reference."
             raise UserError(f"--{key} is not a configuration key{hint}")
-    for key in set(config.file_config_dict) - known:  # which may be for other models
-        for near in difflib.get_close_matches(key, defaults("", ""), n=1, cutoff=0.85):
-            getLogger().warning(f"{key} in a config file is no key: {near} is meant?")
     return config
