@@ -95,6 +95,8 @@ def install() -> None:
         values = self.final_config_dict
         if not self.restored:
             warn_of_keys(self, properties_folder())
+        if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
+            values["train_neg_sample_args"] = None  # yaml makes a text of None
         if not _is_ours(self.model):
             return set_recboles(self)
         given = self.external_config_dict

@@ -50,6 +50,7 @@ def teacher_config(config, size: int):
 
     from recbole_llmemb.config import make_config
     from recbole_llmemb.encode import cache_directory
+    from recbole_llmemb.model.backbones.settings import draws_none
     from recbole_llmemb.registry import model_class
 
     name = config["align_teacher"]
@@ -81,7 +82,10 @@ def teacher_config(config, size: int):
         values |= {"loss_type": "CE", "train_neg_sample_args": None}
     elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values.pop("train_neg_sample_args", None)
-    values |= config["align_teacher_config"] or {}
+    given = config["align_teacher_config"] or {}
+    if draws_none(given):
+        values.pop("loss_type", None)
+    values |= given
     try:
         own = make_config(model, config["dataset"], overrides=values)
     except UserError as error:

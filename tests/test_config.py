@@ -107,7 +107,10 @@ BAD = [
     ({"align_temperature": 0}, "align_temperature is 0; it must be a positive number"),
     ({"align_teacher_config": 3}, "align_teacher_config is 3; it must be a dictionary"),
     ({"train_neg_sample_args": {"dynamic": True}}, "dynamic needs a score for every candidate"),
-    ({"train_neg_sample_args": None}, "loss_type BCE compares targets with sampled negatives"),
+    (
+        {"train_neg_sample_args": None, "loss_type": "BCE"},
+        "loss_type BCE compares targets with sampled negatives",
+    ),
     ({"train_neg_sample_args": {"sample_num": 0}}, "sample_num of at least 1"),
     ({"train_neg_sample_args": "uniform"}, "train_neg_sample_args is 'uniform'; .*dictionary"),
     ({"train_neg_sample_args": {"distribution": "zipf"}}, r"distribution \[zipf\]"),
@@ -204,15 +207,6 @@ def test_unknown_keys(tmp_path):
         make_config("LLMEmbNone", "tiny")
 
 
-def test_a_misspelt_key_in_a_file_is_told(tmp_path, caplog):
-    (tmp_path / "mine.yaml").write_text("llm_tabel: x\nalign_wieght: 1\nmy_own_key: 3\nepochs: 2\n")
-    make_config("LLMEmbSASRec", "tiny", [str(tmp_path / "mine.yaml")])
-    assert sorted(caplog.messages) == [
-        "align_wieght in a config file is no key: align_weight is meant?",
-        "llm_tabel in a config file is no key: llm_table is meant?",
-    ]
-
-
 def test_intervals_that_recbole_reads(tiny_config):
     for text in ("[5,inf)", "(3,6];[9, 12)", "[-1.5,1e3]", "[0, inf)"):
         assert tiny_config(user_inter_num_interval=text)["user_inter_num_interval"] == text
@@ -229,6 +223,10 @@ def test_names_and_paths_stay_text():
     }
     config = make_config("LLMEmbSASRec", "tiny", overrides=found | {"state": "INFO"})
     assert config["checkpoint_dir"] == "2026_11_21" and config["llm_table"] == "2024"
+    named = {"dataset_save_path": "2026-11-21", "wandb_project": "1-2", "pre_model_path": "1/2"}
+    config = make_config("SASRec", "2026-11-21", overrides=dict(named, train_neg_sample_args=None))
+    assert config["dataset"] == "2026-11-21"
+    assert {key: config[key] for key in named} == named
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from pathlib import Path
 
 import yaml
@@ -58,12 +59,35 @@ def settle(values: dict, given: dict, model_class) -> None:
     if values.get("train_mode") is None:
         in_one_pass = model_class.causal or model_class.cloze
         values["train_mode"] = "sequence" if in_one_pass else "prefix"
-    if given.get("loss_type") is None and values.get("loss_type") not in model_class.losses:
-        values["loss_type"] = model_class.losses[0]
+    if given.get("loss_type") is None:
+        if values.get("loss_type") not in model_class.losses:
+            values["loss_type"] = model_class.losses[0]
+        _settle_loss(values, given, model_class)
     if given.get("train_stage") is None and "train_stage" in values:
         values["train_stage"] = "finetune"
     if values.get("transform") == "inverse_itemseq" and "transform" not in given:
         values["transform"] = None  # the model reverses histories itself, a batch at a time
+
+
+def draws_none(settings) -> bool:
+    """Whether settings say that no negatives are drawn, by which RecBole means cross-entropy."""
+    args = settings.get("train_neg_sample_args", {})
+    args = args.get("distribution", "") if isinstance(args, dict) else args
+    return args is None or str(args).lower() == "none"
+
+
+def _settle_loss(values, given, model_class):
+    """The loss without negatives, where the user has named none."""
+    args = values.get("train_neg_sample_args")
+    if not draws_none(given) or values["loss_type"] == "CE":
+        return
+    if "CE" not in model_class.losses:
+        raise UserError(
+            f"train_neg_sample_args is {args}, but {model_class.__name__} compares targets with "
+            f"sampled negatives ({' and '.join(model_class.losses)}); leave it out."
+        )
+    values["loss_type"] = "CE"
+    getLogger().warning("train_neg_sample_args is empty, so loss_type is CE; set it for another.")
 
 
 def check_backbone(values, model_class) -> None:
