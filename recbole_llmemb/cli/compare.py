@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from recbole_llmemb.token_lists import split_tokens
+
 _DESCRIPTION = """\
 Compare runs by their result files (--result_json): means over seeds, changes, paired tests.
 
@@ -78,7 +80,7 @@ def main(argv: list[str]) -> int:
         raise UserError("There is nothing to compare; give files that --result_json has written.")
     folder = OutFolder(options.out, "report.html") if options.out else None
     groups = choose_baseline(read_groups([*options.labels, *options.files]), options.baseline)
-    metrics = [name.strip() for name in (options.metrics or "").split(",") if name.strip()]
+    metrics = split_tokens(options.metrics or "", where="--metrics")
     found = compare(groups, metrics, options.metric, options.test)
     for table in tables_of(found):
         print(to_text(table), end="\n\n")

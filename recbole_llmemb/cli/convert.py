@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import time
 
+from recbole_llmemb.token_lists import split_tokens
+
 _DESCRIPTION = """\
 Convert files of interactions, and of what the items are, to a dataset that RecBole reads.
 
@@ -67,7 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     files = parser.add_argument_group("csv files")
     files.add_argument("--delimiter", help="one character (default: what the first line has)")
-    files.add_argument("--columns", metavar="A,B,C", help="names, where the first line has none")
+    files.add_argument(
+        "--columns",
+        metavar="A,B,C",
+        help="names, where the first line has none; one with a comma in it in double quotes",
+    )
     files.add_argument("--encoding", default="utf-8")
     parser.add_argument(
         "--show_progress", choices=("True", "False"), default="True", help="default: True"
@@ -94,4 +100,4 @@ def main(argv: list[str]) -> int:
 
 
 def _names(text):
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+    return split_tokens(text) if text else None

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.token_lists import split_tokens
 
 _DESCRIPTION = """\
 Write what another system serves a trained checkpoint from. Each part is read back and compared
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
     from recbole_llmemb.table.publish import check_target
 
     everything = options.what == "all"
-    parts = PARTS if everything else [part.strip() for part in options.what.split(",")]
+    parts = PARTS if everything else split_tokens(options.what, where="--what")
     if options.push and "table" not in parts:
         raise UserError("--push uploads the table; add it to --what (--what=table).")
     _check_names(parts, options, PARTS)
@@ -90,6 +91,8 @@ def _check_names(parts, options, known):
     """What can be refused before anything is read."""
     from recbole_llmemb.serve.matrices import FORMATS
 
+    if not parts:
+        raise UserError(f"--what names nothing; give all, or some of {', '.join(known)}.")
     unknown = [part for part in parts if part not in known]
     if unknown:
         raise UserError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recbole_llmemb.token_lists import split_tokens
+
 _DESCRIPTION = """\
 Evaluate checkpoints on their test sets, with histories as they are and with shuffled ones.
 
@@ -93,7 +95,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} is {value}; it must be at least {least}.")
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; it must not be negative.")
-    chosen = [_named(text) for given in options.checkpoint for text in _split(given)]
+    chosen = [_named(text) for given in options.checkpoint for text in _files(given)]
     if not chosen:
         raise UserError("--checkpoint names no file; give the path of a checkpoint.")
     if len(chosen) > 1:  # models' names would not tell them apart
@@ -130,7 +132,7 @@ def _changes(options):
 
     changes = {key: getattr(options, key) for key in _CHANGES}
     changes["metrics"] = _metrics(options.metrics)
-    cutoffs = _split(options.topk)
+    cutoffs = split_tokens(options.topk, where="--topk")
     if not cutoffs or not all(k.isdecimal() and int(k) for k in cutoffs):
         raise UserError(f"--topk is {options.topk!r}; it must be numbers: 10,20.")
     changes["topk"] = [int(k) for k in cutoffs]
@@ -158,7 +160,7 @@ def _metrics(text):
         for name, kind in metric_types.items()
         if kind == EvaluatorType.RANKING and name not in WITHOUT_CUTOFF
     }
-    chosen = _split(text)
+    chosen = split_tokens(text, where="--metrics")
     if not chosen or any(name.lower() not in offered for name in chosen):
         raise UserError(
             f"--metrics is {text!r}; it must be metrics of ranked lists: "
@@ -171,7 +173,7 @@ def _modes(text):
     from recbole_llmemb.errors import UserError
     from recbole_llmemb.recbole_checks import check_mode
 
-    modes = _split(text)
+    modes = split_tokens(text, where="--mode")
     if not modes or "labeled" in modes:
         raise UserError(f"--mode is {text!r}; it must be full, uniNNN, popNNN, or several: a,b.")
     for mode in modes:
@@ -184,7 +186,8 @@ def _histories(text):
     from recbole_llmemb.errors import UserError
     from recbole_llmemb.evaluation.measure import VALUES
 
-    found = [typed_value("exclude_history", part) for part in _split(text)]
+    chosen = split_tokens(text, where="--exclude_history")
+    found = [typed_value("exclude_history", part) for part in chosen]
     if not found or any(value not in VALUES for value in found):
         raise UserError(
             f"--exclude_history is {text!r}; it must be True, False or keep_target, or several: "
@@ -193,8 +196,9 @@ def _histories(text):
     return found
 
 
-def _split(text):
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _files(text):
+    """Files between commas, in quotes where a name holds one; or the one that is there."""
+    return [text] if Path(_named(text)[1]).is_file() else split_tokens(text, where="--checkpoint")
 
 
 def _named(text):

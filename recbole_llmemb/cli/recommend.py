@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.token_lists import split_tokens
 
 _DESCRIPTION = """\
 Recommend with a trained checkpoint: to users of its dataset, to people known by a history alone,
@@ -16,6 +17,9 @@ and among items that it has never met.
   recbole-llm recommend --checkpoint=saved/M.pth --users=all --exclude_seen --out=all.parquet
   recbole-llm recommend --checkpoint=saved/M.pth --history="50 181 174"
   recbole-llm recommend --checkpoint=saved/M.pth --users=196 --new_items=new.item
+
+A token that holds a comma or a blank stands in double quotes, as in a csv file, and so does a user
+who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users='"all"'
 """
 
 
@@ -160,16 +164,16 @@ def open_checkpoint(options, title_field=None):
 
 
 def users_of(text: str):
-    """``all``, or the tokens between commas.
+    """``all``, or the tokens between commas, in quotes where they hold one.
 
     Raises
     ------
     UserError
         There is none.
     """
-    if text == "all":
-        return text
-    tokens = [token.strip() for token in text.split(",") if token.strip()]
+    if text.strip() == "all":
+        return "all"
+    tokens = split_tokens(text, where="--users")
     if not tokens:
         raise UserError("--users names nobody; write --users=u1,u2 or --users=all.")
     return tokens
@@ -182,7 +186,7 @@ def histories_of(options):
 
         return read_histories(options.history_file)
     if options.history is not None:
-        histories = [text.split() for text in options.history]
+        histories = [split_tokens(text, " ", "--history") for text in options.history]
         names = [" ".join(tokens) or "(nothing)" for tokens in histories]
         return histories, [f"after {name}" for name in names], None, None
     return None
@@ -197,7 +201,7 @@ def read_candidates(path) -> list[str]:
         It cannot be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise UserError(f"There is no file {path} (--candidates); check the path.") from None
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from recbole_llmemb.errors import UserError, name_some
 from recbole_llmemb.report.read import Run, read_run
+from recbole_llmemb.token_lists import split_tokens
 
 # Settings that may differ between runs that are otherwise the same.
 _APART = {
@@ -111,7 +112,7 @@ def _split(argument) -> tuple[str | None, list[Path]]:
         return None, _files(str(argument))
     if not label.strip() or not rest.strip(", "):
         raise UserError(f"{argument!r} is neither a file nor of the form LABEL=FILE,FILE.")
-    files = [file for part in rest.split(",") if part.strip() for file in _files(part.strip())]
+    files = [file for part in split_tokens(rest, where=str(argument)) for file in _files(part)]
     return label.strip(), files
 
 

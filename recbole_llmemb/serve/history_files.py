@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.token_lists import split_tokens
 
 
 def read_histories(path):
@@ -37,7 +38,7 @@ def read_histories(path):
         value = {"history": value} if isinstance(value, list) else value
         history = value.get("history") if isinstance(value, dict) else None
         if isinstance(history, str):
-            history = history.split()
+            history = split_tokens(history, " ", where)
         if not isinstance(history, list) or any(isinstance(t, (list, dict)) for t in history):
             raise UserError(
                 f'{where} has no history; write {{"user": "anna", "history": ["item", "item"]}} '
