@@ -12,7 +12,7 @@ import yaml
 from recbole_llmemb.arithmetic import value_of
 from recbole_llmemb.checks import TEXTS, check, check_common
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.key_names import OLD, advice, known_keys, nearest, warn_of_keys
+from recbole_llmemb.key_names import OLD, advice, keys_of_files, known_keys, nearest, warn_of_keys
 
 
 def properties_folder() -> Path:
@@ -97,9 +97,13 @@ def install() -> None:
             warn_of_keys(self, properties_folder())
         if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
             values["train_neg_sample_args"] = None  # yaml makes a text of None
-        if not _is_ours(self.model):
-            return set_recboles(self)
         given = self.external_config_dict
+        if not _is_ours(self.model):
+            set_recboles(self)
+            reads = {"selected_features", "item_attribute"} & set(self.internal_config_dict)
+            if reads and (Path(values["data_path"]) / f"{self.dataset}.item").is_file():
+                settings.settle_features(values, given, self.model_class)
+            return None
         settings.settle(values, given, self.model_class)
         if values.get("adapter", "") is None:
             values["adapter"] = "none"  # as typed, --adapter=none is read as no value
@@ -115,7 +119,8 @@ def install() -> None:
             values["transform"] = None  # masking is part of the loader there
         _load_times(values)
         set_recboles(self)
-        settings.settle_features(values, given, self.model_class)
+        if self.model_class.features:
+            settings.settle_features(values, given, self.model_class)
         if values["loss_type"] == "BCE":  # RecBole knows CE and BPR only
             from recbole.utils import InputType
 
@@ -229,6 +234,11 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
         if key in OLD:
             raise UserError(f"--{key} is a key of older RecBoles: {advice(key)}.")
         if key not in known:
+            if key in keys_of_files(properties_folder()):
+                raise UserError(
+                    f"--{key} is a key of other models, which {config['model']} does not read; "
+                    "leave it out, or give it to a teacher by align_teacher_config."
+                )
             near = nearest(key, known)
             hint = f"; did you mean --{near}?" if near else "; see the configuration reference."
             raise UserError(f"--{key} is not a configuration key{hint}")

@@ -89,7 +89,7 @@ def warn_of_keys(config, properties: Path) -> None:
             tell = f"{key} is a key of older RecBoles and has no effect: {advice(key)}."
             getLogger().warning(tell)
         elif key not in known:
-            others = _keys_of_files(properties) if others is None else others
+            others = keys_of_files(properties) if others is None else others
             near = None if key in others else nearest(key, known | others, 0.85)
             if near:
                 getLogger().warning(f"{key} is no configuration key: {near} is meant?")
@@ -105,7 +105,7 @@ def warn_of_keys(config, properties: Path) -> None:
                 getLogger().warning(tell)
 
 
-def _keys_of_files(properties):
+def keys_of_files(properties):
     """Keys for which RecBole or this package has a default, whatever the model."""
     import recbole
 

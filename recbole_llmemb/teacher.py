@@ -80,6 +80,7 @@ def teacher_config(config, size: int):
     if not ours:
         # RecBole's own: its losses, its prefixes.
         values |= {"loss_type": "CE", "train_neg_sample_args": None}
+        values |= {key: config[key] for key in ("selected_features",) if config[key]}
     elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values.pop("train_neg_sample_args", None)
     given = config["align_teacher_config"] or {}

@@ -152,15 +152,13 @@ def settle_features(values, given: dict, model_class) -> None:
     given : dict
         What the user has set.
     model_class : type
-        One of our models.
+        One of our models, or one of RecBole's that reads such fields.
 
     Raises
     ------
     UserError
-        The dataset has no such fields.
+        The dataset has no such fields, or the backbone cannot read them.
     """
-    if not model_class.features:
-        return
     key = "item_attribute" if "item_attribute" in values else "selected_features"
     name = model_class.__name__
     file = Path(values["data_path"]) / f"{values['dataset']}.item"
@@ -171,14 +169,18 @@ def settle_features(values, given: dict, model_class) -> None:
         raise UserError(
             f"{name} reads fields of the items, but there is no {file}; take another model."
         ) from None
-    fields = [field.partition(":")[0] for field in header.split(values["field_separator"])]
-    fields = [field for field in fields if field != values["ITEM_ID_FIELD"]]
+    columns = (column.partition(":") for column in header.split(values["field_separator"]))
+    kinds = {field: kind for field, _, kind in columns if field != values["ITEM_ID_FIELD"]}
+    fields = list(kinds)
     wanted = given.get(key)
     if wanted is None:  # RecBole's default, if this dataset has it
         default = values[key] if isinstance(values[key], list) else [values[key]]
         has_it = set(default) <= set(fields)
         wanted = default if has_it else [field for field in _FEATURES if field in fields]
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(wanted, (list, tuple)) or any(not isinstance(one, str) for one in wanted):
+        raise UserError(f"{key} is {wanted!r}; it must be a list of fields of {file}.")
+    wanted = list(dict.fromkeys(wanted))
     missing = [field for field in wanted if field not in fields]
     if missing or not wanted:
         what = f"has no field {missing[0]!r}" if missing else f"has none of {', '.join(_FEATURES)}"
@@ -186,9 +188,26 @@ def settle_features(values, given: dict, model_class) -> None:
             f"{name} reads fields of the items, but {file} {what}; "
             f"set {key} to what it has: {', '.join(fields) or 'nothing'}."
         )
+    _settle_numbers(values, key, {field: kinds[field] for field in wanted}, model_class)
     values[key] = wanted[0] if key == "item_attribute" else wanted
     columns = values.get("load_col")
     if columns is not None:
         loaded = list(columns.get("item") or [values["ITEM_ID_FIELD"]])
         loaded += [field for field in wanted if field not in loaded]
         values["load_col"] = {**columns, "item": loaded}
+
+
+def _settle_numbers(values, key, kinds, model_class):
+    """RecBole leaves out chosen fields with numbers unless numerical_features names them, too."""
+    for field, kind in kinds.items():
+        counted = kind == "float_seq" and "SASRecF" in [
+            base.__name__ for base in model_class.__mro__
+        ]
+        if counted or (kind.startswith("float") and key == "item_attribute"):
+            raise UserError(
+                f"{key} names {field}, of type {kind}, which {model_class.__name__} cannot read; "
+                "leave it out" + (", or take GRU4RecF or FDSA for a backbone." if counted else ".")
+            )
+    named = list(values.get("numerical_features") or [])
+    numbers = [field for field, kind in kinds.items() if kind.startswith("float")]
+    values["numerical_features"] = named + [field for field in numbers if field not in named]
