@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 
 from recbole_llmemb.compat import (
+    columns,
     datasets,
     devices,
     folders,
@@ -57,6 +58,7 @@ def apply() -> None:
         datasets.restore_pandas_habits()
         datasets.read_files_in_c()
         datasets.copy_read_only_columns()
+        columns.name_missing_columns()
         sequences.count_first_interactions()
         metrics.collect_catalogue_metrics()
         metrics.compute_catalogue_metrics()

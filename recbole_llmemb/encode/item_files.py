@@ -57,7 +57,8 @@ class ItemFile:
         if self.id_field not in names:
             raise UserError(
                 f"{self.path} has no field {self.id_field!r} for the item token; it has "
-                f"{', '.join(names)}: set ITEM_ID_FIELD (--item_id_field) to one of these."
+                f"{', '.join(names)}: set ITEM_ID_FIELD (--item_id_field) to one of these, or "
+                f"rename it to {self.id_field}, if that is its name in other files."
             )
         if isinstance(wanted, str):
             wanted = [name.strip() for name in wanted.strip("[] ").split(",") if name.strip()]

@@ -1,0 +1,51 @@
+"""Files whose columns are not called as the configuration says."""
+
+from __future__ import annotations
+
+import functools
+
+from recbole_llmemb.errors import UserError
+
+
+def name_missing_columns() -> None:
+    """Say which columns a file has when those of users, items or times are not among them.
+
+    RecBole loads the columns that it knows, none of them if need be, and fails later over
+    what is missing, without naming the file or the setting.
+    """
+    from recbole.data.dataset import Dataset
+
+    load_feat = Dataset._load_feat
+
+    @functools.wraps(load_feat)
+    def _load_feat(self, filepath, source):
+        kind = getattr(source, "value", source)
+        if kind == "inter":
+            _check_columns(self.config, filepath, kind)
+        frame = load_feat(self, filepath, source)
+        if frame is not None:
+            _check_columns(self.config, filepath, kind)
+        return frame
+
+    Dataset._load_feat = _load_feat
+
+
+def _check_columns(config, path, source):
+    from recbole.utils import ModelType
+
+    keys = {"inter": ["USER_ID_FIELD", "ITEM_ID_FIELD"], "user": ["USER_ID_FIELD"],
+            "item": ["ITEM_ID_FIELD"]}.get(source, [])  # fmt: skip
+    # Files that are split already may have histories instead of times.
+    ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and not config["benchmark_filename"]
+    if source == "inter" and ordered:
+        keys.append("TIME_FIELD")
+    with open(path, encoding=config["encoding"], errors="replace") as file:
+        header = file.readline().rstrip("\r\n").removeprefix("\ufeff")
+    found = [column.partition(":")[0] for column in header.split(config["field_separator"])]
+    missing = [key for key in keys if config[key] is not None and config[key] not in found]
+    if missing:
+        named = ", ".join(str(config[key]) for key in missing)
+        raise UserError(
+            f"{path} has the columns {', '.join(found)}, but no {named}; set "
+            f"{', '.join(missing)} to what it is called (in all files alike), or rename it."
+        )
