@@ -28,3 +28,10 @@ def test_text_that_recbole_evaluates(model):
     found = [config[f"my_{i}"] for i in range(len(given))]
     assert found == [*ARITHMETIC.values(), *STAYS]
     assert [type(value) for value in found[:14]] == list(map(type, ARITHMETIC.values()))[:14]
+
+
+def test_arithmetic_in_a_search_space_of_recbole():
+    from recbole_llmemb.tune.hyper_test import from_lines
+
+    space = from_lines("learning_rate choice [1/1000, 1e-2]\nn_layers choice [1,2]+[2+1]\n", "here")
+    assert [dimension.values for dimension in space.dimensions] == [(0.001, 0.01), (1, 2, 3)]

@@ -51,3 +51,11 @@ def test_a_teacher_without_negatives_learns_by_cross_entropy(tiny_config):
     assert teacher_config(tiny_config(loss_type="BPR", **own), 8)["loss_type"] == "CE"
     own = {"align_teacher_config": {"train_neg_sample_args": {"sample_num": 2}}}
     assert teacher_config(tiny_config(loss_type="BPR", **own), 8)["loss_type"] == "BPR"
+
+
+def test_the_word_none_of_a_yaml_file_is_none_for_recboles_models_too(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train_neg_sample_args: None\n")
+    config = make_config("SASRec", "tiny", [str(file)])
+    assert config["loss_type"] == "CE"
+    assert config["train_neg_sample_args"]["distribution"] == "none"
