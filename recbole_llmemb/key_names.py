@@ -12,7 +12,7 @@ from pathlib import Path
 _WITHOUT_DEFAULT = {
     "model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight",
     "encoding", "eta", "beta", "tail_ratio", "contrast", "sim", "valid_neg_sample_args",
-    "test_neg_sample_args", "exclude_history",
+    "test_neg_sample_args", "token_num_threshold", "xgb_early_stopping_rounds", "exclude_history",
 }  # fmt: skip
 #: Keys of RecBole before 1.2, and what to set today; None: nothing has taken its place.
 OLD = {
