@@ -1,16 +1,21 @@
-"""Atomic files are read by pandas' C parser, to the same frames as by the Python one."""
+"""Atomic files are read by pandas' C parser, and as they say."""
 
+import csv
 import random
 
 import pandas as pd
+import pytest
+from recbole.config import Config
+from recbole.data import create_dataset
 
-from recbole_llmemb.compat.datasets import _PandasInC
+from recbole_llmemb.compat.reading import _PandasInC
+from recbole_llmemb.errors import UserError
 
 
 def test_both_parsers_give_the_same_frame(tmp_path):
     draw = random.Random(0)
     lines = ["user_id:token\tprice:float\ttitle:token_seq"]
-    titles = ['A 5" brush', "it's, well; fine", "", "naïve — crème", "NA gel", '"quoted"']
+    titles = ['A 5" brush', "it's, well; fine", "", "naïve — crème", "NA gel", "NA", '"quoted"']
     for row in range(300):
         price = "" if row % 7 == 0 else repr(draw.uniform(-1e9, 1e9) * 10 ** draw.randint(-12, 3))
         lines.append(f"u{row:03d}\t{price}\t{draw.choice(titles)}")
@@ -33,7 +38,9 @@ def test_both_parsers_give_the_same_frame(tmp_path):
 
     found = _PandasInC(Recorder).read_csv(file, **options)
     assert asked == ["c"]
-    pd.testing.assert_frame_equal(found, pd.read_csv(file, **options), check_exact=True)
+    plainly = {"quoting": csv.QUOTE_NONE, "keep_default_na": False, "na_values": [""]}
+    expected = pd.read_csv(file, **options, **plainly)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
 def test_recbole_reads_with_it(tiny_data, monkeypatch):
@@ -56,3 +63,132 @@ def test_long_separators_stay_with_the_python_parser(tmp_path):
     file.write_text("a::b\n1::2\n")
     frame = _PandasInC(pd).read_csv(file, delimiter="::", engine="python")
     assert frame.to_dict("list") == {"a": [1], "b": [2]}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """``dataset(inter, item, model)``: what RecBole makes of these files' lines."""
+
+    def made(inter, item=(), model="SASRec", saved="utf-8", end="\n", **settings):
+        folder = tmp_path / "odd"
+        folder.mkdir(exist_ok=True)
+        inter = ["user_id:token\titem_id:token\ttimestamp:float\tkind:token", *inter]
+        data = "".join(line + end for line in inter).encode(saved)
+        (folder / "odd.inter").write_bytes(data)
+        if item:
+            lines = ["item_id:token\ttitle:token_seq\tprice:float", *item]
+            (folder / "odd.item").write_bytes("".join(x + end for x in lines).encode(saved))
+        settings = {"data_path": str(tmp_path), "load_col": None, **settings}
+        if model == "SASRec":
+            settings["train_neg_sample_args"] = None
+        return create_dataset(Config(model=model, dataset="odd", config_dict=settings))
+
+    return made
+
+
+def rows(found):
+    """User, item, time and kind of each interaction, in tokens."""
+    inter, names = found.inter_feat, found.field2id_token
+    tokens = [names[f][inter[f].to_numpy()] for f in ("user_id", "item_id", "kind")]
+    return [(u, i, t, k) for u, i, k, t in zip(*tokens, inter["timestamp"].tolist())]
+
+
+WORDS = ["NA", "null", "None", "nan", "NaN", "N/A", "#N/A", "<NA>", "NULL", "n/a", "-nan"]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "LLMEmbSASRec"])
+def test_only_what_is_empty_is_missing(dataset, model):
+    lines = [f"{word}\t{word}\t{n}\t{word}" for n, word in enumerate(WORDS)]
+    found = dataset([*lines, "u\tNA\t50\t"], [f"{word}\t{word} it\t1" for word in WORDS], model)
+    expected = [(word, word, float(n), word) for n, word in enumerate(WORDS)]
+    assert rows(found) == [*expected, ("u", "NA", 50.0, "[PAD]")]
+    assert found.item_num == len(WORDS) + 1
+    assert list(found.field2id_token["title"][1:]) == ["NA", "it", *WORDS[1:]]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_quotes_are_characters(dataset, model):
+    tokens = ['"q', 'q"', '"q"', '5"', '""', "'", '"a""b"']
+    lines = [f"{t}\t{t}\t{n}\t{t}" for n, t in enumerate(tokens)]
+    items = [f"{t}\t\"a {t}\t1" for t in tokens]
+    found = dataset(lines, items, model)
+    assert rows(found) == [(t, t, float(n), t) for n, t in enumerate(tokens)]
+    titles = found.field2id_token["title"][found.item_feat["title"].iloc[3].tolist()]
+    assert list(titles) == ['"a', tokens[2]]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_lone_carriage_return_splits_nothing(dataset, end):
+    found = dataset(["u1\ta\t1\tx\ry", "u1\tb\rc\t2\tx", "u2\ta\t3\tx"], end=end)
+    assert rows(found) == [("u1", "a", 1, "x\ry"), ("u1", "b\rc", 2, "x"), ("u2", "a", 3, "x")]
+
+
+def test_line_ends_and_a_mark_are_no_characters(dataset):
+    plain = ["u1\ta\t1\tx", "u1\té\t2\ty"]
+    expected = rows(dataset(plain))
+    assert rows(dataset(plain, end="\r\n")) == expected
+    assert rows(dataset(plain, saved="utf-8-sig")) == expected
+    assert rows(dataset([line + "\t" for line in plain])) == expected  # a separator at the end
+
+
+def naive(lines, needs_time):
+    """Lines that are complete."""
+    return [
+        tuple(values)
+        for values in (line.split("\t") for line in lines)
+        if values[0] and values[1] and (values[2] not in ("", "nan") or not needs_time)
+    ]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "LLMEmbSASRec"])
+def test_exactly_the_incomplete_lines_go(dataset, model, caplog):
+    draw = random.Random(3)
+    lines = []
+    for n in range(200):
+        values = [f"u{draw.randrange(9)}", f"i{draw.randrange(9)}", str(n), f"k{n % 4}"]
+        for place in (0, 1, 2):
+            if draw.random() < 0.1:
+                values[place] = draw.choice(["", "nan"]) if place == 2 else ""
+        lines.append("\t".join(values))
+    kept = naive(lines, needs_time=model != "BPR")
+    blank = ["", "  "]  # passed over, but counted as lines
+    found = rows(dataset(blank + lines, model=model))
+    assert [(u, i, k) for u, i, _, k in found] == [(u, i, k) for u, i, _, k in kept]
+    if model != "BPR":  # RecBole's mean stays for a number that orders nothing
+        assert [t for _, _, t, _ in found] == [float(t) for _, _, t, _ in kept]
+    bare = [n for n, line in enumerate(lines, 4) if not all(line.split("\t")[:2])]
+    (told,) = [m for m in caplog.messages if "user_id or item_id" in m]
+    assert f"{len(bare)} lines" in told and f"line {', '.join(map(str, bare[:5]))}, …" in told
+    assert any("no timestamp" in message for message in caplog.messages) == (model != "BPR")
+
+
+def test_files_that_are_split_already_lose_the_same_lines(dataset, tmp_path, caplog):
+    dataset(["u\ta\t1\tx"])
+    head = "user_id:token\titem_id:token\ttimestamp:float\titem_id_list:token_seq\n"
+    for part in ("train", "valid", "test"):
+        (tmp_path / "odd" / f"odd.{part}.inter").write_text(
+            f"{head}u\tb\t1\ta\n\tb\t2\ta\nu\t\t3\ta\nv\tb\t\ta\n"
+        )
+    found = dataset(["u\ta\t1\tx"], benchmark_filename=["train", "valid", "test"])
+    assert found.file_size_list == [2, 2, 2]  # whose history is given needs no time
+    assert caplog.text.count("2 lines have no user_id or item_id") == 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("word", ["NA", "soon", "1,5"])
+def test_a_word_is_no_number(dataset, word, end):
+    with pytest.raises(UserError, match=rf"odd\.inter, line 4: '{word}' of timestamp"):
+        dataset(["u\ta\t1\tx", "", f"u\tb\t{word}\tx"], end=end)
+    with pytest.raises(UserError, match=rf"odd\.item, line 3: '{word}' of price"):
+        dataset(["u\ta\t1\tx"], ["a\tit\t1", f"b\tit\t{word}"], end=end)
+
+
+def test_another_encoding_is_read_where_it_is_named(dataset):
+    lines, items = ["u\té\t1\tx", "u\tb\t2\tx"], ["é\tcafé\t1"]
+    with pytest.raises(UserError, match=r"odd\.inter .* utf-8 .* encoding"):
+        dataset(lines, items, saved="latin-1")
+    found = dataset(lines, items, saved="latin-1", encoding="latin-1")
+    assert rows(found)[0][1] == "é" and "café" in found.field2id_token["title"]
+    assert found.config["encoding"] == "latin-1"
+    with pytest.raises(UserError, match=r"odd\.inter .* latin-99 .* encoding"):
+        dataset(lines, encoding="latin-99")

@@ -22,6 +22,7 @@ from recbole_llmemb.compat import (
     metrics,
     models,
     pickles,
+    reading,
     sequences,
     training,
 )
@@ -56,8 +57,8 @@ def apply() -> None:
         imports.let_hyperopt_draw()
         folders.let_folders_exist()
         datasets.restore_pandas_habits()
-        datasets.read_files_in_c()
         datasets.copy_read_only_columns()
+        reading.read_files_as_they_are()
         columns.name_missing_columns()
         sequences.count_first_interactions()
         metrics.collect_catalogue_metrics()

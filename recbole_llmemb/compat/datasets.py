@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from packaging.version import Version
 
 
 def restore_pandas_habits() -> None:
@@ -29,38 +28,6 @@ def restore_pandas_habits() -> None:
     module.pd = _PandasForRecBole("pandas")
     module.Dataset._load_feat = _without_fill_warnings(module.Dataset._load_feat)
     module.Dataset._fill_nan = _fill_nan
-
-
-def read_files_in_c() -> None:
-    """Read atomic files with pandas' C parser.
-
-    RecBole asks for the one written in Python, which takes ten times as long and five
-    times the memory of the data: the peak of preparing a large dataset. Both read a
-    file with a one-character separator alike, numbers to the last digit included.
-    """
-    from recbole.data.dataset import dataset as module
-
-    module.pd = _PandasInC(module.pd)
-
-
-class _PandasInC(types.ModuleType):
-    """pandas, reading in C wherever its C parser can."""
-
-    def __init__(self, inner: types.ModuleType):
-        super().__init__("pandas")
-        self.inner = inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def read_csv(self, *arguments: Any, **options: Any) -> pd.DataFrame:
-        """Read an atomic file."""
-        separator = options.get("delimiter") or options.get("sep") or ","
-        if options.get("engine") == "python" and len(separator) == 1:
-            options["engine"] = "c"
-            if Version(pd.__version__) < Version("3.1"):  # exact by default from there on
-                options["float_precision"] = "round_trip"
-        return self.inner.read_csv(*arguments, **options)
 
 
 def _habits_are_gone() -> bool:

@@ -1,0 +1,210 @@
+"""How RecBole reads atomic files: quickly, and as they say.
+
+An atomic file has a row per line and a separator between fields, and no more: quotes and lone
+carriage returns are characters, and only what is empty is missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import itertools
+import mmap
+import re
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from packaging.version import Version
+
+from recbole_llmemb.errors import UserError
+
+# In a column of numbers, "not a number" is no number, as pandas itself writes it.
+_NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]
+_NAMED = 5
+# From here on, not every whole number is a float.
+_INEXACT = 2.0**53
+
+
+def read_files_as_they_are() -> None:
+    """Read atomic files with pandas' C parser, and nothing into them.
+
+    RecBole asks for the parser written in Python, which takes ten times as long and five times
+    the memory of the data: the peak of preparing a large dataset. It lets pandas take ``NA`` and
+    ``null`` for missing and quotes for csv's, and takes out lines without a user by labels where
+    places are meant, so that others go.
+    """
+    from recbole.data.dataset import dataset as module
+
+    module.pd = _PandasInC(module.pd)
+    module.Dataset._load_feat = _checked(module.Dataset._load_feat)
+
+
+def text_encoding(encoding: str | None) -> str:
+    """The encoding to read a text file with: UTF-8 may begin with a byte order mark."""
+    plain = (encoding or "utf-8").lower().replace("_", "-")
+    return "utf-8-sig" if plain in ("utf-8", "utf8") else encoding
+
+
+class _PandasInC(types.ModuleType):
+    """pandas, reading atomic files in C wherever its C parser can."""
+
+    def __init__(self, inner: types.ModuleType):
+        super().__init__("pandas")
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def read_csv(self, path: Any, **options: Any) -> pd.DataFrame:
+        """Read an atomic file; a word in a column of numbers is refused by its line."""
+        kinds = options.get("dtype") or {}
+        separator = options.get("delimiter") or options.get("sep") or ","
+        missing = {name: [""] if kind is str else _NO_NUMBER for name, kind in kinds.items()}
+        options |= {
+            "quoting": csv.QUOTE_NONE,
+            "keep_default_na": False,
+            "na_values": missing or [""],
+        }
+        if options.get("engine") == "python" and len(separator) == 1:
+            options["engine"] = "c"
+            if Version(pd.__version__) < Version("3.1"):  # exact by default from there on
+                options["float_precision"] = "round_trip"
+        try:
+            return self._read(path, options)
+        except UnicodeError:
+            raise
+        except ValueError:
+            numbers = [name for name, kind in kinds.items() if kind is not str]
+            if numbers:
+                words = self._read(path, options | {"usecols": numbers, "dtype": str})
+                _refuse_words(path, options.get("encoding"), separator, words)
+            raise
+
+    def _read(self, path, options):
+        if options.get("engine") != "c":
+            return self.inner.read_csv(path, **options)
+        if _has_lone_returns(path):
+            with open(path, encoding=options.get("encoding"), newline="") as file:
+                text = file.read().replace("\r\n", "\n").removesuffix("\r")
+            return self.inner.read_csv(io.StringIO(text), **options, lineterminator="\n")
+        if options.get("encoding") == "utf-8-sig":  # the parser knows that mark, and is quicker
+            options = options | {"encoding": "utf-8"}
+        return self.inner.read_csv(path, **options)
+
+
+def _has_lone_returns(path: Any) -> bool:
+    """Whether a carriage return stands before anything but a line feed."""
+    if not Path(path).stat().st_size:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"\r") >= 0 and re.search(rb"\r(?!\n|\Z)", data) is not None
+
+
+def _refuse_words(path: Any, encoding: str | None, separator: str, frame: pd.DataFrame) -> None:
+    """Refuse the first word that stands where a number should, if there is one."""
+    for name in frame:
+        words = frame[name][frame[name].notna() & ~frame[name].isin(_NO_NUMBER)]
+        words = words[pd.to_numeric(words, errors="coerce").isna()]
+        if len(words):
+            (line,) = line_numbers(path, encoding, separator, words.index[:1])
+            raise UserError(
+                f"{path}, line {line}: {str(words.iloc[0])[:40]!r} of {name} is no number; write "
+                "one, or leave the field empty."
+            )
+
+
+def line_numbers(
+    path: Any, encoding: str | None, separator: str, rows: Iterable[int]
+) -> list[int]:
+    """Where in the file rows below its first line stand: blank lines are not among the rows."""
+    rows = set(rows)
+    blank = " \t\r\n".replace(separator, "")
+    with open(path, encoding=encoding, newline="\n") as file:
+        full = (number for number, line in enumerate(file, 1) if line.strip(blank))
+        numbers = itertools.islice(full, 1, max(rows) + 2)
+        return [number for row, number in enumerate(numbers) if row in rows]
+
+
+def _checked(load_feat):
+    """Leave out the lines of a file that say too little, and tell which."""
+
+    @functools.wraps(load_feat)
+    def read(self, filepath, source):
+        settings = self.config.final_config_dict
+        given, encoding = dict(settings), text_encoding(self.config["encoding"])
+        settings["encoding"] = encoding
+        try:
+            frame = load_feat(self, filepath, source)
+            return frame if frame is None else _complete(self, frame, filepath, source, encoding)
+        except (UnicodeError, LookupError) as error:
+            if isinstance(error, (KeyError, IndexError)):
+                raise
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(
+                f"{filepath} cannot be read as {given.get('encoding') or 'utf-8'} ({reason}); set "
+                "encoding to that of the file, such as --encoding=latin-1."
+            ) from error
+        finally:
+            settings.pop("encoding")
+            settings |= {key: given[key] for key in ("encoding",) if key in given}
+
+    return read
+
+
+def orders_by_time(dataset) -> bool:
+    """Whether the times of a dataset's interactions say which comes first."""
+    from recbole.utils import FeatureType
+
+    ordered = (dataset.config["eval_args"] or {}).get("order") == "TO"
+    return ordered and dataset.field2type.get(dataset.time_field) == FeatureType.FLOAT
+
+
+def _complete(dataset, frame, path, source, encoding):
+    """Rows with a user, an item and, where it orders them, a time."""
+    kind = getattr(source, "value", source)
+    user, item, time = dataset.uid_field, dataset.iid_field, dataset.time_field
+    needed = {"inter": [user, item], "user": [user], "item": [item]}.get(kind, [])
+    needed = [field for field in needed if field in frame]
+    absent = frame[needed].isna().any(axis=1).to_numpy()
+    reasons = {" or ".join(needed): absent}
+    listed = f"{item}{dataset.config['LIST_SUFFIX']}" in frame  # histories that are made already
+    timed = kind == "inter" and time in frame and orders_by_time(dataset) and not listed
+    if timed:
+        times = frame[time].to_numpy(dtype=np.float64)
+        reasons[time] = ~np.isfinite(times) & ~absent
+    drop = np.zeros(len(frame), dtype=bool)
+    separator = dataset.config["field_separator"]
+    for what, rows in reasons.items():
+        if rows.any():
+            lines = line_numbers(path, encoding, separator, np.flatnonzero(rows)[:_NAMED].tolist())
+            more = ", …" if rows.sum() > _NAMED else ""
+            dataset.logger.warning(
+                f"{path}: {rows.sum()} lines have no {what} and are left out: line "
+                f"{', '.join(map(str, lines))}{more}"
+            )
+            drop |= rows
+    if timed and np.abs(times[~drop]).max(initial=0) >= _INEXACT:
+        frame[time] = _whole(dataset, path, time, encoding, drop, times)
+    return frame[~drop].reset_index(drop=True) if drop.any() else frame
+
+
+def _whole(dataset, path, time, encoding, drop, times):
+    """Times beyond the exact floats as whole numbers, if all of them are."""
+    from recbole.data.dataset import dataset as module
+
+    name = f"{time}:float"
+    text = module.pd.read_csv(
+        path, delimiter=dataset.config["field_separator"], usecols=[name], dtype={name: str},
+        encoding=encoding, engine="python",
+    )[name]  # fmt: skip
+    whole = pd.to_numeric(text[~drop])
+    if whole.dtype != np.int64:
+        return times
+    found = np.zeros(len(times), dtype=np.int64)
+    found[~drop] = whole
+    return found
