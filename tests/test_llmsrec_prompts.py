@@ -161,10 +161,11 @@ def test_dates():
 
 
 @pytest.mark.parametrize("unit", [1, 1000], ids=["seconds", "milliseconds"])
-def test_midnights_that_recbole_keeps_as_float32(unit):
+def test_a_day_begins_at_midnight(unit):
     days = np.arange(10_957, 20_000)
-    times = torch.tensor(days * 86_400 * unit).float().numpy()
+    times = days * 86_400.0 * unit
     assert (texts.days_of(times) == days).all()
+    assert (texts.days_of(times - 1) == days - 1).all()
 
 
 def test_each_item_has_the_date_of_its_own_time(llm):

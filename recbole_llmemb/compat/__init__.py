@@ -21,6 +21,7 @@ from recbole_llmemb.compat import (
     imports,
     metrics,
     models,
+    order,
     pickles,
     reading,
     sequences,
@@ -59,6 +60,7 @@ def apply() -> None:
         datasets.restore_pandas_habits()
         datasets.copy_read_only_columns()
         reading.read_files_as_they_are()
+        order.keep_times_exact()
         columns.name_missing_columns()
         sequences.count_first_interactions()
         metrics.collect_catalogue_metrics()

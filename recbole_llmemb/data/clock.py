@@ -32,13 +32,14 @@ class Clock:
     def times(self, scaled):
         """Times of scaled ones, ``float64``.
 
-        Late by as much as float32 may have taken from them, so that the midnight which stands
+        Late by as much as scaling may have taken from them, so that the midnight which stands
         for a date stays on its day.
         """
         scaled = np.asarray(scaled, dtype=np.float64)
         if self == Clock():
             return scaled
-        return self.start + self.span * (scaled + 2.0**-24)
+        times = self.start + self.span * scaled
+        return times + 2 * np.spacing(np.abs(times))
 
     def scaled(self, times):
         """Scaled ones of times, ``float64``; they may lie outside 0..1."""

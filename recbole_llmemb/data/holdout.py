@@ -108,10 +108,7 @@ def _targets(dataset, held, which):
     And, as in :class:`HeldOut`, the held-out items met before.
     """
     inter = dataset.inter_feat
-    times = inter[dataset.time_field].to_numpy(dtype=np.float64)
-    # The order of RecBole's sequences: it fills in missing times, rounds all of them to 32
-    # bits, and leaves what is then equal as it stands in the file.
-    times = np.where(np.isnan(times), np.nanmean(times), times).astype(np.float32)
+    times = inter[dataset.time_field].to_numpy()  # equal ones stay as they stand in the file
     codes = inter[dataset.uid_field].astype("category").cat.codes.to_numpy()
     order = np.lexsort((times, codes))
     held, codes = held[order], codes[order]

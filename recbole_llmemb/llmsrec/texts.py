@@ -106,14 +106,10 @@ def item_titles(config, dataset):
 
 
 def days_of(times):
-    """Times in seconds (or milliseconds) since 1970 as whole days since then, ``int64``.
-
-    Milliseconds count as late as they may be that are float32, in which RecBole keeps times:
-    half of all midnights would stand for the day before. Midnights in seconds are exact there.
-    """
+    """Times in seconds (or milliseconds) since 1970 as whole days since then, ``int64``."""
     values = np.asarray(times, dtype=np.float64)
     if len(values) and np.abs(values).max() > 1e11:
-        values = (values + np.abs(values) * 2.0**-24) / 1000
+        values = values / 1000
     return np.floor(values / 86_400).astype(np.int64)
 
 
