@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and never in the place of what is read."""
+"""Files: whole or not at all, never in the place of what is read; and text read as it is."""
 
 from __future__ import annotations
 
@@ -129,3 +129,39 @@ def check_appears(path) -> None:
         raise UserError(f"The file {path} cannot be written ({reason}).") from error
     os.close(handle)
     os.unlink(name)
+
+
+def text_encoding(encoding: str | None) -> str:
+    """The encoding to read a text file with: UTF-8 may begin with a byte order mark."""
+    plain = (encoding or "utf-8").lower().replace("_", "-")
+    return "utf-8-sig" if plain in ("utf-8", "utf8") else encoding
+
+
+def lines_of(path, encoding: str | None = None) -> list[str]:
+    """Lines of a text file without their ends; a lone carriage return is none."""
+    with open(path, encoding=text_encoding(encoding), newline="\n") as file:
+        return [line.removesuffix("\r") for line in file.read().split("\n")]
+
+
+def first_line(path, encoding: str | None) -> str:
+    """The first line of a text file, as :func:`lines_of` has it.
+
+    Raises
+    ------
+    UserError
+        The file has another encoding.
+    """
+    try:
+        with open(path, encoding=text_encoding(encoding), newline="\n") as file:
+            return file.readline().removesuffix("\n").removesuffix("\r")
+    except (ValueError, LookupError) as error:
+        raise UserError(wrong_encoding(path, encoding, error)) from None
+
+
+def wrong_encoding(path, encoding: str | None, error: Exception) -> str:
+    """A sentence for a file that cannot be decoded."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    return (
+        f"{path} cannot be read as {encoding or 'utf-8'} ({reason}); set encoding to that of the "
+        "file, as in --encoding=latin-1."
+    )

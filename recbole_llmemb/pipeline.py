@@ -30,6 +30,10 @@ _NOT_IN_KEY = {
 }  # fmt: skip
 
 
+# Another one since the same files became other data: sorted by their own times.
+_READING = "2"
+
+
 def settings(config) -> dict:
     """Everything in a configuration that changes what comes out, as plain values."""
     plain = checkpoint.config_to_plain(config)
@@ -43,7 +47,7 @@ def settings(config) -> dict:
 
 def run_key(config) -> str:
     """Short hash of :func:`settings` and of the data."""
-    text = json.dumps(settings(config), sort_keys=True, default=str) + data_hash(config)
+    text = json.dumps(settings(config), sort_keys=True, default=str) + data_hash(config) + _READING
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -20,7 +20,7 @@ _SHARED = (
     "train_batch_size", "learning_rate", "epochs", "stopping_step", "eval_step", "clip_grad_norm",
     "eval_batch_size", "metrics", "topk", "valid_metric", "eval_args", "repeatable",
     "tail_item_threshold", "short_user_threshold", "show_progress", "state", "gpu_id", "use_gpu",
-    "enable_amp", "amp_dtype", "llm_cache_dir",
+    "enable_amp", "amp_dtype", "llm_cache_dir", "encoding",
     "holdout_items", "holdout_seed",
 )  # fmt: skip
 

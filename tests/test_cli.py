@@ -183,10 +183,10 @@ def test_refused(arguments, typed, more, expected):
         ("", "has no first line that names its fields"),
         ("user_id\titem_id\ttimestamp\nu\ti\t1\n", "'user_id' is not; check the file"),
         ("user_id:token,item_id:token\nu,i\n", "'user_id:token,item_id:token' is not"),
-        ("\ufeffuser_id:token\titem_id:token\ttimestamp:float\n", "byte order mark"),
+        ("user_id:token\titem_id:token\ttimestamp:float\nu\ti\tsoon\n", "line 2: 'soon'"),
         ("user_id:token\titem_id:token\ttimestamp:token\nu\ti\t1\n", "is of type token"),
     ],
-    ids=["empty", "no types", "commas", "mark", "time as token"],
+    ids=["empty", "no types", "commas", "word", "time as token"],
 )
 def test_refused_interactions(arguments, typed, tmp_path, text, expected):
     folder = tmp_path / "other" / "tiny"

@@ -8,6 +8,7 @@ import pytest
 from encode_models import ITEM_FILE, write_dataset
 
 from recbole_llmemb.encode import item_prompts, read_items
+from recbole_llmemb.encode.items import open_items
 from recbole_llmemb.encode.prompts import NOTHING_KNOWN
 from recbole_llmemb.errors import UserError
 
@@ -62,7 +63,7 @@ def test_a_stray_quote_swallows_nothing(tmp_path):
         '"Weird Al" Yankovic',
         '"unbalanced',
         '27" screen',
-        'all in "quotes"',
+        '"all in ""quotes"""',
         "it's",
     ]
 
@@ -77,10 +78,24 @@ def test_other_separator_line_ends_and_encoding(tmp_path):
         read_items(path, field_separator=",")
 
 
-def test_values_pandas_takes_for_missing(tmp_path):
-    text = "item_id:token\tt:token\n1\tNaN\n2\t N/A \n3\tNaNa\n4\tnull\n5\n"
+def test_words_for_nothing(tmp_path):
+    text = "item_id:token\tt:token\n1\tNaN\n2\t N/A \n3\tNaNa\n4\tnull\nNA\tb\n5\n"
     items = read_items(write(tmp_path / "x.item", text))
-    assert items.attributes == [{}, {}, {"t": "NaNa"}, {}, {}]
+    assert items.attributes == [{}, {}, {"t": "NaNa"}, {}, {"t": "b"}, {}]
+    assert items.tokens[4] == "NA"  # a token is none
+
+
+def test_a_lone_carriage_return_splits_no_line(tmp_path):
+    text = "\ufeffitem_id:token\tt:token\r\n1\ta\rb\r\n2\tc\x85d\u2028e\r\n3\tü\r\n"
+    path = write(tmp_path / "x.item", text)
+    items = read_items(path)
+    assert items.tokens == ["1", "2", "3"]
+    assert [item["t"] for item in items.attributes] == ["a b", "c\x85d\u2028e", "ü"]
+    file, places = open_items(path), [0]
+    for _ in file.rows():
+        places.append(file.place())
+    for row, place in enumerate(places[1:3], start=1):  # as another process reads on
+        assert [token for token, _ in open_items(path).rows(place)] == items.tokens[row:]
 
 
 def test_same_text_as_pandas_on_real_files():

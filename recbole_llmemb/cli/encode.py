@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument("--value_max_chars", type=int, help="cut longer values (default: 100)")
     text.add_argument("--item_id_field", default="item_id", help="field of the item token")
     text.add_argument("--field_separator", default="\t", help="of the .item file")
+    text.add_argument("--encoding", default="utf-8", help="of the .item file (default: utf-8)")
 
     encoder = parser.add_argument_group("encoder")
     encoder.add_argument("--encoder", help="path or Hugging Face id (default: all-MiniLM-L6-v2)")
@@ -167,6 +168,7 @@ def _encode(options: argparse.Namespace) -> int:
         ),
         id_field=options.item_id_field,
         field_separator=options.field_separator,
+        encoding=options.encoding,
         pooling=options.pooling,
         dtype=options.dtype,
         max_length=options.max_length,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import lines_of
 from recbole_llmemb.token_lists import split_tokens
 
 _DESCRIPTION = """\
@@ -201,7 +201,7 @@ def read_candidates(path) -> list[str]:
         It cannot be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path)
     except FileNotFoundError:
         raise UserError(f"There is no file {path} (--candidates); check the path.") from None
     except (OSError, ValueError) as error:

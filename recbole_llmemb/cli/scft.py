@@ -43,6 +43,7 @@ _TEXT = {
     "value_max_chars": "item_value_max_chars",
     "item_id_field": "ITEM_ID_FIELD",
     "field_separator": "field_separator",
+    "encoding": "encoding",
     "encoder": "llm_encoder",
     "pooling": "llm_pooling",
     "max_length": "llm_max_length",
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument("--value_max_chars", type=int, help="cut longer values (default: 100)")
     text.add_argument("--item_id_field", help="field of the item token (default: item_id)")
     text.add_argument("--field_separator", help="of the .item file (default: tab)")
+    text.add_argument("--encoding", help="of the .item file (default: utf-8)")
 
     encoder = parser.add_argument_group("encoder")
     encoder.add_argument("--encoder", help="path or Hugging Face id (default: all-MiniLM-L6-v2)")

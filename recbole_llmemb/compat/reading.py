@@ -22,6 +22,7 @@ import pandas as pd
 from packaging.version import Version
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import text_encoding, wrong_encoding
 
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.
 _NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]
@@ -42,12 +43,6 @@ def read_files_as_they_are() -> None:
 
     module.pd = _PandasInC(module.pd)
     module.Dataset._load_feat = _checked(module.Dataset._load_feat)
-
-
-def text_encoding(encoding: str | None) -> str:
-    """The encoding to read a text file with: UTF-8 may begin with a byte order mark."""
-    plain = (encoding or "utf-8").lower().replace("_", "-")
-    return "utf-8-sig" if plain in ("utf-8", "utf8") else encoding
 
 
 class _PandasInC(types.ModuleType):
@@ -136,22 +131,18 @@ def _checked(load_feat):
     @functools.wraps(load_feat)
     def read(self, filepath, source):
         settings = self.config.final_config_dict
-        given, encoding = dict(settings), text_encoding(self.config["encoding"])
-        settings["encoding"] = encoding
+        given = {"encoding": settings["encoding"]} if "encoding" in settings else {}
+        settings["encoding"] = encoding = text_encoding(given.get("encoding"))
         try:
             frame = load_feat(self, filepath, source)
             return frame if frame is None else _complete(self, frame, filepath, source, encoding)
         except (UnicodeError, LookupError) as error:
             if isinstance(error, (KeyError, IndexError)):
                 raise
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise UserError(
-                f"{filepath} cannot be read as {given.get('encoding') or 'utf-8'} ({reason}); set "
-                "encoding to that of the file, such as --encoding=latin-1."
-            ) from error
+            raise UserError(wrong_encoding(filepath, given.get("encoding"), error)) from error
         finally:
             settings.pop("encoding")
-            settings |= {key: given[key] for key in ("encoding",) if key in given}
+            settings.update(given)
 
     return read
 

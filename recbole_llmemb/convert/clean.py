@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-
-# What pandas, and so RecBole, reads as no value at all.
+# How tools write that there is nothing to say about an item. Of users and items only the empty
+# token is missing.
 MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"]
     + ["<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
@@ -35,17 +34,12 @@ def text(value) -> str:
 
 
 def token(value) -> str:
-    """A user or item as text; empty where there is none, or what RecBole reads as none."""
+    """A user or item as text; empty where there is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of whole numbers with gaps becomes one of floats
-    found = text(value)
-    return "" if found in MISSING else found
+    return text(value)
 
 
-def writer(file):
-    """A writer of tab-separated rows, as RecBole and :func:`read_items` read them back.
-
-    Values that hold a quote are put in quotes, and it is doubled: a lone one at the start of a
-    title would swallow the lines after it.
-    """
-    return csv.writer(file, delimiter="\t", lineterminator="\n", quotechar='"', doublequote=True)
+def line_of(cells) -> str:
+    """A line of an atomic file, in which :func:`text` has left no tab and no line break."""
+    return "\t".join(map(str, cells)) + "\n"

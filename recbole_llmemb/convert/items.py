@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llmemb.convert.clean import MISSING, text, token, writer
+from recbole_llmemb.convert.clean import MISSING, line_of, text, token
 from recbole_llmemb.convert.sources import Source
 from recbole_llmemb.convert.tally import Tally
 from recbole_llmemb.errors import UserError, name_some
@@ -97,7 +97,6 @@ def gather(
     )  # fmt: skip
     filled = [False] * len(fields)
     with open(path, "w", encoding="utf-8", newline="") as file:
-        rows = writer(file)
         for source, column in sources:
             where = "line " if len(sources) == 1 else f"{source.path.name} line "
             # A file may lack a column that another one has.
@@ -126,7 +125,7 @@ def gather(
                         if cell:
                             filled[place] = True
                             found.numeric[place] = found.numeric[place] and _is_number(cell)
-                    rows.writerow([number, *cells])
+                    file.write(line_of([number, *cells]))
     found.read += found.dropped["malformed"].count
     found.numeric = [number and some for number, some in zip(found.numeric, filled)]
     return found

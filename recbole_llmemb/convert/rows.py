@@ -49,8 +49,10 @@ def json_rows(source, wanted, malformed, where, progress):
 
 
 def decoded(source, progress):
-    """Lines of a file as text."""
-    return (line.decode(source.encoding) for line in lines_of(source, progress))
+    """Lines of a file as text; a carriage return that ends none is a blank."""
+    for line in lines_of(source, progress):
+        text = line.decode(source.encoding)
+        yield text.replace("\r\n", "\n").replace("\r", " ") if "\r" in text else text
 
 
 def csv_rows(source, wanted, malformed, where, progress):

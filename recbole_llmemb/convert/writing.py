@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import yaml
 
-from recbole_llmemb.convert.clean import writer
+from recbole_llmemb.convert.clean import line_of
 
 _ROWS = 100_000
 MARK = "# Made by recbole-llm convert"
@@ -27,16 +26,11 @@ def converted_files(folder: Path) -> list[str]:
 
 
 def write_interactions(path: Path, interactions) -> None:
-    """Write ``.inter``: by user, then time.
-
-    RecBole reads times as numbers of 32 bits, in which two minutes of today are one; what is
-    equal to it stays in the order of the file.
-    """
+    """Write ``.inter``: by user, then time; equal times as they were read."""
     names = ["user_id:token", "item_id:token"]
     names += [] if interactions.ratings is None else ["rating:float"]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        rows = writer(file)
-        rows.writerow([*names, "timestamp:float"])
+        file.write(line_of([*names, "timestamp:float"]))
         user_of, item_of = (
             interactions.user_tokens.__getitem__,
             interactions.item_tokens.__getitem__,
@@ -50,23 +44,22 @@ def write_interactions(path: Path, interactions) -> None:
             if interactions.ratings is not None:
                 columns.append(f"{value:g}" for value in interactions.ratings[piece].tolist())
             columns.append(map(_number, interactions.times[piece].tolist()))
-            rows.writerows(zip(*columns))
+            file.writelines(map(line_of, zip(*columns)))
 
 
 def write_items(path: Path, lines, item_tokens, kept) -> None:
     """Write ``.item`` from the gathered lines of the items that were kept, ``(n_items,)``."""
     with (
-        open(lines.path, encoding="utf-8", newline="") as source,
+        open(lines.path, encoding="utf-8", newline="\n") as source,
         open(path, "w", encoding="utf-8", newline="") as file,
     ):
-        rows = writer(file)
         kinds = ["float" if number else "token_seq" for number in lines.numeric]
         fields = [f"{name}:{kind}" for name, kind in zip(lines.fields, kinds)]
-        rows.writerow(["item_id:token", *fields])
-        csv.field_size_limit(2**31 - 1)  # of lines that were written here
-        for number, *cells in csv.reader(source, delimiter="\t"):
+        file.write(line_of(["item_id:token", *fields]))
+        for line in source:
+            number, *cells = line.removesuffix("\n").split("\t")
             if kept[int(number)]:
-                rows.writerow([item_tokens[int(number)], *cells])
+                file.write(line_of([item_tokens[int(number)], *cells]))
 
 
 def write_settings(path: Path, about: list[str], settings: dict[str, tuple]) -> None:
@@ -80,4 +73,4 @@ def write_settings(path: Path, about: list[str], settings: dict[str, tuple]) -> 
 
 
 def _number(value):
-    return int(value) if value == int(value) else round(value, 3)
+    return int(value) if value == int(value) else value

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
-
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import first_line
 
 
 def check_header(path, config) -> None:
@@ -22,19 +21,13 @@ def check_header(path, config) -> None:
     UserError
         An empty file, another encoding or separator, fields without types.
     """
-    encoding, separator = config["encoding"] or "utf-8", config["field_separator"] or "\t"
+    separator = config["field_separator"] or "\t"
     try:
-        with open(path, encoding=encoding) as file:
-            line = file.readline().rstrip("\n")
-    except (OSError, ValueError, LookupError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"{path} cannot be read as {encoding} ({reason}); set encoding to that of the file."
-        ) from None
+        line = first_line(path, config["encoding"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     if not line.strip():
         raise UserError(f"{path} has no first line that names its fields as name:type.")
-    if line.startswith(codecs.BOM_UTF8.decode("utf-8")):
-        raise UserError(f"{path} begins with a byte order mark; set encoding: utf-8-sig.")
     for column in line.split(separator):
         name, colon, kind = column.partition(":")
         if not (name and colon) or kind not in _TYPES:

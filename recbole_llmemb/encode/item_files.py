@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.encode.item_values import MISSING, as_text, is_broken, is_vector, unquote
+from recbole_llmemb.encode.item_values import MISSING, as_text, is_broken, is_vector
 from recbole_llmemb.errors import UserError, name_some
+from recbole_llmemb.files import text_encoding, wrong_encoding
 
 Row = tuple[str, dict[str, str]]
 
@@ -106,26 +107,27 @@ class _TextFile(ItemFile):
     def _lines(self, start: int = 0) -> Iterator[str]:
         """Lines without their ends. A place is what ``tell`` gives, whatever the encoding."""
         try:
-            with open(self.path, encoding=self.encoding) as file:
+            with open(self.path, encoding=text_encoding(self.encoding), newline="\n") as file:
                 if start:
                     file.seek(start)
                 self._place = file.tell
                 while line := file.readline():
-                    yield line.removesuffix("\n")
+                    yield line.removesuffix("\n").removesuffix("\r")
         except FileNotFoundError as error:
             raise UserError(
                 f"There is no item file {self.path}; the item text is needed to encode the items: "
                 "provide it, or give a ready table (llm_table)."
             ) from error
-        except (OSError, ValueError, LookupError) as error:
+        except (UnicodeError, LookupError) as error:
+            raise UserError(wrong_encoding(self.path, self.encoding, error)) from error
+        except (OSError, ValueError) as error:
             raise UserError(f"The item file {self.path} cannot be read: {error}.") from error
 
 
 class AtomicItems(_TextFile):
     """RecBole's ``.item`` file; its first line names the fields as ``name:type``.
 
-    Lines are split at the separator and nothing else, so that a stray quote in a title does not
-    swallow the lines after it; only fields entirely in quotes lose them.
+    Lines are split at the separator and nothing else: quotes are characters.
     """
 
     def __init__(self, path, fields, id_field, field_separator="\t", encoding="utf-8"):
@@ -168,14 +170,13 @@ class AtomicItems(_TextFile):
                     f"{self.path}, line {number}: {len(values)} fields where the first line names "
                     f"{len(self._names)}; check the field separator."
                 )
-            values = [unquote(value) for value in values]
             token = values[id_column] if id_column < len(values) else ""
             self._check_token(token, f"line {number}")
             texts = {}
             for name, column in columns:
                 text = values[column].strip() if column < len(values) else ""
                 if text not in MISSING:
-                    texts[name] = text
+                    texts[name] = text.replace("\r", " ")
             yield token, texts
 
 

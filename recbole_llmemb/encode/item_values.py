@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
-# What pandas, and so RecBole, reads as a missing value.
+# How tools write that there is nothing to say: no words for a language model. Of tokens (users,
+# items, RecBole's features) only the empty one is missing.
 MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"]
     + ["<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
 )
-
-# A field in quotes whose inner quotes are all doubled: what a CSV writer makes of awkward text.
-_QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 def is_vector(value: Any) -> bool:
@@ -41,8 +38,3 @@ def as_text(value: Any) -> str | None:
 def is_broken(text: str) -> bool:
     """Whether it holds halves of characters, which JSON can write but no file can."""
     return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def unquote(value: str) -> str:
-    quoted = _QUOTED.fullmatch(value)
-    return quoted.group(1).replace('""', '"') if quoted else value

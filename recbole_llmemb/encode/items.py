@@ -88,7 +88,7 @@ def read_items(
 ) -> ItemText:
     """Read item tokens and attribute text from an item file.
 
-    Values that RecBole would read as missing (empty, ``NaN``, ``NULL``, …) are left out. The
+    Values without words (empty, ``NaN``, ``NULL``, …) are left out; tokens are as they stand. The
     parameters are those of :func:`open_items`.
 
     Raises

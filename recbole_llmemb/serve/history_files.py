@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import lines_of
 from recbole_llmemb.token_lists import split_tokens
 
 
@@ -73,7 +74,7 @@ def read_jsonl(path):
     """
     path, found = Path(path), []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}; check the path.") from None
     except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from recbole_llmemb.errors import TableError, name_some
+from recbole_llmemb.files import lines_of
 from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.restricted_pickle import load_arrays_pickle
 
@@ -99,7 +100,7 @@ def read_tokens_file(path: str | os.PathLike) -> list[str]:
         When there is no such file or it is not UTF-8 text.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path)
     except (OSError, ValueError) as error:
         raise TableError(f"The item tokens cannot be read from {path}: {error}.") from error
     if lines[-1] == "":
@@ -236,7 +237,7 @@ def _from_parquet(
 def _from_itememb(path: Path, tokens: list[str] | None) -> tuple[np.ndarray, list[str]]:
     _one_source(tokens, path)
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = lines_of(path)
     except (OSError, ValueError) as error:
         raise TableError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     header = [name.rpartition(":") for name in (lines[0] if lines else "").split("\t")]

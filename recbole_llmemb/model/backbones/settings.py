@@ -9,6 +9,7 @@ import yaml
 
 from recbole_llmemb import registry
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import first_line
 
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
@@ -163,8 +164,7 @@ def settle_features(values, given: dict, model_class) -> None:
     name = model_class.__name__
     file = Path(values["data_path"]) / f"{values['dataset']}.item"
     try:
-        with open(file, encoding="utf-8") as handle:
-            header = handle.readline().rstrip("\r\n")
+        header = first_line(file, values.get("encoding"))
     except OSError:
         raise UserError(
             f"{name} reads fields of the items, but there is no {file}; take another model."
