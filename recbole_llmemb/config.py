@@ -37,6 +37,17 @@ def defaults(model: str, dataset: str) -> dict:
     return merged
 
 
+def settings_of(files: str | None) -> dict:
+    """Settings of property files, separated by blanks; later ones win."""
+    merged = {}
+    for file in (files or "").split():
+        _check_file(file)
+        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        typed = {k: typed_value(k, v) for k, v in found.items() if isinstance(v, str)}
+        merged |= found | typed
+    return merged
+
+
 def preset_file(name: str) -> Path:
     """The settings that ``--preset=NAME`` stands for.
 

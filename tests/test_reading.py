@@ -110,7 +110,7 @@ def test_only_what_is_empty_is_missing(dataset, model):
 def test_quotes_are_characters(dataset, model):
     tokens = ['"q', 'q"', '"q"', '5"', '""', "'", '"a""b"']
     lines = [f"{t}\t{t}\t{n}\t{t}" for n, t in enumerate(tokens)]
-    items = [f"{t}\t\"a {t}\t1" for t in tokens]
+    items = [f'{t}\t"a {t}\t1' for t in tokens]
     found = dataset(lines, items, model)
     assert rows(found) == [(t, t, float(n), t) for n, t in enumerate(tokens)]
     titles = found.field2id_token["title"][found.item_feat["title"].iloc[3].tolist()]

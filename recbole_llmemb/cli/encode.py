@@ -41,12 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--items", metavar="FILE", help="encode these items: .item, .parquet or .jsonl"
     )
+    text.add_argument("--config_files", help="property files of a run, whose text is the same")
     text.add_argument("--fields", help="attributes to use, in this order: a,b,c (default: all)")
     text.add_argument("--prompt", help="what stands before the attributes")
     text.add_argument("--value_max_chars", type=int, help="cut longer values (default: 100)")
-    text.add_argument("--item_id_field", default="item_id", help="field of the item token")
-    text.add_argument("--field_separator", default="\t", help="of the .item file")
-    text.add_argument("--encoding", default="utf-8", help="of the .item file (default: utf-8)")
+    text.add_argument("--item_id_field", help="field of the item token (default: item_id)")
+    text.add_argument("--field_separator", help="of the .item file (default: tab)")
+    text.add_argument("--encoding", help="of the .item file (default: utf-8)")
 
     encoder = parser.add_argument_group("encoder")
     encoder.add_argument("--encoder", help="path or Hugging Face id (default: all-MiniLM-L6-v2)")
@@ -146,12 +147,12 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from recbole_llmemb.config import defaults
+    from recbole_llmemb.config import defaults, settings_of
     from recbole_llmemb.encode.job import EncodeJob, run_job
     from recbole_llmemb.encode.workers import Workers
 
     # The same text as `run` would use, unless told otherwise.
-    known = defaults("", options.dataset or "")
+    known = defaults("", options.dataset or "") | settings_of(options.config_files)
     job = EncodeJob(
         item_file=(
             Path(options.items).expanduser()
@@ -166,9 +167,13 @@ def _encode(options: argparse.Namespace) -> int:
             if options.value_max_chars is None
             else options.value_max_chars
         ),
-        id_field=options.item_id_field,
-        field_separator=options.field_separator,
-        encoding=options.encoding,
+        id_field=options.item_id_field or known.get("ITEM_ID_FIELD") or "item_id",
+        field_separator=(
+            known.get("field_separator", "\t")
+            if options.field_separator is None
+            else options.field_separator
+        ),
+        encoding=options.encoding or known.get("encoding") or "utf-8",
         pooling=options.pooling,
         dtype=options.dtype,
         max_length=options.max_length,

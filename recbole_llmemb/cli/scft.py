@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     text = parser.add_argument_group("item text")
     text.add_argument("--dataset", required=True, help="its items are learnt")
     text.add_argument("--data_path", help="folder that holds the dataset's folder")
+    text.add_argument("--config_files", help="property files of a run, whose settings are the same")
     text.add_argument("--fields", help="attributes to use: a,b,c (default: all)")
     text.add_argument("--prompt", help="what stands before the attributes")
     text.add_argument("--value_max_chars", type=int, help="cut longer values (default: 100)")
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> int:
     options = build_parser().parse_args(argv)
     from recbole_llmemb.checks import check_choices, check_numbers
     from recbole_llmemb.cli.encode import item_file_of
-    from recbole_llmemb.config import defaults
+    from recbole_llmemb.config import defaults, settings_of
     from recbole_llmemb.encode.ensure import Overlay
     from recbole_llmemb.files import refuse_inputs
     from recbole_llmemb.scft import job_from_config, run_job
@@ -124,7 +125,8 @@ def main(argv: list[str]) -> int:
         typed["scft_gradient_checkpointing"] = True
     folder = item_file_of(options.dataset, options.data_path).parent
     place = {"dataset": options.dataset, "data_path": str(folder)}
-    config = Overlay({**defaults("", options.dataset), **typed, **place})
+    files = settings_of(options.config_files)
+    config = Overlay({**defaults("", options.dataset), **files, **typed, **place})
     check_numbers(config)
     check_choices(config)
     if options.figure:

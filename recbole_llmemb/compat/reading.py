@@ -113,9 +113,7 @@ def _refuse_words(path: Any, encoding: str | None, separator: str, frame: pd.Dat
             )
 
 
-def line_numbers(
-    path: Any, encoding: str | None, separator: str, rows: Iterable[int]
-) -> list[int]:
+def line_numbers(path: Any, encoding: str | None, separator: str, rows: Iterable[int]) -> list[int]:
     """Where in the file rows below its first line stand: blank lines are not among the rows."""
     rows = set(rows)
     blank = " \t\r\n".replace(separator, "")
