@@ -60,9 +60,9 @@ def test_recbole_reads_with_it(tiny_data, monkeypatch):
 
 def test_long_separators_stay_with_the_python_parser(tmp_path):
     file = tmp_path / "x.inter"
-    file.write_text("a::b\n1::2\n")
-    frame = _PandasInC(pd).read_csv(file, delimiter="::", engine="python")
-    assert frame.to_dict("list") == {"a": [1], "b": [2]}
+    file.write_bytes(b'a::b\r\n1::2\r\nNA::"x\ry\r\n')
+    frame = _PandasInC(pd).read_csv(file, delimiter="::", engine="python", dtype=str)
+    assert frame.to_dict("list") == {"a": ["1", "NA"], "b": ["2", '"x\ry']}
 
 
 @pytest.fixture
@@ -158,7 +158,9 @@ def test_exactly_the_incomplete_lines_go(dataset, model, caplog):
         assert [t for _, _, t, _ in found] == [float(t) for _, _, t, _ in kept]
     bare = [n for n, line in enumerate(lines, 4) if not all(line.split("\t")[:2])]
     (told,) = [m for m in caplog.messages if "user_id or item_id" in m]
-    assert f"{len(bare)} lines" in told and f"line {', '.join(map(str, bare[:5]))}, …" in told
+    assert (
+        f"{len(bare)} of 200 lines" in told and f"line {', '.join(map(str, bare[:5]))}, …" in told
+    )
     assert any("no timestamp" in message for message in caplog.messages) == (model != "BPR")
 
 
@@ -171,7 +173,19 @@ def test_files_that_are_split_already_lose_the_same_lines(dataset, tmp_path, cap
         )
     found = dataset(["u\ta\t1\tx"], benchmark_filename=["train", "valid", "test"])
     assert found.file_size_list == [2, 2, 2]  # whose history is given needs no time
-    assert caplog.text.count("2 lines have no user_id or item_id") == 3
+    assert caplog.text.count("2 of 4 lines left out, which have no user_id or item_id") == 3
+
+
+def test_files_of_users_and_items_lose_the_same_lines(dataset, tmp_path, caplog):
+    dataset(["u\ta\t1\tx"])
+    (tmp_path / "odd/odd.user").write_text("user_id:token\tage:float\n\t1\nnull\t2\n\t3\nu\t4\n")
+    lines = [f"{user}\t{item}\t1\tx" for user in ("u", "null") for item in ("a", "NA")]
+    found = dataset(lines, ["a\tit\t1", "\tno\t2", "NA\tit\t3"], model="BPR")
+    ages = dict(zip(found.field2id_token["user_id"], found.user_feat["age"]))
+    prices = dict(zip(found.field2id_token["item_id"], found.item_feat["price"]))
+    assert (ages["u"], ages["null"], prices["a"], prices["NA"]) == (4, 2, 1, 3)
+    assert "odd.user: 2 of 4 lines left out, which have no user_id: line 2, 4" in caplog.text
+    assert "odd.item: 1 of 3 lines left out, which have no item_id: line 3" in caplog.text
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

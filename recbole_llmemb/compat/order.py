@@ -55,7 +55,9 @@ def _in_order(prepare):
         if field in inter and orders_by_time(self):
             if self.benchmark_filename_list is None:
                 inter = inter.sort_values(field, kind="stable", ignore_index=True)
-            self.inter_feat = inter.astype({field: np.float64})  # whole numbers, if they are large
+            if inter[field].dtype != np.float64:  # large whole numbers, in order by now
+                inter = inter.astype({field: np.float64})
+            self.inter_feat = inter
         return prepare(self)
 
     return sorted_first

@@ -81,13 +81,13 @@ class _PandasInC(types.ModuleType):
             raise
 
     def _read(self, path, options):
-        if options.get("engine") != "c":
-            return self.inner.read_csv(path, **options)
+        in_c, encoding = options.get("engine") == "c", options.get("encoding")
         if _has_lone_returns(path):
-            with open(path, encoding=options.get("encoding"), newline="") as file:
+            with open(path, encoding=encoding, newline="") as file:
                 text = file.read().replace("\r\n", "\n").removesuffix("\r")
-            return self.inner.read_csv(io.StringIO(text), **options, lineterminator="\n")
-        if options.get("encoding") == "utf-8-sig":  # the parser knows that mark, and is quicker
+            ends = {"lineterminator": "\n"} if in_c else {}
+            return self.inner.read_csv(io.StringIO(text), **options, **ends)
+        if in_c and encoding == "utf-8-sig":  # it knows the mark, and is quicker so
             options = options | {"encoding": "utf-8"}
         return self.inner.read_csv(path, **options)
 
@@ -173,8 +173,8 @@ def _complete(dataset, frame, path, source, encoding):
             lines = line_numbers(path, encoding, separator, np.flatnonzero(rows)[:_NAMED].tolist())
             more = ", …" if rows.sum() > _NAMED else ""
             dataset.logger.warning(
-                f"{path}: {rows.sum()} lines have no {what} and are left out: line "
-                f"{', '.join(map(str, lines))}{more}"
+                f"{path}: {rows.sum()} of {len(frame)} lines left out, which have no {what}: "
+                f"line {', '.join(map(str, lines))}{more}"
             )
             drop |= rows
     if timed and np.abs(times[~drop]).max(initial=0) >= _INEXACT:
