@@ -61,7 +61,9 @@ def test_recbole_reads_with_it(tiny_data, monkeypatch):
 def test_long_separators_stay_with_the_python_parser(tmp_path):
     file = tmp_path / "x.inter"
     file.write_bytes(b'a::b\r\n1::2\r\nNA::"x\ry\r\n')
-    frame = _PandasInC(pd).read_csv(file, delimiter="::", engine="python", dtype=str)
+    frame = _PandasInC(pd).read_csv(
+        file, delimiter="::", engine="python", dtype={"a": str, "b": str}
+    )
     assert frame.to_dict("list") == {"a": ["1", "NA"], "b": ["2", '"x\ry']}
 
 
