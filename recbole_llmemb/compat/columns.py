@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import first_line
 
 
 def name_missing_columns() -> None:
@@ -39,8 +40,7 @@ def _check_columns(config, path, source):
     ordered = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and not config["benchmark_filename"]
     if source == "inter" and ordered:
         keys.append("TIME_FIELD")
-    with open(path, encoding=config["encoding"], errors="replace") as file:
-        header = file.readline().rstrip("\r\n").removeprefix("\ufeff")
+    header = first_line(path, config["encoding"])
     found = [column.partition(":")[0] for column in header.split(config["field_separator"])]
     missing = [key for key in keys if config[key] is not None and config[key] not in found]
     if missing:
