@@ -11,7 +11,7 @@ from recbole_llmemb.model.item_embedding import TableItemEmbedding, TrainedRows
 from recbole_llmemb.model.offsets import ItemOffsets, trained_items
 from recbole_llmemb.model.sources import item_table, table_projection
 from recbole_llmemb.model.table_dtype import table_dtype
-from recbole_llmemb.model.whitening import rescaling, whitening
+from recbole_llmemb.model.whitening import Whitening, rescaling
 from recbole_llmemb.table import EmbeddingTable, match
 
 
@@ -122,7 +122,7 @@ def _preparation(config, table, narrow):
     if narrow and config["adapter"] != "whitening":
         std = config["llm_init_std"]
         return rescaling(table, std) if std else None
-    return whitening(table, config["llm_whiten"]) if config["llm_whiten"] else None
+    return Whitening(table, config["llm_whiten"]) if config["llm_whiten"] else None
 
 
 def _does_not_fit(config, width, size):
