@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 
@@ -12,6 +13,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config import make_config, preset_file, properties_folder  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
+from recbole_llmemb.table import EmbeddingTable  # isort: skip
 
 PRESETS = {file.stem: file for file in sorted((ROOT / "properties/preset").glob("*.yaml"))}
 
@@ -62,6 +64,30 @@ def test_preset_trains(name, tiny_settings, capsys):
     without = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
     reduced = without.get("adapter") in ("none", "whitening")
     assert ("table: 16 wide and no adapter to learn, so llm_pca_dim is 8" in out) == reduced
+
+
+@pytest.mark.parametrize("name", ["llm2x", "longtail", "residual_init", "whitened_init", "llmemb"])
+@pytest.mark.parametrize("width", [16, 64])
+def test_presets_on_fewer_items_than_the_model_is_wide(name, width, tmp_path, capsys):
+    """Twelve items; item embeddings of 16 numbers, and of more than the table has."""
+    data = tmp_path / "data" / "few"
+    data.mkdir(parents=True)
+    lines = [f"u{u}\ti{(u * 5 + k * k) % 12}\t{k}" for u in range(15) for k in range(6)]
+    head = "user_id:token\titem_id:token\ttimestamp:float"
+    (data / "few.inter").write_text("\n".join([head, *lines]) + "\n")
+    tokens = [f"i{i}" for i in range(12)]
+    EmbeddingTable(tokens, torch.randn(12, 40)).save(tmp_path / "table")
+    typed = ["--model=LLMEmbSASRec", "--dataset=few", f"--preset={name}", "--epochs=1",
+             f"--data_path={tmp_path / 'data'}", f"--llm_table={tmp_path / 'table'}",
+             f"--hidden_size={width}", "--topk=[5]", "--valid_metric=NDCG@5",
+             "--align_teacher_config={'epochs': 1}", "--show_progress=False"]  # fmt: skip
+    done = main(typed)
+    err = capsys.readouterr().err
+    if width > 40 and name != "llmemb":  # and the advice works
+        assert done == 2 and "use an adapter" in err
+        typed.append("--adapter=linear")
+        done = main(typed)
+    assert done == 0
 
 
 def test_files_and_arguments_win_over_a_preset(tiny_settings, tmp_path, monkeypatch, capsys):

@@ -16,7 +16,8 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
     table : EmbeddingTable
         (n, D).
     dim : int
-        New width, at most min(n, D).
+        New width, at most D. Of n items at most n - 1 components vary; columns beyond these
+        are zero, so that a small catalogue fits a model of any width.
 
     Returns
     -------
@@ -28,21 +29,20 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
     Raises
     ------
     TableError
-        When ``dim`` is not between 1 and min(n, D), or the table is not valid.
+        When ``dim`` is not between 1 and D, or the table is not valid.
     """
     from sklearn.decomposition import PCA  # here: scikit-learn takes a second to import
 
     table.validate()
-    limit = min(len(table), table.width)
-    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= limit:
+    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= table.width:
         raise TableError(
-            f"llm_pca_dim is {dim!r}, but a table of {len(table)} items × {table.width} can be "
-            f"reduced to 1 to {limit} dimensions; choose one of these or leave it empty."
+            f"llm_pca_dim is {dim!r}, but a table that is {table.width} wide can be reduced to 1 "
+            f"to {table.width} dimensions; choose one of these."
         )
     # The seed matters where scikit-learn chooses its randomised solver (large tables); it fixes
     # the signs of the components by itself.
-    pca = PCA(n_components=dim, random_state=0)
-    reduced = pca.fit_transform(table.vectors.float().numpy())
+    pca = PCA(n_components=min(dim, max(1, len(table) - 1)), random_state=0)
+    reduced = _widened(torch.from_numpy(pca.fit_transform(table.vectors.float().numpy())), dim)
     manifest = dict(table.manifest)
     for stale in ("count", "width", "fingerprint"):
         manifest.pop(stale, None)
@@ -54,10 +54,15 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
     }
     return EmbeddingTable(
         tokens=list(table.tokens),
-        vectors=torch.from_numpy(reduced).float().contiguous(),
+        vectors=reduced,
         manifest=manifest,
         projection={
             "mean": torch.from_numpy(pca.mean_).float().contiguous(),
-            "matrix": torch.from_numpy(pca.components_.T).float().contiguous(),
+            "matrix": _widened(torch.from_numpy(pca.components_.T), dim),
         },
     )
+
+
+def _widened(columns, dim):
+    """``(n, k)`` to ``(n, dim)``, with columns of zeros."""
+    return torch.nn.functional.pad(columns.float(), (0, dim - columns.shape[1])).contiguous()
