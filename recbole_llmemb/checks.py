@@ -51,7 +51,8 @@ _POSITIVE = (
 )
 _SWITCHES = ("llm_freeze", "llm_normalize", "llm_trust_remote_code", "resume", "enable_amp",
              "prefix_trim", "show_progress", "shuffle", "learn_temperature",
-             "scft", "scft_gradient_checkpointing", "save_users", "shuffle_train")  # fmt: skip
+             "scft", "scft_gradient_checkpointing", "save_users", "shuffle_train",
+             "align_teacher_unchecked")  # fmt: skip
 
 
 #: Names and paths, which stay text though they look like numbers.

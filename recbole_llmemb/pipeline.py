@@ -17,6 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.interaction_file import check_header, is_time
+from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.details import RowDetails
 from recbole_llmemb.results import curve_of
@@ -26,7 +27,7 @@ _NOT_IN_KEY = {
     "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
     "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
     "align_teacher_used",
-    "config_files", "resume", "data_path", "save_users",
+    "trained_on", "align_teacher_unchecked", "config_files", "resume", "data_path", "save_users",
 }  # fmt: skip
 
 
@@ -47,21 +48,17 @@ def settings(config) -> dict:
 
 def run_key(config) -> str:
     """Short hash of :func:`settings` and of the data."""
-    text = json.dumps(settings(config), sort_keys=True, default=str) + data_hash(config) + _READING
+    columns = config["load_col"]
+    # What items and users are like is trained on, too, where a model reads it.
+    read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
+    text = json.dumps(settings(config), sort_keys=True, default=str) + data_hash(config)
+    text += files_hash(config, read) + _READING
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def data_hash(config) -> str:
     """Hash of the interaction file, so that changed data is never taken for the old."""
-    file = Path(config["data_path"]) / f"{config['dataset']}.inter"
-    if not file.is_file():
-        return ""
-    with open(file, "rb") as handle:
-        return (
-            hashlib.file_digest(handle, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else hashlib.sha256(handle.read()).hexdigest()
-        )
+    return files_hash(config)
 
 
 # How RecBole's models fail over settings that they cannot be built with.

@@ -99,6 +99,11 @@ def teacher_config(config, size: int):
     return own
 
 
+def is_checkpoint(teacher) -> bool:
+    """Whether ``align_teacher`` is a file; names of models are identifiers, paths are not."""
+    return bool(teacher) and not str(teacher).isidentifier()
+
+
 def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     """The checkpoint of the teacher, training it if there is none yet.
 
@@ -124,7 +129,7 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     wanted = config["align_teacher"]
     if not wanted:
         raise UserError("align_weight is set but align_teacher is empty; name a model or set 0.")
-    if not str(wanted).isidentifier():  # which models' names are, and paths of files are not
+    if is_checkpoint(wanted):
         if not Path(str(wanted)).is_file():
             raise UserError(f"align_teacher {wanted} does not exist; give a checkpoint or a model.")
         return Path(wanted)

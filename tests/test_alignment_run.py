@@ -12,6 +12,7 @@ from recbole_llmemb.data.loaders import ALIGN_ITEMS  # isort: skip
 from recbole_llmemb.errors import UserError  # isort: skip
 from recbole_llmemb.teacher import ensure_teacher, read_item_embeddings  # isort: skip
 
+UNCHECKED = {"align_teacher_unchecked": True}  # of a checkpoint that says nothing of its data
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
 
 
@@ -131,7 +132,7 @@ def test_given_checkpoint_is_matched_by_token(tiny_run, tiny, tmp_path, name):
     tokens = [*tiny.items, "i999"]  # one the dataset does not have
     random.Random(4).shuffle(tokens)
     path = given(tmp_path / "teacher.pth", tokens)
-    _, data, model, _ = tiny_run(name, align_weight=0.01, align_teacher=path)
+    _, data, model, _ = tiny_run(name, align_weight=0.01, align_teacher=path, **UNCHECKED)
     ids = data.dataset.field2id_token["item_id"]
     assert model.teacher.shape == (61, 8) and not model.teacher[0].any()
     for token, row in zip(ids[1:], model.teacher[1:]):
@@ -142,7 +143,7 @@ def test_given_checkpoint_is_matched_by_token(tiny_run, tiny, tmp_path, name):
 def test_refusals(tiny_run, tiny, tmp_path):
     def refused(match, **settings):
         with pytest.raises(UserError, match=match) as caught:
-            tiny_run(align_weight=0.01, **settings)
+            tiny_run(align_weight=0.01, **UNCHECKED, **settings)
         assert "\n" not in str(caught.value)
 
     wide = given(tmp_path / "wide.pth", tiny.items, size=12)
@@ -170,6 +171,7 @@ def test_term_in_the_loss(tiny_run, tiny, tmp_path, name, mode):
             align_teacher=path,
             train_mode=mode,
             align_temperature=0.02 if weight else 2.0,
+            **UNCHECKED,
         )
         for weight in (0.0, 0.3)
     }
@@ -203,6 +205,105 @@ def test_no_teacher_without_weight_or_table(tiny_run, teachers):
 
 def test_both_parts_of_the_loss_are_reported(tiny_run, tiny, tmp_path):
     path = given(tmp_path / "teacher.pth", tiny.items)
-    _, data, _, trainer = tiny_run(align_weight=0.01, align_teacher=path)
+    _, data, _, trainer = tiny_run(align_weight=0.01, align_teacher=path, **UNCHECKED)
     losses = trainer._train_epoch(data.train, 0)
     assert len(losses) == 2 and all(isinstance(loss, float) for loss in losses)
+
+
+# -- whose targets a teacher has seen ------------------------------------------------------
+
+
+def trained(config):
+    """The checkpoint of a run, small and short."""
+    from recbole_llmemb.pipeline import run_side_job
+
+    return run_side_job(config, [].append).checkpoint
+
+
+OTHER_SPLITS = [
+    ({"eval_args": {"split": {"LS": "test_only"}, "order": "TO", "group_by": "user",
+                    "mode": "full"}}, "eval_args.split"),
+    ({"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}, "order": "TO", "group_by": "user",
+                    "mode": "full"}}, "eval_args.split"),
+    ({"user_inter_num_interval": "[5,inf)"}, "user_inter_num_interval"),
+    ({"val_interval": {"rating": "[3,inf)"}}, "val_interval"),
+    ({"holdout_items": 0.2}, "holdout_items"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("other", "named", "stock"),
+    [(*case, False) for case in OTHER_SPLITS] + [(*case, True) for case in OTHER_SPLITS[:4]],
+)
+def test_a_teacher_of_another_split_is_refused(tiny_config, tiny_run, other, named, stock):
+    name, own = ("GRU4Rec", {}) if stock else ("LLMEmbSASRec", {"item_embedding": "id"})
+    path = trained(tiny_config(name, epochs=1, **own, **other))
+    asked = {"align_weight": 0.01, "align_teacher": path}
+    with pytest.raises(UserError, match=f"{named}.*align_teacher_unchecked") as caught:
+        tiny_run(**asked)
+    assert "\n" not in str(caught.value)
+    # A checkpoint of before, that knows no digest, is told by its configuration.
+    state = checkpoint.load(path)
+    assert state["config"].pop("trained_on")["interactions"].startswith("sequences-")
+    checkpoint.save(state, path)
+    with pytest.raises(UserError, match=named):
+        tiny_run(**asked)
+    if name == "GRU4Rec" and "holdout_items" not in other and "val_interval" not in other:
+        tiny_run(**asked, **UNCHECKED)
+
+
+@pytest.mark.parametrize("name", ["LLMEmbSASRec", "LLMEmbBERT4Rec", "GRU4Rec", "NARM"])
+def test_a_teacher_of_the_same_split_passes(tiny_config, tiny_run, name):
+    """Whatever its mode and the length of its histories."""
+    own = {"MAX_ITEM_LIST_LENGTH": 4}
+    if name.startswith("LLMEmb"):
+        own |= {"item_embedding": "id", "train_mode": "prefix"}
+    path = trained(tiny_config(name, epochs=1, **own))
+    config, _, model, _ = tiny_run(align_weight=0.01, align_teacher=path)
+    assert model.teacher.any() and config["trained_on"] == checkpoint.load(path)["config"][
+        "trained_on"
+    ]  # fmt: skip
+
+
+def test_a_teacher_of_other_data_is_refused(tiny_config, tiny_run, tiny, tmp_path):
+    """One line of the file differs, and nothing in the configuration."""
+    text = (tiny.folder / "tiny.inter").read_text().splitlines()
+    data = tmp_path / "data" / "tiny"
+    data.mkdir(parents=True)
+    first = next(i for i, line in enumerate(text) if line.startswith("u7\t"))
+    cells = text[first].split("\t")
+    changed = [*text]
+    changed[first] = "\t".join([cells[0], cells[1], "77", cells[3]])
+    (data / "tiny.inter").write_text("\n".join(changed) + "\n")
+    path = trained(tiny_config(item_embedding="id", epochs=1, data_path=str(data.parent)))
+    with pytest.raises(UserError, match="another tiny.inter"):
+        tiny_run(align_weight=0.01, align_teacher=path)
+    # The same lines in another order are the same interactions, where no times are equal.
+    (data / "tiny.inter").write_text("\n".join(text) + "\n\n")
+    path = trained(tiny_config(item_embedding="id", epochs=1, data_path=str(data.parent)))
+    tiny_run(align_weight=0.01, align_teacher=path)
+
+
+def test_a_cached_teacher_knows_what_items_are_like(tiny_config, tiny, tmp_path):
+    from recbole_llmemb.pipeline import run_key
+
+    data = tmp_path / "data" / "tiny"
+    data.mkdir(parents=True)
+    for kind in ("inter", "item"):
+        (data / f"tiny.{kind}").write_text((tiny.folder / f"tiny.{kind}").read_text())
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    reads = {**columns, "item": ["item_id", "categories"]}
+
+    def keys():
+        own = {"data_path": str(data.parent), "item_embedding": "id"}
+        ours = [tiny_config(load_col=given, **own) for given in (columns, reads)]
+        asks = {"align_weight": 0.1, "align_teacher": "SASRecF", "item_embedding": "table"}
+        asks |= {"load_col": reads, "align_teacher_config": {"selected_features": ["categories"]}}
+        teachers = teacher.teacher_config(tiny_config(**{**own, **asks}), 8)
+        return [run_key(config) for config in (*ours, teachers)]
+
+    before = keys()
+    with open(data / "tiny.item", "a") as file:
+        file.write("i99\tnew\tgreen\n")
+    after = keys()
+    assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, False]

@@ -197,6 +197,7 @@ def test_not_continued_over_another_table_or_teacher(whole_run, tiny, tiny_table
     checkpoint.save(state, teacher)
     shutil.copytree(tiny_table, "table")
     settings = {"llm_table": "table", "align_weight": 0.05, "align_teacher": str(teacher)}
+    settings["align_teacher_unchecked"] = True
     with pytest.raises(Interrupted):
         whole_run(stop_before=2, **settings)
     if changed == "llm_table":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import recbole.data.utils as recbole_data
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_llmemb.data import whole_histories
+from recbole_llmemb.data import trained_on, whole_histories
 from recbole_llmemb.registry import is_ours, model_class
 
 
 def install():
     """Let ``recbole.data.data_preparation`` use our loaders for our models; idempotent."""
+    trained_on.install()
     original = recbole_data.get_dataloader
     if getattr(original, "knows_llmemb", False):
         return

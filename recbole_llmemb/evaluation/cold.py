@@ -8,7 +8,6 @@ catalogue the way a new item would, by their text, and each is looked for among 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from tabulate import tabulate
@@ -20,6 +19,7 @@ from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.measure import KEEP_TARGET, history_in_words
 from recbole_llmemb.model.item_embedding import TableItemEmbedding
 from recbole_llmemb.model.item_layer import prepared
+from recbole_llmemb.teacher import is_checkpoint
 
 METRICS = ("hit", "ndcg", "mrr")
 #: Among which items, and who ranks.
@@ -47,9 +47,9 @@ def check_model(config, model_class) -> None:
             f"holdout_items ranks items by their embeddings alone, but {model_class.__name__} "
             "makes its scores in another way; take another model or leave holdout_items empty."
         )
-    teacher = str(config["align_teacher"] or "")
+    teacher = config["align_teacher"]
     aligned = config["item_embedding"] != "id" and config["align_weight"]
-    if aligned and (Path(teacher).suffix or "/" in teacher):
+    if aligned and is_checkpoint(teacher):
         raise UserError(
             f"align_teacher {teacher} may have been trained with the items that holdout_items "
             "takes out; name a model, or set align_weight: 0."

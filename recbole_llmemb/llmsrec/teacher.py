@@ -9,8 +9,10 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llmemb import checkpoint, rng
+from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.errors import UserError, name_some
 from recbole_llmemb.model.backbones.examine import roles_of
+from recbole_llmemb.teacher import is_checkpoint
 
 
 class FrozenTeacher:
@@ -92,6 +94,8 @@ def load_teacher(path, config, dataset):
             f"{path} is not the CF model this model was trained with (fingerprint {found}, not "
             f"{needed['fingerprint']}, then in {needed['path']}); set align_teacher to that one."
         )
+    if not needed and is_checkpoint(config["align_teacher"]):
+        check_same(config, state.get("config"), path)
     where = str(Path(path).absolute())  # a checkpoint may be read from another folder
     config["teacher_used"] = {"path": where, "fingerprint": found}
     model, tokens = rebuild(state, path, dataset, config["device"])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from recbole_llmemb import checkpoint
 from recbole_llmemb.checkpoint import fingerprint
+from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.errors import TableError, UserError
 from recbole_llmemb.model.whitening import Affine
 
@@ -119,9 +121,11 @@ def teacher_embeddings(config, dataset, size):
         No such model or checkpoint, other items, or another size.
     """
     from recbole_llmemb.table import EmbeddingTable, match
-    from recbole_llmemb.teacher import ensure_teacher, read_item_embeddings
+    from recbole_llmemb.teacher import ensure_teacher, is_checkpoint, read_item_embeddings
 
     path = ensure_teacher(config, size, report=getLogger().info)
+    if is_checkpoint(config["align_teacher"]):
+        check_same(config, checkpoint.load(path).get("config"), path)
     tokens, vectors = read_item_embeddings(path)
     if vectors.shape[1] != size:
         raise UserError(

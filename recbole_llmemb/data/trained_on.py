@@ -1,0 +1,168 @@
+"""What a model was trained on, so that no other model learns from one that saw its targets."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import recbole.data.utils as recbole_data
+
+from recbole_llmemb.data.lazy import POSITION, LazyInteraction
+from recbole_llmemb.errors import UserError
+
+# What decides which interactions are trained on, beside the data itself.
+_EVALUATION = ("split", "order", "group_by")
+_KEYS = (
+    "dataset", "benchmark_filename", "holdout_items", "holdout_seed", "rm_dup_inter",
+    "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval",
+    "item_inter_num_interval",
+)  # fmt: skip
+
+
+def install() -> None:
+    """Let ``recbole.data.data_preparation`` note it in the configuration; idempotent."""
+    original = recbole_data.create_samplers
+    if getattr(original, "knows_llmemb", False):
+        return
+
+    def create_samplers(config, dataset, built_datasets):
+        config["trained_on"] = trained_on(config, built_datasets[0])
+        return original(config, dataset, built_datasets)
+
+    create_samplers.knows_llmemb = True
+    recbole_data.create_samplers = create_samplers
+
+
+def files_hash(config, kinds=("inter",)) -> str:
+    """Hash of a dataset's files of these kinds; empty where there is none.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        Already split files (``benchmark_filename``) count one after the other.
+    kinds : sequence of str
+        Of ``inter``, ``item`` and ``user``.
+    """
+    found = []
+    for kind in kinds:
+        parts = (config["benchmark_filename"] if kind == "inter" else None) or [""]
+        for part in parts:
+            name = ".".join(text for text in (config["dataset"], part, kind) if text)
+            file = Path(config["data_path"]) / name
+            if file.is_file():
+                digest = hashlib.sha256()
+                with open(file, "rb") as handle:
+                    while block := handle.read(1 << 20):
+                        digest.update(block)
+                found.append(digest.hexdigest())
+    return found[0] if len(found) == 1 else "".join(digest[:32] for digest in found)
+
+
+def trained_on(config, train) -> dict:
+    """Digests of the training interactions and of the file that they come from."""
+    return {"interactions": interactions_digest(train), "inter": files_hash(config)}
+
+
+def interactions_digest(train) -> str:
+    """Digest of (user, item before, target) of all training rows, whatever their order and ids.
+
+    Rows without a history are of another kind, those of models that are not sequential.
+
+    Parameters
+    ----------
+    train : recbole.data.dataset.Dataset
+        The training split, built.
+    """
+    rows = train.inter_feat
+    users = _hashes(train, train.uid_field)[rows[train.uid_field].numpy()]
+    items = _hashes(train, train.iid_field)
+    targets = items[rows[train.iid_field].numpy()]
+    length_field = getattr(train, "item_list_length_field", None)
+    kind, before = "rows", np.zeros_like(targets)
+    if isinstance(rows, LazyInteraction):
+        kind = "sequences"
+        store = rows.store.fields[train.iid_field].numpy()
+        before = items[store[rows[POSITION].numpy() - 1]]
+    elif length_field and length_field in rows:
+        kind = "sequences"
+        last = (rows[length_field] - 1).clamp(min=0).unsqueeze(1)
+        before = items[rows[train.item_id_list_field].gather(1, last).squeeze(1).numpy()]
+    with np.errstate(over="ignore"):
+        mixed = _mix(_mix(_mix(users) + before) + targets)
+        total = int(mixed.sum(dtype=np.uint64))
+    return f"{kind}-{len(targets)}-{total:016x}"
+
+
+def _hashes(dataset, field):
+    tokens = np.asarray(dataset.field2id_token[field]).astype(str).astype(object)
+    return pd.util.hash_array(tokens, categorize=False)
+
+
+def _mix(values):
+    """A bijection of 64 bits that leaves no simple relation (splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def check_same(config, plain, path) -> None:
+    """Refuse a teacher that was trained on other interactions than the run.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        Of the run, whose data is prepared; ``align_teacher_unchecked`` lets any pass.
+    plain : mapping or None
+        The configuration in the teacher's checkpoint.
+    path : path-like
+        For the error message.
+
+    Raises
+    ------
+    UserError
+        Naming what differs, or that nothing is known.
+    """
+    if config["align_teacher_unchecked"] is True:
+        return
+    meant = "or set align_teacher_unchecked: True if it is meant"
+    if not plain:
+        raise UserError(
+            f"align_teacher {path} does not say what it was trained on, which may be what this run "
+            f"is tested on; name a model, {meant}."
+        )
+    theirs, ours = plain.get("trained_on"), config["trained_on"]
+    told = bool(theirs and ours)
+    comparable = told and _kind(theirs) == _kind(ours)
+    if comparable and theirs["interactions"] == ours["interactions"]:
+        return
+    different = _differences(config, plain)
+    if not different and told and theirs["inter"] != ours["inter"]:
+        different = [f"another {config['dataset']}.inter"]
+    if not different and comparable:
+        different = ["other training interactions"]
+    if different:
+        raise UserError(
+            f"align_teacher {path} was trained on other data than this run's "
+            f"({'; '.join(different)}), so it may know what is tested; name a model, {meant}."
+        )
+
+
+def _kind(record):
+    return record["interactions"].split("-")[0]
+
+
+def _differences(config, plain):
+    """Where two configurations choose other interactions, in words."""
+    ours, theirs = config["eval_args"] or {}, plain.get("eval_args") or {}
+    pairs = [(f"eval_args.{key}", theirs.get(key), ours.get(key)) for key in _EVALUATION]
+    pairs += [(key, plain.get(key), config[key]) for key in _KEYS]
+    if not config["holdout_items"] and not plain.get("holdout_items"):
+        pairs = [pair for pair in pairs if not pair[0].startswith("holdout_")]
+    return [f"{key} {then!r}, not {now!r}" for key, then, now in pairs if _differ(then, now)]
+
+
+def _differ(then, now):
+    nothing = (None, "", "None", "none", "[0,inf)", False)
+    return str(then) != str(now) and not (then in nothing and now in nothing)
