@@ -155,10 +155,10 @@ def check_numbers(config) -> None:
 
 
 def _check_not_offered(config):
-    if config["benchmark_filename"]:
+    if config["benchmark_filename"] and config["holdout_items"]:
         raise UserError(
-            "benchmark_filename names files that are split already, which these models do not "
-            "read; give all interactions in one .inter file and split them with eval_args."
+            "holdout_items takes items out of interactions that are split afterwards, which those "
+            "of benchmark_filename are already; leave one of the two empty."
         )
     if config["save_dataloaders"] or config["dataloaders_save_path"]:
         raise UserError(

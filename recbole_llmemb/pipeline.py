@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb import checkpoint, rng
 from recbole_llmemb.data.dataset import check_parts
-from recbole_llmemb.data.interaction_file import check_header, is_time
+from recbole_llmemb.data.interaction_file import check_header, interaction_files, is_time
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.details import RowDetails
@@ -93,22 +93,24 @@ def prepare_data(config) -> Data:
     """
     init_seed(config["seed"], config["reproducibility"])
     folder, name = Path(config["data_path"]), config["dataset"]
-    if config["benchmark_filename"] is None and not (folder / f"{name}.inter").is_file():
-        raise UserError(
-            f"Dataset {name} is not in {folder}: there is no {name}.inter there; "
-            "set --data_path to the folder that holds the dataset's folder."
-        )
-    if config["benchmark_filename"] is None:
-        check_header(folder / f"{name}.inter", config)
+    for file in interaction_files(config):
+        if not file.is_file():
+            raise UserError(
+                f"Dataset {name} is not in {folder}: there is no {file.name} there; "
+                "set --data_path to the folder that holds the dataset's folder."
+            )
+        check_header(file, config)
     try:
         dataset = create_dataset(config)
         time = config["TIME_FIELD"]
-        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and time not in dataset.inter_feat:
+        listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
+        sorts = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and listed not in dataset.inter_feat
+        if sorts and time not in dataset.inter_feat:
             raise UserError(
                 f"Dataset {name} in {folder} has no field {time!r} among those that are read, "
                 "which orders the sequences; set TIME_FIELD and load_col."
             )
-        if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and not is_time(dataset, time):
+        if sorts and not is_time(dataset, time):
             raise UserError(
                 f"Field {time!r} of dataset {name} in {folder}, which orders the sequences, is "
                 f"of type {dataset.field2type[time].value}, whose values have no order; write "

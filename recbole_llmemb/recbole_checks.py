@@ -37,6 +37,12 @@ def check_recboles(config) -> None:
     for key in ("data_path", "checkpoint_dir"):
         if not config[key]:
             raise UserError(f"{key} is empty; name a folder.")
+    parts = config["benchmark_filename"]
+    if parts and not (isinstance(parts, (list, tuple)) and len(parts) == 3):
+        raise UserError(
+            f"benchmark_filename is {parts!r}; it must name three parts of the dataset, such as "
+            "[train, valid, test], or be empty."
+        )
     _check_clipping(config)
     _check_columns(config)
     _check_intervals(config)

@@ -16,8 +16,13 @@ def test_positions_align_every_position(tiny_run, tiny, tmp_path, settings):
     weight = torch.randn(len(tiny.items) + 1, 8, generator=torch.Generator().manual_seed(3)) / 10
     state = {"item_embedding.weight": weight}
     checkpoint.save({"state_dict": state, "item_tokens": ["[PAD]", *tiny.items]}, path)
-    own = {"align_weight": 1.0, "align_teacher": str(path), "align_teacher_unchecked": True,
-           "train_batch_size": 64, **settings}
+    own = {
+        "align_weight": 1.0,
+        "align_teacher": str(path),
+        "align_teacher_unchecked": True,
+        "train_batch_size": 64,
+        **settings,
+    }
     for kind in ("positions", "distinct"):
         _, data, model, _ = tiny_run(align_items=kind, **own)
         batch = next(iter(data.train))

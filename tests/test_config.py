@@ -114,7 +114,6 @@ BAD = [
     ({"train_neg_sample_args": {"sample_num": 0}}, "sample_num of at least 1"),
     ({"train_neg_sample_args": "uniform"}, "train_neg_sample_args is 'uniform'; .*dictionary"),
     ({"train_neg_sample_args": {"distribution": "zipf"}}, r"distribution \[zipf\]"),
-    ({"benchmark_filename": ["a", "b", "c"]}, "benchmark_filename names files that are split"),
     ({"epochs": "many"}, "epochs is 'many'; it must be a whole number of at least 0"),
     ({"train_batch_size": 0}, "train_batch_size is 0; .*at least 1"),
     ({"MAX_ITEM_LIST_LENGTH": True}, "MAX_ITEM_LIST_LENGTH is True"),

@@ -351,7 +351,7 @@ def test_refusals_shown(table, tmp_path, monkeypatch):
     refused(import_table, "vectors.npy")
     refused(import_table, "vectors.npy", tokens_path="short.txt")
     refused(import_table, "vectors.pkl")
-    refused(reduce_pca, table, 64)
+    refused(reduce_pca, table, 512)
 
     page = (DOCS / "your-data.md").read_text(encoding="utf-8")
     shown = re.findall(r"^error: .*$", page, re.MULTILINE)

@@ -143,6 +143,8 @@ def execute(typed: dict, report=print) -> dict:
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
         f"{len(train):,} training targets"
     )
+    for part in getattr(train, "matched", None) or []:
+        report(f"prepare: {part}")
     if config["holdout_items"]:
         report(f"prepare: {cold.told(train.held_out)}")
     if is_ours(model_name) and config["item_embedding"] != "id" and config["item_input"] != "text":

@@ -65,6 +65,7 @@ def apply() -> None:
         sequences.count_first_interactions()
         metrics.collect_catalogue_metrics()
         metrics.compute_catalogue_metrics()
+        datasets.check_presplit_histories()
         devices.obey_use_gpu()
         training.use_current_amp()
         training.report_plain_metrics()

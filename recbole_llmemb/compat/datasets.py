@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_llmemb.errors import UserError
+
 
 def restore_pandas_habits() -> None:
     """Load datasets on pandas 3, and without warnings on pandas 2.
@@ -162,3 +164,33 @@ class _WritableColumns:
 
     def __getitem__(self, field: str) -> types.SimpleNamespace:
         return types.SimpleNamespace(values=self._frame[field].to_numpy(copy=True))
+
+
+def check_presplit_histories() -> None:
+    """Say what RecBole's sequential models need of files that are split already.
+
+    Without a list of items per line they end in an AttributeError. Without an alias that
+    says that the list holds items, its tokens are numbered for themselves, so that models
+    read other items than the files name.
+    """
+    from recbole.data.dataset import SequentialDataset
+
+    presets = SequentialDataset._benchmark_presets
+
+    @functools.wraps(presets)
+    def checked(self):
+        listed = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
+        if listed not in self.inter_feat:
+            raise UserError(
+                f"benchmark_filename: RecBole's own models read histories from a column {listed}, "
+                "which is not among those that are loaded; give it and name it in load_col, or "
+                f"train LLMEmb{self.config['model']}, which makes them of whole interactions."
+            )
+        if listed not in self.alias["item_id"]:
+            raise UserError(
+                f"benchmark_filename: {listed} holds items only where RecBole is told so; set "
+                f"alias_of_item_id: [{listed}]."
+            )
+        presets(self)
+
+    SequentialDataset._benchmark_presets = checked

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from recbole.data.dataset import SequentialDataset
+from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
+from recbole_llmemb.data import presplit
 from recbole_llmemb.data.clock import Clock
 from recbole_llmemb.data.holdout import hold_out
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
@@ -28,7 +29,9 @@ def check_parts(parts, config):
         Naming the dataset and ``eval_args``.
     """
     train, *held_out = map(len, parts)
-    where = f"dataset {config['dataset']} as eval_args split it ({config['eval_args']['split']})"
+    names, split = config["benchmark_filename"], config["eval_args"]["split"]
+    how = f"benchmark_filename {names} splits it" if names else f"eval_args split it ({split})"
+    where = f"dataset {config['dataset']} as {how}"
     if not train:
         raise UserError(
             f"There is nothing to train on in {where}: sequences need users with two training "
@@ -56,9 +59,51 @@ class LazySequentialDataset(SequentialDataset):
     """
 
     held_out = None
+    #: With ``benchmark_filename``: how the three files fit each other, a ``presplit.Matched`` each.
+    matched = None
+    lines_without_history, has_places = (0, 0, 0), False
+    #: Of a split that is such a file: where interactions lie that only its histories tell of.
+    told_in = torch.empty(0, dtype=torch.long)
     clock = Clock()
 
+    def _load_inter_feat(self, token, dataset_path):
+        if not self.config["benchmark_filename"]:
+            return super()._load_inter_feat(token, dataset_path)
+        self.inter_feat = presplit.load(self, dataset_path)
+        self.benchmark_filename_list = None  # from here on these are interactions as any others
+
+    def _benchmark_presets(self):
+        """Nothing: histories are made of the interactions."""
+
+    def _change_feat_format(self):
+        Dataset._change_feat_format(self)
+        self.data_augmentation()
+
+    def build(self):
+        """RecBole's splits, or the three files of ``benchmark_filename``.
+
+        Refused where there is nothing to train on or nobody to evaluate.
+        """
+        parts = self._files() if self.config["benchmark_filename"] else super().build()
+        check_parts(parts, self.config)
+        return parts
+
+    def _files(self):
+        self._change_feat_format()
+        file_of_row = self.file_of[self.inter_feat[POSITION]]
+        rows = [(file_of_row == part).nonzero().squeeze(1) for part in range(3)]
+        self.matched = presplit.matched(self, rows)
+        self._drop_unused_col()
+        parts = [self.copy(self.inter_feat[chosen]) for chosen in rows]
+        for number, part in enumerate(parts):
+            part.told_in = (self.file_of == -1 - number).nonzero().squeeze(1)
+        return parts
+
     def _data_filtering(self):
+        if self.config["benchmark_filename"]:  # taken whole, as RecBole does
+            self._filter_nan_user_or_item()
+            self._reset_index()
+            return
         super()._data_filtering()
         share = self.config["holdout_items"]
         if share:
@@ -69,7 +114,10 @@ class LazySequentialDataset(SequentialDataset):
     def _normalize(self):
         field = self.time_field
         before = self.inter_feat[field].to_numpy() if field in self.float_like_fields else []
+        own = [name for name in (presplit.PART, presplit.SEEN) if name in self.inter_feat]
+        kept = self.inter_feat[own].copy()
         super()._normalize()
+        self.inter_feat[own] = kept
         if len(before) and not np.array_equal(before, self.inter_feat[field].to_numpy()):
             self.clock = Clock.of(before)
 
@@ -79,12 +127,20 @@ class LazySequentialDataset(SequentialDataset):
         self._check_field("uid_field", "time_field")
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
 
+        seen = None
+        if presplit.PART in self.inter_feat:
+            self.inter_feat, self.file_of, seen = presplit.in_order(
+                self.inter_feat, self.uid_field, self.has_places
+            )
+
         users = self.inter_feat[self.uid_field].numpy()
         first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]]) if len(users) else []
         starts = np.repeat(first, np.diff(np.r_[first, len(users)]).astype(np.int64))
         position_in_history = np.arange(len(users)) - starts
         targets = torch.from_numpy(np.flatnonzero(position_in_history))
         lengths = torch.from_numpy(position_in_history)[targets].clamp(max=self.max_item_list_len)
+        if seen is not None:
+            lengths = torch.where(seen[targets] < 0, lengths, lengths.minimum(seen[targets]))
 
         fields = {f: self.inter_feat[f] for f in self.inter_feat}
         list_fields = {getattr(self, f"{f}_list_field"): f for f in fields if f != self.uid_field}
@@ -101,12 +157,6 @@ class LazySequentialDataset(SequentialDataset):
         if isinstance(rows, LazyInteraction):
             rows = rows.materialise()
         return self.join(rows) if join else rows
-
-    def build(self):
-        """RecBole's splits; refused where there is nothing to train on or nobody to evaluate."""
-        parts = super().build()
-        check_parts(parts, self.config)
-        return parts
 
     def leave_one_out(self, group_by, leave_one_mode):
         """RecBole's leave-one-out split, row for row, without its Python lists of rows."""
@@ -148,13 +198,13 @@ class LazySequentialDataset(SequentialDataset):
         Returns
         -------
         torch.LongTensor
-            ``(n,)``, each once, in no particular order.
+            ``(n,)``, each once, in ascending order.
         """
         users = self.sorted_interactions.fields[self.uid_field]
         targets = self.inter_feat[POSITION]
         before = targets - 1
         is_first = (before == 0) | (users[before - 1] != users[before])
-        return torch.cat([targets, before[is_first]])
+        return torch.cat([targets, before[is_first], self.told_in]).unique()
 
     def interactions(self):
         """The interactions of this split as they were before augmentation.

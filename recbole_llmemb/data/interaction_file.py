@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.files import first_line
+
+
+def interaction_files(config) -> list[Path]:
+    """Where a dataset's interactions are: one file, or those of ``benchmark_filename``."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    parts = config["benchmark_filename"]
+    return (
+        [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]
+    )
 
 
 def check_header(path, config) -> None:

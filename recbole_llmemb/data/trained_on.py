@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import recbole.data.utils as recbole_data
 
+from recbole_llmemb.data.interaction_file import interaction_files
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction
 from recbole_llmemb.errors import UserError
 
@@ -47,10 +48,8 @@ def files_hash(config, kinds=("inter",)) -> str:
     """
     found = []
     for kind in kinds:
-        parts = (config["benchmark_filename"] if kind == "inter" else None) or [""]
-        for part in parts:
-            name = ".".join(text for text in (config["dataset"], part, kind) if text)
-            file = Path(config["data_path"]) / name
+        own = [Path(config["data_path"]) / f"{config['dataset']}.{kind}"]
+        for file in interaction_files(config) if kind == "inter" else own:
             if file.is_file():
                 digest = hashlib.sha256()
                 with open(file, "rb") as handle:

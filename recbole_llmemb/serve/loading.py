@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb import checkpoint, rng
+from recbole_llmemb.data.interaction_file import interaction_files
 from recbole_llmemb.errors import TableError, UserError, name_some
 
 _TRAIN_FIRST = "give a checkpoint that a trainer of RecBole or of this package saved."
@@ -93,11 +94,12 @@ def load(path, device=None, data_path=None, llm_table=None, trust_remote_code=Fa
 
 def _check_data(config, path, was_in, data_path):
     name = config["dataset"]
-    if not (Path(config["data_path"]) / f"{name}.inter").is_file():
+    absent = [file.name for file in interaction_files(config) if not file.is_file()]
+    if absent:
         sought = config["data_path"] if data_path is not None else was_in or config["data_path"]
         raise UserError(
             f"The dataset {name} of the checkpoint {path} is not in {sought}: there is no "
-            f"{name}.inter; give the folder that holds the dataset's folder with --data_path."
+            f"{absent[0]}; give the folder that holds the dataset's folder with --data_path."
         )
 
 

@@ -1,0 +1,233 @@
+"""Interactions that come split: RecBole's ``benchmark_filename``, three files of one dataset.
+
+Two forms are read, file by file. *Whole interactions* are lines as of any ``.inter`` file; what
+precedes a line of the same user, in its file and the files before, is its history. Lines *with
+their history* have it in ``item_id_list``; they are put together into the sequence of their user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.utils import FeatureSource, FeatureType
+
+from recbole_llmemb.data.interaction_file import interaction_files
+from recbole_llmemb.errors import UserError
+
+#: Columns that a dataset has while it is read: which file an interaction is a target of (of one
+#: that is only part of a history, -1 minus the file), and how long its history is (-1: all that
+#: precedes it).
+PART, SEEN = "_part", "_seen"
+NAMES = ("training", "validation", "test")
+
+
+@dataclass
+class Matched:
+    """How the lines of one file fit what is trained on.
+
+    Attributes
+    ----------
+    name : str
+        Of :data:`NAMES`.
+    rows : int
+        Targets.
+    users, items : tuple of int
+        How many there are, and how many of them occur in training.
+    without_history : int
+        Lines that are left out because nothing precedes them.
+    """
+
+    name: str
+    rows: int
+    users: tuple[int, int]
+    items: tuple[int, int]
+    without_history: int
+
+    def __str__(self):
+        left = f", {self.without_history:,} lines without a history left out"
+        return (
+            f"{self.name}: {self.rows:,} targets; {self.users[1]:,} of {self.users[0]:,} users and "
+            f"{self.items[1]:,} of {self.items[0]:,} items are known from training"
+            + (left if self.without_history else "")
+        )
+
+
+def load(dataset, folder):
+    """The interactions of the three files in one frame, with :data:`PART` and :data:`SEEN`.
+
+    Parameters
+    ----------
+    dataset : LazySequentialDataset
+        While it reads its files.
+    folder : path-like
+
+    Returns
+    -------
+    pandas.DataFrame
+        Tokens as in the files, in the order of the files.
+
+    Raises
+    ------
+    UserError
+        A missing file, or histories of one user that contradict each other.
+    """
+    config = dataset.config
+    uid, iid = dataset.uid_field, dataset.iid_field
+    listed = iid + config["LIST_SUFFIX"]
+    columns = config["load_col"]
+    if columns and columns.get("inter") and listed not in columns["inter"]:
+        config["load_col"] = {**columns, "inter": [*columns["inter"], listed]}
+    frames = []
+    try:
+        for path in interaction_files(config):
+            if not path.is_file():
+                raise UserError(
+                    f"benchmark_filename names {path.name}, which is not in {folder}; put it "
+                    "there, or give the parts that are."
+                )
+            frames.append(dataset._load_feat(str(path), FeatureSource.INTERACTION))
+    finally:
+        config["load_col"] = columns
+    for path, frame in zip(interaction_files(config), frames, strict=True):
+        absent = [field for field in (uid, iid) if frame is None or field not in frame]
+        if absent:
+            raise UserError(f"{path} has no field {absent[0]!r}; name its columns so.")
+    for field in (PART, SEEN):
+        dataset.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+    if not any(listed in frame for frame in frames):
+        whole = [frame.assign(**{PART: float(i), SEEN: -1.0}) for i, frame in enumerate(frames)]
+        return pd.concat(whole, ignore_index=True)
+    for properties in (dataset.field2type, dataset.field2source, dataset.field2seqlen):
+        properties.pop(listed, None)
+    if config["alias_of_item_id"]:  # which says that the list holds items
+        kept = [field for field in config["alias_of_item_id"] if field != listed]
+        config["alias_of_item_id"] = kept or None
+    time = dataset.time_field
+    dataset.set_field_property(time, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+    return _joined(dataset, frames, listed)
+
+
+def _joined(dataset, frames, listed):
+    """Whole interactions from lines with their histories; times are places in a sequence."""
+    uid, iid, time = dataset.uid_field, dataset.iid_field, dataset.time_field
+    sequences: dict = {}  # of [item, file it is a target of, length of its history], by user
+    alone = [0, 0, 0]
+    for part, (frame, path) in enumerate(
+        zip(frames, interaction_files(dataset.config), strict=True)
+    ):
+        frame = frame.dropna(subset=[uid, iid])
+        if listed in frame:
+            histories = [list(history) for history in frame[listed]]
+            order = np.argsort([len(history) for history in histories], kind="stable")
+        else:
+            histories = [None] * len(frame)
+            order = np.arange(len(frame))
+            if time in frame:
+                order = np.argsort(frame[time].to_numpy(), kind="stable")
+        users, items = frame[uid].to_numpy(), frame[iid].to_numpy()
+        for row in order:
+            sequence = sequences.setdefault(users[row], [])
+            history = histories[row]
+            if history is not None and not history:
+                alone[part] += 1
+                continue
+            place = _put(sequence, history, items[row], -1 - part)
+            if place is None:
+                raise UserError(
+                    f"{path}: a history of user {users[row]!r} contradicts another line of this "
+                    "user, so they are no parts of one sequence; give each sequence a user of its "
+                    f"own, or whole interactions without {listed}."
+                )
+            if sequence[place][1] < 0:
+                sequence[place][1:] = part, -1 if history is None else len(history)
+    rows = [
+        (user, item, float(place), float(part), float(seen))
+        for user, sequence in sequences.items()
+        for place, (item, part, seen) in enumerate(sequence)
+    ]
+    dataset.lines_without_history, dataset.has_places = alone, True
+    frame = pd.DataFrame(rows, columns=[uid, iid, time, PART, SEEN])
+    # Tokens are numbered as they appear: as in files of whole interactions.
+    file = np.where(frame[PART] < 0, -1 - frame[PART], frame[PART])
+    return frame.iloc[np.argsort(file, kind="stable")].reset_index(drop=True)
+
+
+def _put(sequence, history, item, untold):
+    """Where ``item`` comes in a sequence, which grows as needed; None where it cannot be."""
+    items = [entry[0] for entry in sequence]
+    if history is None:
+        sequence.append([item, untold, -1])
+        return len(items)
+    whole = [*history, item]
+    shared = min(len(items), len(whole))
+    if items[:shared] == whole[:shared]:
+        sequence.extend([one, untold, -1] for one in whole[shared:])
+        return len(history)
+    if items[-len(history) :] == history:  # the last ones only, as histories are often cut
+        sequence.append([item, untold, -1])
+        return len(items)
+    return None
+
+
+def in_order(interactions, users, has_places):
+    """Sorted interactions by user and file, else as they are; and :data:`PART`, :data:`SEEN`.
+
+    Parameters
+    ----------
+    interactions : Interaction
+        Sorted by user and time, with both columns; changed in place.
+    users : str
+        Field of the users.
+    has_places : bool
+        Whether times are places in a sequence, which need no more order.
+
+    Returns
+    -------
+    tuple
+        The interactions without the columns, and these, ``(n,)`` each.
+    """
+    if not has_places:
+        order = np.lexsort((interactions[PART].numpy(), interactions[users].numpy()))
+        interactions = interactions[torch.from_numpy(order)]
+    columns = [interactions.interaction.pop(field).long() for field in (PART, SEEN)]
+    return interactions, *columns
+
+
+def of_training(file_of):
+    """Which interactions come from the training file, as targets or in histories, ``(n,)``."""
+    return (file_of == 0) | (file_of == -1)
+
+
+def matched(dataset, parts) -> list[Matched]:
+    """How each file's lines fit training; the first is training itself.
+
+    Parameters
+    ----------
+    dataset : LazySequentialDataset
+        Whose rows are built.
+    parts : sequence of torch.LongTensor
+        The rows of each file.
+    """
+    store, found = dataset.sorted_interactions.fields, []
+    users, items = store[dataset.uid_field], store[dataset.iid_field]
+    trained = of_training(dataset.file_of)
+    known_users, known_items = set(users[trained].tolist()), set(items[trained].tolist())
+    first = torch.ones(len(users), dtype=torch.bool)
+    first[1:] = users[1:] != users[:-1]
+    for part, (name, rows) in enumerate(zip(NAMES, parts, strict=True)):
+        of_users = set(dataset.inter_feat[dataset.uid_field][rows].tolist())
+        of_items = set(dataset.inter_feat[dataset.iid_field][rows].tolist())
+        alone = int((first & (dataset.file_of == part)).sum()) if part else 0
+        found.append(
+            Matched(
+                name,
+                len(rows),
+                (len(of_users), len(of_users & known_users)),
+                (len(of_items), len(of_items & known_items)),
+                alone + dataset.lines_without_history[part],
+            )
+        )
+    return found
