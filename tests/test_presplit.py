@@ -162,7 +162,8 @@ def test_any_split_and_who_is_known(forms, tmp_path, capsys):
 
 def test_the_command_says_what_fits_and_checkpoints_serve(forms, capsys):
     users, settings = forms
-    typed = [f"--{key}={value}" for key, value in settings("listed", epochs=1, align_weight=0.01).items()]
+    given = settings("listed", epochs=1, align_weight=0.01)
+    typed = [f"--{key}={value}" for key, value in given.items()]
     typed.append("--align_teacher_config={'epochs': 1}")
     assert main(["--model=LLMEmbSASRec", "--dataset=listed", *typed, "--result_json=a.json"]) == 0
     out = capsys.readouterr().out
