@@ -245,6 +245,15 @@ def test_a_cf_model_is_found_from_another_folder(llmsrec, cf_model, tmp_path, mo
             build(checkpoint.config_from_plain(plain | {"align_teacher": named}), data)
 
 
+def test_a_cf_model_of_other_interactions_is_refused(llmsrec, cf_model, tmp_path):
+    state = checkpoint.load(cf_model)
+    state["config"]["trained_on"]["interactions"] += "0"
+    checkpoint.save(state, tmp_path / "cf.pth")
+    with pytest.raises(UserError, match="other training interactions.*align_teacher_unchecked"):
+        llmsrec("llama", align_teacher="./cf.pth")
+    llmsrec("llama", align_teacher="./cf.pth", align_teacher_unchecked=True)
+
+
 def test_a_checkpoint_refuses_another_llm_table_or_cf_model(llmsrec, tmp_path, llms, cf_model):
     from recbole_llmemb.table import EmbeddingTable
 

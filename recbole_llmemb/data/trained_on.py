@@ -29,7 +29,9 @@ def install() -> None:
         return
 
     def create_samplers(config, dataset, built_datasets):
-        config["trained_on"] = trained_on(config, built_datasets[0])
+        train = built_datasets[0]
+        if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
+            config["trained_on"] = trained_on(config, train)
         return original(config, dataset, built_datasets)
 
     create_samplers.knows_llmemb = True
@@ -86,8 +88,9 @@ def interactions_digest(train) -> str:
         before = items[store[rows[POSITION].numpy() - 1]]
     elif length_field and length_field in rows:
         kind = "sequences"
-        last = (rows[length_field] - 1).clamp(min=0).unsqueeze(1)
-        before = items[rows[train.item_id_list_field].gather(1, last).squeeze(1).numpy()]
+        listed = rows[f"{train.iid_field}{train.config['LIST_SUFFIX']}"]
+        last = (rows[length_field] - 1).clamp(min=0, max=listed.shape[1] - 1).unsqueeze(1)
+        before = items[listed.gather(1, last).squeeze(1).numpy()]
     with np.errstate(over="ignore"):
         mixed = _mix(_mix(_mix(users) + before) + targets)
         total = int(mixed.sum(dtype=np.uint64))
