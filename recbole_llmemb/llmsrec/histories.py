@@ -122,7 +122,7 @@ def with_shuffled_sequences(dataset, seed):
     """
     rows, store = dataset.inter_feat, dataset.inter_feat.store
     users, items = store.fields[dataset.uid_field], store.fields[dataset.iid_field]
-    used = dataset.positions().unique()  # by user, in order
+    used = dataset.positions()  # by user, in order
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(len(used), generator=generator, dtype=torch.float64)
     order = np.lexsort((draw.numpy(), users[used].numpy()))
