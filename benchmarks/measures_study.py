@@ -38,7 +38,7 @@ DATASETS = {
             "--attn_dropout_prob=0.2",
             "--tail_item_threshold=0.8",
             "--stopping_step=5",
-            "--epochs=100",
+            "--epochs=25",
         ],
     ),
 }
