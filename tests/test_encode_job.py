@@ -202,8 +202,8 @@ def test_pca(tmp_path, job, items):
     assert result.width == table.width == 2
     assert table.manifest["pca"]["source_width"] == 16
     assert run_job(job(pca_dim=2), tmp_path / "out").cache_hit
-    with pytest.raises(TableError, match="reduced to 1 to 5"):
-        run_job(job(pca_dim=6), tmp_path / "other")
+    with pytest.raises(TableError, match="reduced to 1 to 16"):
+        run_job(job(pca_dim=17), tmp_path / "other")
 
 
 def test_encoder_overflow_names_the_item(tmp_path, job, items, monkeypatch):

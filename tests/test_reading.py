@@ -173,7 +173,8 @@ def test_files_that_are_split_already_lose_the_same_lines(dataset, tmp_path, cap
         (tmp_path / "odd" / f"odd.{part}.inter").write_text(
             f"{head}u\tb\t1\ta\n\tb\t2\ta\nu\t\t3\ta\nv\tb\t\ta\n"
         )
-    found = dataset(["u\ta\t1\tx"], benchmark_filename=["train", "valid", "test"])
+    split = {"benchmark_filename": ["train", "valid", "test"], "alias_of_item_id": ["item_id_list"]}
+    found = dataset(["u\ta\t1\tx"], **split)
     assert found.file_size_list == [2, 2, 2]  # whose history is given needs no time
     assert caplog.text.count("2 of 4 lines left out, which have no user_id or item_id") == 3
 
