@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
-from serve_runs import saved  # noqa: F401
+from serve_runs import encoder, saved  # noqa: F401
 
 from recbole_llmemb.cli.main import main
+from recbole_llmemb.errors import UserError
 
 # -- folders that are written again ---------------------------------------------------------
 
@@ -55,8 +56,10 @@ def convert(*more, ratings="ratings.csv", out="dataset/mine"):
 def test_converting_again_keeps_what_lies_beside(ratings, capsys):
     assert convert("--items=titles.csv") == 0
     before = theirs("dataset/mine")
+    os.chmod("dataset/mine/deep", 0o700)
     assert convert("--overwrite", ratings="more.csv") == 0
     assert look_at("dataset/mine", before) == before
+    assert os.stat("dataset/mine/deep").st_mode & 0o777 == 0o700
     assert "v\tc\t5" in Path("dataset/mine/mine.inter").read_text()
     # The .item file of the first time was made by it, and is none of the second.
     names = {"mine.inter", "mine.yaml", "notes.txt", "deep", "empty", "link", "way"}
@@ -181,7 +184,6 @@ def test_an_order_test_replaces_only_its_own(saved, capsys):
 
 
 def test_a_search_begins_in_no_folder_of_something_else(tmp_path):
-    from recbole_llmemb.errors import UserError
     from recbole_llmemb.tune.storing import Storage, agree
 
     pytest.importorskip("pyarrow")
@@ -293,3 +295,73 @@ def test_a_separator_is_no_folder_that_is_read(tiny_config, tmp_path):
     config = tiny_config(seq_separator="/", item_prompt=".")
     Path("old.json").write_text("{}")
     refuse_inputs(tmp_path / "old.json", inputs_of(config))
+
+
+# -- writing that is cut short ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_overwrite_that_is_stopped_loses_nothing(ratings, monkeypatch, step, capsys):
+    """Between its renames, too, and by whatever stops it."""
+    assert convert() == 0
+    before = theirs("dataset/mine")
+    was, rename, count = Path("dataset/mine/mine.inter").read_text(), os.rename, []
+
+    def stopped(*paths):
+        count.append(paths)
+        if len(count) == step:
+            raise KeyboardInterrupt
+        rename(*paths)
+
+    monkeypatch.setattr(os, "rename", stopped)
+    assert convert("--overwrite", ratings="more.csv") == 130
+    assert len(count) >= step
+    assert look_at("dataset/mine", before) == before
+    assert Path("dataset/mine/mine.inter").read_text() == was
+    assert os.listdir("dataset") == ["mine"]
+
+
+def test_folders_that_cannot_be_looked_into_are_not_lost(ratings, monkeypatch, capsys):
+    assert convert() == 0
+    before, scan = theirs("dataset/mine"), os.scandir
+
+    def some(path):
+        if str(path).endswith("/deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", some)
+        assert convert("--overwrite", ratings="more.csv") == 2
+    assert "deep" in capsys.readouterr().err
+    assert look_at("dataset/mine", before) == before
+
+
+def test_a_listing_names_files_of_its_folder_alone(tmp_path):
+    from recbole_llmemb.report.folder import OutFolder
+
+    (tmp_path / "mine").mkdir()
+    names = ["figures/a.png", "../mine/b.png", str(tmp_path / "mine" / "c.png")]
+    for name in "abc":
+        (tmp_path / "mine" / f"{name}.png").write_text("mine")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "figures").symlink_to("../mine")
+    (out / ".probe").write_text("mine")
+    (out / "x.json").write_text(json.dumps({"files": [*names, "x.json", "old.md"]}))
+    (out / "old.md").write_text("of an earlier run")
+    OutFolder(out, "x.json").write({"x.json": b"{}"})
+    assert sorted(os.listdir(tmp_path / "mine")) == ["a.png", "b.png", "c.png"]
+    assert sorted(os.listdir(out)) == [".probe", "figures", "x.json"]
+    (out / "x.json").write_text('{"files": [1, {"a": 1}]}')
+    with pytest.raises(UserError, match="x.json"):
+        OutFolder(out, "x.json")
+
+
+def test_interrupted_work_of_other_tables_stays(tiny, encoder, capsys):
+    work = Path(".other.work-0")
+    work.mkdir()
+    (work / "shard").write_text("hours of it")
+    data = ["--dataset=tiny", f"--data_path={tiny.folder.parent}", f"--encoder={encoder}"]
+    assert main(["encode", *data, "--out=*"]) == 0
+    assert (work / "shard").read_text() == "hours of it" and Path("*").is_dir()

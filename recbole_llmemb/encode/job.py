@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -227,7 +228,7 @@ def run_job(
                 )
                 table, encoded = _build(job, ready, out, report, workers)
                 table.save(out, overwrite=overwrite)
-                for work in out.parent.glob(f".{out.name}.work-*"):
+                for work in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
                     shutil.rmtree(work, ignore_errors=True)
     seconds = time.perf_counter() - began
     size = f"{len(table)} × {table.width}"

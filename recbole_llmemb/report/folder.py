@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from pathlib import Path
 
 from recbole_llmemb.errors import UserError
@@ -33,7 +34,7 @@ class OutFolder:
         self.folder, self.listing = Path(folder), listing
         self._check([listing])
         check_matplotlib("--out")
-        self._write({".probe": b""})[0].unlink()
+        self._write({f".probe-{uuid.uuid4().hex}": b""})[0].unlink()
 
     def write(self, contents: dict[str, bytes]) -> list[Path]:
         """Write each file, by its path inside the folder; returns where they are.
@@ -70,7 +71,12 @@ class OutFolder:
             names = json.loads(re.search(r"\bfiles\"?: (\[.*?\])", text, re.DOTALL)[1])
         except (OSError, ValueError, TypeError):
             return set()
-        return {name for name in names if _is_inside(name)}
+        return {name for name in names if isinstance(name, str) and self._is_inside(name)}
+
+    def _is_inside(self, name) -> bool:
+        """Whether a name is of a file below the folder, whatever links there are."""
+        path, folder = Path(os.path.realpath(self.folder / name)), os.path.realpath(self.folder)
+        return Path(folder) in path.parents
 
     def _check(self, names) -> None:
         listed = self._listed()
@@ -85,8 +91,3 @@ class OutFolder:
 def comment(names) -> str:
     """The list of files that a page carries."""
     return f"<!-- files: {json.dumps(sorted(names))} -->"
-
-
-def _is_inside(name) -> bool:
-    path = Path(str(name))
-    return not path.is_absolute() and ".." not in path.parts

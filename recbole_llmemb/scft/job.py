@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import shutil
@@ -223,7 +224,7 @@ def run_job(
                         manifest["files"] = [*files_in(fresh), MANIFEST]
                         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
                         (fresh / MANIFEST).write_text(text, encoding="utf-8")
-                    for old in out.parent.glob(f".{out.name}.work-*"):
+                    for old in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
                         shutil.rmtree(old, ignore_errors=True)
                 processes.wait()
     seconds = time.perf_counter() - began

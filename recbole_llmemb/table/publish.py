@@ -101,8 +101,10 @@ def check_target(
 
 def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
     """Put the files of ``target`` that nobody wrote for ``what`` into ``fresh`` too."""
-    for folder, inner, names in os.walk(target):
+    folders = []
+    for folder, inner, names in os.walk(target, onerror=_raise):
         here = Path(folder).relative_to(target)
+        folders.append((folder, fresh / here))
         links = [name for name in inner if os.path.islink(Path(folder, name))]
         if not (inner or names):
             (fresh / here).mkdir(parents=True, exist_ok=True)
@@ -119,6 +121,14 @@ def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
                 os.link(old, new, follow_symlinks=False)
             except (OSError, NotImplementedError):  # where there are no such links
                 shutil.copy2(old, new, follow_symlinks=False)
+    for old, new in reversed(folders):  # what was private stays so
+        if new.is_dir():
+            shutil.copymode(old, new)
+
+
+def _raise(error: OSError) -> None:
+    """A folder that cannot be looked into would be lost with what is in it."""
+    raise error
 
 
 def files_in(folder: Path) -> list[str]:
@@ -134,13 +144,14 @@ def _swap_in(fresh: Path, target: Path) -> None:
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
     try:
         os.rename(target, old / "table")
-        try:
-            os.rename(fresh, target)
-        except OSError:
+        os.rename(fresh, target)
+    except BaseException:  # stopped by its user, for one
+        if not os.path.lexists(target):
             os.rename(old / "table", target)
-            raise
+        raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        if os.path.lexists(target):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:
