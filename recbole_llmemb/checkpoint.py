@@ -31,14 +31,17 @@ _DERIVED = frozenset(
     {"device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "local_rank", "single_spec"}
 )
 
-# What a file does not decide: whether code from elsewhere is run, and which pickles are read or
-# written. Only whoever gives a command says so.
+# What a file does not decide: whether code from elsewhere is run, which pickles are read or
+# written, where things are kept, and what is told to others. Only whoever gives a command says so.
 _HARMLESS = {
     "llm_trust_remote_code": False,
     "dataset_save_path": None,
     "dataloaders_save_path": None,
     "save_dataset": False,
     "save_dataloaders": False,
+    "checkpoint_dir": "saved",
+    "llm_cache_dir": None,
+    "log_wandb": False,
 }
 
 
@@ -96,7 +99,7 @@ def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
     if not os.path.isfile(path):
         raise UserError(f"There is no checkpoint at '{path}': check the path.")
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state = unpack(torch.load(path, map_location=map_location, weights_only=True))
     except pickle.UnpicklingError as error:
         # A readable archive with an unreadable pickle, or one that names a class,
         # is somebody's objects; anything else is no checkpoint at all.
@@ -111,7 +114,7 @@ def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
         raise UserError(
             f"The checkpoint '{path}' may not be read: check its permissions."
         ) from None
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError) as error:
+    except Exception as error:  # damaged files raise almost anything
         if "cuda" in str(error).lower():  # the device asked for is at fault, not the file
             raise
         raise _damaged(path) from None
@@ -120,7 +123,7 @@ def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
             f"The file '{path}' holds a {type(state).__name__} where a checkpoint holds a "
             "dictionary: give a file that a trainer saved."
         )
-    return unpack(state)
+    return state
 
 
 def config_to_plain(config: Any) -> dict[str, Any]:
@@ -152,7 +155,8 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     The command line of the running program is not looked at, and strings are
     taken as they are (``Config`` evaluates them as Python expressions, which a
     file must never be able to make it do). Settings that would have foreign code run
-    (``llm_trust_remote_code``, names of pickles) are off, whatever the file says.
+    (``llm_trust_remote_code``, names of pickles) are off, whatever the file says, and things are
+    kept where they are without a setting (``checkpoint_dir``, ``llm_cache_dir``).
 
     Parameters
     ----------
@@ -177,6 +181,8 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
             f"The checkpoint's configuration has no '{missing[0]}': give a checkpoint that a "
             "trainer saved."
         )
+    if not os.path.isdir(entries.get("data_path") or ""):
+        entries.pop("data_path", None)  # the data lies elsewhere on this machine
     settings = {key: value for key, value in entries.items() if key not in _DERIVED}
     _undo_config(settings)
 
@@ -201,8 +207,6 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     config.__class__ = config_class or Config
     # Whatever Config changed on the way (or code did after it was built) is set back.
     entries = {key: value for key, value in entries.items() if key not in _DERIVED}
-    if not os.path.isdir(entries.get("data_path") or ""):
-        entries.pop("data_path", None)  # the data lies elsewhere on this machine
     config.final_config_dict.update(entries)
     # Defaults may come from a file, too: the dataset's name chooses it.
     config.final_config_dict.update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import OrderedDict
@@ -225,3 +226,38 @@ def test_config_of_an_unknown_model(tmp_path):
     del plain["model"]
     with pytest.raises(UserError, match="has no 'model'"):
         checkpoint.config_from_plain(plain)
+
+
+def _itself():
+    """A list in itself, which a pickle can say."""
+    found = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _itself(),
+        {"__recbole_llmemb__": "array"},
+        {"__recbole_llmemb__": "sparse", "data": torch.ones(1), "row": torch.tensor([5]),
+         "column": torch.tensor([0]), "shape": (2, 2), "is_array": True, "format": "csr"},
+    ],
+)  # fmt: skip
+def test_entries_that_nobody_wrote_are_damage(tmp_path, value):
+    torch.save({"a": value}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="a.pth.*damaged"):
+        checkpoint.load(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_bytes_that_changed_are_damage(tmp_path, zipped):
+    file = tmp_path / "a.pth"
+    torch.save({"a": torch.ones(3), "b": [1, "x"]}, file, _use_new_zipfile_serialization=zipped)
+    whole, draw = file.read_bytes(), np.random.default_rng(0)
+    for _ in range(200):
+        changed = np.frombuffer(whole, np.uint8).copy()
+        changed[draw.integers(min(len(whole), 600), size=2)] = draw.integers(256, size=2)
+        file.write_bytes(changed.tobytes())
+        with contextlib.suppress(UserError):
+            checkpoint.load(file)

@@ -236,6 +236,7 @@ HOSTILE = {
     "llm_trust_remote_code": True,
     "save_dataset": True,
     "save_dataloaders": True,
+    "log_wandb": True,
 }
 
 
@@ -266,6 +267,9 @@ def test_a_configuration_from_a_file_is_data(tiny_config):
     config = checkpoint.config_from_plain({**plain, **own, "align_teacher_config": own})
     assert not any(config[key] for key in own)
     assert config["align_teacher_config"] == {}
+    elsewhere = {"checkpoint_dir": "/a", "llm_cache_dir": "/b"}
+    config = checkpoint.config_from_plain({**plain, **elsewhere})
+    assert (config["checkpoint_dir"], config["llm_cache_dir"]) == ("saved", None)
     assert not any(checkpoint.config_from_plain(plain)[key] for key in own)
 
 
@@ -290,6 +294,27 @@ def test_load_data_and_model_runs_nothing(hostile, marker, model):
 
     config, *_ = load_data_and_model(hostile(model))
     assert config["model"] == model
+
+
+def test_load_data_and_model_writes_nowhere_else(tiny_settings, tmp_path, monkeypatch):
+    """Neither a teacher, which it has already, nor data that RecBole knows where to get."""
+    from recbole.quick_start import load_data_and_model
+
+    cache, made = tmp_path / "cache", tmp_path / "made"
+    settings = tiny_settings("LLMEmbSASRec", epochs=1, align_weight=0.1, llm_cache_dir=str(cache))
+    settings["align_teacher_config"] = {"epochs": 1}
+    execute({"model": "LLMEmbSASRec", "dataset": "tiny", **settings}, report=lambda _: None)
+    (path,) = Path("saved").glob("*.pth")
+    state = checkpoint.load(path)
+    state["config"] |= {"checkpoint_dir": str(made), "llm_cache_dir": str(made)}
+    checkpoint.save(state, path)
+    monkeypatch.setenv("RECBOLE_LLMEMB_CACHE", str(made))
+    config, *_ = load_data_and_model(path)
+    assert config["align_teacher_used"]["path"].startswith(str(cache)) and not made.exists()
+
+    state["config"] |= {"dataset": "ml-1m", "data_path": str(made / "ml-1m")}
+    checkpoint.save(state, path)
+    assert checkpoint.config_from_plain(state["config"])["data_path"] == "dataset/ml-1m"
 
 
 def test_a_comparison_runs_nothing(hostile, marker, capsys):

@@ -245,6 +245,8 @@ def _config(plain, mode, changes, path):
         config = checkpoint.config_from_plain(changed)
         if folder is not None:  # RecBole knows better where ml-100k is
             config["data_path"] = changed["data_path"]
+        if changes.get("llm_cache_dir"):  # which a checkpoint does not say
+            config["llm_cache_dir"] = changes["llm_cache_dir"]
         return config
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):

@@ -123,8 +123,12 @@ def teacher_embeddings(config, dataset, size):
     from recbole_llmemb.table import EmbeddingTable, match
     from recbole_llmemb.teacher import ensure_teacher, is_checkpoint, read_item_embeddings
 
-    path = ensure_teacher(config, size, report=getLogger().info)
-    if is_checkpoint(config["align_teacher"]):
+    given = is_checkpoint(config["align_teacher"])
+    used = (config["align_teacher_used"] or {}).get("path")  # of a checkpoint's training
+    if given or not (used and Path(used).is_file()):
+        used = ensure_teacher(config, size, report=getLogger().info)
+    path = Path(used)
+    if given:
         check_same(config, checkpoint.load(path).get("config"), path)
     tokens, vectors = read_item_embeddings(path)
     if vectors.shape[1] != size:
