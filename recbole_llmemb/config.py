@@ -83,9 +83,14 @@ def install() -> None:
     set_parameters = Config._set_default_parameters
 
     def _get_model_and_dataset(self, model, dataset):
-        wanted = self.external_config_dict.get("model") if model is None else model
-        settings.look_up(wanted)
-        return look_up(self, model, dataset)
+        given = self.external_config_dict
+        wanted = given.get("model") if model is None else model
+        _check_names(wanted, given.get("dataset") if dataset is None else dataset)
+        try:
+            settings.look_up(wanted)
+            return look_up(self, model, dataset)
+        except AttributeError:  # there is a module of that name, in small letters
+            raise _no_model(wanted) from None
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         load_internal(self, model, model_class, dataset)
@@ -149,6 +154,25 @@ def _is_ours(model):
     from recbole_llmemb.registry import is_ours
 
     return is_ours(model)
+
+
+def _check_names(model, dataset):
+    """Models and datasets go by names: RecBole imports modules and reads yaml files called so."""
+    if isinstance(model, str) and model and not (model.isidentifier() and model[0] != "_"):
+        raise _no_model(model)
+    name = str(dataset)
+    if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0")):
+        raise UserError(
+            f"dataset is {name!r}; it must be the name of a folder, not a path: data_path says in "
+            "which one that folder is."
+        )
+
+
+def _no_model(name):
+    return UserError(
+        f"`model_name` [{name}] is not the name of an existing model; RecBole's are written as in "
+        "its documentation, SASRec for one."
+    )
 
 
 class _Lookup(dict):

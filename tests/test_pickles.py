@@ -495,3 +495,32 @@ def test_an_adapters_settings_name_no_code(foreign, encoder, tmp_path, marker, m
     write_json(adapter / "adapter_config.json", settings)
     assert main(["encode", *common, f"--out={tmp_path / 'made'}"]) == 2
     assert "does not fit" in capsys.readouterr().err
+
+
+# -- names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model", ["os.path", "../../x", ".", "SASRec.x", "sasrec", "__init__", "LLMEmb../x", "a/b"]
+)
+def test_models_go_by_names(model, tiny_config, capsys):
+    assert main([f"--model={model}", "--dataset=tiny"]) == 2
+    assert model in capsys.readouterr().err
+    plain = checkpoint.config_to_plain(tiny_config())
+    with pytest.raises(UserError, match="model"):
+        checkpoint.config_from_plain({**plain, "model": model})
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+@pytest.mark.parametrize("kind", ["above", "absolute", "dots"])
+def test_datasets_go_by_names(kind, model, tiny_config, tmp_path, capsys):
+    """RecBole's defaults of a dataset are a yaml file of its name, wherever that leads."""
+    (tmp_path / "theirs.yaml").write_text("llm_trust_remote_code: True\nseed: 7\n")
+    above = "../" * 30 + str(tmp_path).lstrip("/") + "/theirs"
+    name = {"above": above, "absolute": str(tmp_path / "theirs"), "dots": ".."}[kind]
+    plain = checkpoint.config_to_plain(tiny_config(model))
+    with pytest.raises(UserError, match="dataset is "):
+        checkpoint.config_from_plain({**plain, "dataset": name})
+    given = [f"--model={model}", f"--dataset={name}", "--train_neg_sample_args=None"]
+    assert main(given) == 2
+    assert "dataset is" in capsys.readouterr().err
