@@ -129,6 +129,14 @@ def test_a_run_reads_no_pickle(tiny_settings, planted, plant, model):
     execute({"model": model, "dataset": "tiny", **settings}, report=lambda _: None)
 
 
+def test_processes_that_recbole_starts_import_this_package():
+    """As ``recbole.quick_start.run(nproc=2)`` does, whatever its script imported."""
+    from recbole.quick_start import run_recboles
+
+    kept = pickle.dumps(run_recboles)
+    assert b"recbole_llmemb.compat" in kept and pickle.loads(kept) is run_recboles
+
+
 def test_a_trial_of_a_search_reads_no_pickle(tiny_data, planted):
     from recbole_llmemb.tune import shared
 

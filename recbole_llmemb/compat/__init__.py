@@ -70,6 +70,7 @@ def apply() -> None:
         training.use_current_amp()
         training.report_plain_metrics()
         training.keep_checkpoints_plain()
+        training.heal_started_processes()
         pickles.leave_pickles_alone()
         pickles.load_weights_only()
         models.switch_anomaly_detection_off()

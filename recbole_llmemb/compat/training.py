@@ -58,6 +58,18 @@ def keep_checkpoints_plain() -> None:
     quick_start.quick_start.load_data_and_model = _load_data_and_model
 
 
+def heal_started_processes() -> None:
+    """Let the processes that RecBole starts for several devices import this package first.
+
+    A process that is spawned imports the module of the function that it is to run, and no more.
+    """
+    from recbole.quick_start import quick_start
+
+    run = quick_start.run_recboles
+    run.__module__ = __name__
+    globals()[run.__name__] = run
+
+
 class PlainTorch(types.ModuleType):
     """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.checkpoint`."""
 
