@@ -28,10 +28,10 @@ def appearing(path) -> Iterator[Path]:
     UserError
         It cannot be written.
     """
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
-    if path.parts[:2] == ("/", "dev"):
-        yield path
+    if is_stream(path):
+        yield Path(path)
         return
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     fresh = None
     try:
         if path.is_dir():
@@ -53,6 +53,14 @@ def appearing(path) -> Iterator[Path]:
     finally:
         if fresh is not None:
             fresh.unlink(missing_ok=True)
+
+
+def is_stream(path) -> bool:
+    """Whether a path is something like ``/dev/stdout``, which cannot be replaced."""
+    path = Path(path)
+    if path.parts[:2] == ("/", "dev") and path.parts[2:3] != ("shm",):  # which holds files
+        return True
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def refuse_inputs(output, inputs) -> None:

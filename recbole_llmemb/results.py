@@ -11,6 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.files import is_stream
 
 SECONDS = ("prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate")
 PARAMETERS = ("trainable", "frozen")
@@ -99,9 +100,9 @@ def check_writable(path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "it is a directory")
-        if _is_stream(path):
+        if is_stream(path):
             return
-        if path.is_file() and not _is_json(path):
+        if path.is_file() and not _is_result(path):
             raise UserError(
                 f"{path} holds something else than results, so it is not replaced; give "
                 "`--result_json` another file."
@@ -184,7 +185,7 @@ def write_result_json(
     text = json.dumps(plain(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     path = _target(path)
     try:
-        if _is_stream(path):
+        if is_stream(path):
             path.write_text(text, encoding="utf-8")
             return
         write_whole(path, text.encode("utf-8"))
@@ -220,7 +221,7 @@ def users_file_of(path) -> Path:
     UserError
         If there is no result file, or one that nothing can lie beside.
     """
-    if not path or _is_stream(Path(path)):
+    if not path or is_stream(Path(path)):
         raise UserError(
             "save_users keeps results per user beside the result file, but there is none; "
             "add --result_json=FILE or leave save_users off."
@@ -296,18 +297,16 @@ def _exactly(name, given, keys) -> dict:
 def _target(path) -> Path:
     path = Path(path)
     # Through links: replacing a link would leave what it points to as it was.
-    return path if _is_stream(path) or not path.is_symlink() else Path(os.path.realpath(path))
+    return path if is_stream(path) or not path.is_symlink() else Path(os.path.realpath(path))
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether the path is something like ``/dev/stdout``, which cannot be replaced."""
-    return path.parts[:2] == ("/", "dev") or (path.exists() and not path.is_file())
-
-
-def _is_json(path: Path) -> bool:
-    """Whether a file holds an object, or nothing."""
-    with open(path, "rb") as file:
-        return file.read(64).lstrip()[:1] in (b"{", b"")
+def _is_result(path: Path) -> bool:
+    """Whether a file holds a run's results, or nothing."""
+    try:
+        found = json.loads(path.read_bytes().strip() or b"{}")
+    except ValueError:
+        return False
+    return isinstance(found, dict) and (not found or "test_result" in found)
 
 
 def _beside(path: Path) -> Path:

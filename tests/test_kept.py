@@ -213,7 +213,7 @@ def is_refused(command, kept, capsys):
     before = {file: Path(file).read_bytes() for file in kept}
     status = main(command)
     told = capsys.readouterr().err
-    named = "what is read" in told or "something else than results" in told
+    named = "what is read" in told or "something else than" in told
     assert status == 2 and named and len(told.strip().splitlines()) == 1, told
     assert {file: Path(file).read_bytes() for file in kept} == before
 
@@ -260,6 +260,47 @@ def test_stock_models_replace_no_input(tiny_settings, tiny, capsys):
     command = ["run", "--model=SASRec", "--dataset=tiny", f"--data_path={tiny.folder.parent}",
                "--train_neg_sample_args=None"]  # fmt: skip
     is_refused([*command, f"--result_json={file}"], [file], capsys)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "history.jsonl", "package.json", "other.parquet"])
+def test_files_of_something_else_are_not_replaced(name, saved, tiny_settings, capsys):
+    own = Path(name)
+    if name == "other.parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").table({"a": [1]}), own)
+    else:
+        own.write_text('{"user": "anna", "history": []}\n' if "js" in name else "years\nof work\n")
+    was = own.read_bytes()
+    path = saved()
+    assert main(["recommend", f"--checkpoint={path}", "--users=u3", f"--out={own}"]) == 2
+    assert name in capsys.readouterr().err and own.read_bytes() == was
+    run = ["run", "--model=LLMEmbSASRec", "--dataset=tiny", f"--result_json={own}"]
+    assert main(run) == 2
+    assert name in capsys.readouterr().err and own.read_bytes() == was
+
+
+@pytest.mark.parametrize("form", ["table", "jsonl", "parquet"])
+def test_recommendations_replace_recommendations(form, saved, capsys):
+    pytest.importorskip("pyarrow")
+    command = ["recommend", f"--checkpoint={saved()}", "--users=u3", "--out=found"]
+    Path("found").touch()
+    assert main([*command, f"--format={form}"]) == 0
+    assert main([*command, "--format=table", "--topk=3"]) == 0
+    assert Path("found").read_text().startswith("u3\n")
+
+
+def test_a_picture_of_somebodys_is_not_replaced(capsys):
+    from recbole_llmemb.scft.figure import check_figure
+
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    for kind in ("png", "pdf", "svg"):
+        Path(f"a.{kind}").write_bytes(b"of mine")
+        with pytest.raises(UserError, match=f"a.{kind}"):
+            check_figure(f"a.{kind}")
+        figure = pyplot.figure()
+        figure.savefig(f"a.{kind}")
+        pyplot.close(figure)
+        check_figure(f"a.{kind}")
 
 
 def test_folders_replace_no_input(saved, ratings, tiny, tiny_table, tmp_path, capsys):

@@ -3,12 +3,14 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import recbole_llmemb  # noqa: F401
+from recbole_llmemb import files
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.results import check_writable, plain, results_table, write_result_json
 
@@ -128,14 +130,34 @@ def test_device_file_is_written_to_and_not_replaced():
 
 def test_something_else_than_results_is_not_replaced(tmp_path):
     path = tmp_path / "model.pth"
-    for content in (b"PK\x03\x04", b"epochs: 3\n", b"user_id:token\titem_id:token\n"):
+    other = (
+        b"PK\x03\x04",
+        b"epochs: 3\n",
+        b"user_id:token\titem_id:token\n",
+        b'{"name": "mine"}',
+        b"{",
+    )
+    for content in other:
         path.write_bytes(content)
         with pytest.raises(UserError, match="model.pth"):
             check_writable(path)
         assert path.read_bytes() == content
-    for content in (b"", b"\n", b'{"model": "M"}'):
+    for content in (b"", b"\n", b'{"model": "M", "test_result": {}}'):
         path.write_bytes(content)
         check_writable(path)
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no shared memory here")
+def test_shared_memory_holds_files_and_no_devices():
+    path = Path(f"/dev/shm/recbole-llmemb-{os.getpid()}.inter")
+    path.write_text("user_id:token\n")
+    try:
+        with pytest.raises(UserError, match="shm"):
+            check_writable(path)
+        with files.appearing(path) as fresh:
+            assert fresh != path
+    finally:
+        path.unlink()
 
 
 def test_writability_is_checked_up_front(tmp_path):

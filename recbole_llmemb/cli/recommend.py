@@ -95,13 +95,14 @@ def main(argv: list[str]) -> int:
     options = build_parser().parse_args(argv)
     _check(options)
     from recbole_llmemb.files import inputs_of, refuse_inputs
-    from recbole_llmemb.serve.output import format_of, write
+    from recbole_llmemb.serve.output import check_out, format_of, write
 
     chosen = format_of(options.out, options.format)
     asked = histories_of(options)
     candidates = None if options.candidates is None else read_candidates(options.candidates)
     typed = options.checkpoint, options.history_file, options.candidates, options.llm_table
     refuse_inputs(options.out, [*typed, options.new_items])
+    check_out(options.out)
     recommender = open_checkpoint(options, options.title_field)
     refuse_inputs(options.out, inputs_of(recommender.config))
     if options.users is not None:

@@ -28,6 +28,11 @@ def check_figure(file: str) -> None:
     if Path(file).suffix not in _KINDS:
         raise UserError(f"--figure is {file!r}; its name must end in {', '.join(_KINDS)}.")
     check_appears(file)
+    if Path(file).is_file() and b"atplotlib" not in Path(file).read_bytes():  # it signs its files
+        raise UserError(
+            f"{file} is not a figure that was drawn here, so it is not replaced; move it away, or "
+            "give --figure another file."
+        )
     check_matplotlib("--figure")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.files import appearing
+from recbole_llmemb.files import appearing, is_stream
 from recbole_llmemb.serve.matrices import pyarrow
 from recbole_llmemb.serve.result import Recommendations
 
@@ -18,6 +19,16 @@ FORMATS = ("table", "jsonl", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
              ".txt": "table", ".md": "table"}  # fmt: skip
 _LONGEST_TITLE = 60
+_NOTHING = "(nothing is left to recommend)"
+_COLUMNS = {
+    "user": "string",
+    "rank": "int32",
+    "item": "string",
+    "title": "string",
+    "score": "float32",
+    "new": "bool_",
+    "popular": "bool_",
+}
 
 
 def format_of(out, chosen: str | None) -> str:
@@ -44,6 +55,43 @@ def format_of(out, chosen: str | None) -> str:
             raise UserError("Parquet is no text; name a file with --out.")
         pyarrow()
     return chosen
+
+
+def check_out(out) -> None:
+    """Refuse a file that is there and holds something else than recommendations.
+
+    Raises
+    ------
+    UserError
+        It is not replaced, as nobody could get it back.
+    """
+    if out is None or is_stream(out) or not Path(out).is_file() or _is_ours(Path(out)):
+        return
+    raise UserError(
+        f"{out} holds something else than recommendations, so it is not replaced; move it away, or "
+        "give --out another file."
+    )
+
+
+def _is_ours(path):
+    """Whether a file looks like one that was written here, in whichever format; or is empty."""
+    with open(path, "rb") as file:
+        first, second = file.readline(), file.readline().decode("utf-8", "replace")
+    if first.startswith(b"PAR1"):
+        _, parquet = pyarrow()
+        try:
+            return set(parquet.read_schema(path).names) == set(_COLUMNS)
+        except (OSError, ValueError):
+            return False
+    with contextlib.suppress(ValueError):
+        row = json.loads(first)
+        if isinstance(row, dict) and {"user", "items"} <= set(row):
+            return True
+    return (
+        not first
+        or second.split()[:2] in (["item", "score"], ["item", "met"])
+        or second.startswith(_NOTHING)
+    )
 
 
 def write(batches: Iterable[Recommendations], out=None, chosen: str = "table") -> int:
@@ -104,22 +152,12 @@ def _table(user, items, popular):
         rows, headers = [row[:3] for row in rows], headers[:3]
     aligned = ("right", "left", "right", "left")[: len(headers)]
     text = tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
-    return f"{user}{why}\n{text if rows else '(nothing is left to recommend)'}\n"
+    return f"{user}{why}\n{text if rows else _NOTHING}\n"
 
 
 def _write_parquet(batches, path):
     arrow, parquet = pyarrow()
-    schema = arrow.schema(
-        [
-            ("user", arrow.string()),
-            ("rank", arrow.int32()),
-            ("item", arrow.string()),
-            ("title", arrow.string()),
-            ("score", arrow.float32()),
-            ("new", arrow.bool_()),
-            ("popular", arrow.bool_()),
-        ]
-    )
+    schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in _COLUMNS.items()])
     count = 0
     with parquet.ParquetWriter(path, schema) as writer:
         for batch in batches:
