@@ -137,7 +137,7 @@ def test_something_else_than_results_is_not_replaced(tmp_path):
         b'{"name": "mine"}',
         b"{",
     )
-    for content in other:
+    for content in [*other, b'{"name": "mine"}']:
         path.write_bytes(content)
         with pytest.raises(UserError, match="model.pth"):
             check_writable(path)
