@@ -464,6 +464,53 @@ def test_files_of_an_encoder_name_no_code(foreign, encoder, tmp_path, marker, ca
         assert "--trust_remote_code" in told
 
 
+_KERNELS = "somebody/kernels"
+
+
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("sub/modules.json", module("code.Model")),
+        ("modules.json", ["code.Model"]),
+        ("config.json", {"_attn_implementation": _KERNELS}),
+        ("config.json", {"text_config": {"attn_implementation": _KERNELS}}),
+        ("config.json", {"attn_implementation": {"text_config": _KERNELS}}),
+        ("sub/sentence_bert_config.json", {"model_args": {"attn_implementation": _KERNELS}}),
+        ("sentence_bert_config.json", {"model_kwargs": {"use_kernels": True}}),
+        ("adapter_config.json", {"megatron_config": {"a": 1}, "megatron_core": "code"}),
+    ],
+)
+def test_settings_that_libraries_do_not_ask_about_are_refused(
+    encoder, tmp_path, marker, capsys, file, settings
+):
+    """Kernels of the hub are compiled code; other versions of the libraries import the rest."""
+    from recbole_llmemb.llmsrec.llm import load_llm
+
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    old = json.loads((folder / file).read_text()) if (folder / file).is_file() else {}
+    write_json(folder / file, {**old, **settings} if isinstance(settings, dict) else settings)
+    (tmp_path / "x.item").write_text("item_id:token\ttitle:token_seq\na\tred soap\n")
+    command = ["encode", f"--items={tmp_path / 'x.item'}", f"--encoder={folder}", "--out=made"]
+    assert main(command) == 2
+    assert "--trust_remote_code" in capsys.readouterr().err
+    config = dict.fromkeys(("llm_model_used", "llm_quantize", "llm_trust_remote_code"))
+    config |= {"llm_model": str(folder), "device": "cpu", "llm_model_dtype": "float32"}
+    with pytest.raises(UserError, match="trust_remote_code"):
+        load_llm(config, report=lambda _: None)
+
+
+def test_settings_that_name_no_code_are_not_refused(encoder, tmp_path):
+    from recbole_llmemb.encode.source import refuse_code
+
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    settings = {"_attn_implementation": "sdpa", "megatron_config": None, "use_kernels": False}
+    old = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**old, **settings, "_name_or_path": "some/model"})
+    refuse_code(find_encoder(folder))
+
+
 def test_the_llm_of_a_checkpoint_is_not_trusted(llmsrec, foreign, marker, capsys):
     config, data, model, trainer = llmsrec("llama", epochs=1)
     path = train_and_evaluate(config, data, model, trainer).checkpoint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.encode.adapter import Adapter, load_adapter
-from recbole_llmemb.encode.source import EncoderSource
+from recbole_llmemb.encode.source import EncoderSource, refuse_code
 from recbole_llmemb.errors import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -222,7 +221,7 @@ def _load(source: EncoderSource, options: dict[str, Any], device: str, trust_rem
 
     try:
         if not trust_remote_code:
-            _refuse_modules_from_elsewhere(source)
+            refuse_code(source)
         with quiet_loading():
             return SentenceTransformer(
                 source.location,
@@ -246,18 +245,6 @@ def not_loaded(what: str, name: str, error: Exception) -> UserError:
         )
     reason = " ".join(str(error).split())[:300].rstrip(".")
     return UserError(f"The {what} {name!r} cannot be loaded ({type(error).__name__}: {reason}).")
-
-
-def _refuse_modules_from_elsewhere(source: EncoderSource) -> None:
-    """Before its version 6, sentence-transformers imports those of a directory unasked."""
-    path = os.path.join(source.location, "modules.json")
-    if not (source.is_directory and os.path.isfile(path)):
-        return
-    with open(path, encoding="utf-8") as file:
-        kinds = [str(module.get("type")) for module in json.load(file)]
-    for kind in kinds:
-        if not kind.startswith("sentence_transformers."):
-            raise ValueError(f"the module {kind} needs trust_remote_code")
 
 
 def _has_modules_file(source: EncoderSource) -> bool:

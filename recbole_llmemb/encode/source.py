@@ -64,6 +64,8 @@ class EncoderSource:
         if modules is None:
             return "mean"  # a plain model, which gets the default
         for module in modules if isinstance(modules, list) else ():
+            if not isinstance(module, dict):
+                return None
             if str(module.get("type", "")).endswith(".Pooling"):
                 return _pooling_of(_read_json(Path(self.location, module["path"], "config.json")))
         return None
@@ -112,6 +114,53 @@ def find_encoder(
         raise UserError(f"There is no encoder directory {name} (llm_encoder).")
     hub_id = name if "/" in name else f"sentence-transformers/{name}"
     return _from_hub(name, hub_id, revision)
+
+
+def refuse_code(source: EncoderSource) -> None:
+    """Refuse a model whose settings have code run that libraries do not ask about.
+
+    Before its version 6, sentence-transformers imports the modules of a directory; older versions
+    of peft import what ``megatron_core`` names; and transformers fetches attention kernels, which
+    are compiled code, from the hub.
+
+    Raises
+    ------
+    ValueError
+        Saying ``trust_remote_code``, as libraries do.
+    """
+    if source.is_directory:
+        folder = Path(source.location)
+    else:
+        from transformers.utils import cached_file
+
+        found = cached_file(
+            source.location, "config.json", revision=source.revision,
+            local_files_only=source.offline, _raise_exceptions_for_missing_entries=False,
+        )  # fmt: skip
+        if found is None:
+            return
+        folder = Path(found).parent
+    for file in folder.rglob("modules.json"):
+        modules = _read_json(file)
+        for module in modules if isinstance(modules, list) else ():
+            kind = str(module.get("type")) if isinstance(module, dict) else str(module)
+            if not kind.startswith("sentence_transformers."):
+                raise ValueError(f"the module {kind} needs trust_remote_code")
+    for file in folder.rglob("*config*.json"):
+        if named := _code_in(_read_json(file)):
+            raise ValueError(f"{named} in {file} needs trust_remote_code")
+
+
+def _code_in(settings, key: str = "") -> str:
+    """A setting that names code to be fetched or imported, or nothing."""
+    if settings and key in ("megatron_config", "use_kernels", "kernel_config"):
+        return key
+    if isinstance(settings, (dict, list)):
+        pairs = settings.items() if isinstance(settings, dict) else ((key, s) for s in settings)
+        # Implementations may be given part by part.
+        named = (_code_in(s, key if "implementation" in key else str(k)) for k, s in pairs)
+        return next(filter(None, named), "")
+    return key if "implementation" in key and "/" in str(settings) else ""
 
 
 def _read_json(path: Path):

@@ -9,7 +9,7 @@ import torch
 
 from recbole_llmemb import rng
 from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quiet_loading
-from recbole_llmemb.encode.source import find_encoder
+from recbole_llmemb.encode.source import find_encoder, refuse_code
 from recbole_llmemb.errors import UserError
 from recbole_llmemb.llmsrec.slots import fill
 
@@ -215,6 +215,8 @@ def load_llm(config, report=None):
     from transformers import AutoModel, AutoTokenizer
 
     try:
+        if not options["trust_remote_code"]:
+            refuse_code(source)
         with rng.preserved(), quiet_loading():
             model = AutoModel.from_pretrained(source.location, **options, **kinds)
             tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
