@@ -123,7 +123,23 @@ def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
             f"The file '{path}' holds a {type(state).__name__} where a checkpoint holds a "
             "dictionary: give a file that a trainer saved."
         )
+    if not _has_the_form(state):
+        raise _damaged(path)
     return state
+
+
+def _has_the_form(state: dict[str, Any]) -> bool:
+    """Whether what is there of a trainer's entries is of their kinds."""
+    config = state.get("config") or {}
+    tokens = state.get("item_tokens") or []
+    named = [*(state.get(key) or {} for key in ("state_dict", "other_parameter")), config]
+    if not (all(isinstance(entry, Mapping) for entry in named) and isinstance(tokens, list)):
+        return False
+    used = [value or {} for key, value in config.items() if str(key).endswith("_used")]
+    return all(
+        isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
+        for value in used
+    ) and isinstance(config.get("eval_args", {}), Mapping)
 
 
 def config_to_plain(config: Any) -> dict[str, Any]:
@@ -181,7 +197,7 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
             f"The checkpoint's configuration has no '{missing[0]}': give a checkpoint that a "
             "trainer saved."
         )
-    if not os.path.isdir(entries.get("data_path") or ""):
+    if not os.path.isdir(str(entries.get("data_path") or "")):
         entries.pop("data_path", None)  # the data lies elsewhere on this machine
     settings = {key: value for key, value in entries.items() if key not in _DERIVED}
     _undo_config(settings)
@@ -197,13 +213,16 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
             config = Rebuilt(
                 model=entries["model"], dataset=entries["dataset"], config_dict=settings
             )
-        except ValueError as error:
-            if "is not the name of an existing model" not in str(error):
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            if "is not the name of an existing model" in str(error):
+                raise UserError(
+                    f"The checkpoint's model '{entries['model']}' is not known to RecBole: import "
+                    "the package that defines it first."
+                ) from None
+            if isinstance(error, UserError):
                 raise
-            raise UserError(
-                f"The checkpoint's model '{entries['model']}' is not known to RecBole: import "
-                "the package that defines it first."
-            ) from None
+            text = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"The checkpoint's configuration cannot be used: {text}.") from error
     config.__class__ = config_class or Config
     # Whatever Config changed on the way (or code did after it was built) is set back.
     entries = {key: value for key, value in entries.items() if key not in _DERIVED}

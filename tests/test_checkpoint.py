@@ -250,6 +250,35 @@ def test_entries_that_nobody_wrote_are_damage(tmp_path, value):
         checkpoint.load(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"config": 3},
+        {"config": {}, "state_dict": 3},
+        {"other_parameter": [1]},
+        {"item_tokens": {"a": 1}},
+        {"config": {"eval_args": "x"}},
+        {"config": {"eval_args": None}},
+        {"config": {"llm_table_used": "x"}},
+        {"config": {"teacher_used": {"path": 3}}},
+    ],
+)
+def test_entries_of_other_kinds_are_damage(tmp_path, state):
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="a.pth.*damaged"):
+        checkpoint.load(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "changed", [{"dataset": ["a"]}, {"metrics": ["x"]}, {"model": 3}, {"eval_args": 3}]
+)
+def test_settings_of_other_kinds_are_told(tiny_config, changed):
+    plain = checkpoint.config_to_plain(tiny_config())
+    with pytest.raises(UserError):
+        checkpoint.config_from_plain({**plain, **changed})
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_bytes_that_changed_are_damage(tmp_path, zipped):
     file = tmp_path / "a.pth"
