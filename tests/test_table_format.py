@@ -114,6 +114,16 @@ def test_other_directories_are_never_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["embeddings.safetensors", "items.txt", "manifest.json"])
+def test_files_of_a_tables_names_alone_are_somebodys(tmp_path, name):
+    own = tmp_path / "own" / name
+    own.parent.mkdir()
+    own.write_text('{"name": "mine"}')
+    with pytest.raises(TableError, match="something else than an embedding table"):
+        make_table().save(own.parent, overwrite=True)
+    assert own.read_text() == '{"name": "mine"}'
+
+
+@pytest.mark.parametrize("name", ["embeddings.safetensors", "items.txt", "manifest.json"])
 def test_missing_file(saved, name):
     (saved / name).unlink()
     with pytest.raises(TableError, match=f"{name} is missing"):

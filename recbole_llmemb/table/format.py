@@ -167,10 +167,16 @@ class EmbeddingTable:
 
 
 def table_files(directory: Path) -> set[str]:
-    """The files of a table (or what is left of one); none where the directory holds others."""
+    """The files of a table; none where the directory holds others, or has no manifest."""
     names = {entry.name for entry in directory.iterdir()}
     known = {VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE, PROJECTION_FILE}
-    return names if names <= known else set()
+    if not (MANIFEST_FILE in names and names <= known):
+        return set()
+    try:
+        manifest = json.loads((directory / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return names  # damaged
+    return names if isinstance(manifest, dict) and "format_version" in manifest else set()
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
