@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import types
 from typing import Any
 
@@ -124,6 +125,9 @@ def _load_data_and_model(model_file):
 
     state = checkpoint.load(model_file)
     config = checkpoint.config_from_plain(state["config"])
+    folder = str(state["config"].get("checkpoint_dir"))
+    if os.path.isdir(folder) and os.path.samefile(folder, os.path.dirname(model_file) or "."):
+        config["checkpoint_dir"] = folder  # which its user has named, by the file
     quick_start.init_seed(config["seed"], config["reproducibility"])
     quick_start.init_logger(config)
     getLogger().info(config)
