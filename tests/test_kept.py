@@ -362,6 +362,27 @@ def test_an_overwrite_that_is_stopped_loses_nothing(ratings, monkeypatch, step, 
     assert os.listdir("dataset") == ["mine"]
 
 
+def test_an_overwrite_that_was_killed_is_undone_by_the_next(ratings, monkeypatch, capsys):
+    assert convert() == 0
+    before, rename, count = theirs("dataset/mine"), os.rename, []
+
+    def killed(*paths):
+        count.append(paths)
+        if len(count) > 1:
+            raise OSError(5, "killed")
+        rename(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        assert convert("--overwrite", ratings="more.csv") == 2
+    assert not Path("dataset/mine").exists()
+    assert convert(ratings="more.csv") == 2  # without --overwrite
+    assert look_at("dataset/mine", before) == before
+    assert convert("--overwrite", ratings="more.csv") == 0
+    assert look_at("dataset/mine", before) == before
+    assert os.listdir("dataset") == ["mine"]
+
+
 def test_folders_that_cannot_be_looked_into_are_not_lost(ratings, monkeypatch, capsys):
     assert convert() == 0
     before, scan = theirs("dataset/mine"), os.scandir

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -82,7 +83,7 @@ def check_target(
     TableError
         When ``target`` is a file, a directory of something else, or a table without ``overwrite``.
     """
-    if not os.path.lexists(target):
+    if not os.path.lexists(target) and not _brought_back(target):
         return
     if target.is_symlink() or not target.is_dir():
         raise TableError(f"{target} is not a directory; choose another place for {what}.")
@@ -152,6 +153,15 @@ def _swap_in(fresh: Path, target: Path) -> None:
     finally:
         if os.path.lexists(target):
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _brought_back(target: Path) -> bool:
+    """Undo a swap that was killed between its two renames; whether there was one."""
+    for old in target.parent.glob(f".{glob.escape(target.name)}.????????.old/table"):
+        os.rename(old, target)
+        old.parent.rmdir()
+        return True
+    return False
 
 
 def _umask() -> int:
