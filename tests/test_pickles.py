@@ -325,6 +325,16 @@ def test_load_data_and_model_writes_nowhere_else(tiny_settings, tmp_path, monkey
     assert checkpoint.config_from_plain(state["config"])["data_path"] == "dataset/ml-1m"
 
 
+@pytest.mark.parametrize("key", ["unused_col", "alias_of_item_id", "hidden_act"])
+def test_settings_that_make_no_sense_are_told(hostile, capsys, key):
+    path = hostile("SASRec", **{key: "x"})
+    told = []
+    for command in (["recommend", "--users=u3"], ["order-test", "--shuffles=1", "--quiet"]):
+        assert main([*command, f"--checkpoint={path}"]) in (0, 2)
+        told.append(capsys.readouterr().err)
+    assert any("error: " in text for text in told)
+
+
 def test_a_comparison_runs_nothing(hostile, marker, capsys):
     path = hostile()
     results = {"model": "LLMEmbSASRec", "dataset": "tiny", "seed": 1, "checkpoint": path.name,

@@ -274,7 +274,12 @@ def _rebuilt(config, state, path, model):
             )
         if model is not None:
             return data, model
-        model = get_model(config["model"])(config, dataset).to(config["device"])
+        try:
+            model = get_model(config["model"])(config, dataset).to(config["device"])
+        except (KeyError, NotImplementedError, TypeError) as error:
+            raise UserError(
+                f"Checkpoint {path} has settings that its model cannot be built with ({error})."
+            ) from error
     try:
         model.load_state_dict(state["state_dict"])
     except (RuntimeError, KeyError) as error:

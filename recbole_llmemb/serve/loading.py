@@ -161,7 +161,7 @@ def _read(config):
         ours = is_ours(config["model"])
         dataset = create_dataset(config) if ours else LazySequentialDataset(config)
         return dataset, tuple(dataset.build())
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         text = " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")
