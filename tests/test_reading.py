@@ -58,13 +58,14 @@ def test_recbole_reads_with_it(tiny_data, monkeypatch):
     assert engines and set(engines) == {"c"}
 
 
-def test_long_separators_stay_with_the_python_parser(tmp_path):
+@pytest.mark.parametrize("separator", ["::", "||", ".."])
+def test_separators_of_several_characters_are_no_patterns(tmp_path, separator):
     file = tmp_path / "x.inter"
-    file.write_bytes(b'a::b\r\n1::2\r\nNA::"x\ry\r\n')
+    file.write_bytes(b'a::b\r\n 1::2 \r\nNA::"x\ry\r\n'.replace(b"::", separator.encode()))
     frame = _PandasInC(pd).read_csv(
-        file, delimiter="::", engine="python", dtype={"a": str, "b": str}
+        file, delimiter=separator, engine="python", dtype={"a": str, "b": str}
     )
-    assert frame.to_dict("list") == {"a": ["1", "NA"], "b": ["2", '"x\ry']}
+    assert frame.to_dict("list") == {"a": [" 1", "NA"], "b": ["2 ", '"x\ry']}
 
 
 @pytest.fixture
@@ -131,6 +132,24 @@ def test_line_ends_and_a_mark_are_no_characters(dataset):
     assert rows(dataset(plain, end="\r\n")) == expected
     assert rows(dataset(plain, saved="utf-8-sig")) == expected
     assert rows(dataset([line + "\t" for line in plain])) == expected  # a separator at the end
+
+
+@pytest.mark.parametrize("model", ["SASRec", "LLMEmbSASRec"])
+def test_separators_at_the_end_move_no_column(dataset, model):
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    lines = [f"u{n % 3}\ti{n}\t{n}\tx\t\t" for n in range(9)]
+    found = dataset(lines, model=model, load_col=columns)
+    assert list(found.field2id_token["user_id"][1:]) == ["u0", "u1", "u2"]
+    assert found.inter_feat["timestamp"].tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "LLMEmbSASRec"])
+def test_a_field_that_the_first_line_does_not_name_is_refused(dataset, model):
+    lines = [f"u{n % 3}\ti{n}\t{n}\tx" for n in range(9)]
+    with pytest.raises(UserError, match=r"odd\.inter, line 11: 5 fields"):
+        dataset([*lines, "u1\tan\titem\t7\tx"], model=model)
+    with pytest.raises(UserError, match=r"odd\.item, line 2: 5 fields"):
+        dataset(lines, ["i1\tone\ttwo\t\t5"], model=model)
 
 
 def naive(lines, needs_time):

@@ -27,6 +27,8 @@ from recbole_llmemb.files import text_encoding, wrong_encoding
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.
 _NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]
 _NAMED = 5
+# Stands for a separator of several characters; text has it nowhere.
+_UNIT = "\x1f"
 # From here on, not every whole number is a float.
 _INEXACT = 2.0**53
 
@@ -64,8 +66,9 @@ class _PandasInC(types.ModuleType):
             "quoting": csv.QUOTE_NONE,
             "keep_default_na": False,
             "na_values": missing or [""],
+            "index_col": False,  # a separator at the end of lines moves no column
         }
-        if options.get("engine") == "python" and len(separator) == 1:
+        if options.get("engine") == "python":
             options["engine"] = "c"
             if Version(pd.__version__) < Version("3.1"):  # exact by default from there on
                 options["float_precision"] = "round_trip"
@@ -82,11 +85,14 @@ class _PandasInC(types.ModuleType):
 
     def _read(self, path, options):
         in_c, encoding = options.get("engine") == "c", options.get("encoding")
-        if _has_lone_returns(path):
+        separator = options.get("delimiter") or ","
+        if len(separator) > 1 or _has_lone_returns(path):
             with open(path, encoding=encoding, newline="") as file:
                 text = file.read().replace("\r\n", "\n").removesuffix("\r")
             ends = {"lineterminator": "\n"} if in_c else {}
-            return self.inner.read_csv(io.StringIO(text), **options, **ends)
+            if len(separator) > 1:  # which pandas would take for a pattern
+                text, ends["delimiter"] = text.replace(separator, _UNIT), _UNIT
+            return self.inner.read_csv(io.StringIO(text), **options | ends)
         if in_c and encoding == "utf-8-sig":  # it knows the mark, and is quicker so
             options = options | {"encoding": "utf-8"}
         return self.inner.read_csv(path, **options)
@@ -113,6 +119,20 @@ def _refuse_words(path: Any, encoding: str | None, separator: str, frame: pd.Dat
             )
 
 
+def _refuse_long_lines(path: Any, encoding: str | None, separator: str) -> None:
+    """Refuse the first line with fields that the file's first line does not name."""
+    with open(path, encoding=encoding, newline="\n") as file:
+        most = file.readline().count(separator)
+        for number, line in enumerate(file, 2):
+            if line.count(separator) > most:
+                more = line.split(separator)[most + 1 :]
+                if "".join(more).strip():  # separators alone end some lines
+                    raise UserError(
+                        f"{path}, line {number}: {most + 1 + len(more)} fields where the first "
+                        f"line names {most + 1}; check the file and field_separator."
+                    )
+
+
 def line_numbers(path: Any, encoding: str | None, separator: str, rows: Iterable[int]) -> list[int]:
     """Where in the file rows below its first line stand: blank lines are not among the rows."""
     rows = set(rows)
@@ -132,6 +152,8 @@ def _checked(load_feat):
         given = {"encoding": settings["encoding"]} if "encoding" in settings else {}
         settings["encoding"] = encoding = text_encoding(given.get("encoding"))
         try:
+            if self._get_load_and_unload_col(source)[0] != set():
+                _refuse_long_lines(filepath, encoding, settings["field_separator"])
             frame = load_feat(self, filepath, source)
             return frame if frame is None else _complete(self, frame, filepath, source, encoding)
         except (UnicodeError, LookupError) as error:

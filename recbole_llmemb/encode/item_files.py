@@ -165,7 +165,7 @@ class AtomicItems(_TextFile):
             if not line.strip():
                 continue
             values = line.split(self._separator)
-            if len(values) > len(self._names):
+            if any(value.strip() for value in values[len(self._names) :]):
                 raise UserError(
                     f"{self.path}, line {number}: {len(values)} fields where the first line names "
                     f"{len(self._names)}; check the field separator."
