@@ -219,7 +219,14 @@ def train_and_evaluate(
             "trained and the last one is tested"
         )
     began = perf_counter()
-    _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
+    try:
+        _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
+    except ValueError as error:
+        if str(error) != "Training loss is nan":  # of RecBole's own models
+            raise
+        raise UserError(
+            "The training loss is no longer a number; lower learning_rate or set clip_grad_norm."
+        ) from error
     trained = perf_counter() - began
     valid_groups = getattr(trainer, "best_valid_groups", None)
 

@@ -82,7 +82,7 @@ def dataset(tmp_path):
             lines = ["item_id:token\ttitle:token_seq\tprice:float", *item]
             (folder / "odd.item").write_bytes("".join(x + end for x in lines).encode(saved))
         settings = {"data_path": str(tmp_path), "load_col": None, **settings}
-        if model == "SASRec":
+        if model in ("SASRec", "FDSA"):
             settings["train_neg_sample_args"] = None
         return create_dataset(Config(model=model, dataset="odd", config_dict=settings))
 
@@ -150,6 +150,46 @@ def test_a_field_that_the_first_line_does_not_name_is_refused(dataset, model):
         dataset([*lines, "u1\tan\titem\t7\tx"], model=model)
     with pytest.raises(UserError, match=r"odd\.item, line 2: 5 fields"):
         dataset(lines, ["i1\tone\ttwo\t\t5"], model=model)
+
+
+NUMBERS = {"vec": "float_seq", "price": "float"}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (("1 2", "inf"), "line 4: price is not finite"),
+        (("1 nan", "1"), "line 4: vec is not finite"),
+        (("1 two", "1"), "line 4: 'two' of vec:float_seq is no number"),
+    ],
+)
+@pytest.mark.parametrize("model", ["FDSA", "LLMEmbFDSA"])
+def test_what_is_no_number_to_reckon_with_is_refused(dataset, tmp_path, model, values, told):
+    head = "item_id:token\t" + "\t".join(f"{name}:{kind}" for name, kind in NUMBERS.items())
+    (tmp_path / "odd").mkdir()
+    text = "\n".join([head, "i0\t1 2\t", "", "\t".join(["i1", *values])])
+    (tmp_path / "odd/odd.item").write_text(text)
+    lines = [f"u{n % 3}\ti{n % 2}\t{n}\tx" for n in range(9)]
+    with pytest.raises(UserError, match=rf"odd\.item, {told}"):
+        dataset(lines, model=model, selected_features=list(NUMBERS))
+
+
+@pytest.mark.parametrize("model", ["FDSA", "LLMEmbFDSA"])
+def test_numbers_that_are_missing_in_all_lines_are_zero(dataset, model, caplog):
+    lines, items = [f"u{n}\ti{n}\t{n}\tx" for n in range(2)], ["i0\tone\t", "i1\ttwo\tnan"]
+    dataset(lines, items)  # there is a file to choose features of
+    found = dataset(lines, items, model, selected_features=["price"])
+    assert [value for value, _ in found.item_feat["price"]] == [0, 0, 0]
+    assert "odd.item: no line has a value of price" in caplog.text
+
+
+@pytest.mark.parametrize("model", ["SASRec", "LLMEmbSASRec"])
+def test_a_file_without_lines_is_refused(dataset, tmp_path, model):
+    with pytest.raises(UserError, match=r"odd\.inter has nothing below"):
+        dataset([], model=model)
+    (tmp_path / "odd/odd.item").write_text("item_id:token\ttitle:token_seq\n")
+    with pytest.raises(UserError, match=r"odd\.item has nothing below"):
+        dataset(["u\ta\t1\tx"], model=model)
 
 
 def naive(lines, needs_time):

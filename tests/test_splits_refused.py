@@ -98,3 +98,12 @@ def test_recboles_entry_point_says_the_same(tmp_path):
     with pytest.raises(UserError, match=r"eval_args\.split is "):
         halves = {"eval_args": eval_args({"RS": [0.8, 0.2]})}
         run_recbole("LLMEmbSASRec", "few", config_dict=settings | halves)
+
+
+def test_a_loss_that_is_no_number_is_one_sentence(tmp_path, capsys):
+    settings = write(tmp_path / "data", "few", *[5] * 20)
+    settings |= {"train_neg_sample_args": None, "load_col": None, "learning_rate": 1e30}
+    settings |= {"epochs": 3, "checkpoint_dir": str(tmp_path)}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
+    status = main(["--model=SASRec", "--dataset=few", f"--config_files={tmp_path}/s.yaml"])
+    assert status == 2 and "learning_rate" in capsys.readouterr().err

@@ -22,7 +22,7 @@ import pandas as pd
 from packaging.version import Version
 
 from recbole_llmemb.errors import UserError
-from recbole_llmemb.files import text_encoding, wrong_encoding
+from recbole_llmemb.files import first_line, text_encoding, wrong_encoding
 
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.
 _NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]
@@ -119,10 +119,11 @@ def _refuse_words(path: Any, encoding: str | None, separator: str, frame: pd.Dat
             )
 
 
-def _refuse_long_lines(path: Any, encoding: str | None, separator: str) -> None:
-    """Refuse the first line with fields that the file's first line does not name."""
+def _check_lines(path: Any, encoding: str | None, separator: str, may_be_empty: bool) -> None:
+    """Refuse the first line with fields that the file's first line does not name, and no lines."""
     with open(path, encoding=encoding, newline="\n") as file:
-        most = file.readline().count(separator)
+        head, number = file.readline(), 1
+        most = head.count(separator)
         for number, line in enumerate(file, 2):
             if line.count(separator) > most:
                 more = line.split(separator)[most + 1 :]
@@ -131,6 +132,8 @@ def _refuse_long_lines(path: Any, encoding: str | None, separator: str) -> None:
                         f"{path}, line {number}: {most + 1 + len(more)} fields where the first "
                         f"line names {most + 1}; check the file and field_separator."
                     )
+    if number == 1 and not (may_be_empty and "_seq" not in head):
+        raise UserError(f"{path} has nothing below its first line; fill it, or take it away.")
 
 
 def line_numbers(path: Any, encoding: str | None, separator: str, rows: Iterable[int]) -> list[int]:
@@ -153,18 +156,74 @@ def _checked(load_feat):
         settings["encoding"] = encoding = text_encoding(given.get("encoding"))
         try:
             if self._get_load_and_unload_col(source)[0] != set():
-                _refuse_long_lines(filepath, encoding, settings["field_separator"])
+                may_be_empty = bool(settings["benchmark_filename"])
+                _check_lines(filepath, encoding, settings["field_separator"], may_be_empty)
             frame = load_feat(self, filepath, source)
-            return frame if frame is None else _complete(self, frame, filepath, source, encoding)
+            if frame is None:
+                return None
+            _check_numbers(self, frame, filepath, encoding)
+            return _complete(self, frame, filepath, source, encoding)
         except (UnicodeError, LookupError) as error:
             if isinstance(error, (KeyError, IndexError)):
                 raise
             raise UserError(wrong_encoding(filepath, given.get("encoding"), error)) from error
+        except ValueError as error:
+            if "could not convert string to float" in str(error):
+                _refuse_lists(self, filepath, encoding)
+            raise
         finally:
             settings.pop("encoding")
             settings.update(given)
 
     return read
+
+
+def _check_numbers(dataset, frame, path, encoding):
+    """Refuse infinite numbers that models are given; where all are missing, they are 0."""
+    counted = dataset.config["numerical_features"] or ()
+    for field in [name for name in frame if name in counted]:
+        kind = dataset.field2type[field].value
+        orders = field == dataset.time_field and orders_by_time(dataset)
+        if not kind.startswith("float") or orders or not len(frame):
+            continue
+        if kind == "float":
+            values = frame[field].to_numpy()
+            bad = np.isinf(values)
+            if np.isnan(values).all():
+                dataset.logger.warning(f"{path}: no line has a value of {field}; it is 0 in all.")
+                frame[field] = 0.0
+        else:
+            bad = np.array([not np.isfinite(values).all() for values in frame[field]])
+        if bad.any():
+            separator = dataset.config["field_separator"]
+            (line,) = line_numbers(path, encoding, separator, [int(bad.argmax())])
+            raise UserError(
+                f"{path}, line {line}: {field} is not finite; write another number, or leave the "
+                "field empty."
+            )
+
+
+def _refuse_lists(dataset, path, encoding):
+    """Refuse the first word in a list of numbers, if there is one."""
+    from recbole.data.dataset import dataset as module
+
+    separator, between = dataset.config["field_separator"], dataset.config["seq_separator"]
+    names = first_line(path, encoding).split(separator)
+    names = [name for name in names if name.endswith(":float_seq")]
+    frame = module.pd.read_csv(
+        path, delimiter=separator, usecols=names, dtype=dict.fromkeys(names, str),
+        encoding=encoding, engine="python",
+    )  # fmt: skip
+    for name in names:
+        for row, values in enumerate(frame[name].fillna("")):
+            words = pd.Series(list(filter(None, values.split(between))), dtype=object)
+            words = words[pd.to_numeric(words, errors="coerce").isna() & ~words.isin(_NO_NUMBER)]
+            if len(words):
+                (line,) = line_numbers(path, encoding, separator, [row])
+                raise UserError(
+                    f"{path}, line {line}: {words.iloc[0][:40]!r} of {name} is no number; write "
+                    "numbers with seq_separator between them, or leave the field empty."
+                )
 
 
 def orders_by_time(dataset) -> bool:

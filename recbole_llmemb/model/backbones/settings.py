@@ -191,7 +191,7 @@ def settle_features(values, given: dict, model_class) -> None:
     _settle_numbers(values, key, {field: kinds[field] for field in wanted}, model_class)
     values[key] = wanted[0] if key == "item_attribute" else wanted
     columns = values.get("load_col")
-    if columns is not None:
+    if columns is not None and columns.get("item") != "*":  # which is all of them
         loaded = list(columns.get("item") or [values["ITEM_ID_FIELD"]])
         loaded += [field for field in wanted if field not in loaded]
         values["load_col"] = {**columns, "item": loaded}
