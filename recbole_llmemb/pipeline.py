@@ -121,6 +121,8 @@ def prepare_data(config) -> Data:
                 f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
                 "items; ask for shorter lists."
             )
+        if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
+            check_parts(([], [], []), config)
         data = Data(dataset, *data_preparation(config, dataset))
         check_parts([part._dataset for part in (data.train, data.valid, data.test)], config)
         return data

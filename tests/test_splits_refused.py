@@ -81,11 +81,19 @@ def test_nobody_to_evaluate_is_one_sentence(tmp_path, capsys, model, lengths, sp
     assert len(err.strip().splitlines()) == 1
 
 
-def test_nothing_to_train_on_is_one_sentence(tmp_path):
-    settings = write(tmp_path / "data", "few", *[1] * 20)
-    settings |= {"item_embedding": "id", "align_weight": 0}
+@pytest.mark.parametrize(
+    ("each", "split"),
+    [(1, {"LS": "valid_and_test"}), (1, {"TS": [8, 1, 1]}), (2, {"TS": [0.1, 0.1, 0.8]})],
+    ids=str,
+)
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_nothing_to_train_on_is_one_sentence(tmp_path, model, each, split):
+    settings = write(tmp_path / "data", "few", *[each] * 20)
+    more = {"item_embedding": "id", "align_weight": 0}
+    more = more if model != "SASRec" else {"train_neg_sample_args": None, "load_col": None}
+    settings |= {"eval_args": eval_args(split), **more}
     with pytest.raises(UserError, match="nothing to train on in dataset few .*eval_args"):
-        prepare_data(make_config("LLMEmbSASRec", "few", overrides=settings))
+        prepare_data(make_config(model, "few", overrides=settings))
 
 
 def test_recboles_entry_point_says_the_same(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import recbole.data.utils as recbole_data
 
+from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.interaction_file import interaction_files
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction
 from recbole_llmemb.errors import UserError
@@ -23,13 +24,18 @@ _KEYS = (
 
 
 def install() -> None:
-    """Let ``recbole.data.data_preparation`` note it in the configuration; idempotent."""
+    """Let ``recbole.data.data_preparation`` note it in the configuration; idempotent.
+
+    It is where a split without training interactions is refused, RecBole's own models included.
+    """
     original = recbole_data.create_samplers
     if getattr(original, "knows_llmemb", False):
         return
 
     def create_samplers(config, dataset, built_datasets):
         train = built_datasets[0]
+        if not len(train):
+            check_parts(built_datasets, config)
         if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
             config["trained_on"] = trained_on(config, train)
         return original(config, dataset, built_datasets)
