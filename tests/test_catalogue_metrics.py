@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from statistics import mean
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ def by_hand(lists, counts, ratio=0.1):
         "itemcoverage": len(times) / n,
         "shannonentropy": -sum(v / total * math.log(v / total) for v in times.values()),
         "giniindex": sum((2 * i - n - 1) * v for i, v in enumerate(spread, 1)) / n / total,
-        "averagepopularity": sum(counts[item] for one in lists for item in one) / total,
-        "tailpercentage": sum(item in rarest for one in lists for item in one) / total,
+        "averagepopularity": mean(mean(counts[item] for item in one) for one in lists if one),
+        "tailpercentage": mean(mean(item in rarest for item in one) for one in lists if one),
     }
 
 
@@ -77,12 +78,14 @@ def test_metrics_of_a_run(tiny_run, tiny, model, mode, ratio):
                 assert outcome.groups[group][f"{name}@5"] == pytest.approx(value, abs=1e-7)
 
 
-def test_padding_in_a_list_is_no_item():
+@pytest.mark.parametrize("ratio", [0.3, 2])
+def test_padding_in_a_list_is_no_item(ratio):
     """As it comes where a list is longer than what there is to rank."""
-    struct = DataStruct()
-    struct.set("rec.items", torch.tensor([[2, 1, 0], [2, 0, 3]]))
+    struct, counts = DataStruct(), {1: 3, 2: 1, 3: 2, 4: 5}
+    struct.set("rec.items", torch.tensor([[2, 1, 0], [2, 0, 3], [4, 0, 0], [0, 0, 0]]))
     struct.set("data.num_items", 4)
-    settings = {"metrics": METRICS[1:4], "topk": [3], "metric_decimal_place": 8}
-    expected = by_hand([[2, 1], [2, 3]], dict.fromkeys(range(1, 5), 0))
+    struct.set("data.count_items", counts)
+    settings = {"metrics": METRICS[1:], "topk": [3], "metric_decimal_place": 8, "tail_ratio": ratio}
+    expected = by_hand([[2, 1], [2, 3], [4], []], counts, ratio)
     for name, value in Evaluator(settings).evaluate(struct).items():
         assert value == pytest.approx(expected[name[:-2]], abs=1e-8), name

@@ -45,10 +45,10 @@ def collect_catalogue_metrics() -> None:
 
 
 def compute_catalogue_metrics() -> None:
-    """Compute coverage, entropy and Gini index as RecBole documents them.
+    """Compute metrics of what is recommended as RecBole documents them.
 
     It divides the entropy by the number of recommended items, and takes the padding that fills
-    up a list for one of them.
+    up a list for one of them, a popular and a rare one too.
     """
     from recbole.evaluator import metrics
 
@@ -77,6 +77,31 @@ def compute_catalogue_metrics() -> None:
         rank = np.arange(n - len(times) + 1, n + 1)
         return float(((2 * rank - n - 1) * times).sum() / (n * times.sum()))
 
+    def mean_over_lists(name: str, of: Callable[[Any, np.ndarray], np.ndarray]):
+        def calculate_metric(self, dataobject):
+            lists, counts = dataobject.get("rec.items").numpy(), dataobject.get("data.count_items")
+            of_item = np.zeros(max([lists.max(initial=0), *counts]) + 1, dtype=np.int64)
+            of_item[list(counts)] = list(counts.values())
+            values, found = of(self, of_item)[lists] * (lists > 0), {}
+            for k in self.topk:
+                items = (lists[:, :k] > 0).sum(axis=1)
+                means = values[:, :k].sum(axis=1)[items > 0] / items[items > 0]
+                found[f"{name}@{k}"] = round(float(means.mean()), self.decimal_place)
+            return found
+
+        return calculate_metric
+
+    def popularity(metric, counts):
+        return counts
+
+    def rare(metric, counts):
+        items = np.arange(1, len(counts))
+        rarest = items[np.argsort(counts[items], kind="stable")]
+        few = rarest[: max(int(len(items) * metric.tail), 1)]
+        return counts <= metric.tail if metric.tail > 1 else np.isin(np.arange(len(counts)), few)
+
+    metrics.AveragePopularity.calculate_metric = mean_over_lists("averagepopularity", popularity)
+    metrics.TailPercentage.calculate_metric = mean_over_lists("tailpercentage", rare)
     metrics.ItemCoverage.calculate_metric = measure("itemcoverage", coverage)
     metrics.ShannonEntropy.calculate_metric = measure("shannonentropy", entropy)
     metrics.GiniIndex.calculate_metric = measure("giniindex", gini)
