@@ -195,16 +195,18 @@ def _check_split(config):
 
 
 def _check_negatives(config):
-    if config["loss_type"] not in ("BPR", "BCE"):
+    loss, kind = config["loss_type"], getattr(config["MODEL_INPUT_TYPE"], "name", None)
+    if loss not in ("BPR", "BCE") and not (loss is None and kind == "PAIRWISE"):
         return
     args = config["train_neg_sample_args"] or {}
     count, alpha = args.get("sample_num", 1), args.get("alpha", 1.0)
-    if not is_number(alpha):
-        raise UserError(f"train_neg_sample_args.alpha is {alpha!r}; it must be a number.")
     drawn = args and args.get("distribution", "uniform") not in (None, "none", "None")
+    if drawn and not is_number(alpha):
+        raise UserError(f"train_neg_sample_args.alpha is {alpha!r}; it must be a number.")
     if not drawn or not isinstance(count, int) or count < 1:
         raise UserError(
-            f"loss_type {config['loss_type']} compares targets with sampled negatives, but "
-            f"train_neg_sample_args is {args or None}; give it a distribution ('uniform' or "
-            "'popularity') and a sample_num of at least 1, or set loss_type: CE."
+            f"{f'loss_type {loss}' if loss else config['model']} compares targets with sampled "
+            f"negatives, but train_neg_sample_args is {args if drawn else None}; give it a "
+            "distribution ('uniform' or 'popularity') and a sample_num of at least 1"
+            + (", or set loss_type: CE." if loss else ".")
         )

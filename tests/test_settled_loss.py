@@ -59,3 +59,10 @@ def test_the_word_none_of_a_yaml_file_is_none_for_recboles_models_too(tmp_path):
     config = make_config("SASRec", "tiny", [str(file)])
     assert config["loss_type"] == "CE"
     assert config["train_neg_sample_args"]["distribution"] == "none"
+
+
+@pytest.mark.parametrize("model", ["TransRec", "BPR", "FPMC", "LightGCN"])
+def test_recboles_models_that_need_negatives_say_so(model, tmp_path):
+    (tmp_path / "s.yaml").write_text("train_neg_sample_args: ~\n")
+    with pytest.raises(UserError, match="sampled negatives, but train_neg_sample_args is None"):
+        make_config(model, "ml-100k", [str(tmp_path / "s.yaml")])
