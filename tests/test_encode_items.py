@@ -116,7 +116,7 @@ def test_same_text_as_pandas_on_real_files():
         ("item_id\ttitle:token\n1\ta\n", "'item_id' is not"),
         ("iid:token\ttitle:token\n1\ta\n", "no field 'item_id'.*iid, title.*ITEM_ID_FIELD"),
         ("item_id:token\tt:token\n1\ta\tb\n", "line 2: 3 fields where the first line names 2"),
-        ("item_id:token\tt:token\n\ta\n", "line 2: the item token .* is empty"),
+        ("item_id:token\tt:token\n\ta\n", "no items"),
         ("item_id:token\tt:token\n1\ta\n2\tb\n1\tc\n", "1 item token.* more than once: '1'"),
         ("item_id:token\tt:token\n", "no items"),
         ("", "'' is not"),
@@ -125,6 +125,16 @@ def test_same_text_as_pandas_on_real_files():
 def test_refusals(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         read_items(write(tmp_path / "x.item", text))
+
+
+def test_lines_without_an_item_are_left_out_and_told_once(tmp_path, caplog):
+    """As the dataset does without them. A scan reads the file twice."""
+    text = "item_id:token\tt:token\n\tno\n1\ta\n\t\n\n2\tb\t\n"
+    file = open_items(write(tmp_path / "x.item", text))
+    for _ in range(2):
+        assert list(file.rows()) == [("1", {"t": "a"}), ("2", {"t": "b"})]
+    (told,) = caplog.messages
+    assert "x.item: 1 lines left out" in told and told.endswith("line 2")
 
 
 def test_unknown_field_and_absent_file(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,11 @@ class _TextFile(ItemFile):
 class AtomicItems(_TextFile):
     """RecBole's ``.item`` file; its first line names the fields as ``name:type``.
 
-    Lines are split at the separator and nothing else: quotes are characters.
+    Lines are split at the separator and nothing else: quotes are characters. Those without an
+    item are left out with a warning.
     """
+
+    _told = False
 
     def __init__(self, path, fields, id_field, field_separator="\t", encoding="utf-8"):
         super().__init__(path, id_field)
@@ -156,7 +160,7 @@ class AtomicItems(_TextFile):
         return names, kinds
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        columns = [(name, self._names.index(name)) for name in self.fields]
+        columns, bare = [(name, self._names.index(name)) for name in self.fields], []
         id_column = self._names.index(self.id_field)
         lines = self._lines(start)
         if not start:
@@ -171,6 +175,9 @@ class AtomicItems(_TextFile):
                     f"{len(self._names)}; check the field separator."
                 )
             token = values[id_column] if id_column < len(values) else ""
+            if not token:  # RecBole's dataset goes without such lines, too
+                bare.append(number)
+                continue
             self._check_token(token, f"line {number}")
             texts = {}
             for name, column in columns:
@@ -178,6 +185,13 @@ class AtomicItems(_TextFile):
                 if text not in MISSING:
                     texts[name] = text.replace("\r", " ")
             yield token, texts
+        if bare and not start and not self._told:
+            self._told = True
+            named = ", ".join(map(str, bare[:5])) + (", …" if len(bare) > 5 else "")
+            getLogger().warning(
+                f"{self.path}: {len(bare)} lines left out, which have no {self.id_field}: "
+                f"line {named}"
+            )
 
 
 class JsonItems(_TextFile):
