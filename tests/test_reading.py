@@ -192,6 +192,17 @@ def test_a_file_without_lines_is_refused(dataset, tmp_path, model):
         dataset(["u\ta\t1\tx"], model=model)
 
 
+@pytest.mark.parametrize("model", ["BPR", "LLMEmbSASRec"])
+def test_interactions_whose_item_has_no_line_are_counted(dataset, model, caplog):
+    lines = [f"u{n % 3}\ti{n % 4}\t{n}\tx" for n in range(12)]
+    items = ["i0\tone\t1", "i1\ttwo\t1", "i2\ttwo\t1"]
+    assert len(dataset(lines, items, model).inter_feat) == 9
+    assert "3 of 12 interactions of odd left out" in caplog.text
+    caplog.clear()
+    kept = dataset(lines, items, model, filter_inter_by_user_or_item=False)
+    assert len(kept.inter_feat) == 12 and "left out" not in caplog.text
+
+
 def naive(lines, needs_time):
     """Lines that are complete."""
     return [

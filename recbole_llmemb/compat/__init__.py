@@ -59,6 +59,7 @@ def apply() -> None:
         folders.let_folders_exist()
         datasets.restore_pandas_habits()
         datasets.copy_read_only_columns()
+        datasets.tell_filtered_interactions()
         reading.read_files_as_they_are()
         order.keep_times_exact()
         columns.name_missing_columns()

@@ -166,6 +166,26 @@ class _WritableColumns:
         return types.SimpleNamespace(values=self._frame[field].to_numpy(copy=True))
 
 
+def tell_filtered_interactions() -> None:
+    """Say how many interactions go because their user or item has no line in its file."""
+    from recbole.data.dataset import Dataset
+
+    filter_inter = Dataset._filter_inter_by_user_or_item
+
+    @functools.wraps(filter_inter)
+    def told(self):
+        before = len(self.inter_feat)
+        filter_inter(self)
+        if len(self.inter_feat) < before:
+            self.logger.warning(
+                f"{before - len(self.inter_feat)} of {before} interactions of {self.dataset_name} "
+                "left out, whose user or item has no line in the .user or .item file; set "
+                "filter_inter_by_user_or_item: False to keep them."
+            )
+
+    Dataset._filter_inter_by_user_or_item = told
+
+
 def check_presplit_histories() -> None:
     """Say what RecBole's sequential models need of files that are split already.
 
