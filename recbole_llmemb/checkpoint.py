@@ -103,7 +103,7 @@ def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         # A readable archive with an unreadable pickle, or one that names a class,
         # is somebody's objects; anything else is no checkpoint at all.
-        if zipfile.is_zipfile(path) or "Unsupported global" in str(error):
+        if _is_archive(path) or "Unsupported global" in str(error):
             raise UserError(
                 f"The checkpoint '{path}' holds pickled Python objects, which are not loaded "
                 "because they can run any code: write it again by training with recbole_llmemb "
@@ -140,6 +140,13 @@ def _has_the_form(state: dict[str, Any]) -> bool:
         isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
         for value in used
     ) and isinstance(config.get("eval_args", {}), Mapping)
+
+
+def _is_archive(path):
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
 
 
 def config_to_plain(config: Any) -> dict[str, Any]:

@@ -91,6 +91,9 @@ def test_missing_file(tmp_path):
         checkpoint.load(tmp_path / "absent.pth")
 
 
+DISKS = b"PK\x06\x07" + b"\0\0\0\0" + bytes(8) + b"\2\0\0\0" + b"PK\x05\x06" + bytes(18)
+
+
 @pytest.mark.parametrize("kept", [0, 3, 200, 4000, -40])
 def test_damaged_file(tmp_path, kept):
     path = tmp_path / "a.pth"
@@ -100,8 +103,10 @@ def test_damaged_file(tmp_path, kept):
         checkpoint.load(path)
 
 
-def test_text_file_is_no_checkpoint(tmp_path):
-    (tmp_path / "a.pth").write_text("weights of a model\n")
+# The last one: the end of a zip archive of two disks.
+@pytest.mark.parametrize("data", [b"weights of a model\n", b"junk", b"X\x01", b"(R", DISKS])
+def test_other_files_are_no_checkpoints(tmp_path, data):
+    (tmp_path / "a.pth").write_bytes(data)
     with pytest.raises(UserError, match="cannot be read"):
         checkpoint.load(tmp_path / "a.pth")
 
