@@ -66,3 +66,32 @@ def test_an_item_file_with_another_column(settings, tmp_path):
     file.write_text("item_id:token\ttitle:token_seq\ni0\tsome thing\n")
     with pytest.raises(UserError, match="tiny.item has the columns item_id, title, but no iid"):
         prepare_data(make_config("SASRec", "tiny", overrides=settings("SASRec", **KEYS)))
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec", "BPR"])
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ("uid:float\tiid:token\twhen:float", "uid is of type float.*write uid:token"),
+        ("uid:token\tiid:token_seq\twhen:float", "iid is of type token_seq.*write iid:token"),
+        ("uid:token\tiid:token\twhen:float\twhen:float", "two columns when"),
+    ],
+)
+def test_columns_that_are_no_tokens_or_there_twice(settings, tmp_path, model, head, told):
+    lines = [f"{u}\t{(u * 3 + t) % 12}\t{t}" for u in range(12) for t in range(5)]
+    (tmp_path / "data/tiny/tiny.inter").write_text("\n".join([head, *lines]))
+    given = settings(model, **KEYS)
+    if model == "BPR":
+        del given["train_neg_sample_args"]
+    with pytest.raises(UserError, match=f"tiny.inter.*{told}"):
+        run_recbole(model=model, dataset="tiny", config_dict=given)
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_a_column_without_any_value_is_named(settings, tmp_path, model):
+    lines = [f"u{u}\ti{(u * 3 + t) % 12}\t" for u in range(12) for t in range(5)]
+    (tmp_path / "data/tiny/tiny.inter").write_text(
+        "\n".join(["uid:token\tiid:token\twhen:float", *lines])
+    )
+    with pytest.raises(UserError, match="tiny.inter: no line has uid, iid and when"):
+        prepare_data(make_config(model, "tiny", overrides=settings(model, **KEYS)))

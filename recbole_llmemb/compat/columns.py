@@ -21,12 +21,9 @@ def name_missing_columns() -> None:
     @functools.wraps(load_feat)
     def _load_feat(self, filepath, source):
         kind = getattr(source, "value", source)
-        if kind == "inter":
+        if kind == "inter" or self._get_load_and_unload_col(source)[0] != set():
             _check_columns(self.config, filepath, kind)
-        frame = load_feat(self, filepath, source)
-        if frame is not None:
-            _check_columns(self.config, filepath, kind)
-        return frame
+        return load_feat(self, filepath, source)
 
     Dataset._load_feat = _load_feat
 
@@ -41,7 +38,11 @@ def _check_columns(config, path, source):
     if source == "inter" and ordered:
         keys.append("TIME_FIELD")
     header = first_line(path, config["encoding"])
-    found = [column.partition(":")[0] for column in header.split(config["field_separator"])]
+    columns = [column.partition(":") for column in header.split(config["field_separator"])]
+    found = [name for name, _, _ in columns]
+    twice = [name for name in found if found.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has two columns {twice[0]}; rename one of them.")
     missing = [key for key in keys if config[key] is not None and config[key] not in found]
     if missing:
         named = ", ".join(str(config[key]) for key in missing)
@@ -49,3 +50,10 @@ def _check_columns(config, path, source):
             f"{path} has the columns {', '.join(found)}, but no {named}; set "
             f"{', '.join(missing)} to what it is called (in all files alike), or rename it."
         )
+    people_and_things = [config[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD") if key in keys]
+    for name, _, kind in columns:
+        if name in people_and_things and kind != "token":
+            raise UserError(
+                f"{path}: {name} is of type {kind}, but users and items are tokens; write "
+                f"{name}:token in the first line."
+            )

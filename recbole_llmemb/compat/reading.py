@@ -258,6 +258,9 @@ def _complete(dataset, frame, path, source, encoding):
                 f"line {', '.join(map(str, lines))}{more}"
             )
             drop |= rows
+    if len(frame) and drop.all():
+        wanted = ", ".join(needed) + (f" and {time}" if timed else "")
+        raise UserError(f"{path}: no line has {wanted}; fill them.")
     if timed and np.abs(times[~drop]).max(initial=0) >= _INEXACT:
         frame[time] = _whole(dataset, path, time, encoding, drop, times)
     return frame[~drop].reset_index(drop=True) if drop.any() else frame
