@@ -221,6 +221,9 @@ def _check_file(file):
         raise UserError(f"config file {file} is not valid yaml: {text}.") from None
     if not isinstance(content, dict):
         raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
+    for key in content:
+        if not isinstance(key, str):  # yaml takes on and yes for switches, too
+            raise UserError(f"config file {file} has a key {key!r}, which is no name.")
 
 
 def make_config(model, dataset=None, config_files=(), overrides=None, strict=()):

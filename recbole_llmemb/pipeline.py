@@ -94,17 +94,25 @@ def prepare_data(config) -> Data:
     init_seed(config["seed"], config["reproducibility"])
     folder, name = Path(config["data_path"]), config["dataset"]
     for file in interaction_files(config):
+        if not file.is_file() and config["benchmark_filename"]:
+            raise UserError(
+                f"benchmark_filename names {file.name}, which is not in {folder}; put it there, or "
+                "name the files that are."
+            )
         if not file.is_file():
             raise UserError(
                 f"Dataset {name} is not in {folder}: there is no {file.name} there; "
                 "set --data_path to the folder that holds the dataset's folder."
             )
         check_header(file, config)
+    order, sequential = config["eval_args"]["order"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if sequential and order != "TO" and not config["benchmark_filename"]:
+        raise UserError(f"eval_args.order is {order!r}, but sequences are those of time; set TO.")
     try:
         dataset = create_dataset(config)
         time = config["TIME_FIELD"]
         listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
-        sorts = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and listed not in dataset.inter_feat
+        sorts = sequential and listed not in dataset.inter_feat
         if sorts and time not in dataset.inter_feat:
             raise UserError(
                 f"Dataset {name} in {folder} has no field {time!r} among those that are read, "

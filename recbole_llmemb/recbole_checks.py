@@ -38,7 +38,7 @@ def check_recboles(config) -> None:
         if not config[key]:
             raise UserError(f"{key} is empty; name a folder.")
     parts = config["benchmark_filename"]
-    if parts and not (isinstance(parts, (list, tuple)) and len(parts) == 3):
+    if parts is not None and not (isinstance(parts, (list, tuple)) and len(parts) == 3):
         raise UserError(
             f"benchmark_filename is {parts!r}; it must name three parts of the dataset, such as "
             "[train, valid, test], or be empty."

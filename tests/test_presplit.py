@@ -185,7 +185,7 @@ def refused(match, name, model="LLMEmbSASRec", **settings):
 def test_refusals(forms, tmp_path):
     _, settings = forms
     gone = settings("whole", benchmark_filename=["train", "dev", "test"])
-    refused("no whole.dev.inter", "whole", **gone)
+    refused("names whole.dev.inter, which is not in", "whole", **gone)
     refused("three parts", "whole", **settings("whole", benchmark_filename=["train", "test"]))
     refused("holdout_items", "whole", **settings("whole", holdout_items=0.1))
     (tmp_path / "data/whole/whole.test.inter").write_text("who:token\titem_id:token\n1\t2\n")

@@ -115,3 +115,23 @@ def test_a_loss_that_is_no_number_is_one_sentence(tmp_path, capsys):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
     status = main(["--model=SASRec", "--dataset=few", f"--config_files={tmp_path}/s.yaml"])
     assert status == 2 and "learning_rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("1: 2", "a key 1,"),
+        ("on: 2", "a key True,"),
+        ("benchmark_filename: []", "benchmark_filename is []"),
+        ("benchmark_filename: [train, valid, test]", "names few.train.inter, which is not in"),
+        ("eval_args: {split: {LS: valid_only}}", "eval_args.order is 'RO'"),
+    ],
+)
+def test_files_of_settings_that_say_too_little(tmp_path, capsys, model, lines, told):
+    settings = write(tmp_path / "data", "few", *[5] * 20)
+    more = {"item_embedding": "id", "align_weight": 0}
+    settings |= more if model != "SASRec" else {"train_neg_sample_args": None, "load_col": None}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings) + lines + "\n")
+    status = main([f"--model={model}", "--dataset=few", f"--config_files={tmp_path}/s.yaml"])
+    assert status == 2 and told in capsys.readouterr().err
