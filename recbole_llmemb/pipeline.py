@@ -231,6 +231,14 @@ def train_and_evaluate(
     began = perf_counter()
     try:
         _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
+    except KeyError as error:
+        if error.args[0] != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
+            raise
+        raise UserError(  # not all of RecBole's pairwise models read them, so it shows only here
+            f"{config['model']} compares targets with sampled negatives, but train_neg_sample_args "
+            f"is {config['train_neg_sample_args']}; give it a distribution ('uniform' or "
+            "'popularity') and a sample_num of at least 1."
+        ) from None
     except ValueError as error:
         if str(error) != "Training loss is nan":  # of RecBole's own models
             raise

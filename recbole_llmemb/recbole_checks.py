@@ -195,8 +195,7 @@ def _check_split(config):
 
 
 def _check_negatives(config):
-    loss, kind = config["loss_type"], getattr(config["MODEL_INPUT_TYPE"], "name", None)
-    if loss not in ("BPR", "BCE") and not (loss is None and kind == "PAIRWISE"):
+    if config["loss_type"] not in ("BPR", "BCE"):
         return
     args = config["train_neg_sample_args"] or {}
     count, alpha = args.get("sample_num", 1), args.get("alpha", 1.0)
@@ -205,8 +204,7 @@ def _check_negatives(config):
         raise UserError(f"train_neg_sample_args.alpha is {alpha!r}; it must be a number.")
     if not drawn or not isinstance(count, int) or count < 1:
         raise UserError(
-            f"{f'loss_type {loss}' if loss else config['model']} compares targets with sampled "
-            f"negatives, but train_neg_sample_args is {args if drawn else None}; give it a "
-            "distribution ('uniform' or 'popularity') and a sample_num of at least 1"
-            + (", or set loss_type: CE." if loss else ".")
+            f"loss_type {config['loss_type']} compares targets with sampled negatives, but "
+            f"train_neg_sample_args is {args if drawn else None}; give it a distribution "
+            "('uniform' or 'popularity') and a sample_num of at least 1, or set loss_type: CE."
         )

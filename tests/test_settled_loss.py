@@ -5,6 +5,7 @@ import yaml
 
 from recbole_llmemb.config import make_config, preset_file, properties_folder
 from recbole_llmemb.errors import UserError
+from recbole_llmemb.pipeline import build, prepare_data, train_and_evaluate
 
 NO_NEGATIVES = [None, "None", {"distribution": None}, {"distribution": "none"}]
 
@@ -61,8 +62,16 @@ def test_the_word_none_of_a_yaml_file_is_none_for_recboles_models_too(tmp_path):
     assert config["train_neg_sample_args"]["distribution"] == "none"
 
 
-@pytest.mark.parametrize("model", ["TransRec", "BPR", "FPMC", "LightGCN"])
-def test_recboles_models_that_need_negatives_say_so(model, tmp_path):
-    (tmp_path / "s.yaml").write_text("train_neg_sample_args: ~\n")
-    with pytest.raises(UserError, match="sampled negatives, but train_neg_sample_args is None"):
-        make_config(model, "ml-100k", [str(tmp_path / "s.yaml")])
+@pytest.mark.parametrize("model", ["TransRec", "BPR", "LightGCN"])
+def test_recboles_models_that_need_negatives_say_so(model, tiny_config):
+    config = tiny_config(model, train_neg_sample_args=None)
+    data = prepare_data(config)
+    with pytest.raises(UserError, match=f"{model} .*sampled negatives.*train_neg_sample_args"):
+        train_and_evaluate(config, data, *build(config, data))
+
+
+def test_recboles_pairwise_models_without_negatives_do(tiny_config):
+    """Their loss is over all items."""
+    config = tiny_config("MultiVAE", train_neg_sample_args=None, epochs=1)
+    data = prepare_data(config)
+    assert train_and_evaluate(config, data, *build(config, data)).epochs == 1
