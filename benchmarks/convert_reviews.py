@@ -55,7 +55,7 @@ def synthesise(folder: Path, n: int) -> list[Path]:
 
 def measure(reviews: str, meta: str, out: str) -> None:
     """Convert, and print seconds, processor seconds, and MiB over those after the imports."""
-    from recbole_llmemb.convert import ConvertJob, convert
+    from recbole_llmemb.apps.convert import ConvertJob, convert
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began, used = perf_counter(), process_time()

@@ -63,11 +63,11 @@ def measure(side: str, path: Path, width: int) -> dict:
     import torch
 
     from recbole_llmemb.encode.assemble import assemble
-    from recbole_llmemb.encode.catalogue import read_span
-    from recbole_llmemb.encode.items import open_items
+    from recbole_llmemb.encode.item_stream import read_span
     from recbole_llmemb.encode.job import EncodeJob
     from recbole_llmemb.encode.prompts import item_prompt
     from recbole_llmemb.encode.shards import ShardFolder
+    from recbole_llmemb.records.items import open_items
     from recbole_llmemb.table import EmbeddingTable
 
     watch, began = Watch(), time.perf_counter()

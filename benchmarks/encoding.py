@@ -105,7 +105,7 @@ def main(argv=None):
     chosen = timing.start(parser, argv)
 
     from recbole_llmemb.cli.encode import item_file_of
-    from recbole_llmemb.config import defaults
+    from recbole_llmemb.config.recbole_config import defaults
     from recbole_llmemb.encode.encoder import Encoder
     from recbole_llmemb.encode.job import EncodeJob
     from recbole_llmemb.encode.source import find_encoder

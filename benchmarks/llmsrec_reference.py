@@ -14,7 +14,7 @@ import re
 import torch
 import torch.nn.functional as F
 
-from recbole_llmemb.llmsrec import texts
+from recbole_llmemb.models.llmsrec import texts
 
 _SLOT = re.compile(r"(\[HistoryEmb\]|\[UserOut\]|\[ItemOut\])")
 

@@ -127,7 +127,7 @@ def step_sides(data, model, reference, batches):
 
 
 def lists_of(batch, loader):
-    from recbole_llmemb.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
+    from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
 
     lists, lengths = batch[loader.list_field].tolist(), batch[loader.length_field].tolist()
     histories = [row[:length] for row, length in zip(lists, lengths)]
@@ -136,9 +136,9 @@ def lists_of(batch, loader):
 
 def build(here, form, dataset="part", **changes):
     """Data, model and trainer of one form; the CF model and the table are of random numbers."""
-    from recbole_llmemb.config import make_config
-    from recbole_llmemb.pipeline import build as build_model
-    from recbole_llmemb.pipeline import prepare_data
+    from recbole_llmemb.config.recbole_config import make_config
+    from recbole_llmemb.run.stages import build as build_model
+    from recbole_llmemb.run.stages import prepare_data
     from recbole_llmemb.table import EmbeddingTable
 
     shared = {

@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import study
-from recbole_llmemb.config import preset_names
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.evaluation.order import order_test
+from recbole_llmemb.apps.order_test.shuffling import order_test
+from recbole_llmemb.config.recbole_config import preset_names
+from recbole_llmemb.core.errors import UserError
 
 SHARED = [
     "--model=LLMEmbSASRec",

@@ -84,8 +84,8 @@ def measure(model: str, folder: Path, length: int) -> dict:
     """Prepare the data in this process; returns peaks in bytes and seconds."""
     from recbole.data.dataset import SequentialDataset
 
-    from recbole_llmemb import pipeline
     from recbole_llmemb.data.dataset import LazySequentialDataset
+    from recbole_llmemb.run import stages
 
     config = subjects.configure(
         model, folder.name, folder.parent, MAX_ITEM_LIST_LENGTH=length, loss_type="CE"
@@ -107,7 +107,7 @@ def measure(model: str, folder: Path, length: int) -> dict:
         dataset_class.data_augmentation = watched(method)
 
     started = perf_counter()
-    data = pipeline.prepare_data(config)
+    data = stages.prepare_data(config)
     ended = perf_counter()
     return {
         "rows": len(data.train._dataset),

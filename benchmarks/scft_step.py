@@ -109,7 +109,7 @@ def main(argv=None):
     chosen = timing.start(parser, argv)
 
     from recbole_llmemb.cli.encode import item_file_of
-    from recbole_llmemb.config import defaults
+    from recbole_llmemb.config.recbole_config import defaults
     from recbole_llmemb.scft import job_from_config
 
     for dataset in chosen.datasets:

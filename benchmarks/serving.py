@@ -18,8 +18,8 @@ import torch
 from benchmarks import subjects, timing  # isort: skip  (heals RecBole)
 from recbole.utils.case_study import full_sort_topk
 
-from recbole_llmemb.serve.loading import Loaded
-from recbole_llmemb.serve.recommender import Recommender
+from recbole_llmemb.apps.serve.recommender import Recommender
+from recbole_llmemb.run.restore import Loaded
 
 LIMIT = 3.0
 TOP = 10

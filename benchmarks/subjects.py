@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 import recbole_llmemb  # noqa: F401  (heals RecBole before anything of it is imported)
-from recbole_llmemb import pipeline
-from recbole_llmemb.config import make_config
+from recbole_llmemb.config.recbole_config import make_config
+from recbole_llmemb.run import stages
 
 #: RecBole's own default sizes, which both sides get.
 SIZES = {
@@ -93,8 +93,8 @@ def configure(model: str, dataset: str, data_path: Path | None = None, **overrid
 
 def build(config, data=None) -> Subject:
     """Data (unless given), model and trainer."""
-    data = data or pipeline.prepare_data(config)
-    model, trainer = pipeline.build(config, data)
+    data = data or stages.prepare_data(config)
+    model, trainer = stages.build(config, data)
     return Subject(config, data, model, trainer)
 
 

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 from recbole_llmemb import compat
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.moved import know_old_names
+
+know_old_names()
 
 try:
     compat.apply()
@@ -21,16 +24,16 @@ except UserError as missing:
     print(f"error: {missing}", file=sys.stderr)
     sys.exit(2)
 
-from recbole_llmemb import registry  # noqa: E402  (RecBole must be healed before it is imported)
+from recbole_llmemb import plugin  # noqa: E402  (RecBole must be healed before it is imported)
 
-registry.register_all()
-llmemb = registry.llmemb
+plugin.register_all()
+llmemb = plugin.llmemb
 
 
 def __getattr__(name):
     """``Recommender``, imported when it is first used: training needs nothing of it."""
     if name == "Recommender":
-        from recbole_llmemb.serve import Recommender
+        from recbole_llmemb.apps.serve import Recommender
 
         return Recommender
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.model.backbones import BACKBONES  # isort: skip
+from recbole_llmemb.models.llmemb.backbones import BACKBONES  # isort: skip
 from recbole.data.interaction import Interaction  # isort: skip
 
 SERVED = [name for name, traits in BACKBONES.items() if not traits.refused]

@@ -164,7 +164,7 @@ def tiny_settings(tiny, tiny_table):
 @pytest.fixture
 def tiny_config(tiny_settings):
     """``tiny_config(model, **overrides)``: a configuration for a run on ``tiny``."""
-    from recbole_llmemb.config import make_config
+    from recbole_llmemb.config.recbole_config import make_config
 
     def config(model="LLMEmbSASRec", **overrides):
         return make_config(model, "tiny", overrides=tiny_settings(model, **overrides))
@@ -175,7 +175,7 @@ def tiny_config(tiny_settings):
 @pytest.fixture
 def tiny_data(tiny_config):
     """``tiny_data(model, **overrides)``: configuration and :class:`pipeline.Data` of a run."""
-    from recbole_llmemb.pipeline import prepare_data
+    from recbole_llmemb.run.stages import prepare_data
 
     def data(model="LLMEmbSASRec", **overrides):
         config = tiny_config(model, **overrides)
@@ -187,7 +187,7 @@ def tiny_data(tiny_config):
 @pytest.fixture
 def tiny_run(tiny_data):
     """``tiny_run(model, **overrides)``: configuration, data, model and trainer of a run."""
-    from recbole_llmemb.pipeline import build
+    from recbole_llmemb.run.stages import build
 
     def run(model="LLMEmbSASRec", **overrides):
         config, data = tiny_data(model, **overrides)
@@ -199,7 +199,7 @@ def tiny_run(tiny_data):
 @pytest.fixture
 def adaptations(monkeypatch):
     """How many rows each call of an adapter was given."""
-    from recbole_llmemb.model.adapters import LinearAdapter
+    from recbole_llmemb.models.adapters import LinearAdapter
 
     calls = []
     forward = LinearAdapter.forward

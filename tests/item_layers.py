@@ -2,8 +2,8 @@
 
 import torch
 
-from recbole_llmemb.model.adapters import LinearAdapter
-from recbole_llmemb.model.item_embedding import TableItemEmbedding
+from recbole_llmemb.models.adapters import LinearAdapter
+from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 
 WIDTH, MIDDLE, SIZE = 24, 12, 8
 

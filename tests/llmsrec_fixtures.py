@@ -104,8 +104,8 @@ def settings(tiny):
 @pytest.fixture(scope="session")
 def cf_model(tmp_path_factory, tiny):
     """The checkpoint of a small CF model."""
-    from recbole_llmemb.config import make_config
-    from recbole_llmemb.pipeline import run_side_job
+    from recbole_llmemb.config.recbole_config import make_config
+    from recbole_llmemb.run.stages import run_side_job
 
     folder = tmp_path_factory.mktemp("cf")
     own = {"item_embedding": "id", "align_weight": 0.0, "checkpoint_dir": str(folder), "epochs": 2}
@@ -117,8 +117,8 @@ def cf_model(tmp_path_factory, tiny):
 @pytest.fixture
 def llmsrec(tiny, tiny_table, cf_model, llms):
     """``llmsrec(kind, **overrides)``: configuration, data, model and trainer of a run."""
-    from recbole_llmemb.config import make_config
-    from recbole_llmemb.pipeline import build, prepare_data
+    from recbole_llmemb.config.recbole_config import make_config
+    from recbole_llmemb.run.stages import build, prepare_data
 
     def run(kind="llama", **overrides):
         own = {

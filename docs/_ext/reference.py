@@ -132,7 +132,7 @@ def expand(text: str, used: set | None = None) -> str:
             used.add(PROPERTIES / name)
             return render_keys(PROPERTIES / name)
         if kind == "backbones":
-            from recbole_llmemb.model import backbones
+            from recbole_llmemb.models.llmemb import backbones
 
             used.add(Path(backbones.__file__))
             return render_backbones(backbones.BACKBONES, refused=name == "refused")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from recbole_llmemb.token_lists import split_tokens
+from recbole_llmemb.core.token_lists import split_tokens
 
 _DESCRIPTION = """\
 Compare runs by their result files (--result_json): means over seeds, changes, paired tests.
@@ -55,26 +55,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm compare``.
 
-    Parameters
-    ----------
-    argv : list of str
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    UserError
-        Files that cannot be read or compared, or a place that cannot be written to.
+    Returns 0.
     """
     options = build_parser().parse_args(argv)
-    from recbole_llmemb.errors import UserError
-    from recbole_llmemb.report.comparison import compare
-    from recbole_llmemb.report.folder import OutFolder
-    from recbole_llmemb.report.grouping import choose_baseline, read_groups
-    from recbole_llmemb.report.tables import tables_of, to_text
+    from recbole_llmemb.apps.compare.comparison import compare
+    from recbole_llmemb.apps.compare.folder import OutFolder
+    from recbole_llmemb.apps.compare.grouping import choose_baseline, read_groups
+    from recbole_llmemb.apps.compare.tables import tables_of, to_text
+    from recbole_llmemb.core.errors import UserError
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
@@ -88,7 +76,7 @@ def main(argv: list[str]) -> int:
     for note in found.notes:
         print(note)
     if folder is not None:
-        from recbole_llmemb.report.contents import contents_of
+        from recbole_llmemb.apps.compare.contents import contents_of
 
         how = None if options.map == "none" else options.map
         *_, page = folder.write(contents_of(found, how, options.category_field, options.data_path))

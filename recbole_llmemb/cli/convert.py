@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from recbole_llmemb.token_lists import split_tokens
+from recbole_llmemb.core.token_lists import split_tokens
 
 _DESCRIPTION = """\
 Convert files of interactions, and of what the items are, to a dataset that RecBole reads.
@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm convert``; parameters and errors as of :mod:`recbole_llmemb.cli.encode`."""
     options = vars(build_parser().parse_args(argv))
-    from recbole_llmemb.convert import ConvertJob, convert
+    from recbole_llmemb.apps.convert import ConvertJob, convert
 
     began = time.perf_counter()
     for key in ("item_fields", "columns"):

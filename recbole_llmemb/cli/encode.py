@@ -7,7 +7,7 @@ import importlib.util
 import time
 from pathlib import Path
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 _DESCRIPTION = """\
 Encode the items of a dataset into an embedding table, or import vectors made elsewhere.
@@ -94,22 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm encode``.
 
-    Parameters
-    ----------
-    argv : list of str
-        What follows ``encode``.
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    UserError
-        What is wrong, in one sentence, for the caller to print (and exit with 2).
-    SystemExit
-        By argparse: 2 for options it does not know, 0 for ``--help``.
+    ``argv``: what follows ``encode``.
+    Returns 0.
     """
     options = build_parser().parse_args(argv)
     if (options.source is None) == (options.dataset is None and options.items is None):
@@ -127,7 +113,7 @@ def main(argv: list[str]) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from recbole_llmemb.files import refuse_inputs
+    from recbole_llmemb.core.files import refuse_inputs
     from recbole_llmemb.table import import_table, reduce_pca
 
     began = time.perf_counter()
@@ -147,7 +133,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from recbole_llmemb.config import defaults, settings_of
+    from recbole_llmemb.config.recbole_config import defaults, settings_of
     from recbole_llmemb.encode.job import EncodeJob, run_job
     from recbole_llmemb.encode.workers import Workers
 
@@ -198,13 +184,7 @@ def _encode(options: argparse.Namespace) -> int:
 
 
 def item_file_of(dataset: str, data_path: str | None) -> Path:
-    """The dataset's item file; ml-100k without a path is the one inside the recbole package.
-
-    Raises
-    ------
-    UserError
-        When there is none.
-    """
+    """The dataset's item file; ml-100k without a path is the one inside the recbole package."""
     if data_path:
         folders = [Path(data_path).expanduser() / dataset]
     else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.token_lists import split_tokens
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.token_lists import split_tokens
 
 _DESCRIPTION = """\
 Write what another system serves a trained checkpoint from. Each part is read back and compared
@@ -54,10 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm export``; as :func:`recbole_llmemb.cli.encode.main`."""
     options = build_parser().parse_args(argv)
+    from recbole_llmemb.apps.serve.export import PARTS, check, export, export_files
     from recbole_llmemb.cli.recommend import open_checkpoint, say
-    from recbole_llmemb.files import refuse_inputs
-    from recbole_llmemb.serve.export import PARTS, check, export, export_files
-    from recbole_llmemb.table.publish import check_target
+    from recbole_llmemb.core.files import refuse_inputs
+    from recbole_llmemb.core.publish import check_target
 
     everything = options.what == "all"
     parts = PARTS if everything else split_tokens(options.what, where="--what")
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         show_progress=True,
     )  # fmt: skip
     if options.push:
-        from recbole_llmemb.serve.card import push_table
+        from recbole_llmemb.apps.serve.card import push_table
 
         print(push_table(out / "table", options.push, private=not options.public))
     return 0
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
 
 def _check_names(parts, options, known):
     """What can be refused before anything is read."""
-    from recbole_llmemb.serve.matrices import FORMATS
+    from recbole_llmemb.apps.serve.vector_files import FORMATS
 
     if not parts:
         raise UserError(f"--what names nothing; give all, or some of {', '.join(known)}.")

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 0, 2 for bad input, 130 when interrupted,
     141 when whoever reads the output has enough.
     """
-    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.core.errors import UserError
 
     try:
         status = _run(list(sys.argv[1:] if argv is None else argv))
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv):
-    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.core.errors import UserError
 
     if argv and argv[0] in ("-h", "--help", "help"):
         print(_usage())

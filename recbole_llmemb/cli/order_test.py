@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from recbole_llmemb.token_lists import split_tokens
+from recbole_llmemb.core.token_lists import split_tokens
 
 _DESCRIPTION = """\
 Evaluate checkpoints on their test sets, with histories as they are and with shuffled ones.
@@ -72,22 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm order-test``.
 
-    Parameters
-    ----------
-    argv : list of str
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    UserError
-        Options that cannot work, a checkpoint that cannot be read or does not fit its data.
+    Returns 0.
     """
     options = build_parser().parse_args(argv)
-    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.core.errors import UserError
 
     for name, least in (("shuffles", 0), ("last", 1), ("user_sample", 1), ("eval_batch_size", 1)):
         value = getattr(options, name)
@@ -102,9 +90,9 @@ def main(argv: list[str]) -> int:
         chosen = [(name or Path(file).stem, file) for name, file in chosen]
     changes = _changes(options)
 
-    from recbole_llmemb.evaluation.order import order_test, settings_of, teacher_of
-    from recbole_llmemb.evaluation.order_report import contents_of, to_text, told
-    from recbole_llmemb.report.folder import OutFolder
+    from recbole_llmemb.apps.compare.folder import OutFolder
+    from recbole_llmemb.apps.order_test.report import contents_of, to_text, told
+    from recbole_llmemb.apps.order_test.shuffling import order_test, settings_of, teacher_of
 
     folder = OutFolder(options.out, "order.json") if options.out else None
     shared = {"shuffles": options.shuffles, "seed": options.seed, "last": options.last}
@@ -128,7 +116,7 @@ def main(argv: list[str]) -> int:
 
 def _changes(options):
     """What the options say of the configuration."""
-    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.core.errors import UserError
 
     changes = {key: getattr(options, key) for key in _CHANGES}
     changes["metrics"] = _metrics(options.metrics)
@@ -152,8 +140,8 @@ def _metrics(text):
     from recbole.evaluator import metric_types
     from recbole.utils import EvaluatorType
 
-    from recbole_llmemb.errors import UserError
-    from recbole_llmemb.recbole_checks import WITHOUT_CUTOFF
+    from recbole_llmemb.config.recbole_checks import WITHOUT_CUTOFF
+    from recbole_llmemb.core.errors import UserError
 
     offered = {
         name
@@ -170,8 +158,8 @@ def _metrics(text):
 
 
 def _modes(text):
-    from recbole_llmemb.errors import UserError
-    from recbole_llmemb.recbole_checks import check_mode
+    from recbole_llmemb.config.recbole_checks import check_mode
+    from recbole_llmemb.core.errors import UserError
 
     modes = split_tokens(text, where="--mode")
     if not modes or "labeled" in modes:
@@ -182,8 +170,8 @@ def _modes(text):
 
 
 def _histories(text):
-    from recbole_llmemb.config import typed_value
-    from recbole_llmemb.errors import UserError
+    from recbole_llmemb.config.recbole_config import typed_value
+    from recbole_llmemb.core.errors import UserError
     from recbole_llmemb.evaluation.measure import VALUES
 
     chosen = split_tokens(text, where="--exclude_history")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.files import lines_of
-from recbole_llmemb.token_lists import split_tokens
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import lines_of
+from recbole_llmemb.core.token_lists import split_tokens
 
 _DESCRIPTION = """\
 Recommend with a trained checkpoint: to users of its dataset, to people known by a history alone,
@@ -94,8 +94,8 @@ def main(argv: list[str]) -> int:
     """Run ``recbole-llm recommend``; as :func:`recbole_llmemb.cli.encode.main`."""
     options = build_parser().parse_args(argv)
     _check(options)
-    from recbole_llmemb.files import inputs_of, refuse_inputs
-    from recbole_llmemb.serve.output import check_out, format_of, write
+    from recbole_llmemb.apps.serve.output import check_out, format_of, write
+    from recbole_llmemb.core.files import inputs_of, refuse_inputs
 
     chosen = format_of(options.out, options.format)
     asked = histories_of(options)
@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
     if options.out is not None:
         say(f"{options.out}: the best {options.topk} items of {count:,} people")
     if options.new_items and options.report_users:
-        from recbole_llmemb.serve.fare import fare
+        from recbole_llmemb.apps.serve.new_item_report import fare
 
         users = options.report_users
         report = fare(recommender, users, options.topk, show_progress=True)
@@ -149,8 +149,8 @@ def _check(options):
 
 def open_checkpoint(options, title_field=None):
     """The recommender that the options ask for, with its new items."""
-    from recbole_llmemb.serve import Recommender
-    from recbole_llmemb.serve.new_items import caveat
+    from recbole_llmemb.apps.serve import Recommender
+    from recbole_llmemb.apps.serve.new_items import caveat
 
     recommender = Recommender(
         options.checkpoint, options.device, options.data_path, options.llm_table, title_field,
@@ -165,13 +165,7 @@ def open_checkpoint(options, title_field=None):
 
 
 def users_of(text: str):
-    """``all``, or the tokens between commas, in quotes where they hold one.
-
-    Raises
-    ------
-    UserError
-        There is none.
-    """
+    """``all``, or the tokens between commas, in quotes where they hold one."""
     if text.strip() == "all":
         return "all"
     tokens = split_tokens(text, where="--users")
@@ -183,7 +177,7 @@ def users_of(text: str):
 def histories_of(options):
     """Histories, names, times and places of the options, None where users are asked for."""
     if options.history_file is not None:
-        from recbole_llmemb.serve.history_files import read_histories
+        from recbole_llmemb.records.history_files import read_histories
 
         return read_histories(options.history_file)
     if options.history is not None:
@@ -194,13 +188,7 @@ def histories_of(options):
 
 
 def read_candidates(path) -> list[str]:
-    """Item tokens of a file, one per line.
-
-    Raises
-    ------
-    UserError
-        It cannot be read.
-    """
+    """Item tokens of a file, one per line."""
     try:
         lines = lines_of(path)
     except FileNotFoundError:

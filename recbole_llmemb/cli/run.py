@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 from time import perf_counter
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 HELP = """usage: recbole-llm run --model=MODEL [--dataset=NAME] [--data_path=DIR]
                        [--config_files="a.yaml b.yaml"] [--result_json=FILE] [--KEY=VALUE …]
@@ -25,14 +25,8 @@ collaborative teacher are built first if the cache does not have them.
 
 
 def parse(argv: list[str]) -> dict:
-    """Read ``--key=value`` (or ``--key value``) into typed values.
-
-    Raises
-    ------
-    UserError
-        Anything else, or one key with two values.
-    """
-    from recbole_llmemb.config import typed_value
+    """Read ``--key=value`` (or ``--key value``) into typed values."""
+    from recbole_llmemb.config.recbole_config import typed_value
 
     values: dict = {}
     argv = list(argv)
@@ -54,8 +48,8 @@ def parse(argv: list[str]) -> dict:
 
 def main(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
-        from recbole_llmemb.config import preset_names
-        from recbole_llmemb.registry import names
+        from recbole_llmemb.config.recbole_config import preset_names
+        from recbole_llmemb.plugin import names
 
         print(HELP.format(models=_wrapped(names()), presets=", ".join(preset_names())))
         return 0
@@ -83,14 +77,15 @@ def execute(typed: dict, report=print) -> dict:
     import torch
     from recbole.utils import init_logger
 
-    from recbole_llmemb import pipeline, results
-    from recbole_llmemb.config import make_config, preset_file
+    from recbole_llmemb.apps.compare.users import read_users, write_users
+    from recbole_llmemb.config.recbole_config import make_config, preset_file
+    from recbole_llmemb.core.files import inputs_of, refuse_inputs
     from recbole_llmemb.evaluation import cold
     from recbole_llmemb.evaluation.measure import excluded_of, measure_of_run
-    from recbole_llmemb.files import inputs_of, refuse_inputs
-    from recbole_llmemb.model.backbones.settings import look_up
-    from recbole_llmemb.registry import is_ours, model_class
-    from recbole_llmemb.report.users import read_users, write_users
+    from recbole_llmemb.models.llmemb.backbones.settings import look_up
+    from recbole_llmemb.plugin import is_ours, model_class
+    from recbole_llmemb.run import result as results
+    from recbole_llmemb.run import stages
 
     started = perf_counter()
     typed = dict(typed)
@@ -137,7 +132,7 @@ def execute(typed: dict, report=print) -> dict:
         report(f"{name}: done in {seconds[name]:.1f} s")
         return outcome
 
-    data = stage("prepare", f"reading {config['dataset']}", lambda: pipeline.prepare_data(config))
+    data = stage("prepare", f"reading {config['dataset']}", lambda: stages.prepare_data(config))
     train = data.train._dataset
     report(
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
@@ -148,23 +143,23 @@ def execute(typed: dict, report=print) -> dict:
     if config["holdout_items"]:
         report(f"prepare: {cold.told(train.held_out)}")
     if is_ours(model_name) and config["item_embedding"] != "id" and config["item_input"] != "text":
-        from recbole_llmemb.model.item_layer import has_learnt_adapter
-        from recbole_llmemb.model.sources import item_table
+        from recbole_llmemb.models.llmemb.item_layer import has_learnt_adapter
+        from recbole_llmemb.models.llmemb.sources import item_table
 
         # Matched here already: a table that does not fit is refused before the teacher.
         size = item_embedding_size(config)
         narrow = None if has_learnt_adapter(config) else size
         stage("encode", "item table", lambda: item_table(config, data.dataset, report, narrow))
         if config["align_weight"] and size:  # else whoever builds the model finds it out
-            from recbole_llmemb.teacher import ensure_teacher
+            from recbole_llmemb.run.teacher import ensure_teacher
 
             stage("teacher", config["align_teacher"], lambda: ensure_teacher(config, size, report))
-    model, trainer = pipeline.build(config, data)
+    model, trainer = stages.build(config, data)
     report(
         f"train: {model_name} on {config['device']}, {torch.get_num_threads()} threads, "
         f"at most {config['epochs']} epochs …"
     )
-    outcome = pipeline.train_and_evaluate(
+    outcome = stages.train_and_evaluate(
         config, data, model, trainer, resume=config["resume"] is not False, report=report
     )
     seconds.update(outcome.seconds)
@@ -203,7 +198,7 @@ def execute(typed: dict, report=print) -> dict:
     details = outcome.details
     parts["config"] = {
         key: value
-        for key, value in pipeline.settings(config).items()
+        for key, value in stages.settings(config).items()
         if value is not None and key not in ("model", "dataset", "seed")
     }
     parts["config"]["exclude_history"] = excluded_of(config)

@@ -108,11 +108,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm scft``; parameters and errors as of :mod:`recbole_llmemb.cli.encode`."""
     options = build_parser().parse_args(argv)
-    from recbole_llmemb.checks import check_choices, check_numbers
     from recbole_llmemb.cli.encode import item_file_of
-    from recbole_llmemb.config import defaults, settings_of
-    from recbole_llmemb.encode.ensure import Overlay
-    from recbole_llmemb.files import refuse_inputs
+    from recbole_llmemb.config.checks import check_choices, check_numbers
+    from recbole_llmemb.config.recbole_config import defaults, settings_of
+    from recbole_llmemb.core.files import refuse_inputs
+    from recbole_llmemb.encode.build_or_load import Overlay
     from recbole_llmemb.scft import job_from_config, run_job
 
     # The same as `run` would do, unless told otherwise.

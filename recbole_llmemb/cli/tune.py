@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from recbole_llmemb.cli.run import parse
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 HELP = """usage: recbole-llm tune --model=MODEL --space=FILE [--dataset=NAME] [--data_path=DIR]
                         [--num_samples=8] [--scheduler=asha] [--search=random]
@@ -68,12 +68,12 @@ def main(argv: list[str]) -> int:
     if not isinstance(model, str):
         raise UserError("No model is named; add --model=LLMEmbSASRec, for example.")
 
-    from recbole_llmemb.tune.needs import require_ray
+    from recbole_llmemb.core.optional import require_ray
 
     require_ray()
+    from recbole_llmemb.apps.tune import search
     from recbole_llmemb.cli.run import _dataset_in
-    from recbole_llmemb.config import preset_file
-    from recbole_llmemb.tune import search
+    from recbole_llmemb.config.recbole_config import preset_file
 
     if preset:
         files.insert(0, str(preset_file(preset)))
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 def show(found) -> None:
     """Print what a search found."""
-    from recbole_llmemb.tune.reporting import final_table
+    from recbole_llmemb.apps.tune.reporting import final_table
 
     print(f"\n{found.table}\n\nThe best, trial {found.best.number}:\n")
     print(final_table(found))

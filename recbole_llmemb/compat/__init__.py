@@ -27,20 +27,14 @@ from recbole_llmemb.compat import (
     sequences,
     training,
 )
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 _applied = False
 _lock = threading.RLock()
 
 
 def apply() -> None:
-    """Heal RecBole in this process; calling it again does nothing.
-
-    Raises
-    ------
-    UserError
-        When RecBole is not installed.
-    """
+    """Heal RecBole in this process; calling it again does nothing."""
     global _applied
     with _lock:
         if _applied:

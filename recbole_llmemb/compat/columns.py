@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.files import first_line
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import first_line
 
 
 def name_missing_columns() -> None:

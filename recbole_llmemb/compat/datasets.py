@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 
 def restore_pandas_habits() -> None:

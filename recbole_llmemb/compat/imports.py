@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 
 def restore_numpy_names() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llmemb.compat.training import PlainTorch
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 
 def leave_pickles_alone() -> None:

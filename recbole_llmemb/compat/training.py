@@ -7,7 +7,7 @@ import os
 import types
 from typing import Any
 
-from recbole_llmemb import checkpoint
+from recbole_llmemb.run import checkpoint
 
 
 def use_current_amp() -> None:
@@ -72,7 +72,7 @@ def heal_started_processes() -> None:
 
 
 class PlainTorch(types.ModuleType):
-    """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.checkpoint`."""
+    """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.run.checkpoint`."""
 
     def __getattr__(self, name: str) -> Any:
         import torch
@@ -104,20 +104,8 @@ class PlainTorch(types.ModuleType):
 def _load_data_and_model(model_file):
     """Rebuild everything a checkpoint stands for.
 
-    Parameters
-    ----------
-    model_file : path-like
-        A checkpoint that a trainer saved.
-
-    Returns
-    -------
-    tuple
-        The config, the model, the dataset, and the training, validation and test data.
-
-    Raises
-    ------
-    UserError
-        When the file is missing, damaged, or holds pickled Python objects.
+    ``model_file``: A checkpoint that a trainer saved.
+    Returns the config, the model, the dataset, and the training, validation and test data.
     """
     from logging import getLogger
 

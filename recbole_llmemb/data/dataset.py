@@ -7,26 +7,17 @@ import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data import presplit
-from recbole_llmemb.data.clock import Clock
 from recbole_llmemb.data.holdout import hold_out
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.data.time_scaling import Clock
 
 
 def check_parts(parts, config):
     """Refuse a split dataset that leaves nothing to train on, or nobody to evaluate.
 
-    Parameters
-    ----------
-    parts : sequence of recbole.data.dataset.Dataset
-        Training, validation and test. One of the latter may be empty.
-    config : recbole.config.Config
-
-    Raises
-    ------
-    UserError
-        Naming the dataset and ``eval_args``.
+    ``parts``: training, validation and test. One of the latter may be empty.
     """
     train, *held_out = map(len, parts)
     names, split = config["benchmark_filename"], config["eval_args"]["split"]
@@ -195,10 +186,7 @@ class LazySequentialDataset(SequentialDataset):
         A user's first interaction is never a target. It belongs where the second one does, so
         that the splits of a dataset share out all interactions of users who have two.
 
-        Returns
-        -------
-        torch.LongTensor
-            ``(n,)``, each once, in ascending order.
+        Returns ``(n,)``, each once, in ascending order.
         """
         users = self.sorted_interactions.fields[self.uid_field]
         targets = self.inter_feat[POSITION]
@@ -209,10 +197,7 @@ class LazySequentialDataset(SequentialDataset):
     def interactions(self):
         """The interactions of this split as they were before augmentation.
 
-        Returns
-        -------
-        recbole.data.interaction.Interaction
-            One row each, in the order of :meth:`positions`.
+        Returns one row each, in the order of :meth:`positions`.
         """
         fields, used = self.sorted_interactions.fields, self.positions()
         return Interaction({field: values[used] for field, values in fields.items()})

@@ -9,35 +9,23 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What was taken out of a dataset before anything was made of it.
+    """What was taken out of a dataset before anything was made of it."""
 
-    Attributes
-    ----------
-    tokens : list of str
-        The held-out items.
-    interactions : int
-        How many interactions went with them.
-    users, items, before : numpy.ndarray (n,)
-        The targets: token of the user, index of the item in ``tokens``, and how many of the
-        user's other interactions came before.
-    without_history : int
-        Targets that were left out because nothing came before.
-    met : tuple of numpy.ndarray (m,)
-        The held-out items that users met before: number of the target, in ascending order, and
-        index in ``tokens``.
-    """
-
-    tokens: list[str]
-    interactions: int
+    tokens: list[str]  # The held-out items
+    interactions: int  # How many interactions went with them
+    # users, items, before: (n,): The targets: token of the user, index of the item in ``tokens``,
+    # and how many of the user's other interactions came before.
     users: np.ndarray
     items: np.ndarray
     before: np.ndarray
-    without_history: int
+    without_history: int  # Targets that were left out because nothing came before
+    # (m,): The held-out items that users met before: number of the target, in ascending order, and
+    # index in ``tokens``.
     met: tuple[np.ndarray, np.ndarray]
 
     def __len__(self):
@@ -51,26 +39,11 @@ def hold_out(dataset, share, seed, targets="last") -> HeldOut:
     follows (histories, targets, negatives, the softmax over all items, whitening, a teacher)
     these items do not exist.
 
-    Parameters
-    ----------
-    dataset : LazySequentialDataset
-        Filtered, with tokens still as in the files; changed in place.
-    share : float
-        Share of the items with interactions.
-    seed : int
-        Of the sample, which depends on nothing else but the items.
-    targets : {"last", "all"}
-        The interactions with held-out items that are kept as test targets: those that are
-        their user's last one, or all of them.
-
-    Returns
-    -------
-    HeldOut
-
-    Raises
-    ------
-    UserError
-        The share amounts to no item, or leaves no interaction.
+    ``dataset``: filtered, with tokens still as in the files; changed in place.
+    ``share``: share of the items with interactions.
+    ``seed``: of the sample, which depends on nothing else but the items.
+    ``targets``: the interactions with held-out items that are kept as test targets: those that are
+    their user's last one, or all of them.
     """
     inter, item_field = dataset.inter_feat, dataset.iid_field
     items = sorted(map(str, inter[item_field].unique()))
@@ -130,18 +103,9 @@ def _targets(dataset, held, which):
 def histories(held: HeldOut, dataset, rows):
     """What came before some of the targets, as a model reads it.
 
-    Parameters
-    ----------
-    held : HeldOut
-    dataset : LazySequentialDataset
-        Built, without the held-out items.
-    rows : slice or numpy.ndarray
-        Which targets.
-
-    Returns
-    -------
-    Interaction
-        User ids, padded histories ``(b, w)`` and their lengths under RecBole's names.
+    ``dataset``: built, without the held-out items.
+    ``rows``: which targets.
+    Returns user ids, padded histories ``(b, w)`` and their lengths under RecBole's names.
     """
     store = dataset.sorted_interactions
     users, positions = _places(held, dataset, rows)
@@ -160,11 +124,8 @@ def histories(held: HeldOut, dataset, rows):
 def met_before(held: HeldOut, dataset, rows: slice):
     """All that the users of some targets had met, however long ago.
 
-    Returns
-    -------
-    tuple of torch.LongTensor (m,)
-        Numbers of the targets, within ``rows``, and positions among the other items and, after
-        them, the held-out ones.
+    Returns (m,): Numbers of the targets, within ``rows``, and positions among the other items and,
+    after them, the held-out ones.
     """
     users, positions = _places(held, dataset, rows)
     store = dataset.sorted_interactions

@@ -6,7 +6,7 @@ import recbole.data.utils as recbole_data
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.data import trained_on, whole_histories
-from recbole_llmemb.registry import is_ours, model_class
+from recbole_llmemb.plugin import is_ours, model_class
 
 
 def install():
@@ -60,7 +60,7 @@ def _our_loader(config, phase):
 
 
 def _on_shuffled_sequences(loader):
-    from recbole_llmemb.llmsrec.histories import with_shuffled_sequences
+    from recbole_llmemb.data.histories import with_shuffled_sequences
 
     def shuffled(config, dataset, sampler, shuffle=False):
         dataset = with_shuffled_sequences(dataset, config["seed"])

@@ -20,14 +20,9 @@ POSITION = "_target_position"
 class SortedInteractions:
     """All interactions sorted by user, then time; shared by every split of a dataset.
 
-    Parameters
-    ----------
-    fields : dict of str to torch.Tensor
-        One tensor per field, each with one row per interaction.
-    list_fields : dict of str to str
-        For each list field (``item_id_list``) the field it lists (``item_id``).
-    max_length : int
-        Longest history kept, ``MAX_ITEM_LIST_LENGTH``.
+    ``fields``: one tensor per field, each with one row per interaction.
+    ``list_fields``: for each list field (``item_id_list``) the field it lists (``item_id``).
+    ``max_length``: longest history kept, ``MAX_ITEM_LIST_LENGTH``.
     """
 
     def __init__(self, fields, list_fields, max_length):
@@ -38,19 +33,10 @@ class SortedInteractions:
     def history(self, list_field, positions, lengths, width=None):
         """Gather padded histories, oldest first, padding on the right.
 
-        Parameters
-        ----------
-        list_field : str
-            Which list to build.
-        positions, lengths : torch.LongTensor (n,)
-            Where each row's target lies and how long its history is.
-        width : int, optional
-            Columns of the result; defaults to ``max_length``.
-
-        Returns
-        -------
-        torch.Tensor (n, width, ...)
-            Zero where a history is shorter than ``width``.
+        ``list_field``: which list to build.
+        ``positions``, ``lengths`` (n,): where each row's target lies and how long its history is.
+        ``width``: columns of the result; defaults to ``max_length``.
+        Returns zero where a history is shorter than ``width``.
         """
         values = self.fields[self.list_fields[list_field]]
         offsets = torch.arange(width or self.max_length)
@@ -64,18 +50,9 @@ class SortedInteractions:
     def before(self, user_field, item_field, positions, users=None):
         """All that the users of some rows met before their targets, however long ago.
 
-        Parameters
-        ----------
-        user_field, item_field : str
-        positions : torch.LongTensor (n,)
-            Where each row's target lies.
-        users : torch.LongTensor (n,), optional
-            Whose rows they are, where no interaction of theirs lies there.
-
-        Returns
-        -------
-        tuple of torch.LongTensor (m,)
-            Row numbers, in ascending order, and the items.
+        ``positions`` (n,): where each row's target lies.
+        ``users`` (n,): whose rows they are, where no interaction of theirs lies there.
+        Returns (m,): Row numbers, in ascending order, and the items.
         """
         owners = self.fields[user_field]
         starts = torch.searchsorted(owners, owners[positions] if users is None else users)

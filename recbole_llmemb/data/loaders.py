@@ -113,13 +113,7 @@ class SequenceTrainDataLoader:
     def collate(self, index):
         """Build the batch of these windows.
 
-        Parameters
-        ----------
-        index : numpy.ndarray (b,)
-
-        Returns
-        -------
-        Interaction
+        Shapes: ``index`` (b,).
         """
         lengths = torch.from_numpy(self.windows.lengths[index])
         first = torch.from_numpy(self.windows.first_targets[index])

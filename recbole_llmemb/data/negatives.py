@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 
 class NegativeSampler:

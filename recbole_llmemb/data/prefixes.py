@@ -20,17 +20,9 @@ _FEWEST = 64
 def chunks_of(lengths, fewest=_FEWEST):
     """Cut rows that are sorted by length into chunks, none with much padding in it.
 
-    Parameters
-    ----------
-    lengths : torch.LongTensor (n,)
-        In ascending order, on the CPU.
-    fewest : int
-        Rows a chunk has at least, unless there are not as many.
-
-    Returns
-    -------
-    list of tuple of int
-        First row, row after the last, and longest length of each chunk.
+    ``lengths`` (n,): in ascending order, on the CPU.
+    ``fewest``: rows a chunk has at least, unless there are not as many.
+    Returns first row, row after the last, and longest length of each chunk.
     """
     values, counts = torch.unique_consecutive(lengths, return_counts=True)
     chunks, begin, end, longest, limit = [], 0, 0, 0, 0
@@ -47,11 +39,8 @@ def chunks_of(lengths, fewest=_FEWEST):
 class SortedPrefixes(Interaction):
     """A batch whose rows are in the order of their lengths.
 
-    Attributes
-    ----------
-    chunks : list of tuple of int
-        From :func:`chunks_of`: known here, before the batch goes to a GPU, where
-        finding out would make every step wait for the one before it.
+    ``chunks``: From :func:`chunks_of`: known here, before the batch goes to a GPU, where finding
+    out would make every step wait for the one before it.
     """
 
     def __init__(self, columns, chunks):
@@ -66,11 +55,8 @@ class SortedPrefixes(Interaction):
 class MaskedPrefixes(SortedPrefixes):
     """Rows in which RecBole has masked items (BERT4Rec), and where.
 
-    Attributes
-    ----------
-    targets : int
-        How many masked items do not begin a row. RecBole's loss leaves out those that do: it
-        takes their place, 0, for padding.
+    ``targets``: How many masked items do not begin a row. RecBole's loss leaves out those that do:
+    it takes their place, 0, for padding.
     """
 
     # Columns, so that they go to a device with the others.

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_llmemb.data.interaction_file import interaction_files
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.records.interaction_file import interaction_files
 
 #: Columns that a dataset has while it is read: which file an interaction is a target of (of one
 #: that is only part of a history, -1 minus the file), and how long its history is (-1: all that
@@ -26,25 +26,14 @@ NAMES = ("training", "validation", "test")
 
 @dataclass
 class Matched:
-    """How the lines of one file fit what is trained on.
+    """How the lines of one file fit what is trained on."""
 
-    Attributes
-    ----------
-    name : str
-        Of :data:`NAMES`.
-    rows : int
-        Targets.
-    users, items : tuple of int
-        How many there are, and how many of them occur in training.
-    without_history : int
-        Lines that are left out because nothing precedes them.
-    """
-
-    name: str
-    rows: int
+    name: str  # Of :data:`NAMES`
+    rows: int  # Targets
+    # users, items: How many there are, and how many of them occur in training.
     users: tuple[int, int]
     items: tuple[int, int]
-    without_history: int
+    without_history: int  # Lines that are left out because nothing precedes them
 
     def __str__(self):
         left = f", {self.without_history:,} lines without a history left out"
@@ -58,21 +47,8 @@ class Matched:
 def load(dataset, folder):
     """The interactions of the three files in one frame, with :data:`PART` and :data:`SEEN`.
 
-    Parameters
-    ----------
-    dataset : LazySequentialDataset
-        While it reads its files.
-    folder : path-like
-
-    Returns
-    -------
-    pandas.DataFrame
-        Tokens as in the files, in the order of the files.
-
-    Raises
-    ------
-    UserError
-        A missing file, or histories of one user that contradict each other.
+    ``dataset``: while it reads its files.
+    Returns tokens as in the files, in the order of the files.
     """
     config = dataset.config
     uid, iid = dataset.uid_field, dataset.iid_field
@@ -175,19 +151,10 @@ def _put(sequence, history, item, untold):
 def in_order(interactions, users, has_places):
     """Sorted interactions by user and file, else as they are; and :data:`PART`, :data:`SEEN`.
 
-    Parameters
-    ----------
-    interactions : Interaction
-        Sorted by user and time, with both columns; changed in place.
-    users : str
-        Field of the users.
-    has_places : bool
-        Whether times are places in a sequence, which need no more order.
-
-    Returns
-    -------
-    tuple
-        The interactions without the columns, and these, ``(n,)`` each.
+    ``interactions``: sorted by user and time, with both columns; changed in place.
+    ``users``: field of the users.
+    ``has_places``: whether times are places in a sequence, which need no more order.
+    Returns the interactions without the columns, and these, ``(n,)`` each.
     """
     if not has_places:
         order = np.lexsort((interactions[PART].numpy(), interactions[users].numpy()))
@@ -204,12 +171,8 @@ def of_training(file_of):
 def matched(dataset, parts) -> list[Matched]:
     """How each file's lines fit training; the first is training itself.
 
-    Parameters
-    ----------
-    dataset : LazySequentialDataset
-        Whose rows are built.
-    parts : sequence of torch.LongTensor
-        The rows of each file.
+    ``dataset``: whose rows are built.
+    ``parts``: the rows of each file.
     """
     store, found = dataset.sorted_interactions.fields, []
     users, items = store[dataset.uid_field], store[dataset.iid_field]

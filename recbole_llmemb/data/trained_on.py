@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import recbole.data.utils as recbole_data
 
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import check_parts
-from recbole_llmemb.data.interaction_file import interaction_files
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.records.interaction_file import interaction_files
 
 # What decides which interactions are trained on, beside the data itself.
 _EVALUATION = ("split", "order", "group_by")
@@ -47,12 +47,8 @@ def install() -> None:
 def files_hash(config, kinds=("inter",)) -> str:
     """Hash of a dataset's files of these kinds; empty where there is none.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-        Already split files (``benchmark_filename``) count one after the other.
-    kinds : sequence of str
-        Of ``inter``, ``item`` and ``user``.
+    ``config``: already split files (``benchmark_filename``) count one after the other.
+    ``kinds``: of ``inter``, ``item`` and ``user``.
     """
     found = []
     for kind in kinds:
@@ -77,10 +73,7 @@ def interactions_digest(train) -> str:
 
     Rows without a history are of another kind, those of models that are not sequential.
 
-    Parameters
-    ----------
-    train : recbole.data.dataset.Dataset
-        The training split, built.
+    ``train``: the training split, built.
     """
     rows = train.inter_feat
     users = _hashes(train, train.uid_field)[rows[train.uid_field].numpy()]
@@ -118,19 +111,9 @@ def _mix(values):
 def check_same(config, plain, path) -> None:
     """Refuse a teacher that was trained on other interactions than the run.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-        Of the run, whose data is prepared; ``align_teacher_unchecked`` lets any pass.
-    plain : mapping or None
-        The configuration in the teacher's checkpoint.
-    path : path-like
-        For the error message.
-
-    Raises
-    ------
-    UserError
-        Naming what differs, or that nothing is known.
+    ``config``: of the run, whose data is prepared; ``align_teacher_unchecked`` lets any pass.
+    ``plain``: the configuration in the teacher's checkpoint.
+    ``path``: for the error message.
     """
     if config["align_teacher_unchecked"] is True:
         return

@@ -36,15 +36,9 @@ def _with_positions(augment):
 def interactions_of(dataset):
     """Users and items of all interactions in order, from the rows made of them.
 
-    Parameters
-    ----------
-    dataset : recbole.data.dataset.SequentialDataset
-        Augmented: a row for each interaction but each user's first.
-
-    Returns
-    -------
-    tuple
-        The :class:`SortedInteractions`, and where in them each row's target lies, ``(n_rows,)``.
+    ``dataset``: augmented: a row for each interaction but each user's first.
+    Returns the :class:`SortedInteractions`, and where in them each row's target lies,
+    ``(n_rows,)``.
     """
     rows = dataset.inter_feat
     users, items = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()

@@ -4,8 +4,8 @@ Nothing here imports PyTorch's companions (sentence-transformers, transformers) 
 loaded, so that a cache hit costs nothing.
 """
 
-from recbole_llmemb.encode.ensure import cache_directory, ensure_table
-from recbole_llmemb.encode.items import ItemText, read_items
+from recbole_llmemb.encode.build_or_load import cache_directory, ensure_table
 from recbole_llmemb.encode.prompts import item_prompts
+from recbole_llmemb.records.items import ItemText, read_items
 
 __all__ = ["ItemText", "cache_directory", "ensure_table", "item_prompts", "read_items"]

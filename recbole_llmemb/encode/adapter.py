@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 #: What ``recbole-llm scft`` adds to peft's files: for which encoder, pooling and prompt.
 MANIFEST = "scft.json"
@@ -22,29 +22,14 @@ _PLACES = ("base_model_name_or_path", "revision")
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter directory.
-
-    Attributes
-    ----------
-    path : Path
-    fingerprint : str
-        Hash of its weights and settings; equal for copies.
-    manifest : mapping
-        What ``scft.json`` holds; empty for an adapter from elsewhere.
-    """
+    """An adapter directory."""
 
     path: Path
-    fingerprint: str
-    manifest: Mapping[str, Any]
+    fingerprint: str  # Hash of its weights and settings; equal for copies
+    manifest: Mapping[str, Any]  # What ``scft.json`` holds; empty for an adapter from elsewhere
 
     def check(self, identity: str, name: str, pooling: str | None) -> None:
-        """Refuse an encoder or a pooling that the adapter was not trained with.
-
-        Raises
-        ------
-        UserError
-            Where ``scft.json`` tells otherwise.
-        """
+        """Refuse an encoder or a pooling that the adapter was not trained with."""
         trained = self.manifest.get("encoder_identity")
         if trained not in (None, identity):
             raise UserError(
@@ -61,13 +46,7 @@ class Adapter:
 
 
 def find_adapter(path: str | os.PathLike) -> Adapter:
-    """Look at an adapter directory, without loading it.
-
-    Raises
-    ------
-    UserError
-        When it is none that can be read.
-    """
+    """Look at an adapter directory, without loading it."""
     path = Path(path).expanduser()
     if not (path / _CONFIG).is_file():
         raise UserError(
@@ -106,13 +85,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def load_adapter(model: Any, path: Path, name: str) -> None:
-    """Put an adapter into a SentenceTransformer, merged into its weights where that is exact.
-
-    Raises
-    ------
-    UserError
-        When peft is missing, or the adapter does not fit the model.
-    """
+    """Put an adapter into a SentenceTransformer, merged into its weights where that is exact."""
     try:
         from peft.tuners.tuners_utils import BaseTunerLayer
         from safetensors import safe_open

@@ -8,33 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.shards import ShardFolder
-from recbole_llmemb.errors import UserError
 
 
 def assemble(shards: ShardFolder, text_of: np.ndarray, shard_size: int, work: Path) -> torch.Tensor:
     """The vectors of all items.
 
-    Parameters
-    ----------
-    shards : ShardFolder
-        All there.
-    text_of : numpy.ndarray
-        (n,) int64, the number of each item's text.
-    shard_size : int
-        Texts per shard, which hold them in the order of their numbers.
-    work : Path
-        Directory for the file that the result is mapped from.
-
-    Returns
-    -------
-    torch.Tensor
-        (n, D). The system takes its memory back when it needs it.
-
-    Raises
-    ------
-    UserError
-        When a shard is missing or damaged, or there is no space.
+    ``shards``: all there.
+    ``text_of``: (n,) int64, the number of each item's text.
+    ``shard_size``: texts per shard, which hold them in the order of their numbers.
+    ``work``: directory for the file that the result is mapped from.
+    Returns (n, D). The system takes its memory back when it needs it.
     """
     items = np.argsort(text_of, kind="stable")
     bounds = np.searchsorted(text_of[items], np.arange(0, len(shards) + 1) * shard_size)

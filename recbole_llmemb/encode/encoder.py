@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.adapter import Adapter, load_adapter
 from recbole_llmemb.encode.source import EncoderSource, refuse_code
-from recbole_llmemb.errors import UserError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _TOKENIZED = 4096
@@ -20,13 +20,7 @@ _POOLING_MODES = {"mean": "mean", "last": "lasttoken"}
 
 
 def check_options(pooling: str | None, dtype: str) -> None:
-    """Refuse a pooling or number type there is not.
-
-    Raises
-    ------
-    UserError
-        Naming the choices.
-    """
+    """Refuse a pooling or number type there is not."""
     if pooling is not None and pooling not in _POOLING_MODES:
         raise UserError(
             f"llm_pooling is {pooling!r}; it must be mean or last, or empty for the encoder's own."
@@ -36,13 +30,7 @@ def check_options(pooling: str | None, dtype: str) -> None:
 
 
 def choose_devices(device: Any = None) -> list[str]:
-    """Device names from ``"auto"``, ``"cpu"``, ``"cuda:1"``, ``"cuda:0,cuda:1"`` or a torch.device.
-
-    Raises
-    ------
-    UserError
-        When PyTorch does not know a device, or has none of it.
-    """
+    """Device names from ``auto``, ``cpu``, ``cuda:1``, ``cuda:0,cuda:1`` or a torch.device."""
     if device in (None, "", "auto"):
         return ["cuda" if torch.cuda.is_available() else "cpu"]
     names = [name.strip() for name in str(device).split(",") if name.strip()]
@@ -196,15 +184,8 @@ def load_pipeline(
 ):
     """An encoder as a SentenceTransformer with the pooling asked for, ready to be padded.
 
-    Parameters
-    ----------
-    model_options : dict, optional
-        More for transformers' ``from_pretrained``; the others are as of :class:`Encoder`.
-
-    Raises
-    ------
-    UserError
-        See :class:`Encoder`.
+    ``model_options``: more for transformers' ``from_pretrained``; the others are as of
+    :class:`Encoder`.
     """
     options = {"dtype": dtype, **(model_options or {})}
     model = _load(source, options, device, trust_remote_code)

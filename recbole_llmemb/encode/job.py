@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_llmemb.core.errors import TableError, UserError
+from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.locks import turn
+from recbole_llmemb.core.publish import check_target
 from recbole_llmemb.encode.adapter import find_adapter
-from recbole_llmemb.encode.catalogue import Catalogue, scan
 from recbole_llmemb.encode.encoder import check_options
-from recbole_llmemb.encode.items import ItemText, open_items, read_items
+from recbole_llmemb.encode.item_stream import Catalogue, scan
 from recbole_llmemb.encode.local import encode_locally
 from recbole_llmemb.encode.prepared import Prepared
 from recbole_llmemb.encode.prompts import (
@@ -27,17 +30,14 @@ from recbole_llmemb.encode.prompts import (
 )
 from recbole_llmemb.encode.shards import DEFAULT_SHARD_SIZE
 from recbole_llmemb.encode.source import find_encoder
-from recbole_llmemb.encode.turns import turn
 from recbole_llmemb.encode.workers import Workers
-from recbole_llmemb.errors import TableError, UserError
-from recbole_llmemb.files import refuse_inputs
+from recbole_llmemb.records.items import ItemText, open_items, read_items
 from recbole_llmemb.table.format import (
     EmbeddingTable,
     library_versions,
     read_manifest,
     table_files,
 )
-from recbole_llmemb.table.publish import check_target
 from recbole_llmemb.table.reduce import reduce_pca
 
 DEFAULT_BATCH_SIZE = 32
@@ -74,15 +74,8 @@ class EncodeJob:
     def prepare(self, streamed: bool = False) -> Prepared:
         """Read the items and find the encoder, without loading it (once; later calls are free).
 
-        Parameters
-        ----------
-        streamed : bool
-            Do not hold the texts, but a :class:`~recbole_llmemb.encode.catalogue.Catalogue`.
-
-        Raises
-        ------
-        UserError
-            When an option, the item file or the encoder's name is wrong.
+        ``streamed``: do not hold the texts, but a
+        :class:`~recbole_llmemb.encode.item_stream.Catalogue`.
         """
         if self._prepared is None or (self._prepared.catalogue is not None) != streamed:
             check_options(self.pooling, self.dtype)
@@ -117,7 +110,7 @@ class EncodeJob:
 
     @property
     def place(self) -> tuple:
-        """What :func:`~recbole_llmemb.encode.items.open_items` needs to know."""
+        """What :func:`~recbole_llmemb.records.items.open_items` needs to know."""
         return self.item_file, self.fields, self.id_field, self.field_separator, self.encoding
 
     def _read(self) -> tuple[ItemText, list[str], None]:
@@ -149,29 +142,14 @@ class EncodeJob:
 
 @dataclass
 class EncodeResult:
-    """What :func:`run_job` did.
+    """What :func:`run_job` did."""
 
-    Attributes
-    ----------
-    path : Path
-        The table directory.
-    rows, width : int
-        Its size.
-    unique : int
-        Different texts among the items'.
-    encoded : int
-        Texts encoded by this run; the others were in shards of an interrupted one.
-    cache_hit : bool
-        Whether the table was there already.
-    seconds : float
-    """
-
-    path: Path
-    rows: int
+    path: Path  # The table directory
+    rows: int  # rows, width: Its size
     width: int
-    unique: int
-    encoded: int
-    cache_hit: bool
+    unique: int  # Different texts among the items'
+    encoded: int  # Texts encoded by this run; the others were in shards of an interrupted one
+    cache_hit: bool  # Whether the table was there already
     seconds: float
 
 
@@ -187,25 +165,11 @@ def run_job(
     Killed at any moment, the same call continues from the last finished shard. Two processes
     that want the same directory take turns, and the second finds the table of the first.
 
-    Parameters
-    ----------
-    job : EncodeJob
-        What to encode.
-    out : path
-        The table directory.
-    overwrite : bool
-        Replace a table of other inputs, or a damaged one, instead of refusing.
-    report : callable
-        Is given one line of text when something begins or ends.
-    workers : Workers, optional
-        Encode with Ray, by these; the table is the same. By default in this process.
-
-    Raises
-    ------
-    UserError
-        For anything in the job that cannot work.
-    TableError
-        When ``out`` holds something else and may not be replaced.
+    ``job``: what to encode.
+    ``out``: the table directory.
+    ``overwrite``: replace a table of other inputs, or a damaged one, instead of refusing.
+    ``report``: is given one line of text when something begins or ends.
+    ``workers``: encode with Ray, by these; the table is the same. By default in this process.
     """
     began = time.perf_counter()
     out = Path(out)

@@ -20,26 +20,10 @@ def encode_locally(
 ) -> tuple[torch.Tensor, int]:
     """Encode the texts of a job.
 
-    Parameters
-    ----------
-    job : EncodeJob
-    ready : Prepared
-        Of the job, with its texts.
-    work : Path
-        Directory of the shards.
-    report : callable
-
-    Returns
-    -------
-    vectors : torch.Tensor
-        (n, D), one row per item.
-    encoded : int
-        Texts that were not found in shards.
-
-    Raises
-    ------
-    UserError
-        See :func:`~recbole_llmemb.encode.shards.encode_in_shards`.
+    ``ready``: of the job, with its texts.
+    ``work``: directory of the shards.
+    Returns ``vectors`` : (n, D), one row per item.
+    Returns ``encoded`` : Texts that were not found in shards.
     """
     unique = list(dict.fromkeys(ready.texts))
     token_of = dict(zip(ready.texts, ready.items.tokens, strict=True))

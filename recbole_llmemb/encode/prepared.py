@@ -6,35 +6,22 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from recbole_llmemb.encode.adapter import Adapter
-from recbole_llmemb.encode.catalogue import Catalogue, hash_lists
-from recbole_llmemb.encode.items import ItemText
+from recbole_llmemb.encode.item_stream import Catalogue, hash_lists
 from recbole_llmemb.encode.source import EncoderSource
+from recbole_llmemb.records.items import ItemText
 
 
 @dataclass
 class Prepared:
-    """A job whose inputs were looked at.
-
-    Attributes
-    ----------
-    items : ItemText
-    texts : list of str
-        One prompt per item; none when streamed, and then the items have no attributes either.
-    catalogue : Catalogue, optional
-        What there is instead when streamed.
-    instruction : str
-    source : EncoderSource
-    pooling, max_length
-        What the job asks for, or else its adapter.
-    adapter : Adapter, optional
-    """
+    """A job whose inputs were looked at."""
 
     items: ItemText
+    # One prompt per item; none when streamed, and then the items have no attributes either.
     texts: list[str]
-    catalogue: Catalogue | None
+    catalogue: Catalogue | None  # What there is instead when streamed
     instruction: str
     source: EncoderSource
-    pooling: str | None = None
+    pooling: str | None = None  # pooling, max_length: What the job asks for, or else its adapter
     max_length: int | None = None
     adapter: Adapter | None = None
 

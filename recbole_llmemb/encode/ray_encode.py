@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 import torch
 from tqdm import tqdm
 
-from recbole_llmemb.cluster import connected
+from recbole_llmemb.core.cluster import connected
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.assemble import assemble
 from recbole_llmemb.encode.ray_worker import EncodeWorker, SpanReader, WorkerSettings
 from recbole_llmemb.encode.shards import ShardFolder, unpack
 from recbole_llmemb.encode.source import EncoderSource
 from recbole_llmemb.encode.workers import Workers, require_ray
-from recbole_llmemb.errors import UserError
 
 if TYPE_CHECKING:
     from recbole_llmemb.encode.job import EncodeJob, Prepared
@@ -39,22 +39,8 @@ def encode_with_ray(
 ) -> tuple[torch.Tensor, int]:
     """Encode the texts of a job; the parameters and results are those of ``encode_locally``.
 
-    Parameters
-    ----------
-    ready : Prepared
-        Of the job, streamed.
-    workers : Workers
-
-    Returns
-    -------
-    vectors : torch.Tensor
-        (n, D), one row per item, mapped from a file in ``work``.
-    encoded : int
-
-    Raises
-    ------
-    UserError
-        When Ray or an input is not as needed, or the workers were lost too often.
+    ``ready``: of the job, streamed.
+    Returns ``vectors`` : (n, D), one row per item, mapped from a file in ``work``.
     """
     workers.check(job.device)
     catalogue = ready.catalogue

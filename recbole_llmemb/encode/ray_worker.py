@@ -11,27 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.adapter import find_adapter
-from recbole_llmemb.encode.catalogue import read_span
-from recbole_llmemb.encode.items import open_items
+from recbole_llmemb.encode.item_stream import read_span
 from recbole_llmemb.encode.prompts import item_prompt
 from recbole_llmemb.encode.source import EncoderSource, find_encoder
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.records.items import open_items
 
 
 @dataclass(frozen=True)
 class SpanReader:
-    """Spans of a catalogue to the texts of their shards, a shard at a time.
+    """Spans of a catalogue to the texts of their shards, a shard at a time."""
 
-    Attributes
-    ----------
-    place : tuple
-        What :func:`~recbole_llmemb.encode.items.open_items` needs.
-    instruction, value_max_chars
-        As for :func:`~recbole_llmemb.encode.prompts.item_prompt`.
-    """
-
-    place: tuple
+    place: tuple  # What :func:`~recbole_llmemb.records.items.open_items` needs
+    # instruction, value_max_chars: As for :func:`~recbole_llmemb.encode.prompts.item_prompt`.
     instruction: str
     value_max_chars: int | None
 
@@ -72,10 +65,6 @@ class EncodeWorker:
     """Texts of shards to the bytes of shards; an actor that holds the encoder.
 
     Errors that a user can cause are results, as Ray would wrap them in a traceback.
-
-    Parameters
-    ----------
-    settings : WorkerSettings
     """
 
     def __init__(self, settings: WorkerSettings):

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from tqdm import tqdm
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 DEFAULT_SHARD_SIZE = 1024
 _TENSOR = "vectors"
@@ -34,37 +34,17 @@ def encode_in_shards(
     not fit into memory fails at once. Each shard is written beside and renamed, so that whatever
     has a shard's name is a whole shard; still it is checked before it is used again.
 
-    Parameters
-    ----------
-    texts : sequence of str
-        n different texts.
-    encode : callable
-        Texts to (len, D). Not called when all shards are there.
-    work : Path
-        Directory of the shards; made if need be.
-    key : str
-        Hash of everything the vectors depend on. Shards with another key are made anew.
-    shard_size : int
-        Texts per shard: what a killed run loses at most.
-    step : int
-        Texts per call of ``encode``.
-    describe : callable
-        Names text i in an error message.
-    lengths : callable, optional
-        Lengths of texts as the encoder sees them, in tokens; by default in characters. Asked for
-        once, as the order is kept with the shards.
-
-    Returns
-    -------
-    vectors : torch.Tensor
-        (n, D), in the order of ``texts``.
-    encoded : int
-        How many texts were encoded now; the others were found.
-
-    Raises
-    ------
-    UserError
-        When the encoder returns NaN or infinity, or a shard cannot be written.
+    ``texts``: n different texts.
+    ``encode``: texts to (len, D). Not called when all shards are there.
+    ``work``: directory of the shards; made if need be.
+    ``key``: hash of everything the vectors depend on. Shards with another key are made anew.
+    ``shard_size``: texts per shard: what a killed run loses at most.
+    ``step``: texts per call of ``encode``.
+    ``describe``: names text i in an error message.
+    ``lengths``: lengths of texts as the encoder sees them, in tokens; by default in characters.
+    Asked for once, as the order is kept with the shards.
+    Returns ``vectors`` : (n, D), in the order of ``texts``.
+    Returns ``encoded`` : How many texts were encoded now; the others were found.
     """
     _make(work)
     order = _order(texts, work, key, lengths)
@@ -116,19 +96,9 @@ def encode_shard(
 class ShardFolder:
     """Shards that somebody else encodes, kept in a directory until all are there.
 
-    Parameters
-    ----------
-    work : Path
-        The directory; made if need be.
-    count : int
-        How many shards there are.
-    key, rows : callable
-        Shard number to what the shard must match, and to its number of texts.
-
-    Raises
-    ------
-    UserError
-        When the directory cannot be made.
+    ``work``: the directory; made if need be.
+    ``count``: how many shards there are.
+    ``key``, ``rows``: shard number to what the shard must match, and to its number of texts.
     """
 
     def __init__(
@@ -145,13 +115,7 @@ class ShardFolder:
         return self._read(shard) is not None
 
     def get(self, shard: int) -> torch.Tensor:
-        """(rows, D).
-
-        Raises
-        ------
-        UserError
-            When it is not there, or damaged.
-        """
+        """(rows, D)."""
         vectors = self._read(shard)
         if vectors is None:
             raise UserError(
@@ -161,13 +125,7 @@ class ShardFolder:
         return vectors
 
     def put(self, shard: int, vectors: torch.Tensor) -> None:
-        """Keep a shard.
-
-        Raises
-        ------
-        UserError
-            When it cannot be written.
-        """
+        """Keep a shard."""
         _write_shard(_path(self._work, shard), self._key(shard), vectors)
 
     def _read(self, shard: int) -> torch.Tensor | None:

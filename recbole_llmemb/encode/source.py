@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
@@ -25,24 +25,12 @@ _SKIPPED_SUFFIXES = {".md", ".h5", ".msgpack", ".ot", ".onnx", ".lock"}
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """Where an encoder is loaded from.
+    """Where an encoder is loaded from."""
 
-    Attributes
-    ----------
-    name : str
-        As the user gave it.
-    location : str
-        A directory, or a Hugging Face id.
-    revision : str
-        Commit of the hub, or ``files:<hash>`` of the directory's files.
-    offline : bool
-        Load without asking the hub.
-    """
-
-    name: str
-    location: str
-    revision: str
-    offline: bool
+    name: str  # As the user gave it
+    location: str  # A directory, or a Hugging Face id
+    revision: str  # Commit of the hub, or ``files:<hash>`` of the directory's files
+    offline: bool  # Load without asking the hub
 
     @property
     def is_directory(self) -> bool:
@@ -122,11 +110,6 @@ def refuse_code(source: EncoderSource) -> None:
     Before its version 6, sentence-transformers imports the modules of a directory; older versions
     of peft import what ``megatron_core`` names; and transformers fetches attention kernels, which
     are compiled code, from the hub.
-
-    Raises
-    ------
-    ValueError
-        Saying ``trust_remote_code``, as libraries do.
     """
     if source.is_directory:
         folder = Path(source.location)

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from recbole_llmemb import cluster
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core import cluster
+from recbole_llmemb.core.errors import UserError
 
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -17,27 +17,15 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Workers:
-    """Who encodes.
+    """Who encodes."""
 
-    Attributes
-    ----------
-    number : int, optional
-        Workers, each with an encoder; by default, and at most, as many as the cluster has room
-        for.
-    gpus : float, optional
-        GPUs of each, maybe a fraction; by default one where the cluster has any.
-    """
-
+    # Workers, each with an encoder; by default, and at most, as many as the cluster has room for.
     number: int | None = None
+    # GPUs of each, maybe a fraction; by default one where the cluster has any.
     gpus: float | None = None
 
     def check(self, device: Any) -> None:
-        """Refuse numbers that mean nothing, and devices, which are Ray's to give.
-
-        Raises
-        ------
-        UserError
-        """
+        """Refuse numbers that mean nothing, and devices, which are Ray's to give."""
         if self.number is not None and self.number < 1:
             raise UserError(f"--num_workers is {self.number}; it must be at least 1.")
         gpus = self.gpus or 0
@@ -56,15 +44,7 @@ class Workers:
     def fit(self, nodes: list[dict[str, float]], device: Any) -> Workers:
         """These workers with every number filled in.
 
-        Parameters
-        ----------
-        nodes : list of dict
-            Resources of each node.
-
-        Raises
-        ------
-        UserError
-            When not one worker fits anywhere.
+        ``nodes``: resources of each node.
         """
         gpus = self.gpus
         if gpus is None:
@@ -90,5 +70,5 @@ def _fitting(node: dict[str, float], gpus: float) -> int:
 
 
 def require_ray() -> Any:
-    """Ray with Ray Data, see :func:`recbole_llmemb.cluster.require_ray`."""
+    """Ray with Ray Data, see :func:`recbole_llmemb.core.cluster.require_ray`."""
     return cluster.require_ray("encode --ray", "ray.data", "ray", _QUIET)

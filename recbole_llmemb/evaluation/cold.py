@@ -13,13 +13,13 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from recbole_llmemb import rng
+from recbole_llmemb.core import random_state
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.holdout import histories, met_before
-from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.measure import KEEP_TARGET, history_in_words
-from recbole_llmemb.model.item_embedding import TableItemEmbedding
-from recbole_llmemb.model.item_layer import prepared
-from recbole_llmemb.teacher import is_checkpoint
+from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
+from recbole_llmemb.models.llmemb.item_layer import prepared
+from recbole_llmemb.run.teacher import is_checkpoint
 
 METRICS = ("hit", "ndcg", "mrr")
 #: Among which items, and who ranks.
@@ -35,13 +35,7 @@ def told(held) -> str:
 
 
 def check_model(config, model_class) -> None:
-    """Refuse, before any work, models whose scores are not made of an item's embedding.
-
-    Raises
-    ------
-    UserError
-        Naming the model.
-    """
+    """Refuse, before any work, models whose scores are not made of an item's embedding."""
     if getattr(model_class, "own", False) or not getattr(model_class, "similarity", False):
         raise UserError(
             f"holdout_items ranks items by their embeddings alone, but {model_class.__name__} "
@@ -59,32 +53,18 @@ def check_model(config, model_class) -> None:
 def evaluate_cold(config, data, model) -> dict:
     """Rank the held-out items where they are what a user took next.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-        Of the run; ``topk``, ``metrics`` and ``eval_batch_size`` count.
-    data : recbole_llmemb.pipeline.Data
-        With what was held out.
-    model : torch.nn.Module
-        Trained.
-
-    Returns
-    -------
-    dict
-        The ``cold_items`` of a result file: what was held out, and for each of
-        :data:`CATALOGUES` the number of candidates and the metrics of each of
-        :data:`RANKERS`, see :func:`expected_metrics`.
-
-    Raises
-    ------
-    UserError
-        A held-out item has no row in the table, and ``llm_missing`` does not fill it.
+    ``config``: of the run; ``topk``, ``metrics`` and ``eval_batch_size`` count.
+    ``data``: with what was held out.
+    ``model``: trained.
+    Returns the ``cold_items`` of a result file: what was held out, and for each of
+    :data:`CATALOGUES` the number of candidates and the metrics of each of :data:`RANKERS`, see
+    :func:`expected_metrics`.
     """
     train = data.train._dataset
     held = train.held_out
     names = [name for name in METRICS if name in _lower(config["metrics"])] or ["hit", "ndcg"]
     model.eval()
-    with torch.no_grad(), rng.preserved():
+    with torch.no_grad(), random_state.preserved():
         cold, bias = cold_embeddings(config, train, model)
         ranks = _ranks(config, train, model, cold, bias)
     counts = train.training_counts(train)[0][1:]
@@ -115,25 +95,15 @@ def expected_metrics(
 ) -> dict[str, float | None]:
     """Metrics when equal scores are put in random order, averaged over all such orders.
 
-    Parameters
-    ----------
-    greater, equal : torch.Tensor (n,)
-        Of each target, how many candidates score higher, and how many the same, itself
-        included.
-    candidates : int
-        How many there are.
-    names : sequence of str
-        Of :data:`METRICS`.
-    topk : sequence of int
-    allowed : torch.Tensor (n,), optional
-        How many candidates each target has, itself included, where they are not the same.
-
-    Returns
-    -------
-    dict
-        ``{"hit@10": …, …, "auc": …}``. ``auc`` is the chance that the target is ranked above
-        another candidate drawn at random: 0.5 for a ranking that knows nothing. None where
-        there is no target, or where a list of ``k`` holds every candidate.
+    ``greater``, ``equal`` (n,): of each target, how many candidates score higher, and how many the
+    same, itself included.
+    ``candidates``: how many there are.
+    ``names``: of :data:`METRICS`.
+    ``allowed`` (n,): how many candidates each target has, itself included, where they are not the
+    same.
+    Returns ``{"hit@10": …, …, "auc": …}``. ``auc`` is the chance that the target is ranked above
+    another candidate drawn at random: 0.5 for a ranking that knows nothing. None where there is no
+    target, or where a list of ``k`` holds every candidate.
     """
     greater, equal = greater.double(), equal.double()
     found: dict = {}
@@ -162,10 +132,7 @@ def cold_embeddings(config, dataset, model):
     from). With ``item_embedding: id``: rows as they were before training, which is all that
     there is. A model that adds a bias to each item's score gives these the mean bias.
 
-    Returns
-    -------
-    tuple of torch.Tensor
-        ``(n, d)`` and ``(n,)``.
+    Returns ``(n, d)`` and ``(n,)``.
     """
     layer, tokens = model.scored_items, dataset.held_out.tokens
     if not isinstance(layer, (nn.Embedding, TableItemEmbedding)):
@@ -192,12 +159,9 @@ def cold_embeddings(config, dataset, model):
 def _ranks(config, dataset, model, cold, bias):
     """How the targets are ranked, for each catalogue and ranker.
 
-    Returns
-    -------
-    dict of str to tuple
-        How many candidates each target has, itself included, ``(n,)``, and for each ranker how
-        many of them score higher and how many the same, ``(2, n)``. A target that is no
-        candidate has more above it than there are items in a list.
+    Returns how many candidates each target has, itself included, ``(n,)``, and for each ranker how
+    many of them score higher and how many the same, ``(2, n)``. A target that is no candidate has
+    more above it than there are items in a list.
     """
     held, layer = dataset.held_out, model.scored_items
     warm = layer.weight[1 : dataset.item_num].float()

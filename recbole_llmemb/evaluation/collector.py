@@ -18,21 +18,11 @@ ROW_KEYS = ("rec.topk", "rec.meanrank", "rec.score", "rec.items", "data.label")
 
 @dataclass(frozen=True)
 class EvalRows:
-    """Whose line each line of ``rec.topk`` is.
+    """Whose line each line of ``rec.topk`` is."""
 
-    Attributes
-    ----------
-    user_id : torch.LongTensor
-        ``(n_rows,)``, RecBole's internal user ids.
-    item_id : torch.LongTensor
-        ``(n_rows,)``, the target item; -1 where a row has several targets.
-    length : torch.LongTensor
-        ``(n_rows,)``, length of the history the model was shown; 0 if unknown.
-    """
-
-    user_id: torch.Tensor
-    item_id: torch.Tensor
-    length: torch.Tensor
+    user_id: torch.Tensor  # ``(n_rows,)``, RecBole's internal user ids
+    item_id: torch.Tensor  # ``(n_rows,)``, the target item; -1 where a row has several targets
+    length: torch.Tensor  # ``(n_rows,)``, length of the history the model was shown; 0 if unknown
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -85,14 +75,10 @@ class GroupCollector(Collector):
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
         """Collect one batch ranked over the whole catalogue.
 
-        Parameters
-        ----------
-        scores_tensor : torch.Tensor
-            ``(B, n_items)`` scores, ``-inf`` for what must not be recommended.
-        interaction : recbole.data.interaction.Interaction
-            The batch: one line per row, or RecBole's one line per candidate.
-        positive_u, positive_i : torch.LongTensor
-            Row number and item id of every target, ``(n_targets,)`` each.
+        ``scores_tensor``: ``(B, n_items)`` scores, ``-inf`` for what must not be recommended.
+        ``interaction``: the batch: one line per row, or RecBole's one line per candidate.
+        ``positive_u``, ``positive_i``: row number and item id of every target, ``(n_targets,)``
+        each.
         """
         if scores_tensor.dim() != 2 or positive_u is None:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
@@ -121,16 +107,10 @@ class GroupCollector(Collector):
         matrix of ``-inf`` with the candidates' scores written into it. In
         particular a negative drawn twice counts once.
 
-        Parameters
-        ----------
-        scores : torch.Tensor
-            ``(B, C)`` scores of the candidates.
-        candidates : torch.LongTensor
-            ``(B, C)`` item ids, the target in column 0.
-        interaction : recbole.data.interaction.Interaction
-            The batch, one line per row.
-        n_items : int
-            Size of RecBole's item id space, padding included.
+        ``scores``: ``(B, C)`` scores of the candidates.
+        ``candidates``: ``(B, C)`` item ids, the target in column 0.
+        ``interaction``: the batch, one line per row.
+        ``n_items``: size of RecBole's item id space, padding included.
         """
         candidates = candidates.to(scores.device)
         k = max(self.topk)

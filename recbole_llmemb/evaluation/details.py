@@ -11,39 +11,25 @@ from recbole.evaluator.base_metric import TopkMetric
 
 @dataclass(frozen=True)
 class RowDetails:
-    """What an evaluation found for each of its rows.
+    """What an evaluation found for each of its rows."""
 
-    Attributes
-    ----------
-    user_id, item_id : numpy.ndarray
-        ``(n_rows,)``, RecBole's internal ids; item -1 where a row has several targets.
-    popularity : numpy.ndarray
-        ``(n_rows,)``, training interactions of the target; -1 where there are several.
-    history : numpy.ndarray
-        ``(n_rows,)``, training interactions of the user.
-    values : dict of str to numpy.ndarray
-        ``{metric: (n_rows,)}``, not rounded. Their means are the overall metrics.
-    """
-
+    # user_id, item_id: ``(n_rows,)``, RecBole's internal ids; item -1 where a row has several
+    # targets.
     user_id: np.ndarray
     item_id: np.ndarray
+    # ``(n_rows,)``, training interactions of the target; -1 where there are several.
     popularity: np.ndarray
-    history: np.ndarray
+    history: np.ndarray  # ``(n_rows,)``, training interactions of the user
+    # ``{metric: (n_rows,)}``, not rounded. Their means are the overall metrics.
     values: dict[str, np.ndarray]
 
     @classmethod
     def of(cls, evaluator, struct, rows, item_counts, user_counts):
         """Take an evaluation apart.
 
-        Parameters
-        ----------
-        evaluator : recbole.evaluator.Evaluator
-        struct : recbole.evaluator.collector.DataStruct
-            What it is given.
-        rows : EvalRows
-            Whose line each line of it is.
-        item_counts, user_counts : torch.LongTensor
-            ``(n_items,)`` and ``(n_users,)`` training interactions.
+        ``struct``: what it is given.
+        ``rows``: whose line each line of it is.
+        ``item_counts``, ``user_counts``: ``(n_items,)`` and ``(n_users,)`` training interactions.
         """
         users, items = rows.user_id.cpu().numpy(), rows.item_id.cpu().numpy()
         popularity = item_counts.cpu().numpy()[items]
@@ -54,10 +40,7 @@ class RowDetails:
     def bins(self) -> dict[str, list[dict]]:
         """Means over the rows of each bin, see :func:`bins`.
 
-        Returns
-        -------
-        dict of str to list
-            ``item_popularity`` and ``history_length``.
+        Returns ``item_popularity`` and ``history_length``.
         """
         return {
             "item_popularity": bins(self.values, self.popularity),
@@ -71,15 +54,7 @@ def row_values(evaluator, struct) -> dict[str, np.ndarray]:
     Those are RecBole's top-k metrics; what is about the whole catalogue or about all rows
     together (``ItemCoverage``, ``GAUC``) is left out.
 
-    Parameters
-    ----------
-    evaluator : recbole.evaluator.Evaluator
-    struct : recbole.evaluator.collector.DataStruct
-
-    Returns
-    -------
-    dict of str to numpy.ndarray
-        ``{"ndcg@10": (n_rows,)}``, float64.
+    Returns ``{"ndcg@10": (n_rows,)}``, float64.
     """
     found = {}
     for metric in evaluator.metric_class.values():
@@ -98,17 +73,9 @@ def bins(values, counts) -> list[dict]:
 
     They depend on nothing but the counts, so runs on one dataset share them.
 
-    Parameters
-    ----------
-    values : dict of str to numpy.ndarray
-        ``{metric: (n_rows,)}``.
-    counts : numpy.ndarray
-        ``(n_rows,)`` integers; rows with a negative one are left out.
-
-    Returns
-    -------
-    list of dict
-        ``{"from": 4, "to": 7, "users": n, metric: mean}`` for each bin that has rows.
+    ``values``: ``{metric: (n_rows,)}``.
+    ``counts``: ``(n_rows,)`` integers; rows with a negative one are left out.
+    Returns ``{"from": 4, "to": 7, "users": n, metric: mean}`` for each bin that has rows.
     """
     _, number = np.frexp(counts)  # 0 → 0, 1 → 1, 2 and 3 → 2, 4 to 7 → 3, …
     number = np.where(counts < 0, -1, number)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.measure import history_of
 from recbole_llmemb.evaluation.rows import length_order, trim_histories
 
@@ -28,13 +28,7 @@ class HistoryFullSortEvalDataLoader(FullSortEvalDataLoader):
 
 
 def history_loader_of_recbole(config, dataset, sampler, shuffle=False):
-    """The full-ranking loader for RecBole's own sequential models, without the history.
-
-    Raises
-    ------
-    UserError
-        Some list would not be full: RecBole fills it up with what is no candidate.
-    """
+    """The full-ranking loader for RecBole's own sequential models, without the history."""
     loader = HistoryFullSortEvalDataLoader(config, dataset, sampler, shuffle=shuffle)
     met = history_of(config, dataset, np.arange(len(dataset))).rows.bincount()
     if len(met) and dataset.item_num - 1 - int(met.max()) < max(config["topk"]):

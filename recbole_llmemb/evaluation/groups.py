@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from recbole.evaluator.collector import DataStruct
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.collector import ROW_KEYS, EvalRows
 
 GROUP_NAMES = ("tail_items", "head_items", "short_users", "long_users")
@@ -154,13 +154,7 @@ def group_results(evaluator, struct, rows: EvalRows, groups: Groups) -> dict[str
 
 
 def check_threshold(key: str, value) -> None:
-    """Refuse a threshold that is neither an integer >= 1 nor a float in (0, 1).
-
-    Raises
-    ------
-    UserError
-        Naming ``key``.
-    """
+    """Refuse a threshold that is neither an integer >= 1 nor a float in (0, 1)."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if number and isinstance(value, numbers.Integral) and value >= 1:
         return

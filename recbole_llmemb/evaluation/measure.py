@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from recbole.utils import EvaluatorType, ModelType
 
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.lazy import POSITION
-from recbole_llmemb.errors import UserError
 from recbole_llmemb.evaluation.pairs import Pairs
 
 KEEP_TARGET = "keep_target"
@@ -31,21 +31,12 @@ def excluded_of(config):
 def history_of(config, dataset, index) -> Pairs:
     """The items that are no candidates of some rows: all that the user met before the target.
 
-    Parameters
-    ----------
-    config : mapping
-    dataset : recbole.data.dataset.SequentialDataset
-        A built split. A row that knows where its target lies among its user's interactions has
-        all before it as its history, also what is too long ago for a model to be shown; any
-        other row has what its list says.
-    index : numpy.ndarray (b,)
-        Rows of it.
-
-    Returns
-    -------
-    Pairs
-        Row numbers, counted within ``index``, and item ids. Under ``exclude_history:
-        keep_target`` a row's target is not among them.
+    ``dataset``: A built split. A row that knows where its target lies among its user's interactions
+    has all before it as its history, also what is too long ago for a model to be shown; any other
+    row has what its list says.
+    ``index`` (b,): rows of it.
+    Returns row numbers, counted within ``index``, and item ids. Under ``exclude_history:
+    keep_target`` a row's target is not among them.
     """
     rows, item_field = dataset.inter_feat[index], dataset.iid_field
     if POSITION in rows.interaction:
@@ -89,13 +80,7 @@ def history_in_words(excluded) -> str:
 
 
 def check_measure(config, ours: bool) -> None:
-    """Refuse an ``exclude_history`` that an evaluation cannot do.
-
-    Raises
-    ------
-    UserError
-        Naming the key and what may be done instead.
-    """
+    """Refuse an ``exclude_history`` that an evaluation cannot do."""
     chosen = config["exclude_history"]
     if chosen is not None and chosen not in VALUES:
         raise UserError(

@@ -19,7 +19,7 @@ from recbole.data.dataloader.general_dataloader import (
 from recbole.sampler import RepeatableSampler
 from recbole.utils import InputType
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.measure import history_of
 from recbole_llmemb.evaluation.rows import length_order, trim_histories
 
@@ -36,15 +36,7 @@ def candidate_eval_loader(config, dataset, sampler, shuffle=False):
     each target and ranks a user's targets together. RecBole's also serves
     ``labeled`` evaluation, which draws none.
 
-    Parameters
-    ----------
-    config, dataset, sampler, shuffle
-        As for RecBole's ``NegSampleEvalDataLoader``.
-
-    Raises
-    ------
-    UserError
-        ``exclude_history`` where targets with different histories are ranked together.
+    ``config, dataset, sampler, shuffle``: as for RecBole's ``NegSampleEvalDataLoader``.
     """
     draws = sampler is not None and _draws(_args(config, sampler))
     one_target = draws and _most_targets(dataset) <= 1
@@ -148,23 +140,13 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
 def candidate_scores(model, interaction, candidates, n_items):
     """Score candidates in RecBole's form: ``-inf`` for everything else.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        With ``sequence_output(interaction) -> (B, H)`` and
-        ``candidate_scores(seq_output, candidates) -> (B, C)``.
-    interaction : recbole.data.interaction.Interaction
-        The batch, on the model's device.
-    candidates : torch.LongTensor
-        ``(B, C)`` item ids.
-    n_items : int
-        Size of RecBole's item id space, padding included.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, n_items)``. :meth:`GroupCollector.candidate_batch_collect` gives the same
-        metrics from the ``(B, C)`` scores without this matrix.
+    ``model``: with ``sequence_output(interaction) -> (B, H)`` and ``candidate_scores(seq_output,
+    candidates) -> (B, C)``.
+    ``interaction``: the batch, on the model's device.
+    ``candidates``: ``(B, C)`` item ids.
+    ``n_items``: size of RecBole's item id space, padding included.
+    Returns ``(B, n_items)``. :meth:`GroupCollector.candidate_batch_collect` gives the same metrics
+    from the ``(B, C)`` scores without this matrix.
     """
     scores = model.candidate_scores(model.sequence_output(interaction), candidates)
     full = scores.new_full((len(scores), n_items), -torch.inf)
@@ -177,21 +159,11 @@ def draw_negatives(sampler, user_ids, item_ids, num, seed):
     Reads the random numbers in the same order as ``sampler.sample_by_user_ids``, so
     the same NumPy seed gives the same negatives; only the rejection is vectorised.
 
-    Parameters
-    ----------
-    sampler : recbole.sampler.RepeatableSampler or recbole.sampler.Sampler
-        With its phase set.
-    user_ids, item_ids : numpy.ndarray
-        ``(n_rows,)`` users and their targets.
-    num : int
-        Negatives per row.
-    seed : int or sequence of int
-        For ``numpy.random.seed``; the global state is put back afterwards.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(n_rows, num)`` item ids.
+    ``sampler``: with its phase set.
+    ``user_ids``, ``item_ids``: ``(n_rows,)`` users and their targets.
+    ``num``: negatives per row.
+    ``seed``: for ``numpy.random.seed``; the global state is put back afterwards.
+    Returns ``(n_rows, num)`` item ids.
     """
     if sampler.item_num <= 2:
         raise UserError(

@@ -9,14 +9,9 @@ import torch
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which items must not be recommended to which rows.
+    """Which items must not be recommended to which rows."""
 
-    Attributes
-    ----------
-    rows, columns : torch.LongTensor (m,)
-        Row numbers in ascending order, and positions among the items.
-    """
-
+    # rows, columns: (m,): Row numbers in ascending order, and positions among the items.
     rows: torch.Tensor
     columns: torch.Tensor
 

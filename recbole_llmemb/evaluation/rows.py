@@ -16,17 +16,9 @@ def length_order(dataset, length_field: str) -> torch.Tensor:
     Longest first shows a lack of memory at the first batch. Rows of equal length
     keep their order.
 
-    Parameters
-    ----------
-    dataset : recbole.data.dataset.SequentialDataset
-        A built split.
-    length_field : str
-        The field with the history lengths, ``(n_rows,)``.
-
-    Returns
-    -------
-    torch.LongTensor
-        ``(n_rows,)``.
+    ``dataset``: A built split.
+    ``length_field``: the field with the history lengths, ``(n_rows,)``.
+    Returns ``(n_rows,)``.
     """
     return torch.argsort(dataset.inter_feat[length_field], descending=True, stable=True)
 
@@ -37,19 +29,10 @@ def trim_histories(interaction, length_field: str, list_suffix: str, width: int)
     Only trailing padding goes. A history field is one named like another field of
     the batch plus ``list_suffix`` and ``width`` wide.
 
-    Parameters
-    ----------
-    interaction : recbole.data.interaction.Interaction
-        The batch, cut in place.
-    length_field, list_suffix : str
-        RecBole's ``ITEM_LIST_LENGTH_FIELD`` and ``LIST_SUFFIX``.
-    width : int
-        RecBole's ``MAX_ITEM_LIST_LENGTH``.
-
-    Returns
-    -------
-    recbole.data.interaction.Interaction
-        The same object.
+    ``interaction``: the batch, cut in place.
+    ``length_field``, ``list_suffix``: RecBole's ``ITEM_LIST_LENGTH_FIELD`` and ``LIST_SUFFIX``.
+    ``width``: RecBole's ``MAX_ITEM_LIST_LENGTH``.
+    Returns the same object.
     """
     longest = max(int(interaction[length_field].max()), 1)
     if longest >= width:

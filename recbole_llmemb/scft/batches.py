@@ -29,12 +29,8 @@ class Parts:
 
     Little is padded so, and a part is what GradCache embeds at a time.
 
-    Parameters
-    ----------
-    preprocess : callable
-        Texts to tokens, padded on the right; a SentenceTransformer's.
-    size : int, optional
-        Texts of a part; by default all are one part.
+    ``preprocess``: texts to tokens, padded on the right; a SentenceTransformer's.
+    ``size``: texts of a part; by default all are one part.
     """
 
     valid_label_columns = ("label",)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.encode.ensure import Overlay, cache_directory
-from recbole_llmemb.encode.ensure import job_from_config as encode_job_from_config
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.encode.build_or_load import Overlay, cache_directory
+from recbole_llmemb.encode.build_or_load import job_from_config as encode_job_from_config
 from recbole_llmemb.scft.job import ScftJob, run_job
 
 # Configuration key → field of the job, where the value is passed on as it is.
@@ -23,13 +23,7 @@ KEYS = {
 
 
 def job_from_config(config: Mapping[str, Any]) -> ScftJob:
-    """The fine-tuning job of a configuration.
-
-    Raises
-    ------
-    UserError
-        When the dataset has no item file, or a value is of the wrong kind.
-    """
+    """The fine-tuning job of a configuration."""
     # What is trained starts from the encoder itself.
     config = Overlay(config, llm_adapter=None, scft=False)
     text = encode_job_from_config(config)
@@ -44,17 +38,8 @@ def job_from_config(config: Mapping[str, Any]) -> ScftJob:
 def ensure_adapter(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
     """The directory of the adapter for ``scft: True``: found in the cache, or trained into it.
 
-    Parameters
-    ----------
-    config : mapping
-        RecBole's Config or a dict; missing keys count as None.
-    report : callable
-        Is given one line of text saying what happens.
-
-    Raises
-    ------
-    UserError
-        When an adapter or a table is named beside, or the job cannot work.
+    ``config``: RecBole's Config or a dict; missing keys count as None.
+    ``report``: is given one line of text saying what happens.
     """
     known = Overlay(config)
     for key in ("llm_adapter", "llm_table"):

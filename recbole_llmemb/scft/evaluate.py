@@ -12,13 +12,10 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 def measures(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     """Measures of two views' embeddings, both (n, D), of any length.
 
-    Returns
-    -------
-    dict
-        ``top1``: share of views nearest, by cosine, to the same item's other view, both ways (a
-        tie counts). ``alignment``: mean squared distance of an item's views, and ``uniformity``:
-        log of the mean over pairs of items of exp(−2·distance²), both on the unit sphere (Wang &
-        Isola, 2020); lower is better.
+    Returns ``top1``: share of views nearest, by cosine, to the same item's other view, both ways (a
+    tie counts). ``alignment``: mean squared distance of an item's views, and ``uniformity``: log of
+    the mean over pairs of items of exp(−2·distance²), both on the unit sphere (Wang & Isola, 2020);
+    lower is better.
     """
     x, y = F.normalize(x.float(), dim=1), F.normalize(y.float(), dim=1)
     near = x @ y.t()
@@ -35,12 +32,8 @@ def measures(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
 class HeldOut(BaseEvaluator):
     """Measures of a fixed pair of views per held-out item.
 
-    Parameters
-    ----------
-    pairs : sequence of (str, str)
-        Two prompts per item.
-    batch_size : int
-        Texts per forward pass.
+    ``pairs`` (str, str): two prompts per item.
+    ``batch_size``: texts per forward pass.
     """
 
     def __init__(self, pairs: Sequence[Sequence[str]], batch_size: int):

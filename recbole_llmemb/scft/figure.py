@@ -7,24 +7,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from recbole_llmemb.apps.compare.drawing import bare, check_matplotlib, new_figure, principal_plane
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import appearing, check_appears
 from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.prompts import item_prompts
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.files import appearing, check_appears
-from recbole_llmemb.report.drawing import bare, check_matplotlib, new_figure, principal_plane
 
 _KINDS = (".png", ".pdf", ".svg")
 
 
 def check_figure(file: str) -> None:
-    """Refuse a figure that could not be drawn, before anything is trained for it.
-
-    Raises
-    ------
-    UserError
-        For another kind of file, one that cannot be written, or without matplotlib.
-    """
+    """Refuse a figure that could not be drawn, before anything is trained for it."""
     if Path(file).suffix not in _KINDS:
         raise UserError(f"--figure is {file!r}; its name must end in {', '.join(_KINDS)}.")
     check_appears(file)
@@ -43,13 +37,8 @@ def draw(job, adapter: Path, file: str) -> None:
     with its own components and both to the same scale. Right: the cosine similarities of all
     pairs of items; the further left, the better items tell apart.
 
-    Parameters
-    ----------
-    job : ScftJob
-    adapter : Path
-        The directory it made.
-    file : str
-        Where to; its suffix is the format.
+    ``adapter``: the directory it made.
+    ``file``: where to; its suffix is the format.
     """
     ready, text = job.prepare(), job.text.prepare()
     items = (ready.held.items or ready.train.items)[:1000]

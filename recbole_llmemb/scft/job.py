@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.publish import check_target, files_in, publish_directory
 from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest
 from recbole_llmemb.encode.job import EncodeJob, turn
-from recbole_llmemb.errors import UserError
-from recbole_llmemb.files import refuse_inputs
 from recbole_llmemb.scft.processes import Processes
 from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
-from recbole_llmemb.table.publish import check_target, files_in, publish_directory
 
 MOST_HELD_OUT = 1000
 _FILES = (MANIFEST, WEIGHTS, "adapter_config.json", "README.md")  # of an older one
@@ -57,13 +57,7 @@ class ScftJob:
     _prepared: _Prepared | None = field(default=None, init=False, repr=False, compare=False)
 
     def prepare(self) -> _Prepared:
-        """Read the items and split them, without loading the encoder (once).
-
-        Raises
-        ------
-        UserError
-            When the items have nothing to make two views of, or the text cannot be read.
-        """
+        """Read the items and split them, without loading the encoder (once)."""
         if self._prepared is None:
             text = self.text.prepare()
             if all(len(item) < 2 for item in text.items.attributes):
@@ -96,12 +90,8 @@ class ScftJob:
     def key(self, precision: str, processes: int = 1) -> str:
         """Hash of all the adapter depends on; two jobs with one key give one adapter.
 
-        Parameters
-        ----------
-        precision : str
-            What ``auto`` means on this machine.
-        processes : int
-            How many train together.
+        ``precision``: what ``auto`` means on this machine.
+        ``processes``: how many train together.
         """
         text = self.text.prepare()
         facts = {
@@ -134,23 +124,13 @@ class _Prepared:
 
 @dataclass
 class ScftResult:
-    """What :func:`run_job` did.
+    """What :func:`run_job` did."""
 
-    Attributes
-    ----------
-    path : Path
-        The adapter directory.
-    manifest : dict
-        What its ``scft.json`` holds; ``before`` and ``after`` have the measures of the held-out
-        items, None without any.
-    cache_hit : bool
-        Whether the adapter was there already.
-    seconds : float
-    """
-
-    path: Path
+    path: Path  # The adapter directory
+    # What its ``scft.json`` holds; ``before`` and ``after`` have the measures of the held-out
+    # items, None without any.
     manifest: dict
-    cache_hit: bool
+    cache_hit: bool  # Whether the adapter was there already
     seconds: float
 
 
@@ -167,23 +147,11 @@ def run_job(
     with the same adapter. Two calls that want the same directory take turns. Under torchrun or
     ``accelerate launch`` all processes make the call.
 
-    Parameters
-    ----------
-    job : ScftJob
-        What to fine-tune.
-    out : path
-        The adapter directory.
-    overwrite : bool
-        Replace an adapter of other inputs instead of refusing.
-    resume : bool
-        Continue an interrupted run of the same job.
-    report : callable
-        Is given one line of text when something begins or ends.
-
-    Raises
-    ------
-    UserError
-        For anything in the job that cannot work, and for a loss that diverges.
+    ``job``: what to fine-tune.
+    ``out``: the adapter directory.
+    ``overwrite``: replace an adapter of other inputs instead of refusing.
+    ``resume``: continue an interrupted run of the same job.
+    ``report``: is given one line of text when something begins or ends.
     """
     began = time.perf_counter()
     out = Path(out)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_llmemb.errors import UserError, name_some
+from recbole_llmemb.core.errors import UserError, name_some
 
 # The last number in a module's name, a layer's or an expert's, and what follows it:
 # encoder.layer.3.attention.self.query, layers.3.self_attn.q_proj, h.3.mlp.c_fc.
@@ -25,15 +25,7 @@ def find_targets(model: nn.Module) -> str:
     has for them (BERT: query, key, value, dense; Llama, Qwen, Mistral: q_proj … down_proj). The
     embedding, a pooler and a head lie outside.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Of transformers.
-
-    Raises
-    ------
-    UserError
-        When there are none.
+    ``model``: of transformers.
     """
     found = (_IN_LAYER.fullmatch(name) for name, module in model.named_modules() if _is_map(module))
     rests = dict.fromkeys(name["rest"] for name in found if name)
@@ -47,13 +39,7 @@ def find_targets(model: nn.Module) -> str:
 
 
 def check_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Names of linear layers given by the user, as peft takes them (a name or its end).
-
-    Raises
-    ------
-    UserError
-        For a name that matches no linear layer.
-    """
+    """Names of linear layers given by the user, as peft takes them (a name or its end)."""
     maps = [name for name, module in model.named_modules() if _is_map(module)]
     absent = [n for n in names if not any(m == n or m.endswith(f".{n}") for m in maps)]
     if absent:
@@ -70,23 +56,9 @@ def add_lora(
 ) -> int:
     """Put fresh adapters into a SentenceTransformer and freeze the rest.
 
-    Parameters
-    ----------
-    model : SentenceTransformer
-    rank, alpha, dropout
-        Of LoRA.
-    targets : sequence of str, optional
-        Names of linear layers; by default those of :func:`find_targets`.
-
-    Returns
-    -------
-    int
-        How many parameters are trained.
-
-    Raises
-    ------
-    UserError
-        See :func:`find_targets` and :func:`check_targets`.
+    ``rank, alpha, dropout``: of LoRA.
+    ``targets``: names of linear layers; by default those of :func:`find_targets`.
+    Returns how many parameters are trained.
     """
     from peft import LoraConfig
 

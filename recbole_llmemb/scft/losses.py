@@ -9,7 +9,7 @@ from sentence_transformers.util import all_gather_with_grad
 from sentence_transformers.util.distributed import get_world_size
 from torch import nn
 
-from recbole_llmemb.model.losses import AlignmentLoss
+from recbole_llmemb.models.losses import AlignmentLoss
 
 
 class InfoNCE(nn.Module):
@@ -17,10 +17,7 @@ class InfoNCE(nn.Module):
 
     logits = X·Yᵀ/τ; the mean of cross-entropy by rows and by columns against the diagonal.
 
-    Parameters
-    ----------
-    temperature : float or torch.Tensor
-        τ.
+    ``temperature``: τ.
     """
 
     def __init__(self, temperature):
@@ -44,13 +41,8 @@ class ViewLoss(nn.Module):
     In training on several processes every view is compared with those of all of them: the
     gradient is that of one process with the whole batch.
 
-    Parameters
-    ----------
-    model : SentenceTransformer
-        Gives un-normalised embeddings.
-    form : {"soft", "infonce"}
-    temperature : float
-        Where τ starts; 3 in the authors' code.
+    ``model``: gives un-normalised embeddings.
+    ``temperature``: where τ starts; 3 in the authors' code.
     """
 
     def __init__(self, model, form: str = "soft", temperature: float = 3.0):
@@ -61,13 +53,9 @@ class ViewLoss(nn.Module):
     def forward(self, features, order):
         """Loss of a batch.
 
-        Parameters
-        ----------
-        features : list of dict
-            Tokens of all the views, in parts.
-        order : torch.LongTensor (2B,)
-            Where each view is among the parts laid end to end: first all items' one view, then
-            all items' other.
+        ``features``: tokens of all the views, in parts.
+        ``order`` (2B,): where each view is among the parts laid end to end: first all items' one
+        view, then all items' other.
         """
         parts = [self.model(part)["sentence_embedding"] for part in features]
         return self.compare(torch.cat(parts), order)

@@ -6,29 +6,16 @@ import os
 
 import torch
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 
 
 class Processes:
     """This process among those that train together. Costs nothing while there is only one.
 
-    Parameters
-    ----------
-    device : str or torch.device, optional
-        ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
+    ``device``: ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
 
-    Attributes
-    ----------
-    count : int
-    first : bool
-        Whether this is the one that writes and reports.
-    cpu : bool
-        Whether they train on the CPU.
-
-    Raises
-    ------
-    UserError
-        For a device that cannot be had.
+    ``first``: Whether this is the one that writes and reports.
+    ``cpu``: Whether they train on the CPU.
     """
 
     def __init__(self, device=None):
@@ -53,13 +40,7 @@ class Processes:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if self.count > 1 else 0)
 
     def precision(self, wanted: str) -> str:
-        """What ``auto`` stands for here: bfloat16 where the GPU computes in it, else float32.
-
-        Raises
-        ------
-        UserError
-            For float16 on a CPU.
-        """
+        """What ``auto`` stands for here: bfloat16 where the GPU computes in it, else float32."""
         if wanted == "auto":
             if self.cpu or not torch.cuda.is_bf16_supported(including_emulation=False):
                 return "float32"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from recbole_llmemb.errors import UserError
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.scft.batches import ShuffledBatches
 
 _STATE = "trained.safetensors"
@@ -24,14 +24,9 @@ _WHOLE = "whole"
 class ScftTrainer(SentenceTransformerTrainer):
     """Trains what requires gradients and keeps only that in its checkpoints.
 
-    Parameters
-    ----------
-    views : Views
-        The transform of ``train_dataset``, which is told the epoch.
-    report : callable
-        Told in one line what each evaluation gives.
-    **kwargs
-        Of SentenceTransformerTrainer.
+    ``views``: the transform of ``train_dataset``, which is told the epoch.
+    ``report``: told in one line what each evaluation gives.
+    ``**kwargs``: of SentenceTransformerTrainer.
     """
 
     def __init__(self, views, report: Callable[[str], None], **kwargs):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from recbole_llmemb import rng
+from recbole_llmemb.core import random_state
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quiet_loading
-from recbole_llmemb.errors import UserError
 from recbole_llmemb.scft.job import ScftJob
 from recbole_llmemb.scft.processes import Processes
 
@@ -41,15 +41,11 @@ def train(
 ) -> tuple[Callable[[Path], None], dict]:
     """Fine-tune; continues from the last checkpoint in ``work``.
 
-    Returns
-    -------
-    save : callable
-        Writes peft's files into a directory.
-    facts : dict
-        For the manifest: measures before and after, final temperature.
+    Returns ``save`` : Writes peft's files into a directory.
+    Returns ``facts`` : For the manifest: measures before and after, final temperature.
     """
     # A run that finds its adapter and one that trains it go on alike.
-    with rng.preserved(), _quiet():
+    with random_state.preserved(), _quiet():
         return _train(job, processes, precision, work, report)
 
 
@@ -132,13 +128,7 @@ def _train(job, processes, precision, work, report):
 
 
 def load_base(job: ScftJob, device: torch.device, precision: str):
-    """The encoder to adapt, frozen weights in ``precision``, ending in un-normalised pooling.
-
-    Raises
-    ------
-    UserError
-        When it cannot be loaded, or quantised weights are asked for where they cannot be had.
-    """
+    """The encoder to adapt, frozen weights in ``precision``, ending in un-normalised pooling."""
     options = {}
     if job.quantize:
         options = {"quantization_config": _quantization(job.quantize, device, precision)}

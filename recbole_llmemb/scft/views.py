@@ -14,14 +14,9 @@ def draw_view(attributes: Mapping[str, str], ratio: float, draw: random.Random) 
     The number to drop is ``ratio`` times their number, rounded up or down by chance so that it
     is right on average: of two attributes, 0.4 would otherwise never drop any.
 
-    Parameters
-    ----------
-    attributes : mapping
-        Name to text. A single attribute stays as it is.
-    ratio : float
-        Share to drop, between 0 and 1.
-    draw : random.Random
-        Decides.
+    ``attributes``: name to text. A single attribute stays as it is.
+    ``ratio``: share to drop, between 0 and 1.
+    ``draw``: decides.
     """
     names = list(attributes)
     if len(names) < 2:
@@ -38,22 +33,12 @@ class Views:
     What is drawn depends on seed, epoch and item alone, so that an interrupted training sees
     after its resumption what it would have seen.
 
-    Parameters
-    ----------
-    items : sequence of mapping
-        Attributes of each item.
-    instruction : str
-        What stands before the attributes.
-    value_max_chars : int, optional
-        Longer values are cut.
-    ratio : float
-        Share of attributes to drop.
-    seed : int
+    ``items``: attributes of each item.
+    ``instruction``: what stands before the attributes.
+    ``value_max_chars``: longer values are cut.
+    ``ratio``: share of attributes to drop.
 
-    Attributes
-    ----------
-    epoch : int
-        To be set at the begin of each.
+    ``epoch``: To be set at the begin of each.
     """
 
     def __init__(
@@ -91,20 +76,10 @@ def split_items(
     they would be negatives of themselves. Items with a single attribute are trained on (whole)
     but not held out, as their views are equal.
 
-    Parameters
-    ----------
-    attributes : sequence of mapping
-        Of all items.
-    share : float
-        Of the items to hold out.
-    most : int
-        How many to hold out at most.
-    seed : int
-
-    Returns
-    -------
-    tuple
-        Two lists of attributes.
+    ``attributes``: of all items.
+    ``share``: of the items to hold out.
+    ``most``: how many to hold out at most.
+    Returns two lists of attributes.
     """
     different = list({tuple(item.items()): item for item in attributes if item}.values())
     several = [i for i, item in enumerate(different) if len(item) > 1]

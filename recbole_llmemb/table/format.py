@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from recbole_llmemb.errors import TableError
-from recbole_llmemb.table.publish import publish_directory
+from recbole_llmemb.core.errors import TableError
+from recbole_llmemb.core.publish import publish_directory
 from recbole_llmemb.table.validate import check_tokens, check_vectors, fingerprint_of
 
 FORMAT_VERSION = 1
@@ -180,13 +180,7 @@ def table_files(directory: Path) -> set[str]:
 
 
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
-    """The manifest of a table directory.
-
-    Raises
-    ------
-    TableError
-        When it is absent, is not JSON, or is of a format this version does not read.
-    """
+    """The manifest of a table directory."""
     path = Path(directory) / MANIFEST_FILE
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -237,13 +231,7 @@ def _read_vectors(path: Path) -> torch.Tensor:
 
 
 def read_projection(directory: str | os.PathLike) -> dict[str, torch.Tensor] | None:
-    """What a table was reduced with (:attr:`EmbeddingTable.projection`), if it was.
-
-    Raises
-    ------
-    TableError
-        When its file is damaged.
-    """
+    """What a table was reduced with (:attr:`EmbeddingTable.projection`), if it was."""
     path = Path(directory) / PROJECTION_FILE
     if not path.is_file():
         return None

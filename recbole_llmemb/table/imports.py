@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_llmemb.errors import TableError, name_some
-from recbole_llmemb.files import lines_of
+from recbole_llmemb.core.errors import TableError, name_some
+from recbole_llmemb.core.files import lines_of
 from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.restricted_pickle import load_arrays_pickle
 
@@ -92,13 +92,7 @@ def import_table(
 
 
 def read_tokens_file(path: str | os.PathLike) -> list[str]:
-    """Item tokens of a text file, one per line.
-
-    Raises
-    ------
-    TableError
-        When there is no such file or it is not UTF-8 text.
-    """
+    """Item tokens of a text file, one per line."""
     try:
         lines = lines_of(path)
     except (OSError, ValueError) as error:

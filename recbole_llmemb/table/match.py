@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from recbole_llmemb.errors import TableError, name_some
+from recbole_llmemb.core.errors import TableError, name_some
 from recbole_llmemb.table.format import EmbeddingTable
 
 MISSING = ("error", "mean", "zero")

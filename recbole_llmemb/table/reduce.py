@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_llmemb.errors import TableError
+from recbole_llmemb.core.errors import TableError
 from recbole_llmemb.table.format import EmbeddingTable
 
 

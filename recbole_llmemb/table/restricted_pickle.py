@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llmemb.errors import TableError
+from recbole_llmemb.core.errors import TableError
 
 # Module and name of everything a pickled NumPy array refers to, over NumPy 1 and 2.
 _ADMITTED = {
@@ -41,22 +41,9 @@ class _ArraysOnly(pickle.Unpickler):
 def load_arrays_pickle(path: Path, allowed: bool) -> np.ndarray:
     """Read a pickled (n, D) array, or a list of n vectors.
 
-    Parameters
-    ----------
-    path : Path
-        The pickle.
-    allowed : bool
-        Whether whoever calls trusts the file. A warning is given all the same.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n, D).
-
-    Raises
-    ------
-    TableError
-        When not allowed, or the pickle holds anything but arrays, lists and numbers.
+    ``path``: the pickle.
+    ``allowed``: whether whoever calls trusts the file. A warning is given all the same.
+    Returns (n, D).
     """
     if not allowed:
         raise TableError(

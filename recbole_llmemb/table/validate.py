@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from recbole_llmemb.errors import TableError, name_some
+from recbole_llmemb.core.errors import TableError, name_some
 
 STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -18,17 +18,8 @@ _ROWS_PER_SCAN = 65536
 def check_tokens(tokens: Sequence[str], where: str) -> None:
     """Refuse tokens that a text file with one token per line cannot hold, and duplicates.
 
-    Parameters
-    ----------
-    tokens : sequence of str
-        Item tokens in row order.
-    where : str
-        What is being checked, as the error message should call it.
-
-    Raises
-    ------
-    TableError
-        For a token that is not text, is empty, holds a line break, or occurs twice.
+    ``tokens``: item tokens in row order.
+    ``where``: what is being checked, as the error message should call it.
     """
     for row, token in enumerate(tokens):
         if not isinstance(token, str):
@@ -62,20 +53,9 @@ def check_tokens(tokens: Sequence[str], where: str) -> None:
 def check_vectors(vectors: torch.Tensor, tokens: Sequence[str], where: str) -> None:
     """Refuse vectors that cannot stand for items.
 
-    Parameters
-    ----------
-    vectors : torch.Tensor
-        Supposed to be (n, D) floating point.
-    tokens : sequence of str
-        The n item tokens of the rows.
-    where : str
-        What is being checked, as the error message should call it.
-
-    Raises
-    ------
-    TableError
-        When the shape is not (n, D), the type is not a floating point one, a row holds NaN or
-        infinity, or all rows are equal.
+    ``vectors``: supposed to be (n, D) floating point.
+    ``tokens``: the n item tokens of the rows.
+    ``where``: what is being checked, as the error message should call it.
     """
     if vectors.dim() != 2 or vectors.shape[1] == 0:
         raise TableError(

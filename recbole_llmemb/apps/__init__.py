@@ -1,0 +1,1 @@
+"""Applications: searches, recommendations, comparisons, conversions. None knows another."""

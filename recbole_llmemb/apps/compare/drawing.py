@@ -1,0 +1,71 @@
+"""What all figures share: an empty one, colours, saving, and the plane of a cloud of points."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+
+from recbole_llmemb.core.errors import UserError
+
+#: Okabe and Ito's colours, which colour-blind readers tell apart as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX*"  # one more than colours, so that no pair of the two comes back soon
+LINES = ("-", "--", "-.", ":")
+
+
+def check_matplotlib(option: str) -> None:
+    """Refuse to draw without matplotlib, before any work is done for a figure."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{option} needs matplotlib: pip install 'recbole-llmemb[figures]'."
+        ) from error
+
+
+def new_figure(width: float, height: float, layout: str = "constrained"):
+    """A figure that is drawn without a screen, whatever pyplot may be set to."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style(number: int) -> dict:
+    """How the curve of the ``number``-th group looks, the same in every figure."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+    }
+
+
+def png(figure) -> bytes:
+    """The figure as a PNG file; equal figures give equal bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    return file.getvalue()
+
+
+def principal_plane(vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Points on the plane of their two first principal components.
+
+    Shapes: ``vectors`` (n, D).
+    Returns the points ``(n, 2)``, and their share of the variance.
+    """
+    centred = vectors - vectors.mean(0)
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    share = (singular[:2].square().sum() / singular.square().sum()).item()
+    return centred @ directions[:2].t(), share
+
+
+def bare(axes, points, name: str) -> None:
+    """Axes for a map: a title, equal scales, no ticks."""
+    low, high = points.amin(0), points.amax(0)
+    (x, y), edge = ((low + high) / 2).tolist(), 0.53 * (high - low).max().item() or 1.0
+    axes.set_title(name, fontsize=9)
+    axes.set(xlim=(x - edge, x + edge), ylim=(y - edge, y + edge), xticks=[], yticks=[])
+    axes.set_aspect("equal")

@@ -1,0 +1,183 @@
+"""Which runs are one and the same but for their seed, and what to call them."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from recbole_llmemb.apps.compare.read import Run, read_run
+from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.core.token_lists import split_tokens
+
+# Settings that may differ between runs that are otherwise the same.
+_APART = {
+    "seed", "reproducibility", "eval_batch_size", "llm_device", "llm_batch_size", "log_dir",
+}  # fmt: skip
+# Settings that say what a run is about, to be named before others in which it differs.
+_FIRST = ("item_embedding", "adapter", "item_similarity", "loss_type", "train_mode", "llm_encoder")
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seed only, or that were given one name."""
+
+    label: str
+    runs: list[Run]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+
+def read_groups(arguments) -> list[Group]:
+    """Read result files and put those together that belong together.
+
+    ``arguments``: files, patterns such as ``results/*.json``, or ``LABEL=FILE,FILE`` (patterns as
+    well), which names a group whatever its runs are. Files given twice count once.
+    Returns in the order in which they were given.
+    """
+    named: dict[str, list[Run]] = {}
+    found: dict[tuple, list[Run]] = {}  # in order of appearance, labels and all
+    seen: dict[Path, str] = {}
+    for argument in arguments:
+        label, files = _split(argument)
+        for file in files:
+            if file.resolve() in seen:
+                if label is None or seen[file.resolve()] == label:
+                    continue
+                raise UserError(f"{str(file)!r} is given twice, as {label!r} and before.")
+            seen[file.resolve()] = label
+            run = read_run(file)
+            key = ("label", label) if label is not None else _identity(run)
+            found.setdefault(key, []).append(run)
+        if label is not None:
+            if label in named:
+                raise UserError(f"The label {label!r} is given twice; give all its files at once.")
+            named[label] = files
+    unnamed = [runs for key, runs in found.items() if key[0] != "label"]
+    for runs in unnamed:
+        _refuse_repeated_seeds(runs)
+    names = iter(_names(unnamed, set(named)))
+    return [
+        Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in found.items()
+    ]
+
+
+def differing_settings(groups) -> dict[str, list]:
+    """Settings in which the groups differ, with the value of each; groups that tell only.
+
+    Returns by key, one value per group, None where it is empty.
+    """
+    configs = [group.runs[0].config for group in groups]
+    if not all(configs):
+        return {}
+    keys = sorted(set().union(*configs) - _APART)
+    rows = {key: [config.get(key) for config in configs] for key in keys}
+    return {key: row for key, row in rows.items() if len({_text(value) for value in row}) > 1}
+
+
+def _split(argument) -> tuple[str | None, list[Path]]:
+    """Label and files of an argument; a file whose name has ``=`` in it is a file."""
+    label, equals, rest = str(argument).partition("=")
+    if not equals or Path(argument).exists() or "/" in label:
+        return None, _files(str(argument))
+    if not label.strip() or not rest.strip(", "):
+        raise UserError(f"{argument!r} is neither a file nor of the form LABEL=FILE,FILE.")
+    files = [file for part in split_tokens(rest, where=str(argument)) for file in _files(part)]
+    return label.strip(), files
+
+
+def _files(text) -> list[Path]:
+    if Path(text).exists() or not glob.has_magic(text):
+        return [Path(text)]
+    files = [Path(file) for file in sorted(glob.glob(text, recursive=True))]
+    if not files:
+        raise UserError(f"There is no file like {text!r}; give result files.")
+    return files
+
+
+def _identity(run) -> tuple:
+    """Equal for runs that differ in their seed only, as far as their files tell."""
+    if run.config:
+        kept = {key: value for key, value in run.config.items() if key not in _APART}
+        return "config", run.model, run.dataset, json.dumps(kept, sort_keys=True)
+    # An older file: a name that ends in the seed says what the run was.
+    name = str(run.file.parent / run.name) if run.name else str(run.file)
+    return "file", run.model, run.dataset, json.dumps(run.parameters, sort_keys=True), name
+
+
+def _refuse_repeated_seeds(runs):
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        other = by_seed.setdefault(run.seed, run)
+        if other is not run:
+            raise UserError(
+                f"{str(other.file)!r} and {str(run.file)!r} are the same run ({run.model}, "
+                f"seed {run.seed}, same settings); leave one out, or name them apart: "
+                "LABEL=FILE LABEL=FILE."
+            )
+
+
+def _names(groups, taken) -> list[str]:
+    """A name for each: its files' common name, or its model and what sets it apart."""
+    models = [runs[0].model for runs in groups]
+    settings = differing_settings([Group("", runs) for runs in groups])
+    settings.pop("model", None)
+    telling = _telling(settings)
+    names = []
+    for place, runs in enumerate(groups):
+        common = {run.name for run in runs}
+        if len(common) == 1 and None not in common:
+            names.append(common.pop())
+        elif models.count(runs[0].model) == 1:
+            names.append(runs[0].model)
+        else:
+            apart = [f"{key}={_text(settings[key][place])}" for key in telling]
+            names.append(", ".join([runs[0].model, *apart]) if apart else runs[0].file.stem)
+    used = set(taken)
+    for place, name in enumerate(names):
+        if name in used or names.count(name) > 1:
+            names[place] = str(groups[place][0].file.with_suffix(""))
+        used.add(names[place])
+    return names
+
+
+def _telling(settings, most=3) -> list[str]:
+    """Settings that tell all groups apart, as few as do; the first ones if none do."""
+    order = [*(key for key in _FIRST if key in settings), *settings]
+    texts = {key: [_text(value) for value in settings[key]] for key in order}
+    for count in range(1, most + 1):
+        for keys in itertools.combinations(texts, count):
+            values = list(zip(*(texts[key] for key in keys)))
+            if len(set(values)) == len(values):
+                return list(keys)
+    return list(texts)[:most]
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _parts(label) -> set[str]:
+    """``SASRec, dropout=0.2`` is also known as ``SASRec``, ``dropout=0.2`` and ``0.2``."""
+    parts = label.split(", ")
+    return {*parts, *(part.partition("=")[2] for part in parts)} - {""}
+
+
+def choose_baseline(groups, name) -> list[Group]:
+    """The groups with the baseline first.
+
+    ``name``: A label, or what one label alone has in it: ``item_embedding=id``, or ``id``.
+    """
+    if name is None:
+        return groups
+    chosen = [group for group in groups if group.label == name]
+    if not chosen:
+        chosen = [group for group in groups if name in _parts(group.label)]
+    if len(chosen) != 1:
+        labels = name_some([group.label for group in groups], 8)
+        raise UserError(f"--baseline is {name!r}; it must be one of {labels}.")
+    return chosen + [group for group in groups if group is not chosen[0]]

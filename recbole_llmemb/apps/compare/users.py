@@ -1,0 +1,106 @@
+"""The per-user file: what a run scored for each user of the test set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.run.result import write_whole
+
+FORMAT = "recbole-llmemb users 1"
+
+
+@dataclass(frozen=True)
+class UserResults:
+    """The test set of one run, row by row; with leave-one-out, one row per user."""
+
+    # users, items: Tokens of the user and of the target of each row; an empty item where a row has
+    # several targets.
+    users: list[str]
+    items: list[str]
+    # popularity, history: ``(n_rows,)``, training interactions of the target (-1: several) and of
+    # the user.
+    popularity: np.ndarray
+    history: np.ndarray
+    values: dict[str, np.ndarray]  # ``{metric: (n_rows,)}``
+
+    def by_user(self) -> tuple[list[str], dict[str, np.ndarray]]:
+        """User tokens in order, and the mean of each user's rows, ``{metric: (n_users,)}``."""
+        tokens, place = np.unique(np.array(self.users, dtype=object), return_inverse=True)
+        rows = np.bincount(place)
+        means = {name: np.bincount(place, each) / rows for name, each in self.values.items()}
+        return tokens.tolist(), means
+
+
+def write_users(path, details, dataset) -> None:
+    """Write the per-user file of a run, whole or not at all.
+
+    Tensors: ``user`` and ``item`` (tokens in UTF-8, a line feed after each), ``popularity``,
+    ``history``, and ``metric.NAME`` for each metric, float32.
+
+    ``details``: of the test set.
+    ``dataset``: whose tokens the ids stand for.
+    """
+    users = dataset.id2token(dataset.uid_field, details.user_id)
+    items = dataset.id2token(dataset.iid_field, np.maximum(details.item_id, 0))
+    items = np.where(details.item_id < 0, "", items)
+    tensors = {
+        "user": _to_bytes(users),
+        "item": _to_bytes(items),
+        "popularity": details.popularity.astype(np.int64),
+        "history": details.history.astype(np.int64),
+    }
+    for name, values in details.values.items():
+        tensors[f"metric.{name}"] = values.astype(np.float32)
+    about = {"format": FORMAT, "metrics": json.dumps(list(details.values))}
+    try:
+        write_whole(path, save(tensors, about))
+    except OSError as error:
+        raise UserError(
+            f"The per-user file {str(path)!r} cannot be written ({error.strerror}): give "
+            "--result_json a file in a folder you can write to."
+        ) from error
+
+
+def read_users(path) -> UserResults:
+    """Read a per-user file."""
+    if not Path(path).is_file():
+        raise UserError(
+            f"There is no per-user file {str(path)!r}, which a result file names; put it back "
+            "beside that file, or run again with --save_users=True."
+        )
+    try:
+        with safe_open(path, "np") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT:
+                raise KeyError("format")
+            metrics = json.loads(about["metrics"])
+            users, items = _to_tokens(file.get_tensor("user")), _to_tokens(file.get_tensor("item"))
+            popularity, history = file.get_tensor("popularity"), file.get_tensor("history")
+            values = {name: file.get_tensor(f"metric.{name}").astype(float) for name in metrics}
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(
+            f"{str(path)!r} is no per-user file or is damaged; run again with --save_users=True."
+        ) from error
+    columns = [items, popularity, history, *values.values()]
+    if not users or any(len(column) != len(users) for column in columns):
+        raise UserError(
+            f"{str(path)!r} is damaged (its columns are not of one length); run again with "
+            "--save_users=True."
+        )
+    return UserResults(users, items, popularity, history, values)
+
+
+def _to_bytes(tokens) -> np.ndarray:
+    text = "".join(f"{token}\n" for token in tokens)
+    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+
+
+def _to_tokens(tensor) -> list[str]:
+    return tensor.tobytes().decode("utf-8").split("\n")[:-1]

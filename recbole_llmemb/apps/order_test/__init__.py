@@ -1,0 +1,1 @@
+"""Whether a model reads the order of a history."""

@@ -1,0 +1,155 @@
+"""Whose next item is asked for: users of the dataset, or people known by a history alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from recbole.data.interaction import Interaction
+from tqdm import tqdm
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.suggestions import refuse_unknown
+
+
+@dataclass
+class Histories:
+    """What people have met so far, oldest first, flat: row i is a stretch of ``items``."""
+
+    names: list[str]  # User tokens, or what else they are to be called
+    users: torch.Tensor  # (b,): Internal user ids; 0 for people the dataset does not know
+    starts: torch.Tensor  # (b,)
+    lengths: torch.Tensor  # (b,)
+    items: torch.Tensor  # (m,)
+    times: torch.Tensor | None = None  # (m,)
+    notes: list[str] = field(default_factory=list)  # What is to be said about them
+
+    def __len__(self):
+        return len(self.names)
+
+    def part(self, begin: int, end: int) -> Histories:
+        """Rows ``begin`` to ``end``."""
+        rows = slice(begin, end)
+        return Histories(
+            self.names[rows], self.users[rows], self.starts[rows], self.lengths[rows],
+            self.items, self.times,
+        )  # fmt: skip
+
+    def select(self, rows) -> Histories:
+        """These rows, a LongTensor of their numbers."""
+        return Histories(
+            [self.names[i] for i in rows.tolist()], self.users[rows], self.starts[rows],
+            self.lengths[rows], self.items, self.times,
+        )  # fmt: skip
+
+    def seen(self):
+        """Row numbers in ascending order, and the items of each, all of them."""
+        rows = torch.repeat_interleave(torch.arange(len(self)), self.lengths)
+        before = self.lengths.cumsum(0) - self.lengths
+        offsets = torch.arange(len(rows)) - before[rows]
+        return rows, self.items[self.starts[rows] + offsets]
+
+    def in_parts(self, size: int, what: str, show_progress: bool = False) -> Iterator[Histories]:
+        """``size`` rows at a time, under a bar that is called ``what``."""
+        disable = None if show_progress else True
+        with tqdm(total=len(self), desc=what, unit="user", disable=disable) as bar:
+            for begin in range(0, len(self), size):
+                yield self.part(begin, begin + size)
+                bar.update(min(size, len(self) - begin))
+
+    def remarks(self, most: int, learner: str = "") -> list[str]:
+        """What should be said about how these histories are read, in sentences.
+
+        ``most``: items that the model reads.
+        ``learner``: the model's name, if it learns something per user.
+        """
+        found, count = list(self.notes), len(self)
+        longer, empty = int((self.lengths > most).sum()), int((self.lengths == 0).sum())
+        if longer:
+            which = f"{longer} of {count} histories are longer than the {most} items"
+            found.append(f"{which} that the model reads: the last ones are used")
+        if empty:
+            found.append(f"{empty} of {count} have no history: they get popular items")
+        if learner and bool((self.users == 0).any()):
+            which = f"{learner} learns something for every user"
+            found.append(f"{which}: people it does not know get the mean")
+        return found
+
+    def batch(self, dataset, config, narrow: bool) -> Interaction:
+        """What a model is given: the last items of each row, padded.
+
+        ``narrow``: cut the padding to the longest row; else it is ``MAX_ITEM_LIST_LENGTH`` wide.
+        """
+        most = config["MAX_ITEM_LIST_LENGTH"]
+        lengths = self.lengths.clamp(max=most)
+        width = int(lengths.max()) if narrow else most
+        offsets = torch.arange(width)
+        inside = offsets < lengths.unsqueeze(1)
+        index = (self.starts + self.lengths - lengths).unsqueeze(1) + offsets
+        index = index.clamp(max=max(0, len(self.items) - 1))
+        suffix = config["LIST_SUFFIX"]
+        columns = {
+            dataset.uid_field: self.users,
+            dataset.iid_field + suffix: self.items[index] * inside,
+            config["ITEM_LIST_LENGTH_FIELD"]: lengths,
+        }
+        if self.times is not None:
+            columns[config["TIME_FIELD"] + suffix] = self.times[index] * inside
+        return Interaction(columns)
+
+
+def of_tokens(
+    histories: Sequence[Sequence[str]],
+    number: dict[str, int],
+    names: Sequence[str] | None = None,
+    times: Sequence[Sequence[float]] | None = None,
+    skip_unknown: bool = False,
+    where: str = "The model",
+    places: Sequence[str] | None = None,
+) -> Histories:
+    """Histories of people the dataset does not know.
+
+    ``histories``: item tokens, oldest first; may be empty.
+    ``number``: ids of the item tokens.
+    ``names``: what to call them; ``history 1`` and so on by default.
+    ``times``: for each a time per item.
+    ``skip_unknown``: leave unknown items out instead of refusing them.
+    ``where``, ``places``: who does not know an item, and where each history stands, for messages.
+    """
+    if isinstance(histories, str) or any(isinstance(one, str) for one in histories):
+        raise UserError("A history is a list of item tokens; give a list of such lists.")
+    histories = [[str(token) for token in history] for history in histories]
+    unknown = [token for history in histories for token in history if token not in number]
+    notes = []
+    if unknown and not skip_unknown:
+        at = ""
+        if places:
+            first = next(i for i, h in enumerate(histories) if any(t not in number for t in h))
+            at = f"{places[first]}: "
+        refuse_unknown(
+            "item", unknown, number, f"{at}{where}",
+            "check the spelling, or leave unknown items out with --skip_unknown",
+        )  # fmt: skip
+    if unknown:
+        distinct = len(set(unknown))
+        notes.append(f"{len(unknown)} unknown items ({distinct} different) were left out")
+    flat, lengths, when = [], [], []
+    timed = times is not None
+    for row, history in enumerate(histories):
+        kept = [i for i, token in enumerate(history) if token in number]
+        flat += [number[history[i]] for i in kept]
+        lengths.append(len(kept))
+        if timed:
+            when += [float(times[row][i]) for i in kept]
+    lengths = torch.tensor(lengths, dtype=torch.long)
+    names = names or [f"history {i}" for i in range(1, len(histories) + 1)]
+    return Histories(
+        [str(name) for name in names],
+        torch.zeros(len(lengths), dtype=torch.long),
+        lengths.cumsum(0) - lengths,
+        lengths,
+        torch.tensor(flat, dtype=torch.long),
+        torch.tensor(when, dtype=torch.float64) if timed else None,
+        notes,
+    )

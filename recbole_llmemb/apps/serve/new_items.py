@@ -1,0 +1,220 @@
+"""Items that nobody has met yet: read, encoded as the model's table was, and placed among the rest.
+
+Nothing is trained: the encoder and prompt of the table's manifest give an item's vector, the
+model's own preparation (PCA, whitening) and adapter its embedding (LLMEmb §3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from recbole_llmemb.apps.serve.scorers import scores_are_products
+from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.encode.encode_new_items import encode_like
+from recbole_llmemb.models.llmemb.item_embedding import TrainedRows
+from recbole_llmemb.records.history_files import read_jsonl
+from recbole_llmemb.records.items import read_items
+from recbole_llmemb.table.format import EmbeddingTable, read_projection
+
+
+@dataclass
+class NewItems:
+    """Items outside the dataset."""
+
+    tokens: list[str]
+    attributes: list[dict[str, str]]  # Name to text; empty where only vectors are known
+    vectors: torch.Tensor | None = None  # (m, D): Where they come ready, from a table directory
+
+
+def read_new_items(path, config) -> NewItems:
+    """New items from a ``.item`` or jsonl file, or ready vectors from a table directory.
+
+    ``path``: A jsonl line is an object with the item's token under ``item_id`` (or what the dataset
+    calls it) and its attributes.
+    """
+    path, id_field = Path(path), config["ITEM_ID_FIELD"] or "item_id"
+    if path.is_dir():
+        table = EmbeddingTable.load(path)
+        return NewItems(table.tokens, [{} for _ in table.tokens], table.vectors.float())
+    if path.suffix == ".jsonl":
+        values = read_jsonl(path)
+        for number, value in values:
+            if not isinstance(value, dict) or value.get(id_field) in (None, ""):
+                raise UserError(
+                    f"{path}, line {number} has no {id_field!r}; write one object per line with "
+                    f"{id_field} and the item's attributes."
+                )
+        return of_mappings([value for _, value in values], id_field, str(path))
+    found = read_items(
+        path,
+        id_field=id_field,
+        field_separator=config["field_separator"] or "\t",
+        encoding=config["encoding"] or "utf-8",
+    )
+    return NewItems(found.tokens, found.attributes)
+
+
+def of_mappings(values: Sequence[Mapping], id_field: str, where: str = "new items") -> NewItems:
+    """New items from mappings with a token under ``id_field`` and attributes."""
+    if not values:
+        raise UserError(f"{where}: there is no item; give at least one.")
+    bare = [value for value in values if value.get(id_field) in (None, "")]
+    if bare:
+        raise UserError(f"{where}: {len(bare)} of the items have no {id_field!r}; give each one.")
+    tokens = [str(value[id_field]) for value in values]
+    if len(set(tokens)) != len(tokens):
+        seen: set[str] = set()
+        twice = dict.fromkeys(token for token in tokens if token in seen or seen.add(token))
+        raise UserError(
+            f"{where}: {len(twice)} item token(s) occur more than once: {name_some(twice)}; "
+            "keep one entry per item."
+        )
+    attributes = [
+        {
+            str(name): _text(given)
+            for name, given in value.items()
+            if name != id_field and _text(given)
+        }
+        for value in values
+    ]
+    return NewItems(tokens, attributes)
+
+
+def _text(value):
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        return " ".join(str(one) for one in value).strip()
+    return str(value).strip()
+
+
+def refuse_known(items: NewItems, number: Mapping[str, int], dataset: str) -> None:
+    """Refuse new items that are none."""
+    known = [token for token in items.tokens if token in number]
+    if known:
+        raise UserError(
+            f"{len(known)} of the new items are known already ({name_some(known)}): they are items "
+            f"of {dataset} or were added before; give only items that the model does not know."
+        )
+
+
+def vectors_of(items: NewItems, config) -> torch.Tensor:
+    """Vectors of new items as the model's table has them before llm_pca_dim, ``(m, D)``."""
+    vectors = items.vectors
+    if vectors is None:
+        vectors = encode_like(config["llm_table_used"]["path"], items.attributes, config)
+    broken = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise UserError(
+            f"{len(broken)} of the new items have NaN or infinity in their vectors: "
+            f"{name_some(items.tokens[i] for i in broken)}; make these finite or leave them out."
+        )
+    return _projected(vectors, config).to(config["device"])
+
+
+def check_places_new(model, config) -> None:
+    """Refuse a model whose items are not made of their text."""
+    from recbole_llmemb.models.llmsrec.model import LLMSRec
+
+    name = type(model).__name__
+    if isinstance(model, LLMSRec):
+        why = "an item of LLMSRec is also its vector in the CF model, which a new one has not"
+    elif config["item_embedding"] == "id" or not config["llm_table_used"]:
+        why = f"the items of this {name} have learnt IDs (item_embedding: id) and no text"
+    elif not scores_are_products(model):
+        why = f"{name} makes scores in a way of its own"
+    else:
+        return
+    raise UserError(
+        f"New items cannot be ranked: {why}; train a model such as LLMEmbSASRec over a table "
+        "(item_embedding: table) for them."
+    )
+
+
+def caveat(model) -> str | None:
+    """What to know about how a model places new items, or None."""
+    layer = model.item_embedding
+    layer = layer.layer if isinstance(layer, WithNewItems) else layer
+    if not isinstance(layer, TrainedRows):
+        return None
+    return (
+        "this model has learnt a vector for every item (its table was trained); new items have "
+        "the one from which that begins"
+    )
+
+
+def place(model, scorer, vectors, so_far=None) -> torch.Tensor:
+    """Put new items into a model and its scorer, after all that are there.
+
+    ``scorer``: both changed in place.
+    ``vectors`` (m, D): from :func:`vectors_of`.
+    ``so_far`` (l, d): what an earlier call returned.
+    Returns (l + m, d): Embeddings of all new items, as histories have them.
+    """
+    with torch.no_grad():
+        scored = model.scored_items.embed(vectors)
+        rows = model.item_embedding.embed(vectors).float()
+        bias = None
+        if scorer.bias is not None:  # an item of which nobody knows has the mean
+            bias = scorer.bias[1:].mean().expand(len(scored))
+        scorer.items = torch.cat([scorer.items, scorer.item_side(scored, bias)])
+    rows = rows if so_far is None else torch.cat([so_far, rows])
+    let_histories_have(model, rows)
+    return rows
+
+
+class WithNewItems(nn.Module):
+    """A model's item layer that can also look up new items, after all ids that it had.
+
+    ``rows`` (m, d): embeddings of the new items.
+
+    ``layer``: The layer without them. Its ``weight`` is this one's: the items of the dataset.
+    """
+
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.layer = layer
+        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
+        with torch.no_grad():
+            whole = torch.cat([layer.weight, rows.to(layer.weight.dtype)])
+        self.register_buffer("whole", whole, persistent=False)
+
+    @property
+    def weight(self):
+        """Embeddings of the items that the model was trained with."""
+        return self.layer.weight
+
+    def forward(self, ids):
+        """Embeddings of these ids, shape ``(*ids.shape, d)``."""
+        return nn.functional.embedding(ids, self.whole)
+
+    def embed(self, vectors):
+        """As of the layer."""
+        return self.layer.embed(vectors)
+
+
+def let_histories_have(model, rows) -> None:
+    """Let a model read new items in histories; their ids follow all that it had.
+
+    ``model``: changed in place.
+    ``rows`` (m, d): their embeddings, all that were added so far.
+    """
+    layer = model.item_embedding
+    plain = layer.layer if isinstance(layer, WithNewItems) else layer
+    wrapped = WithNewItems(plain, rows)
+    for name, module in model._modules.items():
+        if module is layer:  # under another name, too
+            model._modules[name] = wrapped
+
+
+def _projected(vectors, config):
+    """Through the PCA of a table that came reduced; llm_pca_dim's is part of the model."""
+    found = None if config["llm_pca_dim"] else read_projection(config["llm_table_used"]["path"])
+    if found is None or vectors.shape[1] != len(found["mean"]):
+        return vectors
+    return (vectors.float() - found["mean"]) @ found["matrix"]

@@ -1,0 +1,118 @@
+"""A model's way from a history to a user vector as one program, without this package."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import torch
+from torch import nn
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.llmemb.model import LLMEmbMixin
+
+NAME = "user_encoder.pt2"
+
+
+def check_encoder(model) -> None:
+    """Refuse models whose user vector takes more than ids."""
+    if not isinstance(model, LLMEmbMixin):
+        raise UserError(
+            f"{type(model).__name__} reads a history as the prompt of an LLM, which is no part of "
+            "a program that could be exported; leave encoder out of --what."
+        )
+
+
+class UserEncoder(nn.Module):
+    """Histories to user vectors; items are looked up in a finished matrix."""
+
+    def __init__(self, recommender):
+        super().__init__()
+        model, catalogue = recommender.model, recommender.catalogue
+        own = model.item_embedding
+        with torch.no_grad():
+            matrix = getattr(own, "whole", own.weight).detach().clone()
+        layer = nn.Embedding.from_pretrained(matrix, freeze=True)
+        # The table is not needed any more, so it is not copied.
+        self.model = copy.deepcopy(model, {id(own): layer}).eval().requires_grad_(False)
+        self.reads_users = "user" in model._roles
+        self.has_bias = recommender.scorer.bias is not None
+        self.item_count = catalogue.item_count
+        self.shift = 0 if not catalogue.new_tokens else catalogue.first_new_id - self.item_count
+
+    def forward(self, items, lengths, users=None):
+        """Vectors ``(b, d)`` of histories ``(b, w)``, oldest item first, then zeros.
+
+        ``items`` (b, w): an item's id is its line in ``items.txt``, from 1.
+        ``lengths`` (b,): at least 1.
+        ``users`` (b,): for models that learn something per user; 0 for people they do not know.
+        """
+        if self.shift:
+            items = items + self.shift * (items >= self.item_count)
+        states = self.model.sequence_forward(items, lengths, users)
+        states = self.model.item_scores.sides(states, states[:0])[0]
+        return nn.functional.pad(states, (0, 1), value=1.0) if self.has_bias else states
+
+
+def write_encoder(path, recommender, people):
+    """Export the user encoder and compare it with the model.
+
+    ``people``: with whom to compare.
+    Returns largest absolute difference of a vector's entry, and descriptions of the inputs.
+    """
+    encoder = UserEncoder(recommender).cpu()
+    columns = _columns(recommender, people, encoder.reads_users)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer about a GRU's list of weights
+        program, fixed = _exported(encoder, [column[:3] for column in columns], recommender.model)
+    torch.export.save(program, str(path))
+    run = torch.export.load(str(path)).module()
+    wanted = recommender.user_vectors(people)
+    gap = 0.0
+    for rows in (slice(None), slice(1)):  # a batch, and one
+        given = [column[rows] for column in columns]
+        if rows.stop and not fixed:
+            given[0] = given[0][:, : max(2, int(given[1]))].contiguous()
+        with torch.no_grad():
+            gap = max(gap, float((run(*given) - wanted[rows]).abs().max()))
+    if not gap < 1e-3 * max(1.0, float(wanted.abs().max())):
+        raise UserError(
+            f"The exported user encoder of {recommender.config['model']} differs from the model by "
+            f"{gap:.3g}, so it is not kept; leave encoder out of --what."
+        )
+    width = columns[0].shape[1]
+    inputs = [f"items (b, {width if fixed else f'up to {width}'}) int64", "lengths (b,) int64"]
+    return gap, inputs + ["users (b,) int64"] * encoder.reads_users
+
+
+def _columns(recommender, people, reads_users):
+    """Inputs of the encoder for these people, as wide as the model reads."""
+    batch = people.batch(recommender.dataset, recommender.config, narrow=False)
+    dataset, config = recommender.dataset, recommender.config
+    names = [dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]]
+    columns = [batch[name] for name in names]
+    return columns + [batch[dataset.uid_field]] * reads_users
+
+
+def _exported(encoder, columns, model):
+    """The program for any batch, and any width if the model allows it; whether it does not."""
+    batch = torch.export.Dim("batch")
+    columns = [torch.cat([column] * 4)[:4] for column in columns]
+    longest = columns[0].shape[1]
+    failure = None
+    for fixed in (False, True) if model.trims is True and longest > 4 else (True,):
+        shapes = [{0: batch} for _ in columns]
+        given = list(columns)
+        if not fixed:
+            shapes[0][1] = torch.export.Dim("width", min=2, max=longest)
+            given[0] = columns[0][:, : longest - 1].contiguous()
+            given[1] = columns[1].clamp(max=longest - 1)
+        try:
+            return torch.export.export(encoder, tuple(given), dynamic_shapes=tuple(shapes)), fixed
+        except Exception as error:  # whatever a tracer meets in somebody's model
+            failure = error
+    text = " ".join(str(failure).split())[:200].rstrip(".")
+    raise UserError(
+        f"{type(model).__name__} cannot be exported by torch.export ({type(failure).__name__}: "
+        f"{text}); leave encoder out of --what."
+    )

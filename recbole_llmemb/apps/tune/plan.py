@@ -1,0 +1,187 @@
+"""What a search tunes: the model's configuration, and the metric that decides."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.evaluation.groups import GROUP_NAMES
+
+# Settings that name a place; relative ones mean the folder the search was started in, which
+# is not where trials run.
+_PLACES = ("data_path", "llm_table", "llm_adapter", "llm_encoder", "llm_model", "align_teacher")
+
+# What makes scores of trials compare.
+_COMPARED_BY = ("model", "dataset", "data_path", "metrics", "topk", "valid_metric", "eval_args",
+                "exclude_history")  # fmt: skip
+
+
+@dataclass
+class Metric:
+    """The metric that decides between trials."""
+
+    # In lower case, such as ``ndcg@10``, of which a group may be asked: ``tail_items ndcg@10``.
+    name: str
+    group: str | None
+    mode: str  # ``max`` or ``min``
+
+    def of(self, result: dict, groups: dict | None):
+        """The value in a validation result, or None."""
+        if self.group is None:
+            return result[self.name]
+        return ((groups or {}).get(self.group) or {}).get(self.name.split()[1])
+
+
+@dataclass
+class Plan:
+    """What all trials have in common, as plain data."""
+
+    model: str
+    dataset: str
+    settings: dict  # Configuration beside the searched keys
+    metric: Metric
+    epochs: int  # At most, of a trial
+    searched: list = field(default_factory=list)  # The searched keys
+    # What of ``align_teacher_config`` keeps one teacher for all trials.
+    pinned: dict = field(default_factory=dict)
+    # Settings of a trial that have to do with where it runs.
+    local: dict = field(default_factory=dict)
+
+    def values(self, chosen: dict) -> dict:
+        """The configuration of a trial, as a file may have it."""
+        values = {**self.settings, **chosen}
+        if self.pinned:
+            own = values.get("align_teacher_config") or {}
+            values["align_teacher_config"] = {**self.pinned, **own}
+        return values
+
+
+def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
+    """Read the configuration of a search.
+
+    ``files``: configuration files, later ones win.
+    ``settings``: wins over the files.
+    ``metric``: ``valid_metric`` of the configuration if not given.
+    Returns the :class:`Plan` and the configuration it starts from.
+    """
+    from recbole_llmemb.config.recbole_config import make_config
+    from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
+
+    settings = dict(settings or {})
+    config = make_config(model, dataset, files, settings, strict=settings)
+    merged = {k: v for k, v in config.file_config_dict.items() if k not in ("model", "dataset")}
+    merged |= settings
+    for key in _PLACES:
+        if isinstance(merged.get(key), str) and os.path.exists(merged[key]):
+            merged[key] = os.path.abspath(os.path.expanduser(merged[key]))
+    # Made where it is not there yet; without this, by every trial in its own folder.
+    cache = merged.get("llm_cache_dir") or os.environ.get(CACHE_VARIABLE)
+    if cache and not os.path.isabs(os.path.expanduser(cache)):
+        merged["llm_cache_dir"] = os.path.abspath(cache)
+    if merged.get("data_path") is None:  # RecBole's default is relative, too
+        merged["data_path"] = str(Path(config["data_path"]).resolve().parent)
+    if _in_package(merged["data_path"]):
+        del merged["data_path"]  # ml-100k, which every RecBole has with it
+    decides = _metric(metric, config)
+    if decides.group is None and metric:
+        merged["valid_metric"] = config["valid_metric"] = metric
+        config = make_config(model, dataset, overrides=merged)
+    if not config["eval_step"] or config["eval_step"] < 1:
+        raise UserError("A search needs validation scores; set eval_step to 1.")
+    plan = Plan(model, config["dataset"], merged, decides, config["epochs"])
+    if space is not None:
+        _check_keys(space, model, dataset, merged)
+        plan.searched = space.keys
+        plan.pinned = _pinned(config, space)
+    return plan, config
+
+
+def _in_package(data_path) -> bool:
+    import recbole
+
+    return Path(recbole.__file__).parent in Path(data_path).parents
+
+
+def _metric(asked, config):
+    known = [str(name).lower() for name in config["metrics"]]
+    cut = [f"{name}@{k}" for name in known for k in config["topk"]] + known
+    words = str(asked or config["valid_metric"]).lower().split()
+    group = words[0] if len(words) == 2 else None
+    if group is not None and group not in GROUP_NAMES:
+        raise UserError(
+            f"--metric names the group {group!r}; it must be one of {', '.join(GROUP_NAMES)}."
+        )
+    if len(words) not in (1, 2) or words[-1] not in cut:
+        raise UserError(
+            f"--metric is {asked or config['valid_metric']!r}, which is not measured; take one of "
+            f"{', '.join(cut[: -len(known)])}, a group before it or not, or set metrics and topk."
+        )
+    if group is not None:
+        from recbole_llmemb.plugin import is_ours
+
+        if not is_ours(config["model"]):
+            raise UserError(
+                f"--metric is {' '.join(words)!r}, but groups are measured for models of this "
+                f"package only, not for RecBole's {config['model']}; take {words[-1]}."
+            )
+    from recbole.evaluator import smaller_metrics
+
+    mode = "min" if words[-1].split("@")[0] in smaller_metrics else "max"
+    return Metric(" ".join(words), group, mode)
+
+
+def _check_keys(space, model, dataset, settings):
+    from recbole_llmemb.config.recbole_config import make_config
+
+    both = [key for key in space.keys if key in settings and key != "valid_metric"]
+    if both:
+        raise UserError(f"{both[0]} is both set and searched ({space.where}); drop one of the two.")
+    for key in space.keys:
+        if key in _COMPARED_BY:
+            raise UserError(
+                f"In {space.where}, {key} cannot be searched: scores would not compare."
+            )
+    try:
+        base = make_config(model, dataset, overrides=settings)
+        known = set(base.internal_config_dict)
+        known |= {key for values in base.parameters.values() for key in values}
+    except UserError:  # the searched keys may be what is missing
+        return
+    for key in space.keys:
+        if key not in known:
+            import difflib
+
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise UserError(f"In {space.where}, {key} is no configuration key of {model}{hint}")
+
+
+def needs_teacher(config) -> bool:
+    """Whether building the model needs a teacher."""
+    from recbole_llmemb.plugin import is_ours, model_class
+
+    if not is_ours(config["model"]):
+        return False
+    # LLMSRec reads its CF model whatever the weight of the distillation.
+    reads = not getattr(model_class(config["model"]), "teacher_shares_training", True)
+    return reads or bool(config["align_weight"] and config["item_embedding"] != "id")
+
+
+def _pinned(config, space) -> dict:
+    """Trials are to differ in themselves, not in a teacher that learns as they do.
+
+    A teacher is trained with the settings of the run that asks for it: without this, every
+    learning rate would train a teacher of its own. And a trial that was stopped early, run
+    again for as many epochs, would have one that was stopped early.
+    """
+    from recbole_llmemb.plugin import is_ours, model_class
+    from recbole_llmemb.run.teacher import _TRAINING
+
+    if not is_ours(config["model"]) or not (config["align_weight"] or "align_weight" in space.keys):
+        return {}
+    if not getattr(model_class(config["model"]), "teacher_shares_training", True):
+        return {}
+    keys = [key for key in [*space.keys, "epochs"] if key in _TRAINING]
+    return {key: config[key] for key in sorted(keys)}

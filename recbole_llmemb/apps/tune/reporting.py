@@ -1,0 +1,153 @@
+"""What a search leaves: a table of its trials, the best configuration, figures, one page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import yaml
+from tabulate import tabulate
+
+from recbole_llmemb import __version__
+from recbole_llmemb.apps.tune.trials import short
+from recbole_llmemb.run.result import plain, results_table
+
+
+def best_settings(plan, best) -> dict:
+    """The configuration of the best trial, such that a run of it gives the same score."""
+    values = {"dataset": plan.dataset, **plan.values(best.settings)}
+    own = "epochs" in (plan.settings.get("align_teacher_config") or {})  # then it stays
+    if best.stopped:  # a run is to stop there, too
+        values["epochs"] = best.epochs
+    elif "epochs" not in best.settings and set(plan.pinned) == {"epochs"} and not own:
+        del values["align_teacher_config"]["epochs"]
+        if not values["align_teacher_config"]:
+            del values["align_teacher_config"]
+    return values
+
+
+def best_yaml(plan, found) -> str:
+    """The same as a file for ``--config_files``."""
+    best, values = found.best, found.settings
+    lines = [
+        f"# {plan.model} on {plan.dataset}: trial {best.number}, the best of {len(found.trials)}, "
+        f"with {plan.metric.name} {best.score!r} on validation.",
+        f"# recbole-llm run --model={plan.model} --config_files=best.yaml",
+    ]
+    if best.stopped:
+        lines.append(
+            f"# The scheduler stopped it after {best.epochs} epochs: more may give a better score."
+        )
+    text = yaml.safe_dump(plain_values(values), sort_keys=False, allow_unicode=True)
+    return "\n".join(lines) + "\n" + text
+
+
+def plain_values(value):
+    """Settings as yaml writes them: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: plain_values(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_values(item) for item in value]
+    return value
+
+
+def trials_table(plan, space, trials, limit=None) -> str:
+    """The trials for people, the best first."""
+    ranked = ranked_trials(plan, trials)
+    rows = [
+        [t.number, "-" if t.score is None else f"{t.score:.4f}", _epochs(t), t.status,
+         f"{t.seconds:.0f}", *(short(t.settings.get(key, "-")) for key in space.keys)]
+        for t in ranked[:limit]
+    ]  # fmt: skip
+    headers = ["trial", plan.metric.name, "epochs", "", "seconds", *space.keys]
+    text = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    if limit and len(ranked) > limit:
+        text += f"\n({len(ranked) - limit} more in trials.csv)"
+    return text
+
+
+def ranked_trials(plan, trials) -> list:
+    """The best first, failed ones last."""
+    sign = -1 if plan.metric.mode == "max" else 1
+    return sorted(trials, key=lambda t: (t.score is None, sign * (t.score or 0.0), t.number))
+
+
+def final_table(found) -> str:
+    """The best trial's results, as ``run`` shows them."""
+    valid, test = found.valid, found.test
+    return results_table(
+        valid["result"],
+        test["result"],
+        test["groups"] if test["result"] else valid["groups"],
+        labels=test["labels"],
+        valid_users=valid["users"],
+        test_users=test["users"],
+        measure=test.get("measure"),
+    )
+
+
+def write(plan, space, found, place) -> list[str]:
+    """Write the report; returns the names of its files.
+
+    It goes to the search's own folder. Where that is not on this machine, it goes to
+    ``found.folder`` too.
+    """
+    from recbole_llmemb.apps.tune import figures, page
+
+    text = best_yaml(plan, found)
+    pictures = figures.draw_all(plan, space, found)
+    files = {
+        "best.yaml": text.encode(),
+        "best.json": _json(plan, found),
+        "trials.csv": _csv(plan, space, found.trials),
+        **pictures,
+        "report.html": page.render(plan, space, found, text, pictures).encode(),
+    }
+    if place.remote:
+        found.folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        place.write_file(name, content)
+        if place.remote:
+            (found.folder / name).write_bytes(content)
+    return list(files)
+
+
+def _epochs(trial):
+    return f"{trial.best_epoch} of {trial.epochs}" if trial.epochs else "-"
+
+
+def _json(plan, found) -> bytes:
+    best = found.best
+    content = {
+        "model": plan.model,
+        "dataset": plan.dataset,
+        "metric": plan.metric.name,
+        "score": best.score,
+        "trial": best.number,
+        "searched": best.settings,
+        "best_valid_result": found.valid["result"],
+        "valid_groups": found.valid["groups"] or {},
+        "test_result": found.test["result"],
+        "groups": found.test["groups"] or {},
+        "epochs": best.epochs,
+        "trials": len(found.trials),
+        "seconds": found.seconds,
+        "version": __version__,
+    }
+    return (json.dumps(plain(content), indent=2) + "\n").encode()
+
+
+def _csv(plan, space, trials) -> bytes:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["trial", plan.metric.name, "best_epoch", "epochs", "status", "reason", "seconds", "node",
+         *space.keys]
+    )  # fmt: skip
+    for t in sorted(trials, key=lambda trial: trial.number):
+        writer.writerow(
+            [t.number, t.score, t.best_epoch, t.epochs, t.status, t.failed or "",
+             f"{t.seconds:.2f}", t.node, *(t.settings.get(key, "") for key in space.keys)]
+        )  # fmt: skip
+    return file.getvalue().encode()

@@ -1,0 +1,116 @@
+"""What came of the trials of a search, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from recbole_llmemb.core.errors import UserError
+
+
+@dataclass
+class Trial:
+    """One trial of a finished search."""
+
+    number: int  # From 1, in the order in which they were begun
+    settings: dict  # The searched keys
+    score: float | None = None  # The search's metric at the trial's best epoch
+    failed: str | None = None  # Why there is none
+    epochs: int = 0
+    best_epoch: int = 0
+    stopped: bool = False  # Whether the scheduler ended it before it had ended itself
+    seconds: float = 0.0
+    curve: list = field(default_factory=list)  # Epoch, and the metric at that epoch
+    node: str = ""  # Where it ran: the address, and how Ray calls the node
+    checkpoint: object = None
+
+    @property
+    def status(self) -> str:
+        """In a word, for tables."""
+        return "failed" if self.failed else "stopped early" if self.stopped else "finished"
+
+
+def settings_of(config: dict) -> dict:
+    """The searched keys of what Ray calls a trial's configuration."""
+    config = config or {}
+    return dict(config["trial"]["settings"] if "trial" in config else config)
+
+
+def number_of(config: dict) -> int:
+    """A trial's number, from 1."""
+    return config["trial"]["number"] if "trial" in (config or {}) else 0
+
+
+def stopped_early(result: dict) -> bool:
+    """Whether a last result is of a trial that had not ended itself."""
+    return "epoch" in result and not result.get("ended")
+
+
+def in_words(settings: dict) -> str:
+    """``learning_rate=0.00123, n_layers=2``."""
+    return ", ".join(f"{key}={short(value)}" for key, value in settings.items())
+
+
+def short(value) -> str:
+    """A value for tables, floats to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def collect(grid, metric) -> list[Trial]:
+    """The trials of a :class:`ray.tune.ResultGrid`, in the order in which they began."""
+    trials = []
+    for result in grid:
+        last = dict(result.metrics or {})
+        rows = _rows(result)
+        whole = [row for row in rows if row.get("score") is not None]
+        failed = last.get("failed") or next((r["failed"] for r in rows if r.get("failed")), None)
+        if result.error is not None and not failed:
+            failed = _why(result.error)
+        trial = Trial(number_of(result.config), settings_of(result.config), failed=failed)
+        trial.seconds = float(last.get("time_total_s") or 0.0)
+        places = last.get("node_ip"), next((r["node"] for r in rows[::-1] if "node" in r), None)
+        trial.node = " ".join(filter(None, places))
+        trial.checkpoint = result.checkpoint
+        trial.curve = [(row["epoch"], row[metric.name]) for row in whole if metric.name in row]
+        if whole:
+            trial.epochs, trial.best_epoch = whole[-1]["epoch"], whole[-1]["best_epoch"]
+            trial.stopped = not failed and stopped_early(whole[-1])
+            if not failed:
+                trial.score = whole[-1]["score"]
+        elif not failed:
+            trial.failed = "it was never begun"
+        trials.append(trial)
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def best_of(trials, metric) -> Trial:
+    """The trial with the best score, the first of equals."""
+    scored = [trial for trial in trials if trial.score is not None and trial.checkpoint]
+    if not scored:
+        reasons = [trial.failed for trial in trials if trial.failed]
+        first = max(set(reasons), key=reasons.count) if reasons else "none was begun"
+        raise UserError(f"All {len(trials)} trials failed, most of them with: {first.rstrip('.')}.")
+    sign = 1 if metric.mode == "max" else -1
+    return max(scored, key=lambda trial: (sign * trial.score, -trial.number))
+
+
+def _rows(result):
+    """Results by epoch; of an epoch that was trained twice, the later."""
+    frame = result.metrics_dataframe
+    if frame is None:
+        return [dict(result.metrics)] if result.metrics else []
+    rows, failed = {}, []
+    for row in frame.to_dict("records"):
+        plain = {key: value for key, value in row.items() if value == value}  # without NaN
+        if "epoch" in plain:
+            plain["epoch"], plain["best_epoch"] = int(plain["epoch"]), int(plain["best_epoch"])
+            rows[plain["epoch"]] = plain
+        elif plain.get("failed"):
+            failed.append(plain)
+    return [rows[epoch] for epoch in sorted(rows)] + failed
+
+
+def _why(error):
+    text = " ".join(str(error).split())
+    if "died" in text.lower() or "ActorDied" in type(error).__name__:
+        return "its process died, again and again (killed, or the machine was out of memory)"
+    return text[-300:]

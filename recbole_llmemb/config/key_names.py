@@ -1,0 +1,109 @@
+"""Keys of a configuration that nothing reads: of older RecBoles, and misspelt ones."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from logging import getLogger
+from pathlib import Path
+
+# What RecBole's code reads without having a default for it.
+_WITHOUT_DEFAULT = {
+    "model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight",
+    "encoding", "eta", "beta", "tail_ratio", "contrast", "sim", "valid_neg_sample_args",
+    "test_neg_sample_args", "token_num_threshold", "xgb_early_stopping_rounds", "exclude_history",
+}  # fmt: skip
+#: Keys of RecBole before 1.2, and what to set today; None: nothing has taken its place.
+OLD = {
+    "eval_setting": "eval_args",
+    "split_ratio": "eval_args (split: {'RS': [0.8, 0.1, 0.1]})",
+    "leave_one_num": "eval_args (split: {'LS': 'valid_and_test'})",
+    "group_by_user": "eval_args (group_by)",
+    "eval_neg_sample_args": "eval_args (mode)",
+    "real_time_process": None,
+    "neg_sampling": "train_neg_sample_args",
+    "training_neg_sample_num": "train_neg_sample_args (sample_num)",
+    "training_neg_sample_distribution": "train_neg_sample_args (distribution)",
+    "min_user_inter_num": "user_inter_num_interval",
+    "max_user_inter_num": "user_inter_num_interval",
+    "min_item_inter_num": "item_inter_num_interval",
+    "max_item_inter_num": "item_inter_num_interval",
+    "lowest_val": "val_interval",
+    "highest_val": "val_interval",
+    "equal_val": "val_interval",
+    "not_equal_val": "val_interval",
+    "drop_filter_field": "unused_col",
+    "drop_preload_weight": "unused_col",
+    "fields_in_same_space": "alias_of_user_id or alias_of_item_id",
+}
+# What RecBole reads inside two of its dictionaries.
+_INSIDE = {
+    "eval_args": ("split", "group_by", "order", "mode"),
+    "train_neg_sample_args": ("distribution", "sample_num", "alpha", "dynamic", "candidate_num"),
+}
+
+
+def known_keys(config) -> set[str]:
+    """Keys that mean something to a model.
+
+    ``config``: of that model, at least as far as its defaults.
+    """
+    listed = {key for keys in config.parameters.values() for key in keys}
+    return listed | set(config.internal_config_dict) | _WITHOUT_DEFAULT
+
+
+def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known key that is spelt most like one, if any is."""
+    spelt = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(key.lower(), spelt, n=1, cutoff=cutoff)
+    return spelt[near[0]] if near else None
+
+
+def advice(key: str) -> str:
+    """What to do instead of setting a key of an older RecBole."""
+    new = OLD[key]
+    return f"set {new} instead" if new else "leave it out"
+
+
+def warn_of_keys(config, properties: Path) -> None:
+    """Say which keys of files, dictionaries and the command line have no effect.
+
+    Those of other models are no mistake: one file often serves several.
+
+    ``properties``: the folder of this package's defaults.
+    """
+    given = {
+        key: value for key, value in config.external_config_dict.items() if isinstance(key, str)
+    }
+    known, others = known_keys(config), None
+    for key in sorted(given):
+        if key in OLD:
+            tell = f"{key} is a key of older RecBoles and has no effect: {advice(key)}."
+            getLogger().warning(tell)
+        elif key not in known:
+            others = keys_of_files(properties) if others is None else others
+            near = None if key in others else nearest(key, known | others, 0.85)
+            if near:
+                getLogger().warning(f"{key} is no configuration key: {near} is meant?")
+    for key, parts in _INSIDE.items():
+        value = given.get(key)
+        for part in value if isinstance(value, dict) else ():
+            if part in parts:
+                continue
+            if part in known:
+                getLogger().warning(f"{part} has no effect inside {key}: set it beside {key}.")
+            else:
+                tell = f"{key}.{part} has no effect: {key} is made of {', '.join(parts)}."
+                getLogger().warning(tell)
+
+
+def keys_of_files(properties):
+    """Keys for which RecBole or this package has a default, whatever the model."""
+    import recbole
+
+    found = set()
+    for folder in (Path(recbole.__file__).parent / "properties", properties):
+        for file in [*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]:
+            found.update(re.findall(r"^(\w+) *:", file.read_text(encoding="utf-8"), re.MULTILINE))
+    return found

@@ -1,0 +1,290 @@
+"""Our keys in RecBole's configuration: defaults, checks, and what the loss implies."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import resources
+from logging import getLogger
+from pathlib import Path
+
+import yaml
+
+from recbole_llmemb.config.arithmetic import value_of
+from recbole_llmemb.config.checks import TEXTS, check, check_common
+from recbole_llmemb.config.key_names import (
+    OLD,
+    advice,
+    keys_of_files,
+    known_keys,
+    nearest,
+    warn_of_keys,
+)
+from recbole_llmemb.core.errors import UserError
+
+
+def properties_folder() -> Path:
+    """The folder of yaml defaults: inside an installed package, else beside it in a checkout."""
+    try:
+        folder = Path(str(resources.files("recbole_llmemb.properties")))
+    except (ImportError, TypeError):
+        folder = Path(__file__).parents[1] / "properties"
+    if not (folder / "overall.yaml").is_file():
+        folder = Path(__file__).parents[2] / "properties"
+    return folder
+
+
+def defaults(model: str, dataset: str) -> dict:
+    """Our defaults for a model on a dataset: ``overall`` < ``model/`` < ``dataset/``."""
+    merged = {}
+    folder = properties_folder()
+    for part in ("overall", f"model/{model}", f"dataset/{dataset}"):
+        file = folder / f"{part}.yaml"
+        if file.is_file():
+            merged.update(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    return merged
+
+
+def settings_of(files: str | None) -> dict:
+    """Settings of property files, separated by blanks; later ones win."""
+    merged = {}
+    for file in (files or "").split():
+        _check_file(file)
+        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        typed = {k: typed_value(k, v) for k, v in found.items() if isinstance(v, str)}
+        merged |= found | typed
+    return merged
+
+
+def preset_file(name: str) -> Path:
+    """The settings that ``--preset=NAME`` stands for.
+
+    Raises
+    ------
+    UserError
+        There is no such preset; the message lists those there are.
+    """
+    names = preset_names()
+    if name not in names:
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(f"--preset is {name!r}; it must be one of {', '.join(names)}{hint}")
+    return properties_folder() / f"preset/{name}.yaml"
+
+
+def preset_names() -> list[str]:
+    """What ``--preset`` may be."""
+    return sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
+
+
+def install() -> None:
+    """Hook our defaults into RecBole's ``Config`` for our models; idempotent."""
+    from recbole.config import Config
+
+    from recbole_llmemb.evaluation import measure
+    from recbole_llmemb.models.llmemb.backbones import settings
+
+    if getattr(Config, "knows_llmemb", False):
+        return
+    look_up = Config._get_model_and_dataset
+    load_internal = Config._load_internal_config_dict
+    set_parameters = Config._set_default_parameters
+
+    def _get_model_and_dataset(self, model, dataset):
+        given = self.external_config_dict
+        wanted = given.get("model") if model is None else model
+        _check_names(wanted, given.get("dataset") if dataset is None else dataset)
+        try:
+            settings.look_up(wanted)
+            return look_up(self, model, dataset)
+        except AttributeError:  # there is a module of that name, in small letters
+            raise _no_model(wanted) from None
+
+    def _load_internal_config_dict(self, model, model_class, dataset):
+        load_internal(self, model, model_class, dataset)
+        if _is_ours(model):
+            self.internal_config_dict.update(settings.backbones_defaults(model_class))
+            self.internal_config_dict.update(defaults(model, dataset))
+
+    def set_recboles(self):
+        """As RecBole, which takes its own ml-100k, wherever data_path says that one is."""
+        folder = self.external_config_dict.get("data_path")
+        set_parameters(self)
+        own = Path(folder or "") / str(self.dataset)
+        if folder and self.dataset == "ml-100k" and (own / "ml-100k.inter").is_file():
+            self.final_config_dict["data_path"] = str(own)
+        measure.check_measure(_Lookup(self.final_config_dict), _is_ours(self.model))
+
+    def _set_default_parameters(self):
+        values = self.final_config_dict
+        if not self.restored:
+            warn_of_keys(self, properties_folder())
+        if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
+            values["train_neg_sample_args"] = None  # yaml makes a text of None
+        given = self.external_config_dict
+        if not _is_ours(self.model):
+            set_recboles(self)
+            reads = {"selected_features", "item_attribute"} & set(self.internal_config_dict)
+            if reads and (Path(values["data_path"]) / f"{self.dataset}.item").is_file():
+                settings.settle_features(values, given, self.model_class)
+            return None
+        settings.settle(values, given, self.model_class)
+        if values.get("adapter", "") is None:
+            values["adapter"] = "none"  # as typed, --adapter=none is read as no value
+        check(_Lookup(values))
+        settings.check_backbone(_Lookup(values), self.model_class)
+        if hasattr(self.model_class, "check_settings"):  # keys that only this model has
+            self.model_class.check_settings(_Lookup(values))
+        if values["loss_type"] == "CE":
+            values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
+        if values["train_mode"] == "sequence":
+            if given.get("transform") not in (None, "mask_itemseq"):
+                getLogger().warning(f"transform: {given['transform']} is for train_mode: prefix.")
+            values["transform"] = None  # masking is part of the loader there
+        _load_times(values)
+        set_recboles(self)
+        if self.model_class.features:
+            settings.settle_features(values, given, self.model_class)
+        if values["loss_type"] == "BCE":  # RecBole knows CE and BPR only
+            from recbole.utils import InputType
+
+            values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE
+
+    Config._get_model_and_dataset = _get_model_and_dataset
+    Config._load_internal_config_dict = _load_internal_config_dict
+    Config._set_default_parameters = _set_default_parameters
+    Config._convert_config_dict = _convert_config_dict
+    Config.restored = False  # True while a checkpoint's, which told its user long ago
+    Config.knows_llmemb = True
+
+
+def _is_ours(model):
+    from recbole_llmemb.plugin import is_ours
+
+    return is_ours(model)
+
+
+def _check_names(model, dataset):
+    """Models and datasets go by names: RecBole imports modules and reads yaml files called so."""
+    if isinstance(model, str) and model and not (model.isidentifier() and model[0] != "_"):
+        raise _no_model(model)
+    name = str(dataset)
+    if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0")):
+        raise UserError(
+            f"dataset is {name!r}; it must be the name of a folder, not a path: data_path says in "
+            "which one that folder is."
+        )
+
+
+def _no_model(name):
+    return UserError(
+        f"`model_name` [{name}] is not the name of an existing model; RecBole's are written as in "
+        "its documentation, SASRec for one."
+    )
+
+
+class _Lookup(dict):
+    """A dict that gives None for what is not set, as RecBole's Config does."""
+
+    def __missing__(self, key):
+        return None
+
+
+def _load_times(values):
+    """Sequences need times; RecBole's default for a dataset it does not know loads none."""
+    columns = values.get("load_col") or {}
+    if columns.get("inter") == ["user_id", "item_id"]:
+        names = [values[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")]
+        values["load_col"] = {**columns, "inter": names}
+
+
+def typed_value(key, text):
+    """What the text of a setting means: a number, list, dictionary, switch, or itself.
+
+    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
+    paths (:data:`~recbole_llmemb.config.checks.TEXTS`) stay text: 2026-11-21 is a folder.
+    """
+    value = value_of(text)
+    if isinstance(value, str) and value == text:
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    stays = key in TEXTS or key.endswith(("_path", "_dir"))
+    return text if stays and not isinstance(value, (str, type(None))) else value
+
+
+def _convert_config_dict(self, config_dict):
+    """Read typed values out of strings. RecBole's own runs ``eval`` on every one of them."""
+    for key, value in config_dict.items():
+        if isinstance(value, str):
+            config_dict[key] = typed_value(key, value)
+    return config_dict
+
+
+def _check_file(file):
+    if not Path(file).is_file():
+        raise UserError(f"config file {file} does not exist; check --config_files.")
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # no !!python/… in it
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"config file {file} is not valid yaml: {text}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
+    for key in content:
+        if not isinstance(key, str):  # yaml takes on and yes for switches, too
+            raise UserError(f"config file {file} has a key {key!r}, which is no name.")
+
+
+def make_config(model, dataset=None, config_files=(), overrides=None, strict=()):
+    """A RecBole ``Config`` that does not look at ``sys.argv``.
+
+    Parameters
+    ----------
+    model : str or type
+    dataset : str
+        May be None where a file or ``overrides`` has it.
+    config_files : sequence of str
+        yaml files, later ones win.
+    overrides : dict
+        Wins over the files.
+    strict : collection of str
+        Keys of ``overrides`` that somebody typed: an unknown one is refused.
+
+    Returns
+    -------
+    recbole.config.Config
+
+    Raises
+    ------
+    UserError
+        An unknown key, a missing file, no such model, or what :func:`check` refuses.
+    """
+    from recbole.config import Config
+
+    from recbole_llmemb.compat import without_argv
+
+    for file in config_files:
+        _check_file(file)
+    with without_argv():
+        try:
+            config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
+        except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+            if isinstance(error, UserError):
+                raise
+            message = error.args[0] if error.args else str(error)
+            text = str(message).rstrip(".")
+            raise UserError(f"The configuration cannot be used: {text}.") from error
+    if not _is_ours(config["model"]):  # ours have been looked at before RecBole fills in the rest
+        check_common(config)
+    known = known_keys(config)
+    for key in strict:
+        if key in OLD:
+            raise UserError(f"--{key} is a key of older RecBoles: {advice(key)}.")
+        if key not in known:
+            if key in keys_of_files(properties_folder()):
+                raise UserError(
+                    f"--{key} is a key of other models, which {config['model']} does not read; "
+                    "leave it out, or give it to a teacher by align_teacher_config."
+                )
+            near = nearest(key, known)
+            hint = f"; did you mean --{near}?" if near else "; see the configuration reference."
+            raise UserError(f"--{key} is not a configuration key{hint}")
+    return config

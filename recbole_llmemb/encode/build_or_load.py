@@ -1,0 +1,170 @@
+"""The automatic build inside ``run``: the table a configuration asks for, made if it is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from recbole_llmemb.core.errors import TableError, UserError
+from recbole_llmemb.encode.job import DEFAULT_BATCH_SIZE, EncodeJob, run_job
+from recbole_llmemb.encode.prompts import DEFAULT_MAX_CHARS
+from recbole_llmemb.table.format import EmbeddingTable, read_manifest
+from recbole_llmemb.table.reduce import reduce_pca
+
+CACHE_VARIABLE = "RECBOLE_LLMEMB_CACHE"
+
+
+def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
+    """The directory of the table a configuration asks for.
+
+    With ``llm_table`` that is the table given (with ``llm_pca_dim``, a reduced copy in the
+    cache). Otherwise the dataset's items are encoded into the cache, once: the folder's name
+    holds a hash of everything the vectors depend on.
+
+    Parameters
+    ----------
+    config : mapping
+        RecBole's Config or a dict; missing keys count as None.
+    report : callable
+        Is given one line of text saying what is built or found, and the seconds.
+
+    Returns
+    -------
+    Path
+        A directory that :meth:`EmbeddingTable.load` reads.
+
+    Raises
+    ------
+    UserError
+        When the configuration, the item file or the encoder cannot work.
+    TableError
+        When the table given cannot be used.
+    """
+    if _get(config, "scft"):
+        from recbole_llmemb.scft import ensure_adapter
+
+        config = Overlay(config, llm_adapter=ensure_adapter(config, report), scft=False)
+    given = _get(config, "llm_table")
+    pca_dim = _number(config, "llm_pca_dim")
+    if given:
+        path = Path(os.path.expanduser(given))
+        if not path.is_dir():
+            raise TableError(
+                f"There is no embedding table at {path} (llm_table); give a table directory, "
+                "or leave llm_table empty to have one built."
+            )
+        if not pca_dim:
+            report(f"table: using {path}")
+            return path
+        return _reduced(path, pca_dim, cache_directory(config), path.name, report)
+
+    job = job_from_config(config)
+    short = job.prepare().source.short_name
+    name = f"{_get(config, 'dataset')}-{short}-{job.key[:12]}"
+    # A damaged table in the cache is replaced: nobody but this function puts tables there.
+    path = run_job(job, cache_directory(config) / name, overwrite=True, report=report).path
+    if not pca_dim:
+        return path
+    return _reduced(path, pca_dim, cache_directory(config), name, report)
+
+
+def cache_directory(config: Mapping[str, Any]) -> Path:
+    """``llm_cache_dir``, else $RECBOLE_LLMEMB_CACHE, else ``~/.cache/recbole-llmemb``."""
+    chosen = _get(config, "llm_cache_dir") or os.environ.get(CACHE_VARIABLE)
+    return Path(os.path.expanduser(chosen or os.path.join("~", ".cache", "recbole-llmemb")))
+
+
+def job_from_config(config: Mapping[str, Any]) -> EncodeJob:
+    """The encoding job of a configuration (without the PCA, which is a table of its own)."""
+    dataset = _get(config, "dataset")
+    item_file = Path(_get(config, "data_path") or ".") / f"{dataset}.item"
+    if not item_file.is_file():
+        raise UserError(
+            f"The dataset {dataset!r} has no item file {item_file}, whose text would be encoded; "
+            "provide it, give a ready table (llm_table), or set item_embedding to id."
+        )
+    max_chars = _number(config, "item_value_max_chars")
+    device = _get(config, "llm_device")
+    if device in (None, "", "auto"):  # as training
+        device = _get(config, "device")
+    return EncodeJob(
+        item_file=item_file,
+        encoder=_get(config, "llm_encoder"),
+        fields=_get(config, "item_text_fields"),
+        prompt=_get(config, "item_prompt"),
+        value_max_chars=DEFAULT_MAX_CHARS if max_chars is None else max_chars,
+        id_field=_get(config, "ITEM_ID_FIELD") or "item_id",
+        field_separator=_get(config, "field_separator") or "\t",
+        encoding=_get(config, "encoding") or "utf-8",
+        pooling=_get(config, "llm_pooling") or None,
+        dtype=_get(config, "llm_dtype") or "float32",
+        max_length=_number(config, "llm_max_length"),
+        normalize=bool(_get(config, "llm_normalize")),
+        trust_remote_code=bool(_get(config, "llm_trust_remote_code")),
+        adapter=_get(config, "llm_adapter"),
+        batch_size=_number(config, "llm_batch_size") or DEFAULT_BATCH_SIZE,
+        device=device,
+    )
+
+
+def _reduced(source: Path, dim: int, cache: Path, stem: str, report: Callable[[str], None]) -> Path:
+    """A PCA copy of a table, in the cache."""
+    began = time.perf_counter()
+    table = EmbeddingTable.load(source)
+    tag = hashlib.blake2b(f"{table.fingerprint} {dim}".encode(), digest_size=6).hexdigest()
+    out = cache / f"{stem}-pca{dim}-{tag}"
+    try:
+        # Looked for before locking too: a cache that can only be read is still a cache.
+        hit = _is_reduction(out, table.fingerprint, dim)
+        if not hit:
+            cache.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache / f".{out.name}.lock"):
+                hit = _is_reduction(out, table.fingerprint, dim)
+                if not hit:
+                    reduce_pca(table, dim).save(out, overwrite=True)
+    except OSError as error:
+        raise UserError(f"The table {out} cannot be written: {error}.") from error
+    seconds = time.perf_counter() - began
+    report(f"table: {'cache hit' if hit else f'reduced to {dim}'} {out} ({seconds:.1f} s)")
+    return out
+
+
+def _is_reduction(out: Path, fingerprint: str, dim: int) -> bool:
+    try:
+        pca = read_manifest(out).get("pca") or {}
+        table = EmbeddingTable.load(out, expected_width=dim)
+    except TableError:
+        return False
+    return pca.get("source_fingerprint") == fingerprint and table.projection is not None
+
+
+class Overlay:
+    """A configuration with other values for some keys, and None for those that are missing."""
+
+    def __init__(self, config: Mapping[str, Any], **values: Any):
+        self._config, self._values = config, values
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key] if key in self._values else _get(self._config, key)
+
+
+def _get(config: Mapping[str, Any], key: str) -> Any:
+    try:
+        return config[key]
+    except KeyError:
+        return None
+
+
+def _number(config: Mapping[str, Any], key: str) -> int | None:
+    value = _get(config, key)
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise UserError(f"{key} is {value!r}; it must be a whole number, or empty.")
+    return value

@@ -1,0 +1,1 @@
+"""LLMEmb: backbones that read items from a table."""

@@ -1,0 +1,271 @@
+"""Backbones with something of their own: a term in the loss, another readout, other scores."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from recbole.model.loss import BPRLoss
+from torch import nn
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.llmemb.backbones.examine import refuse_similarity
+from recbole_llmemb.models.llmemb.item_layer import item_layer
+from recbole_llmemb.models.llmemb.model import LLMEmbMixin
+from recbole_llmemb.run import checkpoint
+
+
+class NextItNetModel(LLMEmbMixin):
+    """NextItNet (Yuan et al., WSDM 2019).
+
+    RecBole reads its state at the last padded position. In sequence mode it is read at the
+    last item, in training and in ranking: there padding changes nothing.
+    """
+
+    every_item = True
+
+    def adjust(self, config, dataset):
+        self.trims = self._at_last_item = config["train_mode"] == "sequence"
+
+    def sequence_forward(self, item_seq, item_seq_len, user=None):
+        if not self._at_last_item:
+            return self.forward(item_seq)
+        hidden = self.residual_blocks(self.item_embedding(item_seq))
+        return self.final_layer(self.gather_indexes(hidden, item_seq_len - 1))
+
+    def own_terms(self, states, interaction):
+        norms = self.reg_loss([self.item_embedding.weight, self.final_layer.weight])
+        return self.reg_weight * norms + self.reg_loss_rb()
+
+
+class CaserModel(LLMEmbMixin):
+    """Caser (Tang and Wang, WSDM 2018)."""
+
+    every_item = True
+
+    def own_terms(self, states, interaction):
+        layers = (self.user_embedding, self.item_embedding, self.conv_v, self.fc1, self.fc2)
+        norms = self.reg_loss([layer.weight for layer in layers])
+        return self.reg_weight * norms + self.reg_loss_conv_h()
+
+
+class GCSANModel(LLMEmbMixin):
+    """GC-SAN (Xu et al., IJCAI 2019)."""
+
+    every_item = True
+
+    def own_terms(self, states, interaction):
+        return self.reg_weight * self.reg_loss(self.item_embedding.weight)
+
+
+class HGNModel(LLMEmbMixin):
+    """HGN (Ma et al., KDD 2019): a second layer of item embeddings makes the scores.
+
+    With a table both are adapted from it, each by an adapter of its own.
+    """
+
+    def adjust(self, config, dataset):
+        layer = item_layer(config, dataset, self.item_embedding_for_prediction)
+        if isinstance(layer, type(self.item_embedding)) and hasattr(layer, "table"):
+            layer.table = self.item_embedding.table  # which need not be there twice
+        self.item_embedding_for_prediction = layer
+
+    @property
+    def scored_items(self):
+        return self.item_embedding_for_prediction
+
+    def own_terms(self, states, interaction):
+        return self.reg_loss(
+            self.user_embedding(interaction[self.USER_ID]),
+            self.scored_items(interaction[self.POS_ITEM_ID]),
+            self.item_embedding(interaction[self.ITEM_SEQ]),
+        )
+
+
+class SHANModel(LLMEmbMixin):
+    """SHAN (Ying et al., IJCAI 2018), which reads a history with its padding in front."""
+
+    recbole_loss = False  # its transform reverses histories row by row, in Python
+
+    def sequence_forward(self, item_seq, item_seq_len, user=None):
+        width = item_seq.shape[1]
+        places = torch.arange(width, device=item_seq.device) + item_seq_len.unsqueeze(1)
+        return self.forward(item_seq.gather(1, places % width), user)
+
+    def own_terms(self, states, interaction):
+        users = self.user_embedding(interaction[self.USER_ID])
+        return self.reg_loss(users, self.item_embedding(interaction[self.POS_ITEM_ID]))
+
+
+class _Rectified:
+    """An item embedding layer whose embeddings are cut off below zero."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __call__(self, ids):
+        return torch.relu(self.layer(ids))
+
+    @property
+    def weight(self):
+        return torch.relu(self.layer.weight)
+
+    def embed(self, vectors):
+        return torch.relu(self.layer.embed(vectors))
+
+
+class NPEModel(LLMEmbMixin):
+    """NPE (Nguyen and Takasu, IJCAI 2018), which scores with rectified item embeddings."""
+
+    @property
+    def scored_items(self):
+        return _Rectified(self.item_embedding)
+
+
+class HRMModel(LLMEmbMixin):
+    """HRM (Wang et al., SIGIR 2015)."""
+
+    def sequence_forward(self, item_seq, item_seq_len, user=None):
+        return self.forward(item_seq, user, item_seq_len.clone())  # average pooling changes them
+
+
+class FOSSILModel(LLMEmbMixin):
+    """Fossil (He and McAuley, ICDM 2016)."""
+
+    def own_terms(self, states, interaction):
+        users = self.user_lambda(interaction[self.USER_ID])
+        items = self.item_embedding(interaction[self.POS_ITEM_ID])
+        return self.reg_loss(users, items, states)
+
+
+class TransRecModel(LLMEmbMixin):
+    """TransRec (He et al., RecSys 2017): a score is a bias less a distance.
+
+    A state is the last item translated by the user, so that every position has one.
+    """
+
+    def sequence_forward(self, item_seq, item_seq_len, user=None):
+        if not self._every_position:
+            return self.forward(user, item_seq, item_seq_len)
+        translation = self.user_embedding(user) + self.T
+        return self.item_embedding(item_seq) + translation.unsqueeze(1)
+
+    def scores_of(self, states, items):
+        states = states if items.dim() == 1 else states.unsqueeze(1)
+        distance = self._l2_distance(states, self.item_embedding(items))
+        return (self.bias(items) - distance).squeeze(-1)
+
+    def full_sort_predict(self, interaction):
+        # RecBole's repeats the items for every row: gigabytes on a catalogue of thousands.
+        states, exact = self.sequence_output(interaction), "donot_use_mm_for_euclid_dist"
+        return self.bias.weight.t() - torch.cdist(states, self._all_items(), compute_mode=exact)
+
+    def own_terms(self, states, interaction):
+        return self.reg_loss(self.T)  # the others of RecBole's have no gradient
+
+
+class FEARecModel(LLMEmbMixin):
+    """FEARec (Du et al., SIGIR 2023); with ``contrast`` it keeps its own loss."""
+
+    every_item = True
+    recbole_loss = False  # it looks for other histories of each target even where none is used
+
+    def adjust(self, config, dataset):
+        self.own = config["contrast"] in ("us", "un", "su", "us_x")
+        if self.own:
+            refuse_similarity(self, "LLMEmbFEARec with contrast")
+        self.dataset = SimpleNamespace(inter_feat=_Histories(dataset.inter_feat, self.ITEM_SEQ))
+
+    def get_same_item_index(self, dataset):
+        """Rows of each target item, found by sorting instead of one search per row."""
+        items = dataset.inter_feat[self.ITEM_ID].numpy()
+        order = np.argsort(items, kind="stable")
+        values, starts = np.unique(items[order], return_index=True)
+        return dict(zip(values.tolist(), np.split(order, starts[1:])))
+
+
+class _Histories:
+    """The rows of a dataset, whose histories are gathered one by one."""
+
+    def __init__(self, rows, field):
+        self.rows, self.field = rows, field
+
+    def __getitem__(self, name):
+        return _OneByOne(self.rows, name) if name == self.field else self.rows[name]
+
+
+class _OneByOne:
+    def __init__(self, rows, field):
+        self.rows, self.field = rows, field
+
+    def __getitem__(self, index):
+        return self.rows[int(index)][self.field]
+
+
+class S3RecModel(LLMEmbMixin):
+    """S³-Rec (Zhou et al., CIKM 2020), fine-tuned: from scratch or from given weights."""
+
+    extra_rows = 1  # its mask
+
+    def backbone_settings(self, config):
+        # Built for fine-tuning, it would load a checkpoint at once, and as a pickle.
+        return {"train_stage": "pretrain"}
+
+    def adjust(self, config, dataset):
+        self.train_stage = "finetune"
+        self.loss_fct = nn.CrossEntropyLoss() if self.loss_type == "CE" else BPRLoss()
+        if config["pre_model_path"]:
+            self._load_weights(config["pre_model_path"])
+
+    def _load_weights(self, path):
+        state = checkpoint.load(path)["state_dict"]
+        if not isinstance(self.item_embedding, nn.Embedding):  # the table's stay as they are
+            state = {k: v for k, v in state.items() if not k.startswith("item_embedding.")}
+        try:
+            missing = self.load_state_dict(state, strict=False).missing_keys
+        except RuntimeError as error:
+            missing = [str(error).splitlines()[-1].strip().rstrip(".")]
+        missing = [key for key in missing if not key.startswith(("item_embedding.", "item_sc"))]
+        if missing:
+            raise UserError(
+                f"pre_model_path {path} does not hold weights of this S3Rec ({missing[0]}); give "
+                "a checkpoint of RecBole's S3Rec of the same sizes and data, or leave it empty."
+            )
+
+    def sequence_forward(self, item_seq, item_seq_len, user=None):
+        return self.gather_indexes(self.forward(item_seq, bidirectional=False), item_seq_len - 1)
+
+
+class COREModel(LLMEmbMixin):
+    """CORE (Hou et al., SIGIR 2022), which has a cosine and a temperature of its own."""
+
+    own = True
+
+    def forward(self, item_seq):
+        if not self._chunks:
+            return super().forward(item_seq)
+        forward = super().forward
+        return torch.cat([forward(item_seq[begin:end, :w]) for begin, end, w in self._chunks])
+
+
+class CPRModel(LLMEmbMixin):
+    """Softmax-CPR (Chang et al., WSDM 2024) over SASRec or GRU4Rec."""
+
+    own = True
+
+    def adjust(self, config, dataset):
+        if not hasattr(self.item_embedding, "bias"):  # GRU4RecCPR gives its layer one
+            self.item_embedding.bias = None
+        if dataset.item_num < max(self.reranker_CAN_NUM):
+            raise UserError(
+                f"reranker_CAN_NUM is {config['reranker_CAN_NUM']}, more than the dataset's "
+                f"{dataset.item_num - 1} items; give a smaller one."
+            )
+
+    def full_sort_predict(self, interaction):
+        interaction = self._fitted(interaction)
+        _, chances = self.calculate_loss_prob(interaction, only_compute_prob=True)
+        if self.post_remove_context:
+            chances.scatter_(1, interaction[self.ITEM_SEQ], 0)
+        return chances

@@ -1,0 +1,111 @@
+"""Training batches of LLM-SRec: histories, their next items, and random other items."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llmemb.data.batching import plan_batches
+from recbole_llmemb.data.histories import sampled_users, with_shuffled_histories
+from recbole_llmemb.data.lazy import POSITION
+from recbole_llmemb.data.loaders import SequenceTrainDataLoader
+from recbole_llmemb.evaluation.rows import trim_histories
+
+#: The next item and the random ones of each row, ``(b, 1 + k)``, as rows of the next column.
+CANDIDATES = "candidate_rows"
+#: The distinct items among them, ``(m,)``.
+CANDIDATE_ITEMS = "candidate_items"
+#: What the names of the columns of user and item prompts begin with.
+USER_PROMPT, ITEM_PROMPT = "user_prompt_", "item_prompt_"
+
+
+class PairTrainDataLoader(SequenceTrainDataLoader):
+    """Batches of (history → next item) pairs of about equal prompt lengths.
+
+    ``train_targets`` says which pairs make an epoch: ``one`` of each user, drawn anew each
+    epoch; each user's ``last``; or ``every`` one.
+
+    ``config, dataset, sampler, shuffle``: as for :class:`SequenceTrainDataLoader`.
+
+    ``book``: Makes the prompts beside the batch. The trainer sets it, as the model has it.
+    ``item_prompts``: Makes the prompts of items that are read by the LLM; as ``book``.
+    """
+
+    def __init__(self, config, dataset, sampler=None, shuffle=True):
+        if config["shuffle_train"]:
+            dataset = with_shuffled_histories(dataset, config["seed"], config["history_items"])
+        super().__init__(config, dataset, sampler, shuffle)
+        self.book = self.item_prompts = None
+        self.negatives_per_target = config["negative_items"]
+        self.negatives = self._negative_sampler({"distribution": "uniform"})
+        self.time_list = dataset.time_field + config["LIST_SUFFIX"]
+        self.rows = dataset.inter_feat
+        users = self.rows[self.uid_field].numpy()
+        order = np.lexsort((self.rows[POSITION].numpy(), users))
+        if config["user_sample"]:
+            chosen = sampled_users(dataset, config["user_sample"])
+            order = order[chosen[users[order]]]
+        self.order = order
+        _, self.first, self.count = np.unique(users[order], return_index=True, return_counts=True)
+
+    def pairs(self):
+        """Row numbers of an epoch's pairs."""
+        kind = self.config["train_targets"]
+        if kind == "every":
+            return self.order
+        if kind == "last":
+            return self.order[self.first + self.count - 1]
+        draw = torch.rand(len(self.first), generator=self.generator).numpy()
+        return self.order[self.first + (draw * self.count).astype(np.int64)]
+
+    def plan(self):
+        """The batches of the coming epoch, drawn once however often they are asked for."""
+        if self._plan is None:
+            rows = self.pairs()
+            batches = plan_batches(
+                self._sizes(rows),
+                np.ones(len(rows), dtype=np.int64),
+                self.config["train_batch_size"],
+                self.generator,
+                shuffle=self.shuffle,
+            )
+            self._plan = [rows[batch] for batch in batches]
+            if not self.config["single_spec"]:  # each process of a distributed run takes its share
+                rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+                self._plan = self._plan[rank::world][: len(self._plan) // world]
+        return self._plan
+
+    def _sizes(self, rows):
+        chosen = self.rows[rows]
+        lengths = chosen[self.length_field]
+        if self.book is None:
+            return lengths.numpy()
+        parts = torch.arange(len(rows)).split(65_536)  # histories of all rows would be large
+        sizes = [self.book.sizes_of(chosen[p][self.list_field], lengths[p]) for p in parts]
+        return torch.cat(sizes).numpy()
+
+    def collate(self, index):
+        """Build the batch of these rows.
+
+        Shapes: ``index`` (b,).
+        Returns RecBole's fields of the rows, histories cut to the longest; :data:`CANDIDATES`,
+        :data:`CANDIDATE_ITEMS`; and the prompts.
+        """
+        batch = self.rows[index].materialise()
+        suffix, width = self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        trim_histories(batch, self.length_field, suffix, width)
+        targets = batch[self.iid_field]
+        k = self.negatives_per_target
+        owners = batch[self.uid_field].repeat_interleave(k)
+        drawn = self.negatives.sample(owners, targets.repeat_interleave(k)).view(-1, k)
+        candidates = torch.cat([targets.unsqueeze(1), drawn], dim=1)
+        items, places = torch.unique(candidates, return_inverse=True)
+        columns = dict(batch.interaction) | {CANDIDATES: places, CANDIDATE_ITEMS: items}
+        if self.book is not None:
+            lists, lengths = batch[self.list_field], batch[self.length_field]
+            times = batch.interaction.get(self.time_list)
+            columns |= self.book.prompts(lists, lengths, times).columns(USER_PROMPT)
+        if self.item_prompts is not None:
+            columns |= self.item_prompts(items).columns(ITEM_PROMPT)
+        return Interaction(columns)

@@ -1,0 +1,58 @@
+"""Old names of modules, with a warning: they go with the next release."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import warnings
+
+# Those that the documentation named. Saved searches name "tune".
+_MOVED = {
+    "checkpoint": "run.checkpoint",
+    "convert": "apps.convert",
+    "data.hooks": "plugin",
+    "errors": "core.errors",
+    "model": "models",
+    "model.backbones": "models.llmemb.backbones",
+    "model.item_embedding": "models.llmemb.item_embedding",
+    "model.item_layer": "models.llmemb.item_layer",
+    "model.llmemb": "models.llmemb.model",
+    "model.offsets": "models.item_residual",
+    "pipeline": "run.stages",
+    "registry": "plugin",
+    "report": "apps.compare",
+    "results": "run.result",
+    "serve": "apps.serve",
+    "teacher": "run.teacher",
+    "trainer": "training.trainer",
+    "tune": "apps.tune",
+}
+_PACKAGE = "recbole_llmemb."
+
+
+class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(_PACKAGE) and _new_name(name[len(_PACKAGE) :]):
+            return importlib.machinery.ModuleSpec(name, self)
+        return None
+
+    def exec_module(self, module):
+        old, new = module.__name__, _PACKAGE + _new_name(module.__name__[len(_PACKAGE) :])
+        warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = importlib.import_module(new)
+
+
+def _new_name(old):
+    """Where a module is now: what is listed, and what lies below it; None if it never moved."""
+    if old in _MOVED:
+        return _MOVED[old]
+    parent, _, leaf = old.rpartition(".")
+    above = _new_name(parent) if parent else None
+    return f"{above}.{leaf}" if above else None
+
+
+def know_old_names() -> None:
+    """Let ``import recbole_llmemb.<old name>`` give the module that it is now."""
+    sys.meta_path.append(_Moved())

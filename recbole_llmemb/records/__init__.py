@@ -1,0 +1,1 @@
+"""Records of files: one reader, and from values to text."""

@@ -1,0 +1,301 @@
+"""The stages of a run: data, model, training, evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import ModelType, get_model, get_trainer, init_seed
+from torch.utils.tensorboard import SummaryWriter
+
+from recbole_llmemb.core import random_state
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data.dataset import check_parts
+from recbole_llmemb.data.trained_on import files_hash
+from recbole_llmemb.evaluation.details import RowDetails
+from recbole_llmemb.records.interaction_file import check_header, interaction_files, is_time
+from recbole_llmemb.run import checkpoint
+from recbole_llmemb.run.result import curve_of
+
+# What may differ between two runs that give the same numbers.
+_NOT_IN_KEY = {
+    "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
+    "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
+    "align_teacher_used",
+    "trained_on", "align_teacher_unchecked", "config_files", "resume", "data_path", "save_users",
+}  # fmt: skip
+
+
+# Another one since the same files became other data: sorted by their own times.
+_READING = "2"
+
+
+def settings(config) -> dict:
+    """Everything in a configuration that changes what comes out, as plain values."""
+    plain = checkpoint.config_to_plain(config)
+    kept = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
+    if not plain.get("holdout_items"):  # how they would be drawn changes nothing
+        kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}
+    if not plain.get("shuffle_train"):
+        kept.pop("shuffle_train", None)
+    return kept
+
+
+def run_key(config) -> str:
+    """Short hash of :func:`settings` and of the data."""
+    columns = config["load_col"]
+    # What items and users are like is trained on, too, where a model reads it.
+    read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
+    text = json.dumps(settings(config), sort_keys=True, default=str) + data_hash(config)
+    text += files_hash(config, read) + _READING
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def data_hash(config) -> str:
+    """Hash of the interaction file, so that changed data is never taken for the old."""
+    return files_hash(config)
+
+
+# How RecBole's models fail over settings that they cannot be built with.
+_UNFIT = (
+    ValueError, KeyError, NotImplementedError, ImportError, AssertionError, ArithmeticError
+)  # fmt: skip
+
+
+# How RecBole fails over data, and over ways to split it.
+_UNUSABLE = (
+    ValueError, KeyError, NotImplementedError, TypeError, AttributeError, IndexError
+)  # fmt: skip
+
+
+@dataclass
+class Data:
+    """A dataset and its three loaders."""
+
+    dataset: object
+    train: object
+    valid: object
+    test: object
+
+
+def prepare_data(config) -> Data:
+    """Read, filter, split and index the dataset, as RecBole's ``quick_start`` does.
+
+    Raises
+    ------
+    UserError
+        The dataset's files are not there, or lack what sequences need.
+    """
+    init_seed(config["seed"], config["reproducibility"])
+    folder, name = Path(config["data_path"]), config["dataset"]
+    for file in interaction_files(config):
+        if not file.is_file() and config["benchmark_filename"]:
+            raise UserError(
+                f"benchmark_filename names {file.name}, which is not in {folder}; put it there, or "
+                "name the files that are."
+            )
+        if not file.is_file():
+            raise UserError(
+                f"Dataset {name} is not in {folder}: there is no {file.name} there; "
+                "set --data_path to the folder that holds the dataset's folder."
+            )
+        check_header(file, config)
+    order, sequential = config["eval_args"]["order"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    if sequential and order != "TO" and not config["benchmark_filename"]:
+        raise UserError(f"eval_args.order is {order!r}, but sequences are those of time; set TO.")
+    try:
+        dataset = create_dataset(config)
+        time = config["TIME_FIELD"]
+        listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
+        sorts = sequential and listed not in dataset.inter_feat
+        if sorts and time not in dataset.inter_feat:
+            raise UserError(
+                f"Dataset {name} in {folder} has no field {time!r} among those that are read, "
+                "which orders the sequences; set TIME_FIELD and load_col."
+            )
+        if sorts and not is_time(dataset, time):
+            raise UserError(
+                f"Field {time!r} of dataset {name} in {folder}, which orders the sequences, is "
+                f"of type {dataset.field2type[time].value}, whose values have no order; write "
+                f"{time}:float in the first line of {name}.inter, or set TIME_FIELD."
+            )
+        if max(config["topk"]) >= dataset.item_num:  # which counts padding
+            raise UserError(
+                f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
+                "items; ask for shorter lists."
+            )
+        if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
+            check_parts(([], [], []), config)
+        data = Data(dataset, *data_preparation(config, dataset))
+        check_parts([part._dataset for part in (data.train, data.valid, data.test)], config)
+        return data
+    except _UNUSABLE as error:
+        if isinstance(error, UserError):
+            raise
+        if isinstance(error, KeyError) and error.args:
+            message = f"there is no field {str(error.args[0])!r}"
+        else:
+            message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(f"Dataset {name} in {folder} cannot be used: {message}.") from error
+
+
+def build(config, data: Data):
+    """The model on its device and its trainer, from the run's seed.
+
+    Raises
+    ------
+    UserError
+        Settings the model cannot be built with, or no place for its checkpoints.
+    """
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    folder = config["checkpoint_dir"]
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Checkpoints cannot be kept in {folder} ({error.strerror}); set --checkpoint_dir."
+        ) from None
+    try:
+        os.makedirs("log_tensorboard", exist_ok=True)  # where RecBole keeps curves
+    except OSError as error:
+        raise UserError(
+            f"Curves cannot be kept in {Path.cwd() / 'log_tensorboard'} ({error.strerror}); start "
+            "in a folder that can be written to."
+        ) from None
+    try:
+        model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
+        return model, get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    except _UNFIT as error:
+        if isinstance(error, UserError):
+            raise
+        text = " ".join(str(error).split()).rstrip(".")
+        raise UserError(
+            f"{config['model']} cannot be built with this configuration: {text}."
+        ) from error
+
+
+@dataclass
+class Outcome:
+    """What a run found; the fields of the result file."""
+
+    best_valid_result: dict
+    test_result: dict
+    valid_groups: dict | None
+    groups: dict | None
+    labels: dict | None
+    epochs: int
+    seconds: dict = field(default_factory=dict)
+    parameters: dict = field(default_factory=dict)
+    checkpoint: str = ""
+    curve: list | None = None
+    details: RowDetails | None = None
+
+
+def train_and_evaluate(
+    config, data: Data, model, trainer, resume: bool = True, report: Callable = print
+) -> Outcome:
+    """Train to the best validation and test it; continue an interrupted run of the same kind.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    data : Data
+    model, trainer
+        From :func:`build`.
+    resume : bool
+        Whether to continue where an interrupted run of this configuration stopped.
+    report : callable
+        Told, in one line each, what is going on.
+    """
+    name = f"{config['model']}-{config['dataset']}-{run_key(config)}"
+    trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{name}.pth")
+    resume_file = os.path.join(config["checkpoint_dir"], f"{name}.resume.pth")
+    if hasattr(trainer, "resume_file"):
+        trainer.resume_file = resume_file
+        if resume and os.path.isfile(resume_file):
+            trainer.resume_checkpoint(resume_file)
+            report(
+                f"train: an interrupted run is there; continuing from epoch {trainer.start_epoch}"
+            )
+    validates, tests = (len(part._dataset) > 0 for part in (data.valid, data.test))
+    if not validates:
+        report(
+            f"train: eval_args leave no validation part, so all {config['epochs']} epochs are "
+            "trained and the last one is tested"
+        )
+    began = perf_counter()
+    try:
+        _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
+    except KeyError as error:
+        if error.args[0] != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
+            raise
+        raise UserError(  # not all of RecBole's pairwise models read them, so it shows only here
+            f"{config['model']} compares targets with sampled negatives, but train_neg_sample_args "
+            f"is {config['train_neg_sample_args']}; give it a distribution ('uniform' or "
+            "'popularity') and a sample_num of at least 1."
+        ) from None
+    except ValueError as error:
+        if str(error) != "Training loss is nan":  # of RecBole's own models
+            raise
+        raise UserError(
+            "The training loss is no longer a number; lower learning_rate or set clip_grad_norm."
+        ) from error
+    trained = perf_counter() - began
+    valid_groups = getattr(trainer, "best_valid_groups", None)
+
+    began = perf_counter()
+    if hasattr(trainer, "evaluate_in_detail"):
+        test, details = trainer.evaluate_in_detail(data.test, show_progress=config["show_progress"])
+    else:  # RecBole's own
+        test, details = trainer.evaluate(data.test, show_progress=config["show_progress"]), None
+    if not tests:  # which would have loaded it
+        report("test: eval_args leave no test part; groups are those of the best validation")
+        best_state = checkpoint.load(trainer.saved_model_file, config["device"])
+        model.load_state_dict(best_state["state_dict"])
+        model.load_other_parameter(best_state.get("other_parameter"))
+    evaluated = perf_counter() - began
+    if os.path.isfile(resume_file):
+        os.unlink(resume_file)
+    groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
+    per_epoch = getattr(trainer, "epoch_seconds", [])
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in model.parameters())
+    table = getattr(getattr(model, "item_embedding", None), "table", None)
+    frozen = everything - trainable
+    if table is not None and not table.requires_grad:
+        frozen += table.numel()
+    frozen += getattr(model, "frozen_parameters", 0)
+    return Outcome(
+        best_valid_result=dict(best or {}),
+        test_result=dict(test or {}),
+        valid_groups=valid_groups,
+        groups=getattr(trainer, "groups_of_last_evaluation", None),
+        labels=None if groups is None else groups.labels,
+        epochs=len(trainer.train_loss_dict) + trainer.start_epoch,
+        seconds={
+            "train": trained,
+            "train_per_epoch": sum(per_epoch) / len(per_epoch) if per_epoch else None,
+            "evaluate": evaluated,
+        },
+        parameters={"trainable": trainable, "frozen": frozen},
+        checkpoint=trainer.saved_model_file,
+        curve=curve_of(getattr(trainer, "history", None), per_epoch),
+        details=details,
+    )
+
+
+def run_side_job(config, report: Callable = print) -> Outcome:
+    """A whole run that leaves the caller's random numbers alone (a teacher's training)."""
+    with random_state.preserved():
+        data = prepare_data(config)
+        model, trainer = build(config, data)
+        # Its curves are not those of the run, after whose log RecBole names their folder.
+        trainer.tensorboard.close()
+        trainer.tensorboard = SummaryWriter(f"{trainer.tensorboard.log_dir}-{config['model']}")
+        return train_and_evaluate(config, data, model, trainer, report=report)

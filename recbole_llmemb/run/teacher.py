@@ -1,0 +1,199 @@
+"""The collaborative teacher of RAT: trained when it is first needed, then kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from filelock import FileLock
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.run import checkpoint
+
+# Teachers trained as models of this package; any other is trained as RecBole's own.
+_OURS = ("SASRec", "GRU4Rec", "BERT4Rec")
+# What a teacher shares with the run that asks for it, beside dataset and evaluation.
+_SHARED = (
+    "loss_type", "train_mode", "sequence_stride", "negative_excludes", "train_neg_sample_args",
+    "train_batch_size", "learning_rate", "epochs", "stopping_step", "eval_step", "clip_grad_norm",
+    "eval_batch_size", "metrics", "topk", "valid_metric", "eval_args", "repeatable",
+    "tail_item_threshold", "short_user_threshold", "show_progress", "state", "gpu_id", "use_gpu",
+    "enable_amp", "amp_dtype", "llm_cache_dir", "encoding",
+    "holdout_items", "holdout_seed",
+)  # fmt: skip
+
+# Of these, what says how a model learns: not shared with a run that learns in another way.
+_TRAINING = {
+    "loss_type", "train_mode", "sequence_stride", "negative_excludes", "train_neg_sample_args",
+    "train_batch_size", "learning_rate", "epochs", "stopping_step", "eval_step", "clip_grad_norm",
+    "enable_amp", "amp_dtype",
+}  # fmt: skip
+
+
+def teacher_config(config, size: int):
+    """The configuration a teacher is trained with.
+
+    The dataset, its split and the training of the run that asks; item embeddings of the
+    same size; RecBole's default seed whatever the run's, so that runs that differ in
+    their seed share one teacher, as in the authors' scripts.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+        Of the run; ``align_teacher`` names the model, ``align_teacher_config`` overrides.
+    size : int
+        Of the item embeddings.
+    """
+    from recbole.utils import ModelType
+
+    from recbole_llmemb.config.recbole_config import make_config
+    from recbole_llmemb.encode import cache_directory
+    from recbole_llmemb.models.llmemb.backbones.settings import draws_none
+    from recbole_llmemb.plugin import model_class
+
+    name = config["align_teacher"]
+    ours = name in _OURS
+    model = f"LLMEmb{name}" if ours else name
+    if config["holdout_items"] and not ours:
+        raise UserError(
+            f"align_teacher {name!r} would be trained by RecBole's own code, which holds no items "
+            f"out; with holdout_items name one of {', '.join(_OURS)}, or set align_weight: 0."
+        )
+    run = model_class(config["model"])
+    shared = _SHARED
+    if not getattr(run, "teacher_shares_training", True):
+        shared = [key for key in _SHARED if key not in _TRAINING]
+    keys = [*config.parameters["Dataset"], *shared]
+    values = {key: config[key] for key in keys if key in config}
+    values |= {
+        "data_path": str(Path(config["data_path"]).parent),
+        "checkpoint_dir": str(cache_directory(config) / "teachers"),
+        "item_embedding": "id",
+        "align_weight": 0.0,
+        "hidden_size": size,
+        "embedding_size": size,
+    }
+    if not (run.causal or run.cloze):
+        values.pop("train_mode", None)  # which says prefix only because the run has no choice
+    if not ours:
+        # RecBole's own: its losses, its prefixes.
+        values |= {"loss_type": "CE", "train_neg_sample_args": None}
+        values |= {key: config[key] for key in ("selected_features",) if config[key]}
+    elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
+        values.pop("train_neg_sample_args", None)
+    given = config["align_teacher_config"] or {}
+    if draws_none(given):
+        values.pop("loss_type", None)
+    values |= given
+    try:
+        own = make_config(model, config["dataset"], overrides=values)
+    except UserError as error:
+        raise UserError(f"align_teacher {name!r} cannot be trained: {error}") from None
+    if own["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        raise UserError(
+            f"align_teacher {name!r} is no sequential model; name one, such as SASRec, "
+            "or give the path of a checkpoint."
+        )
+    return own
+
+
+def is_checkpoint(teacher) -> bool:
+    """Whether ``align_teacher`` is a file; names of models are identifiers, paths are not."""
+    return bool(teacher) and not str(teacher).isidentifier()
+
+
+def ensure_teacher(config, size: int, report: Callable = print) -> Path:
+    """The checkpoint of the teacher, training it if there is none yet.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    size : int
+        Size of the item embeddings to align.
+    report : callable
+        Told in one line what happens.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    UserError
+        No such checkpoint or model.
+    """
+    from recbole_llmemb.run.stages import run_key, run_side_job
+
+    wanted = config["align_teacher"]
+    if not wanted:
+        raise UserError("align_weight is set but align_teacher is empty; name a model or set 0.")
+    if is_checkpoint(wanted):
+        if not Path(str(wanted)).is_file():
+            raise UserError(f"align_teacher {wanted} does not exist; give a checkpoint or a model.")
+        return Path(wanted)
+    own = teacher_config(config, size)
+    folder = Path(own["checkpoint_dir"])
+    path = folder / f"{own['model']}-{own['dataset']}-{run_key(own)}.pth"
+    done = path.with_suffix(".done")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        # Two runs that need the same teacher: the second waits, then finds it trained.
+        with lock:
+            if done.is_file() and path.is_file():
+                report(f"teacher: {wanted}, already trained ({path})")
+                return path
+            report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
+            began = perf_counter()
+            try:
+                outcome = run_side_job(own, report)
+            except KeyError as error:  # of models that want labels or features of items
+                raise UserError(
+                    f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no "
+                    f"{error.args[0]!r}; name another model, such as SASRec."
+                ) from error
+            if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
+                Path(outcome.checkpoint).replace(path)
+            done.touch()  # only now: a checkpoint alone may be of a training that was cut short
+    except OSError as error:
+        raise UserError(
+            f"The teacher cannot be kept in {folder} ({error.strerror}); set llm_cache_dir."
+        ) from error
+    report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
+    return path
+
+
+def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
+    """Item tokens and item embeddings of a checkpoint of any RecBole model.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    tuple
+        n tokens and a tensor ``(n, d)``, without padding.
+
+    Raises
+    ------
+    UserError
+        Not a checkpoint, or one without ``item_embedding.weight``.
+    """
+    state = checkpoint.load(path)
+    weights = state.get("state_dict", {})
+    if "item_embedding.weight" not in weights:
+        raise UserError(
+            f"Checkpoint {path} has no item_embedding.weight, so it cannot be a teacher; "
+            "give a model with learnt item embeddings (item_embedding: id)."
+        )
+    tokens = state.get("item_tokens")
+    if tokens is None:  # written by RecBole's own trainer, which does not keep them
+        from recbole.data import create_dataset
+
+        config = checkpoint.config_from_plain(state["config"])
+        dataset = create_dataset(config)
+        tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    return tokens[1:], weights["item_embedding.weight"][1 : len(tokens)].clone()

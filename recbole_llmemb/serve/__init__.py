@@ -1,6 +1,0 @@
-"""What a trained model is for: recommendations, new users and items, exports."""
-
-from recbole_llmemb.serve.recommender import Recommender
-from recbole_llmemb.serve.result import Recommendations
-
-__all__ = ["Recommendations", "Recommender"]

@@ -1,0 +1,232 @@
+"""RecBole's trainer, with group metrics, resumable state and no waiting inside a step."""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter
+
+import numpy as np
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import get_gpu_usage, set_color
+from torch import optim
+from torch.nn.utils.clip_grad import clip_grad_norm_
+from tqdm import tqdm
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.evaluation.evaluator import Candidates, Collector, GroupEvaluator
+from recbole_llmemb.evaluation.negatives import EXCLUDED
+from recbole_llmemb.run import checkpoint
+from recbole_llmemb.training.resume import Resumable
+
+
+class LLMEmbTrainer(Resumable, Trainer):
+    """Trains and evaluates every model of this package.
+
+    What RecBole's trainer does, it does in the same order. In addition each evaluation
+    leaves the metrics of tail and head items and of short and long users in
+    ``groups_of_last_evaluation``, and each validation writes a file from which training
+    continues to the same result (``resume_file``).
+
+    Attributes
+    ----------
+    evaluation_seconds : list of float
+        Wall time of each evaluation; of each epoch, see
+        :class:`~recbole_llmemb.training.resume.Resumable`.
+    """
+
+    def __init__(self, config, model):
+        super().__init__(config, model)
+        self.eval_collector = Collector(config)
+        self.evaluator = GroupEvaluator(config, self.eval_collector)
+        self.evaluation_seconds = []
+
+    @property
+    def groups_of_last_evaluation(self):
+        """``{group: {"users": n, metric: value}}`` of the last evaluation, or None."""
+        return self.evaluator.latest
+
+    def evaluate_in_detail(self, eval_data, **kwargs):
+        """As :meth:`evaluate`, and what it found for each row.
+
+        Returns the metrics, and :class:`~recbole_llmemb.evaluation.details.RowDetails` (None for
+        metrics of single scores, which have no rows).
+        """
+        self.evaluator.keep_details = True
+        try:
+            result = self.evaluate(eval_data, **kwargs)
+            return result, self.evaluator.details
+        finally:
+            self.evaluator.keep_details, self.evaluator.details = False, None
+
+    # -- optimiser and step -----------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs):
+        params = kwargs.pop("params", None)
+        params = [p for p in params or self.model.parameters() if p.requires_grad]
+        params = self._groups(params)
+        kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
+        learner = kwargs.get("learner", self.learner).lower()
+        if learner not in kinds:
+            return super()._build_optimizer(params=params, **kwargs)
+        # The same update as RecBole's, in one pass over the parameters instead of ten.
+        return kinds[learner](
+            params,
+            lr=kwargs.get("learning_rate", self.learning_rate),
+            weight_decay=kwargs.get("weight_decay", self.weight_decay),
+            fused=True,
+        )
+
+    def _groups(self, params):
+        """Parameters, those that are learnt per item apart where they have a rate of their own."""
+        rate, layer = self.config["item_learning_rate"], getattr(self.model, "item_embedding", None)
+        if rate is None or layer is None:
+            return params
+        names = ("weight", "table", "offsets.weight")
+        own = {id(p) for name, p in layer.named_parameters() if name in names}
+        items = [p for p in params if id(p) in own]
+        rest = [p for p in params if id(p) not in own]
+        return [{"params": rest}, {"params": items, "lr": rate}] if items else params
+
+    def _to_device(self, interaction):
+        if self.device.type != "cuda":
+            return interaction.to(self.device)
+        # From pinned memory the copies queue up behind the previous step.
+        for name, value in interaction.interaction.items():
+            interaction.interaction[name] = value.pin_memory().to(self.device, non_blocking=True)
+        return interaction
+
+    def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
+        """One epoch; returns the summed loss, or a tuple of summed parts, as RecBole does.
+
+        Losses stay on the device until the epoch is over, so no step waits for the one
+        before it.
+        """
+        began = perf_counter()
+        self.model.train()
+        loss_func = loss_func or self.model.calculate_loss
+        batches = train_data
+        if show_progress:
+            description = set_color(f"Train {epoch_idx:>5}", "pink")
+            batches = tqdm(train_data, total=len(train_data), ncols=100, desc=description)
+        if not self.config["single_spec"] and hasattr(train_data.sampler, "set_epoch"):
+            train_data.sampler.set_epoch(epoch_idx)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        amp_dtype = getattr(torch, self.config["amp_dtype"] or "bfloat16")
+
+        totals = None
+        for interaction in batches:
+            interaction = self._to_device(interaction)
+            self.optimizer.zero_grad(set_to_none=True)
+            sync_loss = 0
+            if not self.config["single_spec"]:
+                self.set_reduce_hook()
+                sync_loss = self.sync_grad_loss()
+            with torch.autocast(self.device.type, amp_dtype, enabled=self.enable_amp):
+                losses = loss_func(interaction)
+            parts = losses if isinstance(losses, tuple) else (losses,)
+            parts = [part.reshape(()) for part in parts]  # some of RecBole's are of shape (1,)
+            loss = sum(parts)
+            values = torch.stack([part.detach().float() for part in parts])
+            totals = values if totals is None else totals + values
+            scaler.scale(loss + sync_loss).backward()
+            if self.clip_grad_norm:
+                scaler.unscale_(self.optimizer)
+                clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+        if show_progress and self.gpu_available:
+            batches.set_postfix_str(set_color("GPU RAM: " + get_gpu_usage(self.device), "yellow"))
+        if totals is None:
+            raise UserError("There is nothing to train on: no user has two training interactions.")
+        totals = tuple(totals.tolist())
+        if not all(math.isfinite(total) for total in totals):
+            raise UserError(
+                f"The training loss is no longer a number in epoch {epoch_idx}; "
+                "lower learning_rate, set clip_grad_norm or turn enable_amp off."
+            )
+        self.epoch_seconds.append(perf_counter() - began)
+        return totals if len(totals) > 1 else totals[0]
+
+    # -- evaluation -------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, eval_data, *args, **kwargs):
+        """As RecBole's; leaves the groups in ``groups_of_last_evaluation``."""
+        began = perf_counter()
+        self.evaluator.latest = self.evaluator.details = None  # as it stays without any row
+        result = super().evaluate(eval_data, *args, **kwargs)
+        self.evaluation_seconds.append(perf_counter() - began)
+        return result
+
+    def _full_sort_batch_eval(self, batched_data):
+        # Scores are needed here only to be ranked: RecBole's form, minus its try/except
+        # around every batch that falls back to scoring item by item.
+        interaction, history_index, positive_u, positive_i = batched_data
+        scores = self.model.full_sort_predict(interaction.to(self.device)).float()
+        scores = scores.view(-1, self.tot_item_num)
+        scores[:, 0] = -np.inf
+        if history_index is not None:
+            scores[tuple(map(self._index, history_index))] = -np.inf
+        return interaction, scores, positive_u, positive_i
+
+    def _index(self, numbers):
+        """Row or column numbers where scores are, without waiting for these."""
+        if self.device.type != "cuda":
+            return numbers
+        return numbers.pin_memory().to(self.device, non_blocking=True)
+
+    def _neg_sample_batch_eval(self, batched_data):
+        interaction, candidates, positive_u, positive_i = batched_data
+        if candidates is None or candidates.dim() != 2:  # RecBole's own loader
+            return super()._neg_sample_batch_eval(batched_data)
+        moved = interaction.to(self.device)
+        candidates = candidates.to(self.device)
+        scores = self.model.rank_candidates(moved, candidates).float()
+        if EXCLUDED in moved:
+            scores = scores.masked_fill(moved[EXCLUDED], -torch.inf)
+        found = Candidates(scores, candidates, self.tot_item_num)
+        return interaction, found, positive_u, positive_i
+
+    # -- the run ----------------------------------------------------------------------
+
+    def fit(
+        self, train_data, valid_data=None, verbose=True, saved=True, show_progress=False,
+        callback_fn=None,
+    ):  # fmt: skip
+        """As RecBole's; also knows the groups and writes ``resume_file`` if one is set."""
+        self._train_data = train_data
+        dataset = train_data._dataset
+        self.evaluator.know_groups(self.config, dataset)
+        if saved:
+            self._keep_best()
+        self._restore_rng()
+        if self._has_stopped():
+            self.eval_collector.data_collect(train_data)  # which tests read, too
+            return self.best_valid_score, self.best_valid_result
+
+        def after_validation(epoch, score):
+            self.history.append(
+                {"epoch": epoch, "train_loss": self.train_loss_dict[epoch], "valid_score": score}
+            )
+            if self.cur_step == 0:
+                self.best_valid_groups = self.groups_of_last_evaluation
+            self._save_postponed()
+            if self.resume_file and self.config["local_rank"] == 0:
+                checkpoint.save(self._state(epoch), self.resume_file)
+            if callback_fn:
+                callback_fn(epoch, score)
+
+        self._fitting = True
+        try:
+            return super().fit(
+                train_data, valid_data, verbose, saved, show_progress, after_validation
+            )
+        finally:
+            self._fitting, self._postponed = False, None
+
+    def _has_stopped(self):
+        """Whether the resumed run had already met its end."""
+        return self.start_epoch > 0 and (
+            self.cur_step > self.stopping_step or self.start_epoch >= self.epochs
+        )

@@ -1,0 +1,381 @@
+"""Comparing runs: which belong together, means, changes, tests, tables, bad input."""
+
+import math
+
+import numpy as np
+import pytest
+from compare_files import result
+from scipy import stats
+
+import recbole_llmemb  # noqa: F401
+from recbole_llmemb.apps.compare import grouping
+from recbole_llmemb.apps.compare.comparison import Cell, compare
+from recbole_llmemb.apps.compare.grouping import choose_baseline, differing_settings, read_groups
+from recbole_llmemb.apps.compare.significance import holm, mark, paired_p, values_of
+from recbole_llmemb.apps.compare.tables import Table, latex, to_html, to_latex, to_markdown, to_text
+from recbole_llmemb.cli.main import main
+from recbole_llmemb.core.errors import UserError
+
+
+def labels(groups):
+    return {group.label: group.seeds for group in groups}
+
+
+# -- which runs belong together -----------------------------------------------------------
+
+
+def test_old_files_are_put_together_by_name(tmp_path):
+    files = [result(tmp_path, f"{kind}-{seed}", 0.1, seed=seed) for kind in "ab" for seed in (7, 8)]
+    assert labels(read_groups(files)) == {"a": [7, 8], "b": [7, 8]}
+    assert labels(read_groups([tmp_path / "*.json"])) == {"a": [7, 8], "b": [7, 8]}
+    # Twice the same file counts once.
+    assert labels(read_groups([*files, files[0], tmp_path / "a-*.json"])) == {
+        "a": [7, 8],
+        "b": [7, 8],
+    }
+
+
+def test_old_files_without_seed_in_the_name_stay_apart(tmp_path):
+    files = [result(tmp_path, name, 0.1, seed=seed) for name, seed in (("x", 7), ("y", 8))]
+    assert list(labels(read_groups(files)).values()) == [[7], [8]]
+
+
+def test_new_files_are_put_together_by_settings(tmp_path):
+    files = [result(tmp_path, f"run{i}", 0.1, seed=i, new=True) for i in (1, 2)]
+    other = result(
+        tmp_path, "third", 0.1, seed=1, config={"valid_metric": "NDCG@10", "adapter": "mlp"}
+    )
+    groups = read_groups([*files, other])
+    assert [group.seeds for group in groups] == [[1, 2], [1]]
+    assert groups[0].label == "run"  # what the files' names have before the seed
+    assert groups[1].label == "LLMEmbSASRec, adapter=mlp"
+    assert differing_settings(groups) == {"adapter": ["linear", "mlp"]}
+
+
+def test_labels_have_no_more_settings_than_tell_the_runs_apart(tmp_path):
+    kinds = {"x": ("linear", 64, "a"), "y": ("mlp", 64, "b"), "z": ("mlp", 32, "c")}
+    files = []
+    for name, (adapter, size, zeta) in kinds.items():
+        config = {"valid_metric": "NDCG@10", "adapter": adapter, "hidden_size": size, "zeta": zeta}
+        files.append(result(tmp_path, name, 0.1, new=True, config=config))
+    model = "LLMEmbSASRec"
+    two = read_groups(files[:2])
+    assert [g.label for g in two] == [f"{model}, adapter=linear", f"{model}, adapter=mlp"]
+    # One setting tells all three apart, though it is not the first that differs.
+    three = read_groups(files)
+    assert [g.label for g in three] == [f"{model}, zeta={value}" for value in "abc"]
+    # Of two that do, the one that says what the run is about.
+    for name, adapter in (("v", "linear"), ("w", "mlp")):
+        config = {"valid_metric": "NDCG@10", "adapter": adapter, "a_rate": name}
+        files.append(result(tmp_path, name, 0.1, new=True, config=config))
+    assert read_groups(files[3:])[1].label == f"{model}, adapter=mlp"
+    # The baseline may be told by what one label alone has.
+    assert [g.label for g in choose_baseline(three, "b")][0] == f"{model}, zeta=b"
+    assert [g.label for g in choose_baseline(three, "zeta=c")][0] == f"{model}, zeta=c"
+    with pytest.raises(UserError, match="--baseline is 'LLMEmbSASRec'; it must be one of"):
+        choose_baseline(three, model)
+
+
+def test_model_names_are_labels_where_they_differ(tmp_path):
+    files = [
+        result(tmp_path, "x", 0.1, new=True),
+        result(tmp_path, "y", 0.1, new=True, model="LLMEmbGRU4Rec"),
+    ]
+    assert [group.label for group in read_groups(files)] == ["LLMEmbSASRec", "LLMEmbGRU4Rec"]
+
+
+def test_labels(tmp_path):
+    one, two = (result(tmp_path, f"a-{seed}", 0.1, seed=seed) for seed in (1, 2))
+    other = result(tmp_path, "b", 0.2, seed=1)
+    groups = read_groups([f"mine={one},{two}", f"yours={tmp_path}/b*.json"])
+    assert labels(groups) == {"mine": [1, 2], "yours": [1]}
+    # Whatever is named may be put together.
+    assert labels(read_groups([f"all={one},{two},{other}"])) == {"all": [1, 2, 1]}
+    # A file with = in its name is a file.
+    odd = result(tmp_path, "x=1", 0.1)
+    assert read_groups([odd])[0].runs[0].file == odd
+
+
+def test_baseline(tmp_path):
+    files = [result(tmp_path, f"{kind}-1", 0.1) for kind in "abc"]
+    groups = read_groups(files)
+    assert [g.label for g in choose_baseline(groups, "b")] == ["b", "a", "c"]
+    with pytest.raises(UserError, match="--baseline is 'z'; it must be one of 'a', 'b', 'c'"):
+        choose_baseline(groups, "z")
+
+
+# -- numbers ------------------------------------------------------------------------------
+
+
+def test_mean_spread_and_change(tmp_path):
+    for seed, hit in ((1, 0.10), (2, 0.20), (3, 0.30)):
+        result(tmp_path, f"a-{seed}", hit, seed=seed)
+    for seed, hit in ((1, 0.2), (2, 0.4)):
+        result(tmp_path, f"b-{seed}", hit, seed=seed)
+    found = compare(read_groups([tmp_path / "*.json"]))
+    assert (found.dataset, found.metrics, found.main) == ("toy", ["hit@10", "ndcg@10"], "ndcg@10")
+    a, b = (row["hit@10"] for row in found.overall)
+    assert (a.mean, a.std, a.change) == (pytest.approx(0.2), pytest.approx(0.1), None)
+    assert b.mean == pytest.approx(0.3) and b.change == pytest.approx(0.5)
+    assert b.std == pytest.approx(np.std([0.2, 0.4], ddof=1))
+    assert (a.best, b.best) == (False, True)
+    # By group: of NDCG, an eighth of hit@10 for tail items.
+    assert found.by_group[1]["tail_items"].mean == pytest.approx(0.3 / 8)
+    assert found.by_group[1]["tail_items"].change == pytest.approx(0.5)
+    assert found.sizes == {"tail_items": 3, "head_items": 7, "short_users": 6, "long_users": 4}
+
+
+def test_less_is_better_for_some_metrics(tmp_path):
+    for name, value in (("a-1", 0.5), ("b-1", 0.25)):
+        result(tmp_path, name, 0.1, test_result={"giniindex@10": value})
+    found = compare(read_groups([tmp_path / "*.json"]))
+    assert [row["giniindex@10"].best for row in found.overall] == [False, True]
+
+
+def test_values_that_do_not_exist(tmp_path):
+    result(tmp_path, "a-1", 0.1, test_result={"hit@10": None})
+    result(tmp_path, "b-1", 0.1, test_result={"hit@10": 0.5})
+    found = compare(read_groups([tmp_path / "*.json"]))
+    cells = [row["hit@10"] for row in found.overall]
+    assert cells[0] == Cell(None) and (cells[1].mean, cells[1].change) == (0.5, None)
+    assert to_text(Table("t", ["run", "hit@10"], [["a", cells[0]]])).split()[-1] == "-"
+
+
+def test_groups_of_other_thresholds_are_left_out(tmp_path):
+    path = result(tmp_path, "a-1", 0.1)
+    groups = read_groups([path])[0].runs[0].groups
+    groups["tail_items"]["users"] = 4
+    result(tmp_path, "b-1", 0.1, groups=groups)
+    found = compare(read_groups([tmp_path / "*.json"]))
+    assert list(found.sizes) == ["head_items", "short_users", "long_users"]
+    assert any("tail items" in note and "thresholds" in note for note in found.notes)
+
+
+def test_paired_tests_are_scipys():
+    draw = np.random.default_rng(1)
+    ours, theirs = draw.random(50), draw.random(50)
+    assert paired_p(ours, theirs) == stats.ttest_rel(ours, theirs).pvalue
+    assert paired_p(ours, theirs, "wilcoxon") == stats.wilcoxon(ours, theirs).pvalue
+    # By hand: differences 1, 2, 3 have mean 2 and t = 2 / (1 / sqrt(3)), 2 degrees of freedom;
+    # P(|t| > x) is then 1 - x / sqrt(x² + 2).
+    x = 2 * math.sqrt(3)
+    assert paired_p([1, 2, 3], [0, 0, 0]) == pytest.approx(1 - x / math.sqrt(x * x + 2))
+    assert paired_p([1, 2], [1, 2]) == paired_p([1, 2], [1, 2], "wilcoxon") == 1.0
+    assert paired_p([1.1, 2.1, 3.1], [1, 2, 3]) == 0.0
+    assert math.isnan(paired_p([1], [2]))
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    adjusted = holm([0.5, float("nan"), 0.9])
+    assert adjusted[0] == 1.0 and math.isnan(adjusted[1]) and adjusted[2] == 1.0
+    assert [mark(p) for p in (0.0005, 0.005, 0.03, 0.05, None)] == ["***", "**", "*", "", ""]
+
+
+@pytest.mark.parametrize("test", ["t", "wilcoxon"])
+def test_users_are_compared_over_seeds(tmp_path, test):
+    """Two seeds each: a user's values are averaged before the users are paired."""
+    draw = np.random.default_rng(0)
+    users = [f"u{i}" for i in range(30)]
+    values = {}
+    for name, shift in (("a", 0.0), ("b", 0.4)):
+        for seed in (1, 2):
+            values[name, seed] = draw.random(30) + shift
+            given = dict(zip(users, values[name, seed], strict=True))
+            if seed == 2:  # the order in a file means nothing
+                given = dict(reversed(given.items()))
+            mean = values[name, seed].mean()
+            result(tmp_path, f"{name}-{seed}", mean, seed=seed, users=given)
+    groups = read_groups([tmp_path / "*.json"])
+    a, b = ((values[name, 1] + values[name, 2]) / 2 for name in "ab")
+    tokens, read = values_of(groups[1])
+    order = [users.index(token) for token in tokens]
+    np.testing.assert_allclose(read["hit@10"], b[order], rtol=1e-6)
+    found = compare(groups, test=test)
+    raw = (stats.ttest_rel(b, a) if test == "t" else stats.wilcoxon(b - a)).pvalue
+    cell = found.overall[1]["hit@10"]
+    assert cell.p == pytest.approx(2 * raw, rel=1e-3)  # two metrics, equal p-values
+    assert found.overall[0]["hit@10"].p is None
+    assert ("t-test" if test == "t" else "Wilcoxon") in found.test
+    assert any("30 users" in note and "2 comparisons" in note for note in found.notes)
+    # One seed of one group without its file: no test of that group.
+    result(tmp_path, "b-2", 0.5, seed=2)
+    found = compare(read_groups([tmp_path / "*.json"]))
+    assert found.test is None and "per-user files of b" in found.notes[0]
+
+
+# -- tables -------------------------------------------------------------------------------
+
+TABLE = Table(
+    "Test set of my_data",
+    ["run", "seeds", "hit@10"],
+    [
+        ["id_only", "3", Cell(0.2, 0.01)],
+        ["A|B 100%", "1", Cell(0.25, None, 0.25, 0.004, best=True)],
+        ["worse", "3", Cell(0.15, 0.02, -0.25)],
+        ["none", "1", Cell(None)],
+    ],
+)
+
+
+def test_text():
+    assert to_text(TABLE) == (
+        "Test set of my_data\n\n"
+        "run         seeds                  hit@10\n"
+        "--------  -------  ----------------------\n"
+        "id_only         3         0.2000 ± 0.0100\n"
+        "A|B 100%        1         0.2500 +25.0%**\n"
+        "worse           3  0.1500 ± 0.0200 -25.0%\n"
+        "none            1                       -"
+    )
+
+
+def test_markdown():
+    assert to_markdown(TABLE) == (
+        "| run | seeds | hit@10 |\n"
+        "| --- | ---: | ---: |\n"
+        "| id_only | 3 | 0.2000 ± 0.0100 |\n"
+        "| A\\|B 100% | 1 | **0.2500** +25.0%\\*\\* |\n"
+        "| worse | 3 | 0.1500 ± 0.0200 -25.0% |\n"
+        "| none | 1 | - |"
+    )
+
+
+def test_latex():
+    assert to_latex(TABLE, ["Marks: p < 0.05."]) == (
+        "\\begin{table}[t]\n"
+        "\\centering\n"
+        "\\caption{Test set of my\\_data. Marks: p $<$ 0.05.}\n"
+        "\\begin{tabular}{lrr}\n"
+        "\\toprule\n"
+        "run & seeds & hit@10 \\\\\n"
+        "\\midrule\n"
+        "id\\_only & 3 & 0.2000 $\\pm$ 0.0100 \\\\\n"
+        "A|B 100\\% & 1 & \\textbf{0.2500} (+25.0\\%)$^{**}$ \\\\\n"
+        "worse & 3 & 0.1500 $\\pm$ 0.0200 ($-$25.0\\%) \\\\\n"
+        "none & 1 & -- \\\\\n"
+        "\\bottomrule\n"
+        "\\end{tabular}\n"
+        "\\end{table}"
+    )
+    assert latex("a\\b{c}~^&#$") == (
+        r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}\&\#\$"
+    )
+
+
+def test_html_escapes():
+    table = Table("<t>", ["run"], [["<script>alert(1)</script>"]])
+    assert "<script>" not in to_html(table) and "&lt;script&gt;" in to_html(table)
+
+
+# -- the command --------------------------------------------------------------------------
+
+
+def run(capsys, *argv):
+    status = main(["compare", *map(str, argv)])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_command(tmp_path, capsys):
+    one, two = result(tmp_path, "a-1", 0.1), result(tmp_path, "b-1", 0.2)
+    status, out, err = run(capsys, one, two)
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["a", "1", "0.1000", "0.0500"] in lines
+    assert ["b", "1", "0.2000", "+100.0%", "0.1000", "+100.0%"] in lines
+    assert "--save_users=True" in out
+    status, out, _ = run(capsys, f"--labels=x={two}", one, "--metrics=hit@10", "--baseline=a")
+    assert status == 0 and "ndcg@10 " not in out.partition("by group")[0].partition("hit")[2]
+    assert out.index("\na ") < out.index("\nx ")
+
+
+def test_one_run_is_shown_without_comparison(tmp_path, capsys):
+    status, out, err = run(capsys, result(tmp_path, "a-1", 0.1))
+    assert (status, err) == (0, "")
+    assert "0.1000" in out and "%" not in out and "significance" not in out
+
+
+def test_bad_input(tmp_path, capsys):
+    good = result(tmp_path, "a-1", 0.1)
+    text, array, empty = (tmp_path / name for name in ("text.json", "array.json", "empty.json"))
+    text.write_text("hello")
+    array.write_text("[]")
+    empty.write_text("{}")
+    cases = {
+        (): "There is nothing to compare; give files",
+        (tmp_path / "no.json",): "There is no result file",
+        (tmp_path / "no*.json",): "There is no file like",
+        (tmp_path,): "is a folder; give the result files in it",
+        (text,): "text.json' is no result file (it is not JSON",
+        (array,): "array.json' is no result file (it holds no object)",
+        (empty,): "is no result file (it has no 'model')",
+        (result(tmp_path, "s", 0.1, seed="one"),): "(its 'seed' is 'one')",
+        (result(tmp_path, "n", 0.1, test_result={}),): "has no metrics",
+        (result(tmp_path, "m", 0.1, test_result={"hit@10": "x"}),): "has 'x' for hit@10",
+        (result(tmp_path, "g", 0.1, groups=[1]),): "(its 'groups' is [1])",
+        (result(tmp_path, "h", 0.1, groups={"tail_items": 3}),): "its group 'tail_items' is 3",
+        (result(tmp_path, "i", 0.1, groups={"a": {"hit@10": 1.0}}),): "its group 'a' is {'hit@10'",
+        (result(tmp_path, "j", 0.1, seconds={"train": "x"}),): "seconds have 'x' for 'train'",
+        (result(tmp_path, "k", 0.1, curve=[1]),): "its curve has 1",
+        (result(tmp_path, "l", 0.1, bins={"popularity": [1]}),): "its bins 'popularity' are [1]",
+        (result(tmp_path, "p", 0.1, test_result={"hit@10": float("nan")}),): "has nan for hit@10",
+        (good, result(tmp_path, "o", 0.1, dataset="other")): "of dataset toy and",
+        (good, result(tmp_path, "t", 0.1, test_result={"mrr@5": 1.0})): "has the metrics hit@10",
+        (good, "--metrics=hit@5"): "has no hit@5; it has hit@10, ndcg@10",
+        (good, "--metric=hit@5"): "--metric is 'hit@5'; it must be one of hit@10, ndcg@10",
+        (good, "--baseline=z"): "--baseline is 'z'",
+        (f"x={good}", f"y={good}"): "is given twice, as 'y' and before",
+        (f"x={good}", f"x={empty}"): "is no result file",
+        ("x=",): "'x=' is neither a file nor of the form LABEL=FILE,FILE",
+        (good, f"--out={text}/report"): "cannot be written to",
+    }
+    for arguments, message in cases.items():
+        status, _, err = run(capsys, *arguments)
+        assert status == 2, arguments
+        assert err.startswith("error: ") and message in err and err.count("\n") == 1, err
+    status, _, err = run(capsys, good, result(tmp_path, "t", 0.1, test_result={"hit@10": 1.0}))
+    assert "add --metrics=hit@10." in err
+    assert run(capsys, good, tmp_path / "t.json", "--metrics=hit@10")[0] == 0
+
+
+def test_other_rows_and_protocols_are_refused(tmp_path, capsys):
+    good = result(tmp_path, "a-1", 0.1, config={"eval_args": {"mode": "full"}})
+    run_groups = read_groups([good])[0].runs[0].groups
+    run_groups["short_users"]["users"] = 60
+    more = result(tmp_path, "b-1", 0.1, groups=run_groups)
+    status, _, err = run(capsys, good, more)
+    assert status == 2 and "tested on 10 rows and" in err and "on 64" in err
+    sampled = result(tmp_path, "c-1", 0.1, config={"eval_args": {"mode": "uni100"}})
+    status, _, err = run(capsys, good, sampled)
+    assert status == 2 and "{'mode': 'full'}" in err and "{'mode': 'uni100'}" in err
+
+
+def test_repeated_runs_are_refused_unless_named(tmp_path, capsys):
+    one, two = (result(tmp_path, name, 0.1, new=True) for name in ("x", "y"))
+    status, _, err = run(capsys, one, two)
+    assert status == 2 and "are the same run" in err and "x.json" in err and "y.json" in err
+    assert run(capsys, f"x={one}", f"y={two}")[0] == 0
+
+
+def test_files_of_different_users(tmp_path, capsys):
+    one = result(tmp_path, "a-1", 0.1, users={"u1": 0.0, "u2": 1.0, "u3": 1.0})
+    two = result(tmp_path, "b-1", 0.1, users={"u1": 0.0, "u2": 1.0, "other": 1.0})
+    status, _, err = run(capsys, one, two)
+    assert (
+        status == 2 and "have different users (3 and 3; in one of them only: 'other', 'u3')" in err
+    )
+    (tmp_path / "b-1.users.safetensors").write_bytes(b"rubbish")
+    status, _, err = run(capsys, one, two)
+    assert status == 2 and "is no per-user file or is damaged" in err
+    (tmp_path / "b-1.users.safetensors").unlink()
+    status, _, err = run(capsys, one, two)
+    assert status == 2 and "There is no per-user file" in err and "--save_users=True" in err
+
+
+def test_three_settings_name_a_group_where_more_would_be_needed():
+    """Sixteen groups by four switches: the three that say most, though they leave pairs alike."""
+    switches = ["dropout", "loss_type", "learning_rate", "item_embedding"]
+    values = {key: [place >> bit & 1 for place in range(16)] for bit, key in enumerate(switches)}
+    assert grouping._telling(values) == ["item_embedding", "loss_type", "dropout"]
+    assert grouping._telling({**values, "epochs": list(range(16))}) == ["epochs"]

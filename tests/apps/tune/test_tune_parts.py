@@ -1,0 +1,465 @@
+"""The parts of a search that need no Ray cluster."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import child_env
+
+from recbole_llmemb.apps.tune import shared
+from recbole_llmemb.apps.tune.plan import Metric, Plan, make_plan
+from recbole_llmemb.apps.tune.searching import draws, search
+from recbole_llmemb.apps.tune.space import read_space
+from recbole_llmemb.apps.tune.trial import reason
+from recbole_llmemb.apps.tune.trials import Trial, best_of
+from recbole_llmemb.core import cluster, optional
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.run import stages
+
+RATES = {"learning_rate": {"choice": [0.001, 0.01]}}
+
+
+def plan_of(settings, space=RATES, model="LLMEmbSASRec", metric=None):
+    foreign = ("embedding_size", "num_layers", "dropout_prob")  # that no SASRec knows
+    settings = {key: value for key, value in settings(model).items() if key not in foreign}
+    return make_plan(model, "tiny", (), settings, read_space(space), metric)
+
+
+# -- what must be installed -------------------------------------------------------------
+
+
+def test_without_ray_there_is_one_sentence(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(UserError, match=r"needs ray, which is not installed; run `pip install"):
+        optional.require_ray()
+
+
+def test_a_ray_that_is_too_old_is_refused_by_version(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.6.3")
+    with pytest.raises(UserError, match=r"ray 2\.6\.3 is too old, recbole-llm tune needs 2\.43"):
+        optional.require_ray()
+
+
+def test_a_ray_that_does_not_import_is_told(monkeypatch):
+    def broken(name):
+        raise ImportError("libray.so: no such file")
+
+    monkeypatch.setattr(cluster.importlib, "import_module", broken)
+    with pytest.raises(UserError, match=r"cannot be imported \(libray\.so: no such file\)"):
+        optional.require_ray()
+
+
+def test_the_command_exits_with_2_and_no_traceback_where_ray_is_absent(tmp_path):
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "real = m.version\n"
+        "def version(name):\n"
+        "    if name == 'ray': raise m.PackageNotFoundError(name)\n"
+        "    return real(name)\n"
+        "m.version = version\n"
+        "from recbole_llmemb.cli.main import main\n"
+        "sys.exit(main(['tune', '--model=LLMEmbSASRec', '--space=x.yaml']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=child_env(), cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: recbole-llm tune needs ray")
+    assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+# -- the plan ---------------------------------------------------------------------------
+
+
+def test_the_metric_is_what_early_stopping_watches(tiny_settings):
+    plan, config = plan_of(tiny_settings, metric="Hit@5")
+    assert plan.metric == Metric("hit@5", None, "max")
+    assert plan.settings["valid_metric"] == "Hit@5" == config["valid_metric"]
+    plan, config = plan_of(tiny_settings)
+    assert plan.metric.name == "ndcg@10" and config["valid_metric"] == "NDCG@10"
+
+
+def test_a_metric_of_a_group_leaves_early_stopping_alone(tiny_settings):
+    plan, _ = plan_of(tiny_settings, metric="tail_items ndcg@10")
+    assert plan.metric == Metric("tail_items ndcg@10", "tail_items", "max")
+    assert plan.settings["valid_metric"] == "NDCG@10"
+    groups = {"tail_items": {"users": 3, "ndcg@10": 0.5}}
+    assert plan.metric.of({"ndcg@10": 0.1}, groups) == 0.5
+
+
+def test_where_less_is_better_the_search_minimises(tiny_settings):
+    settings = tiny_settings("LLMEmbSASRec", metrics=["NDCG", "GiniIndex"])
+    plan, _ = make_plan("LLMEmbSASRec", "tiny", (), settings, read_space(RATES), "giniindex@10")
+    assert plan.metric.mode == "min"
+    # Whatever early stopping watches meanwhile.
+    asked = "tail_items averagepopularity@10", "tail_items ndcg@10"
+    watched = {"metrics": ["NDCG", "AveragePopularity"], "valid_metric": "NDCG@10"}
+    for watched["valid_metric"] in ("NDCG@10", "AveragePopularity@10"):
+        settings = tiny_settings("LLMEmbSASRec", **watched)
+        plans = [make_plan("LLMEmbSASRec", "tiny", (), settings, None, one)[0] for one in asked]
+        assert [plan.metric.mode for plan in plans] == ["min", "max"]
+
+
+def test_the_cache_is_one_folder_for_all_trials(tiny_settings, tmp_path, monkeypatch):
+    """Trials run in folders of their own; a cache that is not there yet is meant as well."""
+    settings = tiny_settings("LLMEmbSASRec", llm_cache_dir="my_cache")
+    plan, _ = make_plan("LLMEmbSASRec", "tiny", (), settings)
+    assert plan.settings["llm_cache_dir"] == str(tmp_path / "my_cache")
+    monkeypatch.setenv("RECBOLE_LLMEMB_CACHE", "another")
+    settings["llm_cache_dir"] = None
+    plan, _ = make_plan("LLMEmbSASRec", "tiny", (), settings)
+    assert plan.settings["llm_cache_dir"] == str(tmp_path / "another")
+
+
+@pytest.mark.parametrize(
+    ("metric", "model", "message"),
+    [
+        ("recall@10", "LLMEmbSASRec", "'recall@10', which is not measured; take one of hit@5"),
+        ("ndcg@7", "LLMEmbSASRec", "'ndcg@7', which is not measured"),
+        ("rare_items ndcg@10", "LLMEmbSASRec", "group 'rare_items'; it must be one of tail_items"),
+        ("tail_items ndcg@10", "SASRec", "groups are measured for models of this package only"),
+    ],
+)
+def test_a_metric_that_is_not_measured_is_refused(tiny_settings, metric, model, message):
+    with pytest.raises(UserError, match=message):
+        plan_of(tiny_settings, model=model, metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"learning_rat": {"choice": [1]}}, "learning_rat is no configuration key of LLMEmbSASRec; "
+         "did you mean learning_rate"),
+        ({"hidden_size": {"choice": [8]}}, "hidden_size is both set and searched"),
+        ({"dataset": {"choice": ["a"]}}, "dataset cannot be searched"),
+    ],
+)  # fmt: skip
+def test_a_key_that_cannot_be_searched_is_named(tiny_settings, space, message):
+    with pytest.raises(UserError, match=message):
+        plan_of(tiny_settings, space)
+
+
+def test_trials_share_one_teacher_whatever_they_search(tiny_settings, tiny_config):
+    """A teacher learns with the settings of its run: these stay those of the search."""
+    from recbole_llmemb.config.recbole_config import make_config
+    from recbole_llmemb.run.stages import run_key
+    from recbole_llmemb.run.teacher import teacher_config
+
+    settings = tiny_settings("LLMEmbSASRec", align_weight=0.1, learning_rate=0.005)
+    del settings["learning_rate"]
+    plan, config = make_plan("LLMEmbSASRec", "tiny", (), settings, read_space(RATES))
+    assert plan.pinned == {"epochs": 2, "learning_rate": 0.001}
+    keys = set()
+    for chosen in ({"learning_rate": 0.001}, {"learning_rate": 0.01}):
+        one = make_config("LLMEmbSASRec", "tiny", overrides=plan.values(chosen))
+        keys.add(run_key(teacher_config(one, 8)))
+    keys.add(run_key(teacher_config(config, 8)))
+    assert len(keys) == 1
+
+
+def test_wrong_options_are_named():
+    for option, value, message in [
+        ("num_samples", 0, "--num_samples is 0"),
+        ("max_concurrent", 1.5, "--max_concurrent is 1.5"),
+        ("gpus_per_trial", -1, "--gpus_per_trial is -1"),
+        ("scheduler", "hyperband", "--scheduler is 'hyperband'; it must be one of asha, none"),
+        ("search", "grid", "--search is 'grid'; it must be one of random, optuna"),
+        ("grace_epochs", 0, "--grace_epochs is 0; it must be a whole number"),
+        ("grace_epochs", "abc", "--grace_epochs is 'abc'"),
+        ("resume", "no", "--resume is 'no'; it must be True or False"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            search("LLMEmbSASRec", "tiny", RATES, **{option: value})
+
+
+def test_trials_that_no_node_has_room_for_are_refused():
+    """Ray would wait for such a node without end."""
+    from types import SimpleNamespace
+
+    from recbole_llmemb.apps.tune.searching import _check_room
+
+    nodes = [({"CPU": 8.0}, True), ({"CPU": 2.0, "GPU": 1.0}, True), ({"CPU": 64.0}, False)]
+    nodes = [{"Resources": resources, "Alive": alive} for resources, alive in nodes]
+    ray = SimpleNamespace(nodes=lambda: nodes)
+    for fits in ((8, 0), (2, 1), (1, 0.5)):
+        _check_room(ray, *fits)
+    for cpus, gpus in ((9, 0), (4, 1), (1, 2)):
+        with pytest.raises(UserError, match=f"wants {cpus} CPUs and {gpus} GPUs .* 2 CPUs and 1 G"):
+            _check_room(ray, cpus, gpus)
+
+
+def test_a_search_over_changed_data_is_not_continued(tiny, tiny_settings, tmp_path):
+    from recbole_llmemb.apps.tune.storage import Storage
+
+    folder = tmp_path / "data" / "tiny"
+    shutil.copytree(tiny.folder, folder)
+    settings = tiny_settings("LLMEmbSASRec", data_path=str(folder.parent))
+    for key in ("embedding_size", "num_layers", "dropout_prob"):
+        settings.pop(key, None)
+    record = {"data": "another", "model": "LLMEmbSASRec"}
+    Storage(str(tmp_path / "tune"), "one").write(record)
+    options = {"storage": tmp_path / "tune", "name": "one", "resume": True}
+    settings.pop("learning_rate", None)
+    with pytest.raises(UserError, match="begun with another data, so it cannot be continued"):
+        search("LLMEmbSASRec", "tiny", RATES, **options, **settings)
+
+
+def test_a_random_search_draws_the_same_again():
+    space = read_space({"a": {"uniform": [0, 1]}})
+    assert draws(space, 3, 1) == draws(space, 3, 1)
+    assert [one["number"] for one in draws(space, 3, 1)] == [1, 2, 3]
+
+
+def test_a_random_search_draws_nothing_twice_if_it_can():
+    space = read_space({"a": {"choice": [1, 2]}, "b": {"choice": [1, 2]}})
+    found = [tuple(one["settings"].values()) for one in draws(space, 6, 0)]
+    assert len(found) == 6 and len(set(found[:4])) == 4
+
+
+# -- sharing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "LLMEmbBERT4Rec", "SASRec", "BPR"])
+def test_shared_data_give_the_batches_of_data_read_from_files(tiny_config, model):
+    overrides = {} if model != "BPR" else {
+        "train_neg_sample_args": {"distribution": "uniform", "sample_num": 1, "alpha": 1.0,
+                                  "dynamic": False, "candidate_num": 0},
+    }  # fmt: skip
+    config = tiny_config(model, **overrides)
+    packed = shared.pack_data(config, stages.prepare_data(config))
+    shipped = {**packed, "arrays": [_read_only(array) for array in packed["arrays"]]}
+    config = tiny_config(model, train_batch_size=8, **overrides)  # loaders are the trial's own
+    known = {shared.data_key(config): shipped}
+    fresh, there = stages.prepare_data(config), shared.load_data(config, known)
+    for name in ("train", "valid", "test"):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        expected = list(getattr(fresh, name))
+        torch.manual_seed(0)
+        np.random.seed(0)
+        found = list(getattr(there, name))
+        assert len(found) == len(expected) > 0
+        for one, other in zip(found, expected):
+            one, other = (x[0] if isinstance(x, tuple) else x for x in (one, other))
+            assert one.interaction.keys() == other.interaction.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one.interaction)
+
+
+def _read_only(array):
+    array = array.copy()
+    array.flags.writeable = False  # as Ray hands it out
+    return array
+
+
+def test_data_of_other_settings_are_read_anew(tiny_config, monkeypatch):
+    config = tiny_config()
+    packed = {shared.data_key(config): shared.pack_data(config, stages.prepare_data(config))}
+    calls = []
+    prepare = stages.prepare_data
+    monkeypatch.setattr(stages, "prepare_data", lambda c: calls.append(c) or prepare(c))
+    shared.load_data(tiny_config(learning_rate=0.5), packed)
+    assert not calls
+    shared.load_data(tiny_config(MAX_ITEM_LIST_LENGTH=4), packed)
+    assert len(calls) == 1
+
+
+def test_large_tensors_are_not_copied():
+    big, small = torch.arange(10_000), torch.arange(3)
+    packed = shared.pack({"a": big, "again": big, "b": small})
+    assert len(packed["arrays"]) == 1 and packed["rest"].nbytes < 2_000
+    found = shared.unpack(packed)
+    assert found["a"].data_ptr() == big.data_ptr() == found["again"].data_ptr()
+    assert torch.equal(found["b"], small)
+
+
+def test_files_are_put_where_they_are_missing(tmp_path):
+    there, node = tmp_path / "table", tmp_path / "node"
+    there.mkdir()
+    (there / "manifest.json").write_text("one")
+    (there / "vectors").write_bytes(bytes(range(256)) * 10)
+    files = shared.read_files(there)
+    assert shared.place(there, files, node) == str(there) and not node.exists()
+
+    (there / "manifest.json").write_text("two")  # another table at the same place
+    elsewhere = shared.place(there, files, node)
+    assert elsewhere != str(there)
+    assert (node / elsewhere / "manifest.json").read_text() == "one"
+    assert (node / elsewhere / "vectors").read_bytes() == bytes(range(256)) * 10
+    assert shared.place(there, files, node) == elsewhere
+
+    single = tmp_path / "teacher.pth"
+    single.write_bytes(b"weights")
+    files = shared.read_files(single)
+    single.unlink()
+    placed = shared.place(single, files, node)
+    assert placed.endswith("teacher.pth") and Path(placed).read_bytes() == b"weights"
+
+
+def test_a_node_without_our_files_builds_the_same_model(tiny, tiny_settings, tiny_table, tmp_path):
+    """Data, table and teacher travel with what is shared; nothing is read where it was."""
+    from recbole_llmemb.apps.tune.prepare import prepare
+    from recbole_llmemb.apps.tune.trial import trial_config
+
+    here = tmp_path / "here"
+    shutil.copytree(tiny.folder, here / "data" / "tiny")
+    shutil.copytree(tiny_table, here / "table")
+    own = {"data_path": str(here / "data"), "llm_table": str(here / "table")}
+    own |= {"align_weight": 0.1, "align_teacher_config": {"epochs": 1}}
+    own |= {"llm_cache_dir": str(here / "cache")}
+    settings = tiny_settings("LLMEmbSASRec", **own)
+    plan, config = make_plan("LLMEmbSASRec", "tiny", (), settings, read_space(RATES))
+    prepared = prepare(plan, config, read_space(RATES), report=lambda line: None)
+
+    def built():
+        plan.settings["llm_cache_dir"] = str(tmp_path / "node")
+        config = trial_config(plan, prepared, {"learning_rate": 0.01}, tmp_path / "s", {"CPU": 1})
+        model, _ = stages.build(config, shared.load_data(config, prepared["data"]))
+        return config, model.state_dict()
+
+    config, expected = built()
+    assert config["llm_table"] == str(here / "table")
+    here.rename(tmp_path / "gone")
+    config, found = built()
+    assert config["llm_table"].startswith(str(tmp_path / "node"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+# -- outcomes ---------------------------------------------------------------------------
+
+
+def test_the_best_of_trials_and_none_at_all():
+    metric = Metric("ndcg@10", None, "max")
+    trials = [
+        Trial(1, {}, 0.1, checkpoint=1),
+        Trial(2, {}, 0.3, checkpoint=1),
+        Trial(3, {}, 0.3, checkpoint=1),
+        Trial(4, {}, failed="out of memory"),
+    ]
+    assert best_of(trials, metric).number == 2
+    assert best_of(trials, Metric("giniindex@10", None, "min")).number == 1
+    with pytest.raises(UserError, match="All 1 trials failed, most of them with: out of memory"):
+        best_of(trials[3:], metric)
+
+
+def test_reasons_are_one_line():
+    assert reason(UserError("The loss\nis no number.")) == "The loss is no number."
+    assert reason(RuntimeError("CUDA out of memory. Tried")).startswith("out of memory (CUDA")
+    assert reason(MemoryError()) == "out of memory"
+    assert reason(ZeroDivisionError("division\nby zero")) == "ZeroDivisionError: division by zero"
+
+
+def test_the_best_configuration_stops_where_its_trial_was_stopped():
+    from recbole_llmemb.apps.tune.reporting import best_settings
+
+    metric = Metric("ndcg@10", None, "max")
+    plan = Plan("LLMEmbSASRec", "tiny", {"epochs": 9}, metric, 9, ["n_layers"], {"epochs": 9})
+    whole = best_settings(plan, Trial(1, {"n_layers": 2}, 0.1, epochs=9))
+    assert whole == {"dataset": "tiny", "epochs": 9, "n_layers": 2}
+    cut = best_settings(plan, Trial(1, {"n_layers": 2}, 0.1, epochs=3, stopped=True))
+    assert cut["epochs"] == 3 and cut["align_teacher_config"] == {"epochs": 9}
+    assert yaml.safe_load(yaml.safe_dump(cut)) == cut
+    plan.settings["align_teacher_config"] = {"epochs": 5}  # which somebody set
+    whole = best_settings(plan, Trial(1, {"n_layers": 2}, 0.1, epochs=9))
+    assert whole["align_teacher_config"] == {"epochs": 5} == plan.values({})["align_teacher_config"]
+
+
+# -- where searches are kept ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["{}", "file://{}"])
+def test_a_search_is_kept_in_a_folder_or_at_an_address(tmp_path, address):
+    from recbole_llmemb.apps.tune.storage import Storage, agree
+
+    place = Storage(address.format(tmp_path / "searches"), "one")
+    assert place.read() is None
+    agree(place, {"space": 1}, resume=True)  # nothing is there: it begins
+    place.write({"space": 1, "metric": "ndcg@10"})
+    place.write_file("trials.csv", b"a,b\n")
+    assert (tmp_path / "searches" / "one" / "trials.csv").read_bytes() == b"a,b\n"
+    assert [file.name for file in (tmp_path / "searches/one").iterdir() if "tmp" in file.name] == []
+    again = Storage(address.format(tmp_path / "searches"), "one")
+    agree(again, {"space": 1}, resume=True)
+    with pytest.raises(UserError, match="one already; continue it with --resume"):
+        agree(again, {"space": 1}, resume=False)
+    with pytest.raises(UserError, match="begun with another space"):
+        agree(again, {"space": 2}, resume=True)
+
+
+def test_a_place_that_cannot_be_is_told(tmp_path):
+    from recbole_llmemb.apps.tune.storage import Storage
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be kept in .*file/one .*; set --storage"):
+        Storage(tmp_path / "file", "one")
+    with pytest.raises(UserError, match="cannot be kept in nowhere://a/one"):
+        Storage("nowhere://a", "one")
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch):
+    class Ray:
+        @staticmethod
+        def is_initialized():
+            return False
+
+        @staticmethod
+        def init(**options):
+            raise ConnectionError("Failed to connect.")
+
+        @staticmethod
+        def shutdown():
+            pass
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with (
+        pytest.raises(UserError, match=r"RAY_ADDRESS=10.0.0.1:6379 cannot be reached \(Failed"),
+        cluster.connected(Ray),
+    ):
+        pass
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(UserError, match=r"Ray does not start \(Failed"), cluster.connected(Ray):
+        pass
+
+
+def test_a_ray_that_does_not_start_at_once_is_tried_again(monkeypatch):
+    tries = []
+
+    class Ray:
+        @staticmethod
+        def init(**options):
+            tries.append(options)
+            if len(tries) == 1:
+                raise Exception("The current node timed out during startup.")
+
+        @staticmethod
+        def shutdown():
+            pass
+
+    cluster._start(Ray, {"address": "local"}, tries=2)
+    assert len(tries) == 2
+
+
+def test_a_configuration_does_not_hide_gpus_from_ray(monkeypatch, tiny_config):
+    from recbole_llmemb.core.gpus import visible_gpus_kept
+
+    for visible in ("0,1", None):
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with visible_gpus_kept():
+            tiny_config(gpu_id="0", use_gpu=True)
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible

@@ -1,0 +1,242 @@
+"""Whole searches on a Ray of one machine: outcome, failures, resuming, reproduction."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from conftest import MAX_LENGTH, ROOT, child_env
+
+pytest.importorskip("ray.tune")
+
+from recbole_llmemb.apps.tune import reporting, search  # noqa: E402
+from recbole_llmemb.cli.run import execute  # noqa: E402
+from recbole_llmemb.core.errors import UserError  # noqa: E402
+
+# Of three heads, which do not divide 8, the trial fails.
+SPACE = {
+    "n_heads": {"choice": [3, 1, 2]},
+    "item_embedding": {"choice": ["table", "residual"]},
+    "offset_decay": {"loguniform": [1e-4, 1e-2], "when": {"item_embedding": "residual"}},
+    "learning_rate": {"loguniform": [1e-3, 1e-1]},
+}
+
+
+def settings_for(tiny, table, **more):
+    return {
+        "data_path": str(tiny.folder.parent),
+        "llm_table": str(table),
+        "align_weight": 0.0,
+        "MAX_ITEM_LIST_LENGTH": MAX_LENGTH,
+        "hidden_size": 8,
+        "inner_size": 16,
+        "n_layers": 1,
+        "epochs": 3,
+        "train_batch_size": 16,
+        "topk": [5, 10],
+        "metric_decimal_place": 8,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    """One Ray for the module's searches, for it takes seconds to start."""
+    from recbole_llmemb.core.optional import require_ray
+
+    ray = require_ray()
+    os.environ["PYTHONPATH"] = str(ROOT)
+    few = {"num_cpus": 1, "object_store_memory": 100 << 20}
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, **few)
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def found(ray_here, tiny, tiny_table, tmp_path_factory):
+    """A search of five trials by Optuna, for the ranking of tail items."""
+    return search(
+        "LLMEmbSASRec",
+        "tiny",
+        SPACE,
+        num_samples=5,
+        search="optuna",
+        metric="tail_items ndcg@10",
+        storage=tmp_path_factory.mktemp("searches"),
+        report=lambda line: None,
+        **settings_for(tiny, tiny_table),
+    )
+
+
+def test_failed_trials_are_recorded_and_the_others_go_on(found):
+    assert [trial.number for trial in found.trials] == [1, 2, 3, 4, 5]
+    for trial in found.trials:
+        if trial.settings["n_heads"] == 3:
+            assert "a multiple of" in trial.failed and trial.score is None
+        else:
+            assert trial.failed is None and trial.epochs == len(trial.curve)
+            assert trial.epochs == 3 or trial.stopped
+    assert {trial.settings["n_heads"] for trial in found.trials} > {3}
+    assert found.best.score == max(t.score for t in found.trials if t.score is not None)
+
+
+def test_the_best_configuration_reproduces_its_score_through_run(found):
+    again = execute(
+        {"model": "LLMEmbSASRec", "config_files": str(found.folder / "best.yaml")},
+        report=lambda line: None,
+    )
+    assert again["valid_groups"]["tail_items"]["ndcg@10"] == found.best.score
+    assert again["best_valid_result"] == found.valid["result"]
+    assert again["test_result"] == found.test["result"]
+    assert again["groups"] == found.test["groups"]
+
+
+def test_what_a_search_leaves(found):
+    written = {file.name for file in found.folder.iterdir()}
+    assert written >= {"best.yaml", "best.json", "trials.csv", "report.html", "parameters.png",
+                       "parallel.png", "curves.png"}  # fmt: skip
+    rows = list(csv.DictReader((found.folder / "trials.csv").open()))
+    assert [row["trial"] for row in rows] == ["1", "2", "3", "4", "5"]
+    failed = [row for row in rows if row["status"] == "failed"]
+    assert failed and all(row["n_heads"] == "3" and row["reason"] for row in failed)
+    page = (found.folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="(?!data:)', page)  # it needs no other file
+    assert "a multiple of" in page and str(found.best.number) in page
+    assert (found.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    best = json.loads((found.folder / "best.json").read_text())
+    assert best["score"] == found.best.score and best["trial"] == found.best.number
+    settings = yaml.safe_load((found.folder / "best.yaml").read_text())
+    assert settings["learning_rate"] == found.best.settings["learning_rate"]
+
+
+def test_a_search_is_not_begun_over_another(found, tiny, tiny_table):
+    options = {"storage": found.folder.parent, "num_samples": 5, "search": "optuna",
+               "metric": "tail_items ndcg@10"}  # fmt: skip
+    settings = settings_for(tiny, tiny_table)
+    with pytest.raises(UserError, match="There is a search in .* already; continue it with --re"):
+        search("LLMEmbSASRec", "tiny", SPACE, **options, **settings)
+    other = {**SPACE, "n_heads": {"choice": [1]}}
+    with pytest.raises(UserError, match="was begun with another space"):
+        search("LLMEmbSASRec", "tiny", other, resume=True, **options, **settings)
+
+
+def test_a_trial_that_asha_stopped_is_reproduced_as_far_as_it_went(found, tiny, tiny_table):
+    from recbole_llmemb.apps.tune.plan import Metric, Plan
+    from recbole_llmemb.apps.tune.reporting import best_settings
+
+    stopped = next(trial for trial in found.trials if trial.stopped)
+    assert stopped.epochs < 3 and stopped.status == "stopped early"
+    metric = Metric("tail_items ndcg@10", "tail_items", "max")
+    own = settings_for(tiny, tiny_table)
+    settings = best_settings(Plan("LLMEmbSASRec", "tiny", own, metric, 3), stopped)
+    assert settings["epochs"] == stopped.epochs
+    again = execute({"model": "LLMEmbSASRec", **settings}, report=lambda line: None)
+    assert again["valid_groups"]["tail_items"]["ndcg@10"] == stopped.score
+
+
+def test_recboles_own_models_are_searched_too(ray_here, tiny, tmp_path):
+    settings = {
+        "data_path": str(tiny.folder.parent),
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "hidden_size": 8,
+        "inner_size": 16,
+        "n_layers": 1,
+        "epochs": 1,
+        "train_neg_sample_args": None,
+        "topk": [5, 10],
+        "eval_args": {
+            "split": {"LS": "valid_and_test"},
+            "order": "TO",
+            "group_by": "user",
+            "mode": "full",
+        },
+    }
+    space = {"learning_rate": {"choice": [0.001]}, "MAX_ITEM_LIST_LENGTH": {"choice": [5]}}
+    found = search("SASRec", "tiny", space, num_samples=1, metric="ndcg@10", storage=tmp_path,
+                   report=lambda line: None, **settings)  # fmt: skip
+    users = found.test["users"]
+    last = reporting.final_table(found).splitlines()[-1].split()
+    assert users and last[:3] == ["test,", "all", str(users)]
+    again = execute({"model": "SASRec", "config_files": str(found.folder / "best.yaml")})
+    assert again["best_valid_result"] == found.valid["result"]
+    assert again["test_result"] == found.test["result"]
+
+
+def test_when_all_trials_fail_there_is_one_sentence(ray_here, tiny, tiny_table, tmp_path):
+    with pytest.raises(UserError, match="All 2 trials failed, most of them with: .*a multiple of"):
+        search(
+            "LLMEmbSASRec",
+            "tiny",
+            {"n_heads": {"choice": [3, 5]}},
+            num_samples=2,
+            storage=tmp_path,
+            report=lambda line: None,
+            **settings_for(tiny, tiny_table),
+        )
+    # Ray, which would begin each of them again, was not told.
+    assert list(tmp_path.glob("*/trial_*")) and not list(tmp_path.glob("*/trial_*/error*"))
+
+
+def test_killed_trials_and_searches_go_on_and_keep_what_was_finished(tiny, tiny_table, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text("learning_rate: {choice: [0.01, 0.02]}\n")
+    settings = settings_for(tiny, tiny_table, epochs=60, stopping_step=99)
+    command = [sys.executable, str(ROOT / "run_recbole_llm.py"), "tune", "--model=LLMEmbSASRec"]
+    command += ["--dataset=tiny", f"--space={space}", f"--storage={tmp_path}", "--name=it"]
+    command += ["--num_samples=2", "--max_concurrent=1", "--scheduler=none"]
+    command += [f"--{key}={value}" for key, value in settings.items()]
+    results = [tmp_path / "it" / f"trial_0000{n}" / "result.json" for n in (1, 2)]
+
+    first = subprocess.Popen(
+        command, env=child_env(), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait(first, results[1], 4)
+    worker = json.loads(_lines(results[1])[-1])["pid"]
+    os.kill(worker, signal.SIGKILL)  # the trial's own process: another takes it up
+    _wait(first, results[1], len(_lines(results[1])) + 4)
+    assert json.loads(_lines(results[1])[-1])["pid"] != worker
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    before = _lines(results[0])
+    assert len(before) == 60 and len(_lines(results[1])) < 60
+
+    done = subprocess.run(
+        [*command, "--resume"], env=child_env(), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "finished before" in done.stderr + done.stdout
+    assert _lines(results[0]) == before
+    second = [json.loads(line) for line in _lines(results[1])]
+    assert second[-1]["epoch"] == 60, done.stdout + done.stderr
+    continued = [one["epoch"] for one in second]
+    assert continued.count(1) == 1  # not from the beginning
+    uninterrupted = execute(
+        {
+            "model": "LLMEmbSASRec",
+            "dataset": "tiny",
+            **settings,
+            "learning_rate": second[-1]["config"]["trial"]["settings"]["learning_rate"],
+        },
+        report=lambda line: None,
+    )
+    assert uninterrupted["best_valid_result"]["ndcg@10"] == second[-1]["score"]
+
+
+def _wait(process, file, count):
+    deadline = time.monotonic() + 300
+    while len(_lines(file)) < count:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _lines(file):
+    return file.read_text().splitlines() if file.exists() else []

@@ -1,0 +1,182 @@
+"""Search spaces: what is read, what is drawn, and what is refused by name."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+
+import pytest
+
+from recbole_llmemb.apps.tune.space import read_space
+from recbole_llmemb.config.recbole_config import properties_folder
+from recbole_llmemb.core.errors import UserError
+
+SPACE = {
+    "learning_rate": {"loguniform": ["1e-4", 1e-2]},
+    "offset_decay": {"loguniform": [1e-6, 1e-2], "when": {"item_embedding": "residual"}},
+    "item_embedding": {"choice": ["table", "residual"]},
+    "hidden_size": {"quniform": [32, 100, 32]},
+    "hidden_dropout_prob": {"quniform": [0.1, 0.5, 0.1]},
+    "n_layers": {"randint": [1, 3]},
+    "weight_decay": {"uniform": [0.0, 0.1]},
+}
+
+
+def drawn(space, count=400, seed=0):
+    generator = random.Random(seed)
+    return [space.draw(generator) for _ in range(count)]
+
+
+def test_values_are_of_their_kind_and_within_their_bounds():
+    found = drawn(read_space(SPACE))
+    rates = [one["learning_rate"] for one in found]
+    assert min(rates) >= 1e-4 and max(rates) <= 1e-2
+    assert 0.35 < sum(rate < 1e-3 for rate in rates) / len(rates) < 0.65  # even in the logarithm
+    assert {one["hidden_size"] for one in found} == {32, 64, 96}
+    assert all(isinstance(one["hidden_size"], int) for one in found)
+    assert {one["hidden_dropout_prob"] for one in found} == {0.1, 0.2, 0.3, 0.4, 0.5}
+    assert {one["n_layers"] for one in found} == {1, 2, 3}
+    assert all(0 <= one["weight_decay"] <= 0.1 for one in found)
+
+
+def test_a_conditional_key_is_searched_only_under_its_condition():
+    found = drawn(read_space(SPACE))
+    for one in found:
+        assert ("offset_decay" in one) == (one["item_embedding"] == "residual")
+    assert {"table", "residual"} == {one["item_embedding"] for one in found}
+
+
+def test_conditions_may_be_on_keys_that_have_conditions():
+    space = read_space(
+        {
+            "c": {"choice": [1, 2], "when": {"b": [3, 4]}},
+            "b": {"choice": [3, 4, 5], "when": {"a": True}},
+            "a": {"choice": [True, False]},
+        }
+    )
+    assert space.keys == ["a", "b", "c"]
+    for one in drawn(space):
+        assert ("b" in one) == one["a"]
+        assert ("c" in one) == (one.get("b") in (3, 4))
+
+
+def test_the_same_seed_draws_the_same():
+    space = read_space(SPACE)
+    assert drawn(space, 5, seed=1) == drawn(space, 5, seed=1) != drawn(space, 5, seed=2)
+
+
+def test_optuna_is_offered_the_same_space():
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = read_space({**SPACE, "item_text_fields": {"choice": [["title"], ["title", "brand"]]}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = [space.suggest(study.ask()) for _ in range(60)]
+    assert {one["hidden_size"] for one in found} == {32, 64, 96}
+    assert {one["n_layers"] for one in found} == {1, 2, 3}
+    assert {tuple(one["item_text_fields"]) for one in found} == {("title",), ("title", "brand")}
+    for one in found:
+        assert ("offset_decay" in one) == (one["item_embedding"] == "residual")
+        assert 1e-4 <= one["learning_rate"] <= 1e-2
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"a": {"loguniform": [0, 1]}}, "a: loguniform begins at 0; it must be above 0"),
+        ({"a": {"uniform": [1, 1]}}, "a: uniform goes from 1 to 1"),
+        ({"a": {"uniform": [1]}}, r"a: uniform is \[1\]; write \[low, high\]"),
+        ({"a": {"uniform": ["x", 1]}}, r"a: uniform is \['x', 1\]"),
+        ({"a": {"quniform": [0, 1, 2]}}, "a: the step of quniform is 2"),
+        ({"a": {"randint": [0.5, 2]}}, "a: randint is .* whole numbers"),
+        ({"a": {"chioce": [1]}}, "a is searched by 'chioce'; did you mean choice"),
+        ({"a": {"choice": []}}, r"a: choice is \[\]; write \[the values\]"),
+        ({"a": {"choice": 3}}, "a: choice is 3"),
+        ({"a": 3}, "a is 3; write how it is searched"),
+        ({"a": {"choice": [1], "uniform": [0, 1]}}, "a must say one of"),
+        ({"a": {"choice": [1], "when": {"b": 1}}}, "a depends on b, which is not searched"),
+        ({"a": {"choice": [1], "when": [1]}}, r"a: when is \[1\]"),
+        (
+            {"a": {"choice": [1], "when": {"b": 3}}, "b": {"choice": [1, 2]}},
+            "a depends on b being 3, which is none of its values",
+        ),
+        (
+            {"a": {"choice": [1], "when": {"b": 3}}, "b": {"uniform": [1, 2]}},
+            "a depends on b, which is no choice",
+        ),
+        (
+            {"a": {"choice": [1], "when": {"b": 1}}, "b": {"choice": [1], "when": {"a": 1}}},
+            "the conditions of a, b wait for each other",
+        ),
+        ({}, "has no keys to search"),
+    ],
+)
+def test_what_is_wrong_is_told_by_key(space, message):
+    with pytest.raises(UserError, match=message):
+        read_space(space)
+
+
+def test_text_is_text_unless_it_is_a_number_that_yaml_takes_for_text():
+    space = read_space({"a": {"choice": ["2020", "nan", "1e-3", "-2.5E+2", "1e"]}})
+    assert {one["a"] for one in drawn(space)} == {"2020", "nan", 0.001, -250.0, "1e"}
+
+
+def test_files_are_named_in_messages(tmp_path):
+    with pytest.raises(UserError, match="none.yaml cannot be read .*--space"):
+        read_space(tmp_path / "none.yaml")
+    file = tmp_path / "space.yaml"
+    file.write_text("a: {choice: [1")
+    with pytest.raises(UserError, match="space.yaml is not valid yaml"):
+        read_space(file)
+    file.write_text("a: {choise: [1]}")
+    with pytest.raises(UserError, match="In .*space.yaml, a is searched by 'choise'"):
+        read_space(file)
+
+
+def test_recboles_format_is_read_as_recbole_means_it(tmp_path):
+    file = tmp_path / "hyper.test"
+    file.write_text(
+        "learning_rate loguniform -8,0\n"
+        "\n# a comment\n"
+        "embedding_size choice [64, 96 , 128]\n"
+        "mlp_hidden_size choice ['[64, 64, 64]','[128, 128]']\n"
+        "attention_size quniform 30,70,20\n"
+        "dropout_prob uniform 0.1,0.4\n"
+    )
+    space = read_space(file)
+    found = drawn(space)
+    rates = [math.log(one["learning_rate"]) for one in found]
+    assert -8 <= min(rates) < -7 and -1 < max(rates) <= 0  # exponents of e, as Hyperopt's
+    assert {one["embedding_size"] for one in found} == {64, 96, 128}
+    assert {one["mlp_hidden_size"] for one in found} == {"[64, 64, 64]", "[128, 128]"}
+    assert {one["attention_size"] for one in found} == {40, 60}  # multiples of the step
+    assert all(0.1 <= one["dropout_prob"] <= 0.4 for one in found)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("learning_rate normal 0,1", "line 1, learning_rate must be followed by one of"),
+        ("learning_rate choice [__import__('os')]", "the values of learning_rate cannot be read"),
+        ("learning_rate uniform 1", "learning_rate: uniform is 1"),
+        ("", "has no keys to search"),
+        ("epochs choice [1]\nepochs choice [2]", "line 2, epochs is searched a second time"),
+        ("dropout_prob quniform 1,1e999,1", "dropout_prob: quniform is .*; write .* as numbers"),
+    ],
+)
+def test_recboles_format_is_checked_too(tmp_path, line, message):
+    file = tmp_path / "hyper.test"
+    file.write_text(line + "\n")
+    with pytest.raises(UserError, match=message):
+        read_space(file)
+
+
+def test_the_spaces_that_come_with_the_package_are_good():
+    files = sorted((properties_folder() / "tune").glob("*.yaml"))
+    assert {file.stem for file in files} >= {"llmemb", "sasrec", "llmsrec"}
+    for file in files:
+        space = read_space(file)
+        assert drawn(space, 20)
+        lines = file.read_text().splitlines()
+        for key in space.keys:
+            assert any(re.match(rf"{key}: +# \((int|float|str)\) \w.*\.$", one) for one in lines)

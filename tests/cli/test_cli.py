@@ -1,0 +1,279 @@
+"""The command from end to end, and what it says about input it cannot use."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, child_env
+from encode_models import make_model
+
+import recbole_llmemb  # noqa: F401  (makes RecBole importable)
+
+from recbole_llmemb.cli.main import main  # isort: skip
+from recbole_llmemb.run.result import SECONDS  # isort: skip
+from recbole_llmemb.table import EmbeddingTable  # isort: skip
+
+METRICS = {"hit@5", "hit@10", "ndcg@5", "ndcg@10"}
+GROUPS = {"tail_items", "head_items", "short_users", "long_users"}
+
+
+@pytest.fixture
+def arguments(tiny_settings, tmp_path):
+    """The arguments of a run on ``tiny``, its settings in a file."""
+
+    def make(*more, model="LLMEmbSASRec", **overrides):
+        settings = tiny_settings(model, **overrides)
+        settings.pop("gpu_id")
+        (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings))
+        return [f"--model={model}", "--dataset=tiny", "--config_files=settings.yaml", *more]
+
+    return make
+
+
+@pytest.fixture
+def typed(capsys):
+    """Run the command in this process: its exit status, output and errors."""
+
+    def run(argv):
+        status = main(argv)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def command(argv, folder):
+    """The same in a process of its own."""
+    script = str(ROOT / "run_recbole_llm.py")
+    return subprocess.run(
+        [sys.executable, script, *argv], cwd=folder, env=child_env(), capture_output=True, text=True
+    )
+
+
+def test_end_to_end(arguments, typed, tmp_path):
+    """Items encoded, teacher trained, model trained and ranked; again from the cache."""
+    encoder = make_model(tmp_path / "encoder", "bert")
+    argv = arguments(
+        f"--llm_encoder={encoder}", "--result_json=out/result.json", "--seed=7",
+        llm_table=None, align_weight=0.01,
+    )  # fmt: skip
+    done = command(argv, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    stages = [line.split(":")[0] for line in lines if ":" in line]
+    order = [stages.index(name) for name in ("prepare", "encode", "teacher", "train", "total")]
+    assert order == sorted(order)
+    assert "prepare: 40 users, 60 items, 117 training targets" in lines
+    assert any(line.startswith("table: building") and "62 items" in line for line in lines)
+    result = json.loads((tmp_path / "out/result.json").read_text())
+
+    keys = ["model", "dataset", "seed", "best_valid_result", "test_result", "groups", "seconds"]
+    more = {"config", "curve", "bins", "checkpoint"}
+    assert set(result) == {*keys, "epochs", "parameters", "valid_groups", *more}
+    assert (result["model"], result["dataset"], result["seed"]) == ("LLMEmbSASRec", "tiny", 7)
+    assert set(result["best_valid_result"]) == set(result["test_result"]) == METRICS
+    for groups in (result["groups"], result["valid_groups"]):
+        assert set(groups) == GROUPS
+        assert all(set(group) == {"users", *METRICS} for group in groups.values())
+    assert result["epochs"] == 2 and set(result["seconds"]) == set(SECONDS)
+    assert all(value > 0 for value in result["seconds"].values())
+    # Adapter 16 → 8 → 8, positions, and a block; the table's 61 rows are frozen.
+    assert result["parameters"]["frozen"] == 61 * 16
+    adapter = 16 * 8 + 8 + 8 * 8 + 8
+    block = 4 * (8 * 8 + 8) + (8 * 16 + 16) + (16 * 8 + 8) + 2 * 16
+    assert result["parameters"]["trainable"] == adapter + 10 * 8 + 16 + block
+
+    table = {line.split("  ")[0].strip(): line.split() for line in lines if "  " in line}
+    for title, values in (("validation, all", "best_valid_result"), ("test, all", "test_result")):
+        shown = [float(value) for value in table[title][-4:]]
+        assert shown == pytest.approx(list(result[values].values()), abs=5e-5)
+    for name in ("tail items", "head items", "short users", "long users"):
+        (row,) = [line.split() for line in lines if line.strip().startswith(name)]
+        group = result["groups"][name.replace(" ", "_")]
+        assert int(row[-5]) == group["users"]
+
+    status, out, _ = typed(argv)
+    assert status == 0
+    assert "cache hit" in out and "already trained" in out and "continuing" not in out
+    again = json.loads((tmp_path / "out/result.json").read_text())
+    for key in ("best_valid_result", "test_result", "groups", "valid_groups", "parameters"):
+        assert again[key] == result[key], key
+
+
+@pytest.mark.parametrize("model", ["LLMEmbGRU4Rec", "LLMEmbBERT4Rec", "SASRec"])
+def test_other_models(arguments, typed, tmp_path, model):
+    status, out, err = typed(arguments("--result_json=r.json", model=model))
+    assert (status, err) == (0, "")
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["model"] == model and 0 < result["test_result"]["hit@10"] <= 1
+    ours = model != "SASRec"
+    assert bool(result["groups"]) == ours and ("test, all" in out)
+    assert (result["seconds"]["encode"] is not None) == ours
+    assert result["seconds"]["teacher"] is None
+
+
+def test_protocol_files(arguments, typed):
+    protocols = ROOT / "properties" / "protocol"
+    for name in ("paper", "full_ce"):
+        argv = arguments(f"--config_files=settings.yaml {protocols / name}.yaml")
+        argv.remove("--config_files=settings.yaml")
+        status, out, _ = typed([*argv, "--valid_metric=NDCG@10"])
+        assert status == 0 and "ndcg@10" in out and "ndcg@5" not in out
+
+
+def refused(outcome, *expected):
+    """Status 2, one line on stderr that has all this in it, and nothing was trained."""
+    status, out, err = outcome
+    assert status == 2
+    assert err.startswith("error: ") and err[-2:] in (".\n", "?\n") and err.count("\n") == 1, err
+    for text in expected:
+        assert text in err, err
+    assert "train:" not in out
+
+
+BAD = [
+    (["--loss_type=MSE"], ["loss_type is 'MSE'", "'CE', 'BPR', 'BCE'"]),
+    (["--learning_rat=0.1"], ["--learning_rat is not a configuration key", "--learning_rate?"]),
+    (["--llm_table=nowhere"], ["no embedding table at nowhere", "llm_table"]),
+    (
+        ["--adapter_hidden_size=0", "--llm_pca_dim=12"],
+        ["adapter_hidden_size is 0", "12 wide", "llm_pca_dim: 8"],
+    ),
+    (["--adapter=none", "--llm_pca_dim=4"], ["adapter is 'none'", "4 wide", "a wider table"]),
+    (["--data_path=/nowhere"], ["Dataset tiny is not in /nowhere/tiny", "--data_path"]),
+    (["--valid_metric=NDCG@7"], ["valid_metric is 'NDCG@7'", "NDCG@10"]),
+    (["--topk=61", "--valid_metric=NDCG@61"], ["only 60 items"]),
+    (["--TIME_FIELD=when"], ["TIME_FIELD", "when"]),
+    (["--ITEM_ID_FIELD=sku"], ["ITEM_ID_FIELD", "sku"]),
+    (["--user_inter_num_interval=[999,inf)"], ["Dataset tiny", "filtering"]),
+    (["--checkpoint_dir=settings.yaml/x"], ["Checkpoints cannot be kept in settings.yaml/x"]),
+    (["--result_json=settings.yaml/x.json"], ["settings.yaml/x.json", "cannot be written"]),
+    (["--result_json=."], ["cannot be written"]),
+    (["--align_weight=0.1", "--align_teacher=BPR"], ["'BPR' is no sequential model"]),
+    (["--align_weight=0.1", "--align_teacher=x.pth"], ["align_teacher x.pth does not exist"]),
+    (["--tail_item_threshold=-1"], ["`tail_item_threshold` is -1"]),
+    (["epochs=3"], ["'epochs=3' is not of the form --key=value"]),
+    (["--epochs"], ["--epochs has no value"]),
+    (["--seed=1", "--seed=2"], ["--seed is given twice, as 1 and as 2"]),
+    (
+        ["--eval_args={'split': {'LS': 'x'}, 'order': 'TO', 'group_by': 'user'}"],
+        ["eval_args.split is {'LS': 'x'}", "valid_only"],
+    ),
+    (["--eval_args={{'mode': 'full'}}"], ["eval_args is", "it must be a dictionary"]),
+    (["--encoding=utf-32"], ["tiny.inter cannot be read as utf-32"]),
+    (["--encoding=foo"], ["tiny.inter cannot be read as foo", "unknown encoding"]),
+    (["--field_separator=,"], ["tiny.inter", "name:type", "is not; check the file"]),
+    (["--TIME_FIELD=item_id"], ["Field 'item_id'", "is of type token", "item_id:float"]),
+    (["--llm_table=None", "--llm_device=,"], ["llm_device ',' names no device"]),
+]
+
+
+@pytest.mark.parametrize(("more", "expected"), BAD, ids=lambda value: value[0][:30])
+def test_refused(arguments, typed, more, expected):
+    refused(typed(arguments(*more)), *expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "has no first line that names its fields"),
+        ("user_id\titem_id\ttimestamp\nu\ti\t1\n", "'user_id' is not; check the file"),
+        ("user_id:token,item_id:token\nu,i\n", "'user_id:token,item_id:token' is not"),
+        ("user_id:token\titem_id:token\ttimestamp:float\nu\ti\tsoon\n", "line 2: 'soon'"),
+        ("user_id:token\titem_id:token\ttimestamp:token\nu\ti\t1\n", "is of type token"),
+    ],
+    ids=["empty", "no types", "commas", "word", "time as token"],
+)
+def test_refused_interactions(arguments, typed, tmp_path, text, expected):
+    folder = tmp_path / "other" / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "tiny.inter").write_text(text, encoding="utf-8")
+    refused(typed(arguments(f"--data_path={folder.parent}")), "tiny.inter", expected)
+
+
+@pytest.mark.parametrize("name", ["log", "log_tensorboard"])
+def test_folders_that_cannot_be_made(arguments, typed, tmp_path, name):
+    (tmp_path / name).write_text("a file\n")
+    refused(typed(arguments()), f"kept in {tmp_path / name}", "folder that can be written to")
+
+
+def test_refused_names(arguments, typed, tmp_path):
+    argv = arguments()
+    refused(typed(["--model=LLMEmbNone", *argv[1:]]), "LLMEmbNone")
+    refused(typed([argv[0], "--dataset=tinny", argv[2]]), "Dataset tinny is not in", "--data_path")
+    refused(typed([*argv[:2], "--config_files=none.yaml"]), "config file none.yaml does not exist")
+    refused(typed(argv[1:]), "No model is named")
+    refused(typed(["runn", *argv]), "no subcommand 'runn'", "run, encode")
+    (tmp_path / "bad.yaml").write_text("a: [1,\nb: {")
+    refused(typed([*argv[:2], "--config_files=bad.yaml"]), "not valid yaml")
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    refused(typed([*argv[:2], "--config_files=list.yaml"]), "list.yaml")
+
+
+def test_refused_tables(arguments, typed, tmp_path, tiny, tiny_table):
+    """Before anything is trained: items missing, and numbers that are none."""
+    table = EmbeddingTable.load(tiny_table)
+    kept = [i for i, token in enumerate(table.tokens) if token not in tiny.items[:3]]
+    few = EmbeddingTable([table.tokens[i] for i in kept], table.vectors[kept], {})
+    few.save(tmp_path / "few")
+    outcome = typed(arguments("--llm_table=few"))
+    refused(outcome, "3 of the dataset's 60 items", *map(repr, tiny.items[:3]), "llm_missing")
+    assert typed(arguments("--llm_table=few", "--llm_missing=mean"))[0] == 0
+
+    from safetensors.torch import load_file, save_file
+
+    table.save(tmp_path / "nan")
+    file = tmp_path / "nan/embeddings.safetensors"
+    tensors = load_file(file)
+    name, vectors = next(iter(tensors.items()))
+    vectors = vectors.clone()
+    vectors[4, 2] = torch.nan
+    save_file({name: vectors}, file)
+    refused(typed(arguments("--llm_table=nan")), "nan", table.tokens[4])
+
+
+def test_no_item_text(arguments, typed, tmp_path, tiny):
+    """A dataset without an item file, and no table given."""
+    folder = tmp_path / "data/bare"
+    folder.mkdir(parents=True)
+    (folder / "bare.inter").write_text((tiny.folder / "tiny.inter").read_text())
+    argv = arguments("--data_path=data", llm_table=None)
+    argv[1] = "--dataset=bare"
+    refused(typed(argv), "'bare' has no item file", "llm_table", "item_embedding to id")
+    assert typed([*argv, "--item_embedding=id"])[0] == 0
+
+
+def test_in_a_process_of_its_own(arguments, tmp_path):
+    """No traceback after RecBole's log, and the status of a usage error."""
+    done = command(arguments("--llm_table=nowhere", "--state=error"), tmp_path)
+    refused((done.returncode, done.stdout, done.stderr), "no embedding table at nowhere")
+
+
+def test_a_reader_that_has_enough(arguments, tmp_path):
+    """Such as ``recbole-llm … | head -1``."""
+    script = f"{sys.executable} {ROOT / 'run_recbole_llm.py'} --help"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; ({script}; echo status $? >&2) | true"],
+        cwd=tmp_path, env=child_env() | {"PYTHONUNBUFFERED": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "status 141" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help(typed):
+    status, out, err = typed(["--help"])
+    assert (status, err) == (0, "") and "run" in out and "encode" in out
+    status, out, err = typed(["run", "--help"])
+    assert (status, err) == (0, "") and "LLMEmbSASRec" in out and "--result_json" in out
+
+
+def test_interrupted(arguments, typed, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recbole_llmemb.run.stages.prepare_data", interrupt)
+    status, _, err = typed(arguments())
+    assert status == 130 and err == "interrupted; the same command continues where it stopped\n"

@@ -1,0 +1,97 @@
+"""Files whose columns are not called as RecBole's defaults."""
+
+import pytest
+
+import recbole_llmemb  # noqa: F401  (makes RecBole importable)
+
+from recbole.quick_start import run_recbole  # isort: skip
+from recbole_llmemb.config.recbole_config import make_config  # isort: skip
+from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.run.stages import prepare_data  # isort: skip
+
+KEYS = {"USER_ID_FIELD": "uid", "ITEM_ID_FIELD": "iid", "TIME_FIELD": "when"}
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch, tiny_settings):
+    """Settings on a dataset with columns of other names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["program"])
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    lines = ["uid:token\tiid:token\twhen:float"]
+    lines += [f"u{u}\ti{(u * 3 + t) % 12}\t{t}" for u in range(12) for t in range(5)]
+    (folder / "tiny.inter").write_text("\n".join(lines))
+    lines = ["iid:token\ttitle:token_seq", *(f"i{i}\tthing {i}" for i in range(12))]
+    (folder / "tiny.item").write_text("\n".join(lines))
+
+    def given(model, **overrides):
+        own = {"item_embedding": "id"} if model.startswith("LLMEmb") else {}
+        own |= {"data_path": str(folder.parent), "load_col": None, "topk": [5], "epochs": 1}
+        return tiny_settings(model, **own | {"valid_metric": "NDCG@5"} | overrides)
+
+    return given
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_columns_that_are_not_there_are_named(settings, model):
+    for count in range(3):
+        given = dict(list(KEYS.items())[:count])
+        default = {
+            "inter": ["user_id", "item_id"]
+        }  # RecBole's, for a dataset that it does not know
+        for columns in (None, default):
+            overrides = settings(model, load_col=columns, **given)
+            with pytest.raises(UserError) as caught:
+                prepare_data(make_config(model, "tiny", overrides=overrides))
+            message = str(caught.value)
+            assert "tiny.inter has the columns uid, iid, when" in message
+            assert [key for key in KEYS if f"{key}" in message] == list(KEYS)[count:]
+    data = prepare_data(make_config(model, "tiny", overrides=settings(model, **KEYS)))
+    assert data.dataset.user_num == 13 and data.dataset.item_num == 13
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec", "BPR"])
+def test_columns_are_named_by_recboles_entry_points(settings, model):
+    given = settings(model, USER_ID_FIELD="uid")
+    if model == "BPR":
+        del given["train_neg_sample_args"]
+    with pytest.raises(UserError, match="but no item_id.*set ITEM_ID_FIELD") as caught:
+        run_recbole(model=model, dataset="tiny", config_dict=given)
+    assert ("TIME_FIELD" in str(caught.value)) == (model != "BPR")  # which has no use for times
+
+
+def test_an_item_file_with_another_column(settings, tmp_path):
+    file = tmp_path / "data" / "tiny" / "tiny.item"
+    file.write_text("item_id:token\ttitle:token_seq\ni0\tsome thing\n")
+    with pytest.raises(UserError, match="tiny.item has the columns item_id, title, but no iid"):
+        prepare_data(make_config("SASRec", "tiny", overrides=settings("SASRec", **KEYS)))
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec", "BPR"])
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ("uid:float\tiid:token\twhen:float", "uid is of type float.*write uid:token"),
+        ("uid:token\tiid:token_seq\twhen:float", "iid is of type token_seq.*write iid:token"),
+        ("uid:token\tiid:token\twhen:float\twhen:float", "two columns when"),
+    ],
+)
+def test_columns_that_are_no_tokens_or_there_twice(settings, tmp_path, model, head, told):
+    lines = [f"{u}\t{(u * 3 + t) % 12}\t{t}" for u in range(12) for t in range(5)]
+    (tmp_path / "data/tiny/tiny.inter").write_text("\n".join([head, *lines]))
+    given = settings(model, **KEYS)
+    if model == "BPR":
+        del given["train_neg_sample_args"]
+    with pytest.raises(UserError, match=f"tiny.inter.*{told}"):
+        run_recbole(model=model, dataset="tiny", config_dict=given)
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_a_column_without_any_value_is_named(settings, tmp_path, model):
+    lines = [f"u{u}\ti{(u * 3 + t) % 12}\t" for u in range(12) for t in range(5)]
+    (tmp_path / "data/tiny/tiny.inter").write_text(
+        "\n".join(["uid:token\tiid:token\twhen:float", *lines])
+    )
+    with pytest.raises(UserError, match="tiny.inter: no line has uid, iid and when"):
+        prepare_data(make_config(model, "tiny", overrides=settings(model, **KEYS)))

@@ -1,0 +1,77 @@
+"""Fields of the items that backbones read, numbers among them."""
+
+import pytest
+
+import recbole_llmemb  # noqa: F401  (makes RecBole importable)
+
+from recbole_llmemb.config.recbole_config import make_config  # isort: skip
+from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.run.stages import build, prepare_data  # isort: skip
+
+
+@pytest.fixture
+def settings(tmp_path, tiny_settings):
+    """Settings on a dataset whose items have a brand, a price and a vector."""
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    lines = ["user_id:token\titem_id:token\ttimestamp:float"]
+    lines += [f"u{u}\ti{(u * 3 + t) % 12}\t{t}" for u in range(12) for t in range(5)]
+    (folder / "tiny.inter").write_text("\n".join(lines))
+    lines = ["item_id:token\tbrand:token\tprice:float\temb:float_seq"]
+    lines += [f"i{i}\tb{i % 3}\t{i / 2}\t{i} 1 0.5" for i in range(12)]
+    (folder / "tiny.item").write_text("\n".join(lines))
+
+    def given(model, **overrides):
+        columns = {"inter": ["user_id", "item_id", "timestamp"]}
+        own = {"item_embedding": "id"} if model.startswith("LLMEmb") else {}
+        own |= {"data_path": str(folder.parent), "load_col": columns, "embedding_size": 8}
+        return tiny_settings(model, **own | {"num_layers": 1, "topk": [5]} | overrides) | {
+            "valid_metric": "NDCG@5"
+        }
+
+    return given
+
+
+@pytest.mark.parametrize("model", ["SASRecF", "GRU4RecF", "FDSA"])
+@pytest.mark.parametrize("ours", ["LLMEmb", ""], ids=["ours", "recbole"])
+def test_numbers_among_the_features_are_read(settings, model, ours):
+    """Alone and beside others; the same as when numerical_features names them."""
+    for chosen, floats, sequences in (
+        (["brand", "price"], ["price"], []),
+        (["price"], ["price"], []),
+        ("price", ["price"], []),
+        (["brand", "emb"], [], ["emb"]),
+    ):
+        overrides = settings(ours + model, selected_features=chosen)
+        if sequences and model == "SASRecF":  # counts a vector per number, and makes one
+            with pytest.raises(UserError, match="selected_features names emb, of type float_seq"):
+                make_config(ours + model, "tiny", overrides=overrides)
+            continue
+        config = make_config(ours + model, "tiny", overrides=overrides)
+        assert config["numerical_features"] == floats + sequences
+        data = prepare_data(config)
+        built, _ = build(config, data)
+        layer = built.feature_embed_layer
+        assert layer.float_field_names["item"] == floats
+        assert layer.float_seq_field_names["item"] == sequences
+        built.calculate_loss(next(iter(data.train))).backward()
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRecF", "SASRecF", "LLMEmbS3Rec", "S3Rec"])
+def test_features_that_cannot_be_read_are_refused(settings, model):
+    key = "item_attribute" if "S3" in model else "selected_features"
+    bad = [(3, f"{key} is 3"), ([], f"set {key} to"), ("nope", "no field 'nope'")]
+    bad += [("price", "item_attribute names price, of type float")] if "S3" in model else []
+    for chosen, message in bad:
+        with pytest.raises(UserError, match=message):
+            make_config(model, "tiny", overrides=settings(model, **{key: chosen}))
+
+
+def test_features_of_a_teacher(settings):
+    from recbole_llmemb.run.teacher import teacher_config
+
+    overrides = settings("LLMEmbSASRec", align_teacher="FDSA", selected_features=["price"])
+    teacher = teacher_config(make_config("LLMEmbSASRec", "tiny", overrides=overrides), 8)
+    assert teacher["numerical_features"] == teacher["selected_features"] == ["price"]
+    with pytest.raises(UserError, match="--selected_features .*LLMEmbSASRec .*align_teacher_conf"):
+        make_config("LLMEmbSASRec", "tiny", overrides=overrides, strict=["selected_features"])

@@ -1,0 +1,263 @@
+"""Where a setting's value comes from, and which values are refused."""
+
+import re
+
+import pytest
+import yaml
+
+import recbole_llmemb  # noqa: F401  (makes RecBole importable)
+
+from recbole.config import Config  # isort: skip
+from recbole_llmemb.config import recbole_config as module  # isort: skip
+from recbole_llmemb.run.checkpoint import config_from_plain, config_to_plain  # isort: skip
+from recbole_llmemb.cli.run import parse  # isort: skip
+from recbole_llmemb.config.recbole_config import defaults, make_config, properties_folder  # isort: skip
+from recbole_llmemb.core.errors import UserError  # isort: skip
+
+
+@pytest.fixture
+def properties(tmp_path, monkeypatch):
+    """A folder of defaults in which every level sets keys of its own name and those above."""
+    order = ["overall", "model/LLMEmbSASRec", "dataset/tiny"]
+    folder = tmp_path / "properties"
+    original = yaml.safe_load((properties_folder() / "overall.yaml").read_text())
+    model = yaml.safe_load((properties_folder() / "model/LLMEmbSASRec.yaml").read_text())
+    for i, name in enumerate(order):
+        values = {f"key{j}": name for j in range(i, 6)}
+        base = {"overall": original, "model/LLMEmbSASRec": model}.get(name, {})
+        file = folder / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump({**base, **values}))
+    monkeypatch.setattr(module, "properties_folder", lambda: folder)
+    return folder
+
+
+def test_precedence(properties, tmp_path, monkeypatch):
+    """overall < model < dataset < files, later ones first < dictionary < command line."""
+    files = []
+    for i, name in ((3, "a"), (4, "b")):
+        files.append(str(tmp_path / f"{name}.yaml"))
+        values = {f"key{j}": name for j in range(i, 7)}
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    given = {"key5": "dictionary", "key6": "dictionary"}
+    expected = ["overall", "model/LLMEmbSASRec", "dataset/tiny", "a", "b", "dictionary"]
+    config = make_config("LLMEmbSASRec", "tiny", files, given)
+    assert [config[f"key{i}"] for i in range(6)] == expected
+    monkeypatch.setattr("sys.argv", ["pytest", "--key6=typed"])
+    assert make_config("LLMEmbSASRec", "tiny", files, given)["key6"] == "dictionary"
+    config = Config("LLMEmbSASRec", "tiny", files, dict(given))  # RecBole's reads what was typed
+    assert [config[f"key{i}"] for i in range(7)] == [*expected, "typed"]
+    assert make_config("SASRec", "tiny", files, {"train_neg_sample_args": None})["key0"] is None
+
+
+def test_defaults_that_are_shipped():
+    folder = properties_folder()
+    names = {file.stem for file in (folder / "model").glob("*.yaml")}
+    assert names == {"LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec", "LLMSRec"}
+    for name in names:
+        for dataset in ("tiny", "ml-100k", "Amazon_Beauty"):
+            values = defaults(name, dataset)
+            config = make_config(name, dataset)
+            for key, value in values.items():
+                if key == "train_mode":  # settled by what the backbone offers
+                    assert config[key] in ("sequence", "prefix")
+                elif key not in ("train_neg_sample_args", "load_col", "transform"):
+                    assert config[key] == value, key
+    assert make_config("LLMEmbSASRec", "Amazon_Beauty")["hidden_size"] == 128
+    assert "movie_title" in make_config("LLMEmbSASRec", "ml-100k")["item_text_fields"]
+
+
+def test_what_the_loss_and_the_mode_imply(tiny_config):
+    from recbole.utils import InputType
+
+    for loss_type, kind in (("CE", "POINTWISE"), ("BPR", "PAIRWISE"), ("BCE", "PAIRWISE")):
+        config = tiny_config(loss_type=loss_type)
+        assert config["MODEL_INPUT_TYPE"] == InputType[kind]
+        drawn = config["train_neg_sample_args"]["distribution"]
+        assert drawn == ("none" if loss_type == "CE" else "uniform")
+    assert tiny_config("LLMEmbBERT4Rec")["transform"] is None
+    assert tiny_config("LLMEmbBERT4Rec", train_mode="prefix")["transform"] == "mask_itemseq"
+
+
+def test_times_are_loaded_for_any_dataset(tiny, tiny_table):
+    """RecBole's default for a dataset that it does not know loads users and items only."""
+    overrides = {"data_path": str(tiny.folder.parent), "TIME_FIELD": "rating"}
+    config = make_config("LLMEmbSASRec", "tiny", overrides=overrides)
+    assert config["load_col"] == {"inter": ["user_id", "item_id", "rating"]}
+
+
+BAD = [
+    ({"loss_type": "MSE"}, "loss_type is 'MSE'; it must be one of 'CE', 'BPR', 'BCE'"),
+    ({"train_mode": "both"}, "train_mode is 'both'"),
+    ({"item_embedding": "text"}, "item_embedding is 'text'"),
+    ({"llm_missing": "skip"}, "llm_missing is 'skip'"),
+    ({"llm_pooling": "max"}, "llm_pooling is 'max'"),
+    ({"llm_table_dtype": "int8"}, "llm_table_dtype is 'int8'"),
+    ({"align_items": "all"}, "align_items is 'all'"),
+    ({"negative_excludes": "none"}, "negative_excludes is 'none'"),
+    ({"hidden_act": "gelo"}, "hidden_act is 'gelo'"),
+    ({"amp_dtype": "float8"}, "amp_dtype is 'float8'"),
+    ({"adapter_hidden_size": -1}, "adapter_hidden_size is -1; .*whole number of at least 0"),
+    ({"llm_pca_dim": 0}, "llm_pca_dim is 0; .*at least 1"),
+    ({"llm_pca_dim": 2.5}, "llm_pca_dim is 2.5"),
+    ({"sequence_stride": 0}, "sequence_stride is 0"),
+    ({"sequence_stride": 11}, "sequence_stride is 11, longer than MAX_ITEM_LIST_LENGTH 10"),
+    ({"align_weight": "x"}, "align_weight is 'x'; it must be a number"),
+    ({"align_weight": -0.1}, "align_weight is -0.1; it must be a number that is not negative"),
+    ({"align_temperature": 0}, "align_temperature is 0; it must be a positive number"),
+    ({"align_teacher_config": 3}, "align_teacher_config is 3; it must be a dictionary"),
+    ({"train_neg_sample_args": {"dynamic": True}}, "dynamic needs a score for every candidate"),
+    (
+        {"train_neg_sample_args": None, "loss_type": "BCE"},
+        "loss_type BCE compares targets with sampled negatives",
+    ),
+    ({"train_neg_sample_args": {"sample_num": 0}}, "sample_num of at least 1"),
+    ({"train_neg_sample_args": "uniform"}, "train_neg_sample_args is 'uniform'; .*dictionary"),
+    ({"train_neg_sample_args": {"distribution": "zipf"}}, r"distribution \[zipf\]"),
+    ({"epochs": "many"}, "epochs is 'many'; it must be a whole number of at least 0"),
+    ({"train_batch_size": 0}, "train_batch_size is 0; .*at least 1"),
+    ({"MAX_ITEM_LIST_LENGTH": True}, "MAX_ITEM_LIST_LENGTH is True"),
+    ({"hidden_size": 8.0}, "hidden_size is 8.0"),
+    ({"n_heads": 3}, "hidden_size is 8 and n_heads 3"),
+    ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
+    ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5; .*between 0 and 1"),
+    ({"llm_freeze": "maybe"}, "llm_freeze is 'maybe'; it must be True or False"),
+    ({"clip_grad_norm": 3}, "clip_grad_norm is 3; it must be a dictionary"),
+    ({"valid_metric": "NDCG@7"}, "valid_metric is 'NDCG@7', .*one of Hit@5, Hit@10, NDCG@5"),
+    ({"valid_metric": "NDCG"}, "valid_metric is 'NDCG'"),
+    ({"metrics": ["Fame"]}, "no metric named 'Fame'"),
+    ({"topk": [0], "valid_metric": "NDCG@5"}, "topk must be a positive integer"),
+    ({"transform": "shuffle"}, "transform is 'shuffle'; it must be one of 'mask_itemseq'"),
+    ({"transform": "mask_itemseq"}, "transform is 'mask_itemseq', but mask_ratio is empty"),
+    ({"transform": "crop_itemseq"}, "transform is 'crop_itemseq', but eta is empty"),
+    ({"transform": "crop_itemseq", "crop_eta": 0.2}, "eta is empty"),
+    ({"transform": "crop_itemseq", "eta": 1.5}, "eta is 1.5; .*between 0 and 1"),
+    ({"transform": "reorder_itemseq"}, "transform is 'reorder_itemseq', but beta is empty"),
+    ({"transform": "reorder_itemseq", "beta": "half"}, "beta is 'half'"),
+    ({"repeatable": False}, "repeatable"),
+    ({"eval_args": {"mode": "some"}}, "mode is 'some'; it must be full, or uniNNN"),
+    ({"eval_args": {"mode": {"valid": "full", "test": "uni0"}}}, "mode is 'uni0'"),
+    ({"eval_args": {"mode": "pop-3"}}, "mode is 'pop-3'"),
+    ({"eval_args": "full"}, "eval_args is 'full'; it must be a dictionary"),
+    ({"llm_table": [1]}, r"llm_table is \[1\]; it must be text"),
+    ({"item_prompt": ["The item"]}, "item_prompt is .*; it must be text"),
+    ({"seed": 2**40}, "seed is 1099511627776; it must be less than"),
+    ({"worker": "abc"}, "worker is 'abc'"),
+    ({"initializer_range": -1}, "initializer_range is -1"),
+    ({"layer_norm_eps": "abc"}, "layer_norm_eps is 'abc'; it must be a positive number"),
+    ({"clip_grad_norm": {"foo": 1}}, "clip_grad_norm is {'foo': 1}; .*max_norm"),
+    ({"clip_grad_norm": {"max_norm": "a"}}, "clip_grad_norm is {'max_norm': 'a'}"),
+    ({"LIST_SUFFIX": ""}, "LIST_SUFFIX is empty"),
+    ({"load_col": "abc"}, "load_col is 'abc'; it must be a dictionary"),
+    ({"load_col": {"inter": "user_id"}}, "load_col.inter is 'user_id'; it must be a list"),
+    ({"val_interval": "abc"}, "val_interval is 'abc'; it must be a dictionary"),
+    ({"val_interval": {"rating": "3"}}, "val_interval.rating is '3'; it must be an interval"),
+    ({"user_inter_num_interval": "[5"}, r"user_inter_num_interval is '\[5'; .*an interval"),
+    ({"topk": []}, r"topk is \[\]; it must be a list"),
+    ({"topk": [5.5]}, r"topk is \[5.5\]; it must be whole numbers"),
+    ({"metrics": []}, r"metrics is \[\]"),
+    ({"checkpoint_dir": None}, "checkpoint_dir is empty; name a folder"),
+    ({"data_path": None}, "data_path is empty"),
+    ({"item_text_fields": 5}, "item_text_fields is 5; it must be a list"),
+    ({"item_value_max_chars": -3}, "item_value_max_chars is -3"),
+    ({"llm_max_length": 0}, "llm_max_length is 0"),
+    (
+        {"train_neg_sample_args": {"distribution": "popularity", "sample_num": 1, "alpha": "x"}},
+        "alpha is 'x'; it must be a number",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=lambda value: str(value)[:40])
+def test_refused(tiny_config, change, message):
+    with pytest.raises(UserError) as caught:
+        tiny_config(**change)
+    text = str(caught.value)
+    assert re.search(message, text), text
+    assert "\n" not in text and text.endswith(".")
+
+
+def test_stock_models_are_checked_too(tiny_config):
+    for change in ({"epochs": "x"}, {"valid_metric": "NDCG@7"}, {"n_heads": 3}):
+        with pytest.raises(UserError, match=next(iter(change))):
+            tiny_config("SASRec", **change)
+    assert tiny_config("SASRec", metrics="GAUC", valid_metric="GAUC")["metrics"] == ["GAUC"]
+
+
+def test_unknown_keys(tmp_path):
+    for key, hint in (
+        ("learning_rat", "did you mean --learning_rate"),
+        ("llm_tabel", "did you mean --llm_table"),
+        ("zzzzzz", "see the configuration reference"),
+    ):
+        with pytest.raises(UserError, match=f"--{key} is not a configuration key.*{hint}"):
+            make_config("LLMEmbSASRec", "tiny", overrides={key: 1}, strict=[key])
+        assert make_config("LLMEmbSASRec", "tiny", overrides={key: 1})[key] == 1
+    known = ["learning_rate", "llm_table", "n_heads", "eval_args", "MAX_ITEM_LIST_LENGTH", "seed"]
+    values = {key: make_config("LLMEmbSASRec", "tiny")[key] for key in known}
+    make_config("LLMEmbSASRec", "tiny", overrides=values, strict=known)
+    with pytest.raises(UserError, match="config file .*none.yaml does not exist"):
+        make_config("LLMEmbSASRec", "tiny", [str(tmp_path / "none.yaml")])
+    (tmp_path / "bad.yaml").write_text("a: [1,\nb: {")
+    with pytest.raises(UserError, match="not valid yaml") as caught:
+        make_config("LLMEmbSASRec", "tiny", [str(tmp_path / "bad.yaml")])
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="LLMEmbNone"):
+        make_config("LLMEmbNone", "tiny")
+
+
+def test_intervals_that_recbole_reads(tiny_config):
+    for text in ("[5,inf)", "(3,6];[9, 12)", "[-1.5,1e3]", "[0, inf)"):
+        assert tiny_config(user_inter_num_interval=text)["user_inter_num_interval"] == text
+    assert tiny_config(val_interval={"rating": "[3,inf)"})["val_interval"]
+
+
+def test_names_and_paths_stay_text():
+    found = parse(["--llm_table=2024", "--checkpoint_dir=2026_11_21", "--epochs=3", "--state=None"])
+    assert found == {
+        "llm_table": "2024",
+        "checkpoint_dir": "2026_11_21",
+        "epochs": 3,
+        "state": None,
+    }
+    config = make_config("LLMEmbSASRec", "tiny", overrides=found | {"state": "INFO"})
+    assert config["checkpoint_dir"] == "2026_11_21" and config["llm_table"] == "2024"
+    named = {"dataset_save_path": "2026-11-21", "wandb_project": "1-2", "pre_model_path": "1/2"}
+    config = make_config("SASRec", "2026-11-21", overrides=dict(named, train_neg_sample_args=None))
+    assert config["dataset"] == "2026-11-21"
+    assert {key: config[key] for key in named} == named
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_a_copy_of_ml_100k_is_read_where_it_is_said_to_be(tmp_path, model):
+    """RecBole takes its own, whatever data_path says."""
+    own = tmp_path / "ml-100k"
+    own.mkdir()
+    (own / "ml-100k.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\n")
+    ours = {"train_neg_sample_args": None} if model == "SASRec" else {}
+    config = make_config(model, "ml-100k", overrides={"data_path": str(tmp_path), **ours})
+    assert config["data_path"] == str(own)
+    again = config_from_plain(config_to_plain(config))
+    assert again["data_path"] == str(own)
+    for folder in ({}, {"data_path": "nowhere"}):
+        config = make_config(model, "ml-100k", overrides=folder | ours)
+        assert "recbole" in config["data_path"]
+
+
+def test_command_line_values():
+    found = parse(
+        ["--a=1", "--b", "0.5", "--c=text", "--d=[1, 'x']", "--e=None", "--f=false", "--g=a=b"]
+        + ["--h=", "--i={'k': 3}", "--a=1", "--j=1e-3", "--k=-1", "--l", "-1"]
+    )
+    assert found == {
+        "a": 1, "b": 0.5, "c": "text", "d": [1, "x"], "e": None, "f": False, "g": "a=b",
+        "h": "", "i": {"k": 3}, "j": 0.001, "k": -1, "l": -1,
+    }  # fmt: skip
+    for argv, message in (
+        (["x"], "'x' is not of the form --key=value"),
+        (["--a"], "--a has no value"),
+        (["--a", "--b=1"], "--a has no value"),
+        (["--a=1", "--a=2"], "--a is given twice, as 1 and as 2"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse(argv)

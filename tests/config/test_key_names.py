@@ -1,0 +1,68 @@
+"""Keys that have no effect, and what is said of them."""
+
+import pytest
+
+import recbole_llmemb  # noqa: F401  (makes RecBole importable)
+
+from recbole.config import Config  # isort: skip
+from recbole_llmemb.run.checkpoint import config_from_plain, config_to_plain  # isort: skip
+from recbole_llmemb.compat import without_argv  # isort: skip
+from recbole_llmemb.config.recbole_config import make_config  # isort: skip
+from recbole_llmemb.core.errors import UserError  # isort: skip
+
+
+def told_of(caplog, text=None, folder=None, model="LLMEmbSASRec", **given):
+    """What building a ``Config`` says of the keys of a file or a dictionary, by first word."""
+    caplog.clear()
+    files = None
+    if text is not None:
+        files = [str(folder / "mine.yaml")]
+        (folder / "mine.yaml").write_text(text)
+    with without_argv():
+        Config(model, "tiny", files, {"train_neg_sample_args": None, "loss_type": "CE"} | given)
+    return {message.split()[0]: message for message in caplog.messages}
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_keys_that_nothing_reads_are_told(tmp_path, caplog, model):
+    """Misspelt ones, ours and RecBole's; not those of other models, nor somebody's own."""
+    text = "llm_tabel: x\nalign_wieght: 1\nleraning_rate: 1\neval_arg: {}\nItem_id_field: x\n"
+    text += "my_own_key: 3\nepochs: 2\nmlp_hidden_size: [8]\nnegative_items: 3\nitem_prompt: x\n"
+    told = told_of(caplog, text, tmp_path, model)
+    meant = {"llm_tabel": "llm_table", "align_wieght": "align_weight", "eval_arg": "eval_args",
+             "leraning_rate": "learning_rate", "Item_id_field": "ITEM_ID_FIELD"}  # fmt: skip
+    assert told.keys() == meant.keys()
+    for key, near in meant.items():
+        assert f"{near} is meant" in told[key]
+    assert told_of(caplog, model=model, leraning_rate=1).keys() == {"leraning_rate"}
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_keys_of_older_recboles_are_told(tmp_path, caplog, model):
+    meant = {
+        "eval_setting": "eval_args", "split_ratio": "eval_args", "group_by_user": "eval_args",
+        "min_user_inter_num": "user_inter_num_interval", "lowest_val": "val_interval",
+        "max_item_inter_num": "item_inter_num_interval", "real_time_process": "leave it out",
+        "training_neg_sample_num": "train_neg_sample_args", "neg_sampling": "train_neg_sample_args",
+    }  # fmt: skip
+    told = told_of(caplog, "\n".join(f"{key}: 1" for key in meant), tmp_path, model)
+    for key, today in meant.items():
+        assert key in told and today in told[key]
+    assert "neg_sampling" in told_of(caplog, model=model, neg_sampling=None)
+    with pytest.raises(UserError, match="--eval_setting is a key of older .*eval_args"):
+        make_config("LLMEmbSASRec", "tiny", overrides={"eval_setting": 1}, strict=["eval_setting"])
+
+
+def test_keys_inside_dictionaries_that_nothing_reads_are_told(caplog):
+    args = {"splt": {"LS": "valid_and_test"}, "order": "TO", "topk": [5]}
+    assert told_of(caplog, eval_args=args).keys() == {"eval_args.splt", "topk"}
+    args = {"uniform": 2}
+    told = told_of(caplog, loss_type="BPR", train_neg_sample_args=args)
+    assert "distribution, sample_num" in told["train_neg_sample_args.uniform"]
+
+
+def test_a_restored_configuration_tells_nothing_again(caplog):
+    plain = config_to_plain(make_config("LLMEmbSASRec", "tiny", overrides={"eval_setting": 1}))
+    caplog.clear()
+    assert config_from_plain(plain)["eval_setting"] == 1
+    assert not caplog.messages

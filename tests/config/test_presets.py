@@ -1,0 +1,136 @@
+"""The shipped variants: known keys, told in the docs, and each of them trains."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+
+import recbole_llmemb  # noqa: F401  (makes RecBole importable)
+
+from recbole_llmemb.cli.main import main  # isort: skip
+from recbole_llmemb.config.recbole_config import make_config, preset_file, properties_folder  # isort: skip
+from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.table import EmbeddingTable  # isort: skip
+
+PRESETS = {file.stem: file for file in sorted((ROOT / "properties/preset").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_is_a_whole_variant(name):
+    """Whatever a dataset's defaults say, the same items and scores come out."""
+    file = preset_file(name)
+    assert file == properties_folder() / "preset" / f"{name}.yaml"
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert file.read_text(encoding="utf-8").startswith("# ")  # what it is, and whose
+    assert {"item_embedding", "align_weight"} <= set(values)
+    defaults = make_config("LLMEmbSASRec", "tiny")
+    for dataset in ("tiny", "ml-100k", "Amazon_Beauty"):
+        config = make_config("LLMEmbSASRec", dataset, [str(file)])
+        for key, value in values.items():
+            assert key in defaults and config[key] == value, key
+
+
+def test_variants_differ_from_each_other_and_llmemb_is_the_default():
+    found = {}
+    for name, file in PRESETS.items():
+        config = make_config("LLMEmbSASRec", "tiny", [str(file)])
+        keys = ("item_embedding", "adapter", "llm_freeze", "offset_decay", "item_similarity",
+                "align_weight", "learn_temperature", "loss_type", "adapter_dropout",
+                "popularity_adjustment")  # fmt: skip
+        found.setdefault(json.dumps([config[key] for key in keys]), []).append(name)
+    assert all(len(names) == 1 for names in found.values()), found
+    plain = make_config("LLMEmbSASRec", "tiny")
+    same = make_config("LLMEmbSASRec", "tiny", [str(PRESETS["llmemb"])])
+    assert plain.final_config_dict == same.final_config_dict
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_trains(name, tiny_settings, capsys):
+    """The whole command: table, training, evaluation."""
+    given = tiny_settings("LLMEmbSASRec", epochs=1)
+    given.pop("align_weight")
+    typed = [f"--{key}={value}" for key, value in given.items()]
+    typed += ["--model=LLMEmbSASRec", "--dataset=tiny", f"--preset={name}"]
+    typed += ["--result_json=out.json"] + ["--align_teacher_config={'epochs': 1}"]
+    assert main(typed) == 0
+    with open("out.json", encoding="utf-8") as file:
+        result = json.load(file)
+    assert result["epochs"] == 1 and result["test_result"]["ndcg@10"] >= 0
+    out = capsys.readouterr().out
+    assert ("teacher: SASRec" in out) == (name == "llmemb")
+    without = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
+    reduced = without.get("adapter") in ("none", "whitening")
+    assert ("table: 16 wide and no adapter to learn, so llm_pca_dim is 8" in out) == reduced
+
+
+@pytest.mark.parametrize("name", ["llm2x", "longtail", "residual_init", "whitened_init", "llmemb"])
+@pytest.mark.parametrize("width", [16, 64])
+def test_presets_on_fewer_items_than_the_model_is_wide(name, width, tmp_path, capsys):
+    """Twelve items; item embeddings of 16 numbers, and of more than the table has."""
+    data = tmp_path / "data" / "few"
+    data.mkdir(parents=True)
+    lines = [f"u{u}\ti{(u * 5 + k * k) % 12}\t{k}" for u in range(15) for k in range(6)]
+    head = "user_id:token\titem_id:token\ttimestamp:float"
+    (data / "few.inter").write_text("\n".join([head, *lines]) + "\n")
+    tokens = [f"i{i}" for i in range(12)]
+    EmbeddingTable(tokens, torch.randn(12, 40)).save(tmp_path / "table")
+    typed = ["--model=LLMEmbSASRec", "--dataset=few", f"--preset={name}", "--epochs=1",
+             f"--data_path={tmp_path / 'data'}", f"--llm_table={tmp_path / 'table'}",
+             f"--hidden_size={width}", "--topk=[5]", "--valid_metric=NDCG@5",
+             "--align_teacher_config={'epochs': 1}", "--show_progress=False"]  # fmt: skip
+    done = main(typed)
+    err = capsys.readouterr().err
+    if width > 40 and name != "llmemb":  # and the advice works
+        assert done == 2 and "use an adapter" in err
+        typed.append("--adapter=linear")
+        done = main(typed)
+    assert done == 0
+
+
+def test_files_and_arguments_win_over_a_preset(tiny_settings, tmp_path, monkeypatch, capsys):
+    seen = []
+    from recbole_llmemb.config import recbole_config as module
+
+    original = module.make_config
+
+    def spied(*given, **more):
+        seen.append(original(*given, **more))
+        raise UserError("enough")
+
+    monkeypatch.setattr(module, "make_config", spied)
+    (tmp_path / "a.yaml").write_text("offset_decay: 3.0\nllm_whiten: 0.5\n")
+    settings = tiny_settings("LLMEmbSASRec", llm_whiten=0.7)
+    typed = [f"--{key}={value}" for key, value in settings.items()]
+    typed += ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=a.yaml"]
+    assert main([*typed, "--preset=residual"]) == 2
+    (config,) = seen
+    assert config["item_embedding"] == "residual"
+    assert config["offset_decay"] == 3.0 and config["llm_whiten"] == 0.7
+    assert capsys.readouterr().err == "error: enough\n"
+
+
+@pytest.mark.parametrize("name", ["residuals", "nothing", 7])
+def test_unknown_preset(name, capsys):
+    assert main(["--model=LLMEmbSASRec", f"--preset={name}"]) == 2
+    err = capsys.readouterr().err
+    assert f"--preset is {name!r}" in err and ", ".join(PRESETS) in err
+    assert ("did you mean residual?" in err) == (name == "residuals")
+    assert err.count("\n") == 1
+
+
+def test_help_lists_presets(capsys):
+    assert main(["run", "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert all(name in out for name in PRESETS)
+
+
+def test_docs_tell_every_preset():
+    page = (ROOT / "docs/variants.md").read_text(encoding="utf-8")
+    overview = page.split("## Presets")[1].split("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", overview, re.MULTILINE)
+    assert sorted(listed) == sorted(PRESETS)
+    shown = re.findall(r"^<!-- keys: preset/(\w+)\.yaml -->$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(PRESETS)

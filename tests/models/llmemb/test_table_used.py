@@ -1,0 +1,34 @@
+"""A checkpoint names its table, and a model is not rebuilt over another one."""
+
+import pytest
+import torch
+
+from recbole_llmemb.core.errors import TableError, UserError
+from recbole_llmemb.models.llmemb.sources import item_table
+from recbole_llmemb.run import checkpoint
+from recbole_llmemb.table import EmbeddingTable
+
+
+def test_another_table_at_the_same_place_is_refused(tiny_data, tiny_table, tmp_path):
+    table = EmbeddingTable.load(tiny_table)
+    mine = tmp_path / "mine"
+    table.save(mine)
+    config, data = tiny_data(llm_table=str(mine))
+    rows = item_table(config, data.dataset)
+    again = checkpoint.config_from_plain(checkpoint.config_to_plain(config))
+    assert torch.equal(item_table(again, data.dataset), rows)
+    EmbeddingTable(table.tokens, table.vectors + 1, {}).save(mine, overwrite=True)
+    with pytest.raises(TableError, match="is not the table this model was trained over"):
+        item_table(again, data.dataset)
+
+
+def test_loaders_are_not_kept_as_pickles(tiny_config):
+    with pytest.raises(UserError, match="save_dataloaders"):
+        tiny_config(save_dataloaders=True)
+
+
+def test_losses_of_shape_one_are_taken(tiny_run):
+    _, data, model, trainer = tiny_run()
+    loss = model.calculate_loss
+    total = trainer._train_epoch(data.train, 0, loss_func=lambda batch: loss(batch).view(1))
+    assert isinstance(total, float) and total > 0

@@ -1,0 +1,144 @@
+"""The studies behind the documented results: which runs they name, and which one they choose."""
+
+import json
+
+import pytest
+import yaml
+
+from benchmarks import (
+    beauty_study,
+    llmsrec_study,
+    measures_study,
+    scft_study,
+    study,
+    variants_study,
+)
+from recbole_llmemb.cli.main import main
+from recbole_llmemb.config.recbole_config import preset_names
+
+
+def write(out, name, overall, tail):
+    result = {
+        "best_valid_result": {"ndcg@10": overall},
+        "valid_groups": {"tail_items": {"ndcg@10": tail}},
+    }
+    (out / f"{name}.json").write_text(json.dumps(result))
+
+
+def test_a_setting_is_chosen_on_validation(tmp_path):
+    assert variants_study.best(tmp_path, "recbole") is None
+    for rate, score in (("dropout0.2", 0.05), ("dropout0.35", 0.06), ("dropout0.5", 0.04)):
+        write(tmp_path, f"recbole-{rate}-2020", score, 0.01)
+        write(tmp_path, f"recbole-{rate}-2021", 1 - score, 0.01)  # not of the search
+    assert variants_study.best(tmp_path, "recbole") == "dropout0.35"
+
+
+def test_longtail_must_first_help_tail_items(tmp_path):
+    write(tmp_path, "recbole-dropout0.35-2020", 0.06, 0.020)
+    write(tmp_path, "longtail-weight0.3-2020", 0.09, 0.025)  # 1.25 times: too little
+    write(tmp_path, "longtail-weight0.5-2020", 0.08, 0.027)
+    write(tmp_path, "longtail-weight0.7-2020", 0.07, 0.040)
+    assert variants_study.best(tmp_path, "longtail") == "weight0.5"
+    write(tmp_path, "longtail-weight0.5-2020", 0.08, 0.022)
+    write(tmp_path, "longtail-weight0.7-2020", 0.07, 0.024)
+    assert variants_study.best(tmp_path, "longtail") == "weight0.3"  # none does; it is closest
+
+
+def test_seeds_are_repeated_when_the_search_has_ended(tmp_path):
+    def names():
+        return [name for name, _ in variants_study.jobs(tmp_path)("data") if name.startswith("id-")]
+
+    rates = ("dropout0.2", "dropout0.35", "dropout0.5")
+    assert names() == [f"id-{rate}-2020" for rate in rates]
+    for rate, score in zip(rates, (0.05, 0.06, 0.04)):
+        write(tmp_path, f"id-{rate}-2020", score, 0.01)
+    assert names()[3:] == ["id-dropout0.35-2021", "id-dropout0.35-2022"]
+
+
+@pytest.mark.parametrize("of", [beauty_study, scft_study], ids=lambda module: module.__name__)
+def test_every_run_has_a_name_of_its_own(of):
+    names, arguments = zip(*of.jobs("data"))
+    assert len(set(names)) == len(names) > 10
+    assert len({tuple(each) for each in arguments}) == len(names)
+    for name, each in zip(names, arguments):
+        assert f"--seed={name.rpartition('-')[2]}" in each
+
+
+def test_recboles_own_training_in_the_study_of_beauty():
+    runs = {n: a for n, a in beauty_study.jobs("data") if n.endswith("recbole-2020")}
+    assert len(runs) == 6
+    for name, arguments in runs.items():
+        assert {"--item_embedding=id", "--train_mode=prefix", "--prefix_trim=True"} <= {*arguments}
+        assert ("--loss_type=BPR" in arguments) is name.startswith("paper")  # it has no BCE
+
+
+@pytest.mark.parametrize("line", [a for _, a in beauty_study.jobs("data") if "--seed=2020" in a])
+def test_configurations_of_beauty_are_accepted(line):
+    from recbole_llmemb.config.recbole_config import make_config
+
+    given = dict(each.removeprefix("--").split("=", 1) for each in line)
+    model, dataset, files = (given.pop(key) for key in ("model", "dataset", "config_files"))
+    values = {key: json_or_text(value) for key, value in given.items()}
+    config = make_config(model, dataset, [files], values | {"use_gpu": False})
+    assert config["item_embedding"] == given["item_embedding"].partition("_")[0]
+
+
+def json_or_text(value):
+    try:
+        return json.loads(value.lower())
+    except ValueError:
+        return value
+
+
+def test_the_study_of_llmsrec(tmp_path):
+    class Options:
+        only, data_path, have, out = "", "data", tmp_path / "have", tmp_path
+
+    found = list(llmsrec_study.runs(Options))
+    assert len({name for name, *_ in found}) == len(found) == 30
+    kinds = [kind for _, dataset, kind, seed in found if (dataset, seed) == ("ml-100k", 2020)]
+    assert kinds[0] == "cf"  # its checkpoint is the others' CF model: given, or trained here
+    (tmp_path / "have").mkdir()
+    (tmp_path / "have" / "ml-100k-cf-2021.pth").touch()
+    (tmp_path / "ml-100k-cf-2022.json").write_text('{"checkpoint": "saved/cf.pth"}')
+    for seed, file in ((2021, "have/ml-100k-cf-2021.pth"), (2022, "saved/cf.pth")):
+        line = llmsrec_study.arguments_of("ml-100k", "table", seed, Options)
+        assert f"--align_teacher={tmp_path / file}" in line
+    for name, dataset, kind, seed in found:  # only the text form is trained on a sample
+        line = llmsrec_study.arguments_of(dataset, kind, seed, Options)
+        assert ("--item_input=text" in line) is (kind == "text")
+        sampled = kind == "text" and dataset == "Amazon_Beauty"
+        assert any(each.startswith("--user_sample=") for each in line) is sampled, name
+
+
+def test_spread_over_seeds():
+    assert study.mean_std([0.25]) == "0.2500"
+    assert study.mean_std([0.1, 0.2, 0.3]) == "0.2000 ± 0.1000"
+
+
+def test_a_checkpoint_under_both_measures(tiny_settings, tmp_path, monkeypatch, capsys):
+    """What a run's result file has, and the same without the history; done once."""
+    settings = tiny_settings("LLMEmbSASRec", epochs=1, item_embedding="id", loss_type="CE")
+    settings.pop("gpu_id")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
+    arguments = ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=s.yaml"]
+    assert main([*arguments, "--result_json=done/toy-id_only.json"]) == 0
+    monkeypatch.setattr(measures_study, "DATASETS", {"toy": ("tiny", [])})
+    options = [f"--data_path={settings['data_path']}", "--out=out", "--trained=done"]
+    monkeypatch.setattr(study, "run", lambda *_: None)  # trains nothing
+    measures_study.main([*options, "--only=id_only"])
+    run = json.loads((tmp_path / "done/toy-id_only.json").read_text())
+    found = json.loads((tmp_path / "out/toy-id_only.json").read_text())
+    for group, result in {"all": run["test_result"], **run["groups"]}.items():
+        for name in ("ndcg@10", "hit@10"):
+            assert found["kept"][group][name] == pytest.approx(result[name], abs=1e-6)
+    assert found["removed"]["all"]["users"] == found["kept"]["all"]["users"] > 0
+    capsys.readouterr()
+    measures_study.main(options)
+    assert not capsys.readouterr().out  # nothing is there for the other presets
+    measures_study.main([*options, "--table"])
+    table = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in table if line.startswith("| id_only |")]
+    assert f"| {found['kept']['all']['ndcg@10']:.4f} |" in row
+    assert f"| {found['removed']['tail_items']['ndcg@10']:.4f} |" in row
+    assert sum("not measured" in line for line in table) == len(preset_names()) - 1
