@@ -56,8 +56,8 @@ def main(argv: list[str]) -> int:
     options = build_parser().parse_args(argv)
     from recbole_llmemb.apps.serve.export import PARTS, check, export, export_files
     from recbole_llmemb.cli.recommend import open_checkpoint, say
+    from recbole_llmemb.core.directories import require_free
     from recbole_llmemb.core.files import refuse_inputs
-    from recbole_llmemb.core.publish import check_target
 
     everything = options.what == "all"
     parts = PARTS if everything else split_tokens(options.what, where="--what")
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--push uploads the table; add it to --what (--what=table).")
     _check_names(parts, options, PARTS)
     refuse_inputs(options.out, [options.checkpoint, options.new_items, options.llm_table])
-    check_target(Path(options.out), options.overwrite, export_files, "an export")
+    require_free(Path(options.out), options.overwrite, export_files, "an export")
     recommender = open_checkpoint(options)
     if everything:
         kept = []

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
     if not isinstance(model, str):
         raise UserError("No model is named; add --model=LLMEmbSASRec, for example.")
 
-    from recbole_llmemb.core.optional import require_ray
+    from recbole_llmemb.apps.tune.needs import require_ray
 
     require_ray()
     from recbole_llmemb.apps.tune import search

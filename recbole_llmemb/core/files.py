@@ -13,7 +13,7 @@ from recbole_llmemb.core.errors import UserError
 
 
 @contextmanager
-def appearing(path) -> Iterator[Path]:
+def atomic_file(path) -> Iterator[Path]:
     """Give the path of a fresh file beside ``path`` that takes its place when the block ends well.
 
     Something like ``/dev/stdout`` is given as it is.
@@ -101,8 +101,8 @@ def inputs_of(config) -> list:
     return found
 
 
-def check_appears(path) -> None:
-    """Refuse a file that :func:`appearing` could not write, before any work is done for it."""
+def require_writable(path) -> None:
+    """Refuse a file that :func:`atomic_file` could not write, before any work is done for it."""
     path = Path(path)
     try:
         if path.is_dir():

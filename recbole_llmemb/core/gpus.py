@@ -7,7 +7,7 @@ import os
 
 
 @contextlib.contextmanager
-def visible_gpus_kept():
+def preserve_cuda_visible_devices():
     """Undo what a configuration does to CUDA_VISIBLE_DEVICES.
 
     RecBole sets it to ``gpu_id``: whatever is started afterwards would see that GPU only.

@@ -1,36 +1,25 @@
-"""What tuning needs to be installed, looked at before anything else is done."""
+"""Libraries that only some commands need."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+from types import ModuleType
 
-from recbole_llmemb.core import cluster
 from recbole_llmemb.core.errors import UserError
 
-# The terminal is ours; a search that is killed at any moment finds on disk what it had a second
-# before; results without a score (failed trials) are no error; and Ctrl-C ends a search, which is
-# not to be taken for a whole one.
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-}
 
+def optional(module: str, extra: str, who: str) -> ModuleType:
+    """A module of a library that is not always installed, such as ``pyarrow.parquet``.
 
-def require_ray():
-    """Ray with Ray Tune, see :func:`recbole_llmemb.core.cluster.require_ray`."""
-    return cluster.require_ray("recbole-llm tune", "ray.tune", "tune", _QUIET)
-
-
-def require(package: str, option: str) -> None:
-    """Refuse an option whose package is not there."""
-    if importlib.util.find_spec(package) is None:
+    ``extra``: the extra of this package that brings it.
+    ``who``: what needs it, for the message.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == library
+        why = "which is not installed" if missing else f"which cannot be imported ({error})"
         raise UserError(
-            f"{option} needs {package}, which is not installed; "
-            "run `pip install 'recbole-llmemb[tune]'`."
-        )
+            f"{who} needs {library}, {why}; run `pip install 'recbole-llmemb[{extra}]'`."
+        ) from None

@@ -33,7 +33,7 @@ def set_state(state: dict) -> None:
 
 
 @contextmanager
-def preserved():
+def preserve():
     """Leave the generators as they were, so that a side job does not change a run's numbers."""
     state = get_state()
     try:

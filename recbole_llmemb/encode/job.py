@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_llmemb.core.artifacts import build_lock
+from recbole_llmemb.core.directories import require_free
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
-from recbole_llmemb.core.locks import turn
-from recbole_llmemb.core.publish import check_target
 from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import check_options
 from recbole_llmemb.encode.item_stream import Catalogue, scan
@@ -179,13 +179,13 @@ def run_job(
     table = _find(job, out)
     hit = table is not None
     if not hit:
-        with turn(out):
+        with build_lock(out, "table"):
             table = _find(job, out)
             hit = table is not None
             if not hit:
                 adapter = ready.adapter and ready.adapter.path
                 refuse_inputs(out, [job.item_file, ready.source.location, adapter])
-                check_target(out, overwrite, table_files)
+                require_free(out, overwrite, table_files)
                 report(
                     f"table: building {out} ({len(ready.items.tokens)} items, {ready.unique} "
                     f"different texts, encoder {ready.source.name})"

@@ -64,7 +64,7 @@ def evaluate_cold(config, data, model) -> dict:
     held = train.held_out
     names = [name for name in METRICS if name in _lower(config["metrics"])] or ["hit", "ndcg"]
     model.eval()
-    with torch.no_grad(), random_state.preserved():
+    with torch.no_grad(), random_state.preserve():
         cold, bias = cold_embeddings(config, train, model)
         ranks = _ranks(config, train, model, cold, bias)
     counts = train.training_counts(train)[0][1:]

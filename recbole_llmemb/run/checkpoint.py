@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.gpus import visible_gpus_kept
+from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
 from recbole_llmemb.core.serialization import pack, plain_setting, unpack
 
 # Config computes these from the others (or from the machine it runs on), so a
@@ -247,7 +247,7 @@ def config_for(plain: Mapping[str, Any], device: torch.device):
     The GPU that the model was trained on may be another one, or not be here: RecBole would
     hide all others from this process.
     """
-    with visible_gpus_kept():
+    with preserve_cuda_visible_devices():
         config = config_from_plain({**plain, "use_gpu": False})
     on_gpu = device.type == "cuda"
     config.final_config_dict.update(device=device, use_gpu=on_gpu, gpu_id="0" if on_gpu else "")

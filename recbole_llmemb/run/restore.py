@@ -163,7 +163,7 @@ def _rebuild(state, config, train, path):
     from recbole.utils import get_model
 
     try:
-        with random_state.preserved():
+        with random_state.preserve():
             model = get_model(config["model"])(config, train).to(config["device"])
         model.load_state_dict(state["state_dict"])
     except (RuntimeError, KeyError) as error:

@@ -292,7 +292,7 @@ def train_and_evaluate(
 
 def run_side_job(config, report: Callable = print) -> Outcome:
     """A whole run that leaves the caller's random numbers alone (a teacher's training)."""
-    with random_state.preserved():
+    with random_state.preserve():
         data = prepare_data(config)
         model, trainer = build(config, data)
         # Its curves are not those of the run, after whose log RecBole names their folder.

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from recbole_llmemb.apps.compare.drawing import bare, check_matplotlib, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import appearing, check_appears
+from recbole_llmemb.core.files import atomic_file, require_writable
 from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.prompts import item_prompts
@@ -21,7 +21,7 @@ def check_figure(file: str) -> None:
     """Refuse a figure that could not be drawn, before anything is trained for it."""
     if Path(file).suffix not in _KINDS:
         raise UserError(f"--figure is {file!r}; its name must end in {', '.join(_KINDS)}.")
-    check_appears(file)
+    require_writable(file)
     if Path(file).is_file() and b"atplotlib" not in Path(file).read_bytes():  # it signs its files
         raise UserError(
             f"{file} is not a figure that was drawn here, so it is not replaced; move it away, or "
@@ -80,5 +80,5 @@ def plot(before: torch.Tensor, after: torch.Tensor, file: str, title: str) -> No
     right.set_title("cosine similarity of two items", fontsize=9)
     right.set_yticks([])
     right.legend(fontsize=8)
-    with appearing(file) as fresh:
+    with atomic_file(file) as fresh:
         figure.savefig(fresh, dpi=120, format=Path(file).suffix[1:])

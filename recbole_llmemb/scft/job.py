@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recbole_llmemb.core.artifacts import build_lock
+from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
-from recbole_llmemb.core.publish import check_target, files_in, publish_directory
 from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest
-from recbole_llmemb.encode.job import EncodeJob, turn
+from recbole_llmemb.encode.job import EncodeJob
 from recbole_llmemb.scft.processes import Processes
 from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
@@ -166,14 +167,14 @@ def run_job(
     manifest = processes.tell(_find(key, out) if processes.first else None)
     hit = manifest is not None
     if not hit:
-        with turn(out, "adapter") if processes.first else contextlib.nullcontext():
+        with build_lock(out, "adapter") if processes.first else contextlib.nullcontext():
             manifest = processes.tell(_find(key, out) if processes.first else None)
             hit = manifest is not None
             if not hit:
                 if processes.first:
                     text = job.text.prepare()
                     refuse_inputs(out, [job.text.item_file, text.source.location])
-                    check_target(out, overwrite, _written, "an adapter")
+                    require_free(out, overwrite, _written, "an adapter")
                 work = out.parent / f".{out.name}.work-{key}"
                 if processes.first and not resume:
                     shutil.rmtree(work, ignore_errors=True)
@@ -187,7 +188,7 @@ def run_job(
                 save, facts = train(job, processes, precision, work, report)
                 manifest = _manifest(job, precision, processes.count, key) | facts
                 if processes.first:
-                    with publish_directory(out, overwrite, _written, "an adapter") as fresh:
+                    with atomic_directory(out, overwrite, _written, "an adapter") as fresh:
                         save(fresh)
                         manifest["files"] = [*files_in(fresh), MANIFEST]
                         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"

@@ -45,7 +45,7 @@ def train(
     Returns ``facts`` : For the manifest: measures before and after, final temperature.
     """
     # A run that finds its adapter and one that trains it go on alike.
-    with random_state.preserved(), _quiet():
+    with random_state.preserve(), _quiet():
         return _train(job, processes, precision, work, report)
 
 

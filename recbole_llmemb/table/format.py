@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from recbole_llmemb.core.directories import atomic_directory
 from recbole_llmemb.core.errors import TableError
-from recbole_llmemb.core.publish import publish_directory
 from recbole_llmemb.table.validate import check_tokens, check_vectors, fingerprint_of
 
 FORMAT_VERSION = 1
@@ -102,7 +102,7 @@ class EmbeddingTable:
             "dtype": _dtype_name(vectors.dtype),
             "fingerprint": self.fingerprint,
         }
-        with publish_directory(directory, overwrite=overwrite, written=table_files) as fresh:
+        with atomic_directory(directory, overwrite=overwrite, written=table_files) as fresh:
             save_file({TENSOR_NAME: vectors}, str(fresh / VECTORS_FILE))
             if self.projection is not None:
                 save_file(self.projection, str(fresh / PROJECTION_FILE))

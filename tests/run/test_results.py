@@ -154,7 +154,7 @@ def test_shared_memory_holds_files_and_no_devices():
     try:
         with pytest.raises(UserError, match="shm"):
             check_writable(path)
-        with files.appearing(path) as fresh:
+        with files.atomic_file(path) as fresh:
             assert fresh != path
     finally:
         path.unlink()

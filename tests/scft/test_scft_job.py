@@ -204,7 +204,7 @@ def test_killed_before_publication(run, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "publish_directory", full)
+        patch.setattr(module, "atomic_directory", full)
         with pytest.raises(OSError, match="disk full"):
             run()
     result, _ = run()

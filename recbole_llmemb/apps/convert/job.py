@@ -16,9 +16,9 @@ from recbole_llmemb.apps.convert.interactions import Interactions, read_interact
 from recbole_llmemb.apps.convert.items import ItemLines, check_names, gather
 from recbole_llmemb.apps.convert.report import Converted, rows_of
 from recbole_llmemb.apps.convert.times import Clock
+from recbole_llmemb.core.directories import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
-from recbole_llmemb.core.publish import check_target, publish_directory
 from recbole_llmemb.records.sources import FORMATS, Source, open_source
 
 _WHAT = "a converted dataset"
@@ -80,7 +80,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
 
     name = out.name
     with (
-        publish_directory(out, job.overwrite, writing.converted_files, _WHAT) as folder,
+        atomic_directory(out, job.overwrite, writing.converted_files, _WHAT) as folder,
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{name}.") as scratch,
     ):
         lines = None
@@ -123,7 +123,7 @@ def _check(job, out):
             "separated by them, whose name becomes the dataset's."
         )
     refuse_inputs(out, [*job.interactions, *job.items])
-    check_target(out, job.overwrite, writing.converted_files, _WHAT)
+    require_free(out, job.overwrite, writing.converted_files, _WHAT)
 
 
 def _open(job, path) -> Source:

@@ -151,7 +151,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
 
 def _score(config, judge, like, split):
     """Metrics of a split, on a loader like that one."""
-    with random_state.preserved():
+    with random_state.preserve():
         # RecBole's own models are ranked against candidates from NumPy's numbers.
         init_seed(config["seed"], config["reproducibility"])
         sampler = getattr(like, "_sampler", None)
@@ -222,7 +222,7 @@ def _rebuilt(config, state, path, model):
 
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         raise UserError(f"Checkpoint {path} is of {config['model']}, which reads no histories.")
-    with random_state.preserved():
+    with random_state.preserve():
         data = prepare_data(config)
         tokens, dataset = state.get("item_tokens"), data.train._dataset
         ours = [str(token) for token in dataset.field2id_token[dataset.iid_field]]

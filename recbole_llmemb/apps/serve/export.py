@@ -10,9 +10,9 @@ import torch
 
 from recbole_llmemb.apps.serve import vector_files
 from recbole_llmemb.apps.serve.scorers import refuse_without_products
+from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
-from recbole_llmemb.core.publish import check_target, files_in, publish_directory
 from recbole_llmemb.table.format import library_versions
 
 PARTS = ("items", "users", "index", "encoder", "table")
@@ -49,7 +49,7 @@ def export(
     out, parts = Path(out), list(dict.fromkeys(parts))
     check(recommender, parts, form)
     refuse_inputs(out, [recommender.path, *inputs_of(recommender.config)])
-    check_target(out, overwrite, export_files, _WHAT)
+    require_free(out, overwrite, export_files, _WHAT)
     catalogue = recommender.catalogue
     facts = {
         "model": recommender.config["model"],
@@ -62,7 +62,7 @@ def export(
         "checks": {},
         "versions": library_versions(),
     }
-    with publish_directory(out, overwrite, export_files, _WHAT) as folder:
+    with atomic_directory(out, overwrite, export_files, _WHAT) as folder:
         vector_files.write_tokens(folder / "items.txt", catalogue.tokens[1:])
         for part in parts:
             _WRITERS[part](recommender, folder, facts, form, index, show_progress)

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from recbole_llmemb.apps.serve.result import Recommendations
 from recbole_llmemb.apps.serve.vector_files import pyarrow
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import appearing, is_stream
+from recbole_llmemb.core.files import atomic_file, is_stream
 
 FORMATS = ("table", "jsonl", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
@@ -90,7 +90,7 @@ def write(batches: Iterable[Recommendations], out=None, chosen: str = "table") -
     """
     if out is None:
         return _write_text(batches, sys.stdout, chosen)
-    with appearing(out) as fresh:
+    with atomic_file(out) as fresh:
         if chosen == "parquet":
             return _write_parquet(batches, fresh)
         with open(fresh, "w", encoding="utf-8") as file:

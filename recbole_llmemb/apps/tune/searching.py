@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+from recbole_llmemb.apps.tune.needs import require_ray
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trials import Trial, best_of, collect
-from recbole_llmemb.core import optional
 from recbole_llmemb.core.cluster import connected
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.optional import optional
 
 SCHEDULERS = ("asha", "none")
 ALGORITHMS = ("random", "optuna")
@@ -81,16 +82,16 @@ def search(
         _check_whole("grace_epochs", grace_epochs)
     if not isinstance(resume, bool):
         raise UserError(f"--resume is {resume!r}; it must be True or False.")
-    ray = optional.require_ray()
-    optional.require("matplotlib", "The report of a search")
+    ray = require_ray()
+    optional("matplotlib", "tune", "The report of a search")
     if search == "optuna":
-        optional.require("optuna", "--search=optuna")
+        optional("optuna", "tune", "--search=optuna")
     from recbole_llmemb.apps.tune import reporting
     from recbole_llmemb.apps.tune.plan import make_plan
     from recbole_llmemb.apps.tune.prepare import prepare
     from recbole_llmemb.apps.tune.shared import size_of
     from recbole_llmemb.apps.tune.storage import Storage, agree, can_resume
-    from recbole_llmemb.core.gpus import visible_gpus_kept
+    from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
     from recbole_llmemb.run.stages import data_hash
 
     if space is None:
@@ -98,7 +99,7 @@ def search(
     space = read_space(space)
     if not gpus_per_trial:
         settings.setdefault("use_gpu", False)  # and so in the best configuration's file
-    with visible_gpus_kept():
+    with preserve_cuda_visible_devices():
         plan, config = make_plan(model, dataset or "ml-100k", config_files, settings, space, metric)
     place = Storage(storage, name or f"{plan.model}-{plan.dataset}")
     record = {
@@ -115,7 +116,7 @@ def search(
         "data": data_hash(config),
     }
     agree(place, record, resume)
-    with visible_gpus_kept():
+    with preserve_cuda_visible_devices():
         prepared = prepare(plan, config, space, report)
     # Twice what is shared: in the object store, and on its way there.
     memory = 2 * size_of(prepared) + (100 << 20)
@@ -144,7 +145,7 @@ def search(
         trials = collect(tuner.fit(), plan.metric)
         best = best_of(trials, plan.metric)
         report(f"test: trial {best.number} on the test set …")
-        with visible_gpus_kept():
+        with preserve_cuda_visible_devices():
             valid, test = evaluate(plan, prepared, best, cpus_per_trial, gpus_per_trial)
     found = Found(
         best=best,

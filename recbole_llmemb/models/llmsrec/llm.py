@@ -181,7 +181,7 @@ def load_llm(config, report=None):
     try:
         if not options["trust_remote_code"]:
             refuse_code(source)
-        with random_state.preserved(), quiet_loading():
+        with random_state.preserve(), quiet_loading():
             model = AutoModel.from_pretrained(source.location, **options, **kinds)
             tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         if not config["llm_quantize"]:

@@ -134,7 +134,7 @@ def rebuild(state, path, dataset=None, device=None):
     if ours is None or tokens is None or [str(token) for token in ours] != list(tokens):
         dataset = create_dataset(config)
         tokens = tokens or [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-    with random_state.preserved():
+    with random_state.preserve():
         model = get_model(config["model"])(config, dataset)
     try:
         model.load_state_dict(state["state_dict"])

@@ -15,13 +15,13 @@ import torch
 import yaml
 from conftest import child_env
 
-from recbole_llmemb.apps.tune import shared
+from recbole_llmemb.apps.tune import needs, shared
 from recbole_llmemb.apps.tune.plan import Metric, Plan, make_plan
 from recbole_llmemb.apps.tune.searching import draws, search
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trial import reason
 from recbole_llmemb.apps.tune.trials import Trial, best_of
-from recbole_llmemb.core import cluster, optional
+from recbole_llmemb.core import cluster
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run import stages
 
@@ -43,13 +43,13 @@ def test_without_ray_there_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(UserError, match=r"needs ray, which is not installed; run `pip install"):
-        optional.require_ray()
+        needs.require_ray()
 
 
 def test_a_ray_that_is_too_old_is_refused_by_version(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.6.3")
     with pytest.raises(UserError, match=r"ray 2\.6\.3 is too old, recbole-llm tune needs 2\.43"):
-        optional.require_ray()
+        needs.require_ray()
 
 
 def test_a_ray_that_does_not_import_is_told(monkeypatch):
@@ -58,7 +58,7 @@ def test_a_ray_that_does_not_import_is_told(monkeypatch):
 
     monkeypatch.setattr(cluster.importlib, "import_module", broken)
     with pytest.raises(UserError, match=r"cannot be imported \(libray\.so: no such file\)"):
-        optional.require_ray()
+        needs.require_ray()
 
 
 def test_the_command_exits_with_2_and_no_traceback_where_ray_is_absent(tmp_path):
@@ -452,14 +452,14 @@ def test_a_ray_that_does_not_start_at_once_is_tried_again(monkeypatch):
 
 
 def test_a_configuration_does_not_hide_gpus_from_ray(monkeypatch, tiny_config):
-    from recbole_llmemb.core.gpus import visible_gpus_kept
+    from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
 
     for visible in ("0,1", None):
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        with visible_gpus_kept():
+        with preserve_cuda_visible_devices():
             tiny_config(gpu_id="0", use_gpu=True)
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible

@@ -50,7 +50,7 @@ def settings_for(tiny, table, **more):
 @pytest.fixture(scope="module")
 def ray_here():
     """One Ray for the module's searches, for it takes seconds to start."""
-    from recbole_llmemb.core.optional import require_ray
+    from recbole_llmemb.apps.tune.needs import require_ray
 
     ray = require_ray()
     os.environ["PYTHONPATH"] = str(ROOT)

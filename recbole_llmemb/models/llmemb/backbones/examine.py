@@ -101,7 +101,7 @@ def _random_weights(model):
     """Weights in which everything matters, for a while, without dropout and without a trace."""
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     training = model.training
-    with random_state.preserved(), torch.no_grad():
+    with random_state.preserve(), torch.no_grad():
         torch.manual_seed(0)
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)

@@ -16,7 +16,7 @@ from recbole_llmemb.core.errors import TableError
 
 
 @contextmanager
-def publish_directory(
+def atomic_directory(
     target: Path,
     overwrite: bool,
     written: Callable[[Path], Collection[str]],
@@ -33,7 +33,7 @@ def publish_directory(
     inside it; none where it is something else, which is never replaced. Files beside them stay.
     ``what``: what the directory holds, for messages.
     """
-    check_target(target, overwrite, written, what)
+    require_free(target, overwrite, written, what)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
@@ -48,7 +48,7 @@ def publish_directory(
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & allowed)
             _sync(path)
         _sync(fresh)
-        check_target(target, overwrite, written, what)
+        require_free(target, overwrite, written, what)
         if target.exists():
             _keep_others(target, fresh, set(written(target)), what)
         _swap_in(fresh, target)
@@ -59,7 +59,7 @@ def publish_directory(
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def check_target(
+def require_free(
     target: Path,
     overwrite: bool,
     written: Callable[[Path], Collection[str]],
