@@ -1,0 +1,133 @@
+"""Command-line options made from the fields of a model, and what was typed for them.
+
+A field's ``json_schema_extra`` says what argparse cannot guess: ``group`` (a title), ``metavar``,
+``also`` (other names), ``name`` (instead of the field's), ``positional``, ``repeat`` (a list that
+is given entry by entry), ``hidden`` (no option).
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+from collections.abc import Collection, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from recbole_llmemb.core.checked import refused_value
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.suggestions import nearest
+from recbole_llmemb.core.token_lists import split_tokens
+
+_SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Options(argparse.ArgumentParser):
+    """A parser that refuses in one sentence, and takes ``--flag=True`` for ``--flag``."""
+
+    def __init__(self, command: str, description: str):
+        super().__init__(
+            prog=f"recbole-llm {command}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self._fields: dict[str, FieldInfo] = {}
+
+    def add(self, model: type[BaseModel], skip: Collection[str] = ()) -> Options:
+        """An option for each field of a model."""
+        groups: dict[str, Any] = {group.title: group for group in self._action_groups}
+        for name, field in model.model_fields.items():
+            extra = field.json_schema_extra or {}
+            if name in skip or extra.get("hidden"):
+                continue
+            title = extra.get("group")
+            if title and title not in groups:
+                groups[title] = self.add_argument_group(title)
+            _add(groups[title] if title else self, name, field, extra)
+            self._fields[name] = field
+        return self
+
+    def typed(self, argv: list[str]) -> dict[str, Any]:
+        """The values that were typed, by field; those that were not are not there."""
+        given = vars(self.parse_args([self._plain(word) for word in argv]))
+        return {name: self._value(name, given[name]) for name in self._fields if name in given}
+
+    def _value(self, name: str, text: Any) -> Any:
+        field, option = self._fields[name], _option(name, self._fields[name])
+        kind, many = _kind(field.annotation)
+        if kind is bool:
+            return text
+        entries = text if isinstance(text, list) else [text]
+        if many and isinstance(text, str):
+            entries = split_tokens(text, where=option)
+        wanted = TypeAdapter(kind if many else Annotated[field.annotation, field])
+        choices = {str(choice): choice for choice in get_args(kind)}  # which need not be text
+        check = wanted.validate_python if choices else wanted.validate_strings
+        try:
+            values = [check(choices.get(entry, entry)) for entry in entries]
+        except ValidationError as error:
+            raise refused_value(error, name, field, option) from None
+        return values if many else values[0]
+
+    def _plain(self, word: str) -> str:
+        """``--flag=True`` as argparse has it, whose switches take no value."""
+        option, given, text = word.partition("=")
+        action = self._option_string_actions.get(option)
+        if not given or not isinstance(action, argparse.BooleanOptionalAction):
+            return word
+        if text.lower() not in _SWITCH:
+            raise UserError(f"{option} is {text!r}; it must be True or False.", key=action.dest)
+        return option if _SWITCH[text.lower()] else f"--no-{option.removeprefix('--')}"
+
+    def error(self, message: str):
+        """Refuse; argparse would print its usage too."""
+        _, found, rest = message.partition("unrecognized arguments: ")
+        unknown = rest.split(" ")[0].partition("=")[0]
+        near = nearest(unknown, self._option_string_actions, 1) if found else []
+        hint = f"; did you mean {near[0]}?" if near else f"; see {self.prog} --help."
+        raise UserError(f"{self.prog}: {message}{hint}", key=unknown.lstrip("-") or None)
+
+
+def _add(place: Any, name: str, field: FieldInfo, extra: dict[str, Any]) -> None:
+    kind, many = _kind(field.annotation)
+    help_text = (field.description or "").replace("%", "%%") + _default(field)
+    options: dict[str, Any] = {"help": help_text, "default": argparse.SUPPRESS}
+    if kind is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif get_origin(kind) is Literal:
+        options["metavar"] = "|".join(map(str, get_args(kind)))
+    else:
+        options["metavar"] = extra.get(
+            "metavar", "A,B,C" if many and not extra.get("repeat") else name.upper()
+        )
+    if extra.get("positional"):
+        place.add_argument(name, nargs="*" if many else None, **options)
+        return
+    if extra.get("repeat"):
+        options["action"] = "append"
+    names = [_option(name, field), *(f"--{other}" for other in extra.get("also", ()))]
+    place.add_argument(*names, dest=name, required=field.is_required(), **options)
+
+
+def _option(name: str, field: FieldInfo) -> str:
+    extra = field.json_schema_extra or {}
+    return f"{'' if extra.get('positional') else '--'}{extra.get('name', name)}"
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """The type of a field's values, or of their entries; and whether it is a list."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(one for one in get_args(annotation) if one is not type(None))
+    if get_origin(annotation) in (list, tuple, Sequence):
+        return get_args(annotation)[0], True
+    return annotation, False
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    if field.is_required() or default in (None, False, "", [], ()):
+        return ""
+    shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+    return f" (default: {shown})".replace("%", "%%")
