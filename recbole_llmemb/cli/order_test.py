@@ -170,9 +170,9 @@ def _modes(text):
 
 
 def _histories(text):
+    from recbole_llmemb.config.measure import VALUES
     from recbole_llmemb.config.recbole_config import typed_value
     from recbole_llmemb.core.errors import UserError
-    from recbole_llmemb.evaluation.measure import VALUES
 
     chosen = split_tokens(text, where="--exclude_history")
     found = [typed_value("exclude_history", part) for part in chosen]

@@ -78,10 +78,10 @@ def execute(typed: dict, report=print) -> dict:
     from recbole.utils import init_logger
 
     from recbole_llmemb.apps.compare.users import read_users, write_users
+    from recbole_llmemb.config.measure import excluded_of, measure_of_run
     from recbole_llmemb.config.recbole_config import make_config, preset_file
     from recbole_llmemb.core.files import inputs_of, refuse_inputs
     from recbole_llmemb.evaluation import cold
-    from recbole_llmemb.evaluation.measure import excluded_of, measure_of_run
     from recbole_llmemb.models.llmemb.backbones.settings import look_up
     from recbole_llmemb.plugin import is_ours, model_class
     from recbole_llmemb.run import result as results

@@ -80,7 +80,7 @@ def install() -> None:
     """Hook our defaults into RecBole's ``Config`` for our models; idempotent."""
     from recbole.config import Config
 
-    from recbole_llmemb.evaluation import measure
+    from recbole_llmemb.config import measure
     from recbole_llmemb.models.llmemb.backbones import settings
 
     if getattr(Config, "knows_llmemb", False):

@@ -1,4 +1,9 @@
-"""Batches of windows with equal work and little padding."""
+"""Batches with equal work and little padding.
+
+A batch is as wide as its longest history. In dataset order nearly every batch holds one history
+of the maximal length and all others are padding; in order of length, most of the padding never
+reaches the model.
+"""
 
 from __future__ import annotations
 
@@ -50,3 +55,62 @@ def plan_batches(lengths, costs, batch_size, generator, shuffle=True, pool=64):
     if shuffle:
         batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
     return batches
+
+
+# A chunk narrower than this many rows costs more to start than its padding costs to read.
+_FEWEST = 64
+
+
+def length_buckets(lengths, fewest=_FEWEST):
+    """Cut rows that are sorted by length into chunks, none with much padding in it.
+
+    ``lengths`` (n,): in ascending order, on the CPU.
+    ``fewest``: rows a chunk has at least, unless there are not as many.
+    Returns first row, row after the last, and longest length of each chunk.
+    """
+    values, counts = torch.unique_consecutive(lengths, return_counts=True)
+    chunks, begin, end, longest, limit = [], 0, 0, 0, 0
+    for length, count in zip(values.tolist(), counts.tolist()):
+        if length > limit and end - begin >= fewest:
+            chunks.append((begin, end, longest))
+            begin = end
+        if begin == end:  # a new chunk takes in what is at most a third longer
+            limit = length + max(1, length // 3)
+        end, longest = end + count, length
+    return [*chunks, (begin, end, longest)]
+
+
+def length_order(dataset, length_field: str) -> torch.Tensor:
+    """Return the row numbers of ``dataset``, longest history first.
+
+    Longest first shows a lack of memory at the first batch. Rows of equal length
+    keep their order.
+
+    ``dataset``: A built split.
+    ``length_field``: the field with the history lengths, ``(n_rows,)``.
+    Returns ``(n_rows,)``.
+    """
+    return torch.argsort(dataset.inter_feat[length_field], descending=True, stable=True)
+
+
+def trim_histories(interaction, length_field: str, list_suffix: str, width: int):
+    """Cut the history fields of a batch to the longest history in it.
+
+    Only trailing padding goes. A history field is one named like another field of
+    the batch plus ``list_suffix`` and ``width`` wide.
+
+    ``interaction``: the batch, cut in place.
+    ``length_field``, ``list_suffix``: RecBole's ``ITEM_LIST_LENGTH_FIELD`` and ``LIST_SUFFIX``.
+    ``width``: RecBole's ``MAX_ITEM_LIST_LENGTH``.
+    Returns the same object.
+    """
+    longest = max(int(interaction[length_field].max()), 1)
+    if longest >= width:
+        return interaction
+    for field in interaction.columns:
+        value = interaction[field]
+        if not (field.endswith(list_suffix) and field[: -len(list_suffix)] in interaction):
+            continue
+        if value.dim() > 1 and value.size(1) == width:
+            interaction[field] = value[:, :longest]
+    return interaction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import recbole.data.utils as recbole_data
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_llmemb.data import trained_on, whole_histories
+from recbole_llmemb.data import lazy, trained_on
 from recbole_llmemb.plugin import is_ours, model_class
 
 
@@ -28,11 +28,11 @@ def install():
 
     get_dataloader.knows_llmemb = True
     recbole_data.get_dataloader = get_dataloader
-    whole_histories.install()
+    lazy.install()
 
 
 def _loader_of_recbole(config, phase):
-    from recbole_llmemb.evaluation.fullsort import history_loader_of_recbole
+    from recbole_llmemb.evaluation.full_ranking import history_loader_of_recbole
 
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if phase == "train" or not (sequential and config["exclude_history"]):
@@ -43,8 +43,8 @@ def _loader_of_recbole(config, phase):
 def _our_loader(config, phase):
     from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
     from recbole_llmemb.data.prefixes import PrefixTrainDataLoader, TrimmedTrainDataLoader
-    from recbole_llmemb.evaluation.fullsort import LengthSortedFullSortEvalDataLoader
-    from recbole_llmemb.evaluation.negatives import candidate_eval_loader
+    from recbole_llmemb.evaluation.candidates import candidate_eval_loader
+    from recbole_llmemb.evaluation.full_ranking import LengthSortedFullSortEvalDataLoader
 
     if phase == "train":
         if config["train_mode"] == "prefix":

@@ -9,8 +9,11 @@ lists are gathered for the rows of a batch when the batch is asked for.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
+from recbole.data.dataset import DIENDataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 #: Column with the position of a row's target in the sorted interactions.
@@ -66,7 +69,7 @@ class LazyInteraction(Interaction):
     """An :class:`~recbole.data.interaction.Interaction` whose list fields are gathered on demand.
 
     Behaves like RecBole's for sorting, splitting and indexing, and stays lazy through
-    them; :meth:`materialise` gives a plain interaction with the lists in it.
+    them; :meth:`materialize` gives a plain interaction with the lists in it.
     """
 
     def __init__(self, columns, store, length_field):
@@ -99,9 +102,46 @@ class LazyInteraction(Interaction):
             list_field, self.interaction[POSITION], self.interaction[self.length_field], width
         )
 
-    def materialise(self):
+    def materialize(self):
         """A plain interaction with the list fields of these rows gathered."""
         columns = {name: col for name, col in self.interaction.items() if name != POSITION}
         for list_field in self.store.list_fields:
             columns[list_field] = self._history(list_field)
         return Interaction(columns)
+
+
+def install():
+    """Let RecBole's datasets note where targets lie, where ``exclude_history`` is set."""
+    for kind in (SequentialDataset, DIENDataset):
+        kind.data_augmentation = _with_positions(kind.data_augmentation)
+
+
+def _with_positions(augment):
+    @functools.wraps(augment)
+    def noted(self):
+        augment(self)
+        if self.config["exclude_history"]:
+            self.sorted_interactions, positions = interactions_of(self)
+            self.inter_feat.update(Interaction({POSITION: positions}))
+
+    return noted
+
+
+def interactions_of(dataset):
+    """Users and items of all interactions in order, from the rows made of them.
+
+    ``dataset``: augmented: a row for each interaction but each user's first.
+    Returns the :class:`SortedInteractions`, and where in them each row's target lies,
+    ``(n_rows,)``.
+    """
+    rows = dataset.inter_feat
+    users, items = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
+    first = np.r_[True, users[1:] != users[:-1]][: len(users)]
+    began = rows[dataset.item_id_list_field][:, 0].numpy()[first]
+    fields = {
+        dataset.uid_field: np.insert(users, np.flatnonzero(first), users[first]),
+        dataset.iid_field: np.insert(items, np.flatnonzero(first), began),
+    }
+    fields = {name: torch.from_numpy(values) for name, values in fields.items()}
+    store = SortedInteractions(fields, {}, dataset.max_item_list_len)
+    return store, torch.from_numpy(np.arange(len(users)) + np.cumsum(first))

@@ -111,30 +111,29 @@ class SequenceTrainDataLoader:
             yield self.collate(index)
 
     def collate(self, index):
-        """Build the batch of these windows.
-
-        Shapes: ``index`` (b,).
-        """
-        lengths = torch.from_numpy(self.windows.lengths[index])
+        """The batch of these windows, ``(b,)``."""
+        place, inside, items = self._read(index)
         first = torch.from_numpy(self.windows.first_targets[index])
-        positions = torch.from_numpy(self.windows.starts[index]).unsqueeze(1)
-        users = torch.from_numpy(self.windows.users[index])
-        offsets = torch.arange(int(lengths.max()))
-        flat = positions + offsets
-        inside = offsets < lengths.unsqueeze(1)
-        sequence = self.items[flat.clamp(max=len(self.items) - 1)] * inside
-
-        trained = inside & (offsets >= first.unsqueeze(1))
+        trained = inside & (torch.arange(inside.shape[1]) >= first.unsqueeze(1))
         loss_position = trained.view(-1).nonzero().squeeze(1)
-        targets = self.items[flat.view(-1)[loss_position] + 1]
-        owners = users.repeat_interleave(trained.sum(1))
-        return self._batch(users, sequence, lengths, loss_position, targets, owners)
+        targets = self.items[place.view(-1)[loss_position] + 1]
+        return self._batch(index, items, trained, loss_position, targets)
 
-    def _batch(self, users, sequence, lengths, loss_position, targets, owners):
+    def _read(self, index):
+        """Where the items of windows lie, which places hold any, and the items, ``(b, w)`` each."""
+        lengths = torch.from_numpy(self.windows.lengths[index]).unsqueeze(1)
+        offsets = torch.arange(int(lengths.max()))
+        place = torch.from_numpy(self.windows.starts[index]).unsqueeze(1) + offsets
+        inside = offsets < lengths
+        return place, inside, self.items[place.clamp(max=len(self.items) - 1)] * inside
+
+    def _batch(self, index, sequence, trained, loss_position, targets):
+        users = torch.from_numpy(self.windows.users[index])
+        owners = users.repeat_interleave(trained.sum(1))
         columns = {
             self.uid_field: users,
             self.list_field: sequence,
-            self.length_field: lengths,
+            self.length_field: torch.from_numpy(self.windows.lengths[index]),
             LOSS_POSITION: loss_position,
             self.iid_field: targets,
             ALIGN_ITEMS: targets if self.align_positions else torch.unique(targets),
@@ -164,14 +163,7 @@ class ClozeTrainDataLoader(SequenceTrainDataLoader):
     make_windows = staticmethod(whole_windows)
 
     def collate(self, index):
-        lengths = torch.from_numpy(self.windows.lengths[index])
-        positions = torch.from_numpy(self.windows.starts[index]).unsqueeze(1)
-        users = torch.from_numpy(self.windows.users[index])
-        offsets = torch.arange(int(lengths.max()))
-        flat = positions + offsets
-        inside = offsets < lengths.unsqueeze(1)
-        items = self.items[flat.clamp(max=len(self.items) - 1)] * inside
-
+        _, inside, items = self._read(index)
         rand = torch.rand(inside.shape, generator=self.generator)
         masked = (rand < self.config["mask_ratio"]) & inside
         # The item with the smallest draw stands in where no item was masked.
@@ -179,10 +171,11 @@ class ClozeTrainDataLoader(SequenceTrainDataLoader):
         none = ~masked.any(1)
         masked[none, smallest[none]] = True
         last_only = torch.rand(len(index), generator=self.generator) < self.config["ft_ratio"]
-        masked[last_only] = offsets == (lengths[last_only] - 1).unsqueeze(1)
+        last = inside.sum(1, keepdim=True) - 1
+        masked[last_only] = torch.arange(inside.shape[1]) == last[last_only]
 
         loss_position = masked.view(-1).nonzero().squeeze(1)
         targets = items.view(-1)[loss_position]
-        owners = users.repeat_interleave(masked.sum(1))
-        sequence = items.masked_fill(masked, self.n_items)
-        return self._batch(users, sequence, lengths, loss_position, targets, owners)
+        return self._batch(
+            index, items.masked_fill(masked, self.n_items), masked, loss_position, targets
+        )

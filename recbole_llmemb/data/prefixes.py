@@ -10,36 +10,14 @@ import torch
 from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
+from recbole_llmemb.data.batching import length_buckets, trim_histories
 from recbole_llmemb.data.loaders import ALIGN_ITEMS
-from recbole_llmemb.evaluation.rows import trim_histories
-
-# A chunk narrower than this many rows costs more to start than its padding costs to read.
-_FEWEST = 64
 
 
-def chunks_of(lengths, fewest=_FEWEST):
-    """Cut rows that are sorted by length into chunks, none with much padding in it.
-
-    ``lengths`` (n,): in ascending order, on the CPU.
-    ``fewest``: rows a chunk has at least, unless there are not as many.
-    Returns first row, row after the last, and longest length of each chunk.
-    """
-    values, counts = torch.unique_consecutive(lengths, return_counts=True)
-    chunks, begin, end, longest, limit = [], 0, 0, 0, 0
-    for length, count in zip(values.tolist(), counts.tolist()):
-        if length > limit and end - begin >= fewest:
-            chunks.append((begin, end, longest))
-            begin = end
-        if begin == end:  # a new chunk takes in what is at most a third longer
-            limit = length + max(1, length // 3)
-        end, longest = end + count, length
-    return [*chunks, (begin, end, longest)]
-
-
-class SortedPrefixes(Interaction):
+class LengthSortedBatch(Interaction):
     """A batch whose rows are in the order of their lengths.
 
-    ``chunks``: From :func:`chunks_of`: known here, before the batch goes to a GPU, where finding
+    ``chunks``: from :func:`length_buckets`, found before the batch goes to a GPU, where finding
     out would make every step wait for the one before it.
     """
 
@@ -49,10 +27,10 @@ class SortedPrefixes(Interaction):
 
     def to(self, device, selected_field=None):
         """As RecBole's."""
-        return SortedPrefixes(super().to(device, selected_field).interaction, self.chunks)
+        return LengthSortedBatch(super().to(device, selected_field).interaction, self.chunks)
 
 
-class MaskedPrefixes(SortedPrefixes):
+class LengthSortedMaskedBatch(LengthSortedBatch):
     """Rows in which RecBole has masked items (BERT4Rec), and where.
 
     ``targets``: How many masked items do not begin a row. RecBole's loss leaves out those that do:
@@ -91,7 +69,7 @@ class MaskedPrefixes(SortedPrefixes):
     def to(self, device, selected_field=None):
         """As RecBole's."""
         moved = super().to(device, selected_field).interaction
-        return MaskedPrefixes(moved, self.chunks, self.targets)
+        return LengthSortedMaskedBatch(moved, self.chunks, self.targets)
 
 
 class PrefixTrainDataLoader(TrainDataLoader):
@@ -113,7 +91,7 @@ class PrefixTrainDataLoader(TrainDataLoader):
 
 
 class TrimmedTrainDataLoader(PrefixTrainDataLoader):
-    """The same with :class:`SortedPrefixes` for batches.
+    """The same with :class:`LengthSortedBatch` for batches.
 
     The same rows in every batch, so the same loss and the same gradients.
     """
@@ -125,7 +103,7 @@ class TrimmedTrainDataLoader(PrefixTrainDataLoader):
         trim_histories(batch, field, config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"])
         order = torch.argsort(batch[field], stable=True)
         columns = {name: column[order] for name, column in batch.interaction.items()}
-        chunks = chunks_of(columns[field])
+        chunks = length_buckets(columns[field])
         if "MASK_INDEX" in columns:
-            return MaskedPrefixes.of(columns, chunks, config)
-        return SortedPrefixes(columns, chunks)
+            return LengthSortedMaskedBatch.of(columns, chunks, config)
+        return LengthSortedBatch(columns, chunks)

@@ -13,10 +13,10 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
+from recbole_llmemb.config.measure import KEEP_TARGET, history_in_words
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.holdout import histories, met_before
-from recbole_llmemb.evaluation.measure import KEEP_TARGET, history_in_words
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_layer import prepared
 from recbole_llmemb.run.teacher import is_checkpoint

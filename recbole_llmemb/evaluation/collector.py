@@ -48,6 +48,15 @@ class _PartsStruct(DataStruct):
         return joined
 
 
+@dataclass(frozen=True)
+class CandidateScores:
+    """Scores ``(b, c)`` of candidate items ``(b, c)``, in place of scores of all items."""
+
+    scores: torch.Tensor
+    items: torch.Tensor
+    n_items: int  # Size of RecBole's item id space, padding included
+
+
 class GroupCollector(Collector):
     """RecBole's ``Collector`` that also remembers users and targets, and is faster.
 
@@ -73,13 +82,17 @@ class GroupCollector(Collector):
         self.rows: EvalRows | None = None
 
     def eval_batch_collect(self, scores_tensor, interaction, positive_u, positive_i):
-        """Collect one batch ranked over the whole catalogue.
+        """Collect one batch ranked over the whole catalog, or among :class:`CandidateScores`.
 
         ``scores_tensor``: ``(B, n_items)`` scores, ``-inf`` for what must not be recommended.
         ``interaction``: the batch: one line per row, or RecBole's one line per candidate.
         ``positive_u``, ``positive_i``: row number and item id of every target, ``(n_targets,)``
         each.
         """
+        if isinstance(scores_tensor, CandidateScores):
+            found = scores_tensor
+            self.candidate_batch_collect(found.scores, found.items, interaction, found.n_items)
+            return
         if scores_tensor.dim() != 2 or positive_u is None:
             super().eval_batch_collect(scores_tensor, interaction, positive_u, positive_i)
             return

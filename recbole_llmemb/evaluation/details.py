@@ -10,7 +10,7 @@ from recbole.evaluator.base_metric import TopkMetric
 
 
 @dataclass(frozen=True)
-class RowDetails:
+class PerRowMetrics:
     """What an evaluation found for each of its rows."""
 
     # user_id, item_id: ``(n_rows,)``, RecBole's internal ids; item -1 where a row has several

@@ -13,10 +13,12 @@ import numbers
 from dataclasses import dataclass
 
 import torch
+from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.collector import ROW_KEYS, EvalRows
+from recbole_llmemb.evaluation.details import PerRowMetrics
 
 GROUP_NAMES = ("tail_items", "head_items", "short_users", "long_users")
 """All groups, in the order in which they are reported."""
@@ -199,3 +201,31 @@ def _select(struct, chosen, n_rows) -> DataStruct:
 def _plain(value):
     value = float(value)
     return value if math.isfinite(value) else None
+
+
+class GroupEvaluator(Evaluator):
+    """RecBole's evaluator, which also keeps the metrics of each group of the same rows."""
+
+    def __init__(self, config, collector):
+        super().__init__(config)
+        self.collector = collector
+        self.plain = Evaluator(config)
+        self.groups = self.counts = self.group_metrics = self.details = None
+        self.keep_details = False
+
+    def know_groups(self, config, train):
+        """Tell tail and head items and short and long users apart, by the training split."""
+        if hasattr(train, "training_counts"):
+            items, users = self.counts = train.training_counts(train)
+            self.groups = Groups.from_training(
+                items, users, config["tail_item_threshold"], config["short_user_threshold"]
+            )
+
+    def evaluate(self, dataobject):
+        rows = self.collector.rows
+        self.group_metrics = self.details = None
+        if self.groups is not None and rows is not None:
+            self.group_metrics = group_results(self.plain, dataobject, rows, self.groups)
+            if self.keep_details:
+                self.details = PerRowMetrics.of(self.plain, dataobject, rows, *self.counts)
+        return super().evaluate(dataobject)

@@ -50,7 +50,7 @@ def results_table(
     valid_users, test_users : int, optional
         Numbers of rows behind ``valid`` and ``test``; groups tell the latter.
     measure : str, optional
-        Which measure it is, as :func:`~recbole_llmemb.evaluation.measure.measure_of` says it:
+        Which measure it is, as :func:`~recbole_llmemb.config.measure.measure_of` says it:
         the first line.
 
     Returns
@@ -151,7 +151,7 @@ def write_result_json(
         - ``curve`` (list of mapping): ``epoch``, ``train_loss`` (list of its parts),
           ``valid_score`` and ``seconds`` (of training, so far) of each validation;
         - ``bins`` (mapping of str to list): test results by ``item_popularity`` and
-          ``history_length``, see :meth:`~recbole_llmemb.evaluation.details.RowDetails.bins`;
+          ``history_length``, see :meth:`~recbole_llmemb.evaluation.details.PerRowMetrics.bins`;
         - ``checkpoint``, ``users_file`` (str): see :func:`relative`;
         - ``cold_items`` (mapping): see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
 

@@ -18,7 +18,7 @@ from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
-from recbole_llmemb.evaluation.details import RowDetails
+from recbole_llmemb.evaluation.details import PerRowMetrics
 from recbole_llmemb.records.interaction_file import check_header, interaction_files, is_time
 from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.result import curve_of
@@ -194,7 +194,7 @@ class Outcome:
     parameters: dict = field(default_factory=dict)
     checkpoint: str = ""
     curve: list | None = None
-    details: RowDetails | None = None
+    details: PerRowMetrics | None = None
 
 
 def train_and_evaluate(
@@ -250,8 +250,8 @@ def train_and_evaluate(
     valid_groups = getattr(trainer, "best_valid_groups", None)
 
     began = perf_counter()
-    if hasattr(trainer, "evaluate_in_detail"):
-        test, details = trainer.evaluate_in_detail(data.test, show_progress=config["show_progress"])
+    if hasattr(trainer, "evaluate_per_row"):
+        test, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
     else:  # RecBole's own
         test, details = trainer.evaluate(data.test, show_progress=config["show_progress"]), None
     if not tests:  # which would have loaded it

@@ -14,8 +14,9 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.evaluation.evaluator import Candidates, Collector, GroupEvaluator
-from recbole_llmemb.evaluation.negatives import EXCLUDED
+from recbole_llmemb.evaluation.candidates import EXCLUDED
+from recbole_llmemb.evaluation.collector import CandidateScores, GroupCollector
+from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.run import checkpoint
 from recbole_llmemb.training.resume import Resumable
 
@@ -37,19 +38,19 @@ class LLMEmbTrainer(Resumable, Trainer):
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        self.eval_collector = Collector(config)
+        self.eval_collector = GroupCollector(config)
         self.evaluator = GroupEvaluator(config, self.eval_collector)
         self.evaluation_seconds = []
 
     @property
     def groups_of_last_evaluation(self):
         """``{group: {"users": n, metric: value}}`` of the last evaluation, or None."""
-        return self.evaluator.latest
+        return self.evaluator.group_metrics
 
-    def evaluate_in_detail(self, eval_data, **kwargs):
+    def evaluate_per_row(self, eval_data, **kwargs):
         """As :meth:`evaluate`, and what it found for each row.
 
-        Returns the metrics, and :class:`~recbole_llmemb.evaluation.details.RowDetails` (None for
+        Returns the metrics, and :class:`~recbole_llmemb.evaluation.details.PerRowMetrics` (None for
         metrics of single scores, which have no rows).
         """
         self.evaluator.keep_details = True
@@ -154,7 +155,7 @@ class LLMEmbTrainer(Resumable, Trainer):
     def evaluate(self, eval_data, *args, **kwargs):
         """As RecBole's; leaves the groups in ``groups_of_last_evaluation``."""
         began = perf_counter()
-        self.evaluator.latest = self.evaluator.details = None  # as it stays without any row
+        self.evaluator.group_metrics = self.evaluator.details = None  # as it stays without any row
         result = super().evaluate(eval_data, *args, **kwargs)
         self.evaluation_seconds.append(perf_counter() - began)
         return result
@@ -185,7 +186,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         scores = self.model.rank_candidates(moved, candidates).float()
         if EXCLUDED in moved:
             scores = scores.masked_fill(moved[EXCLUDED], -torch.inf)
-        found = Candidates(scores, candidates, self.tot_item_num)
+        found = CandidateScores(scores, candidates, self.tot_item_num)
         return interaction, found, positive_u, positive_i
 
     # -- the run ----------------------------------------------------------------------

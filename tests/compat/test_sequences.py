@@ -127,7 +127,7 @@ def test_lazy_interaction_stays_lazy(both):
     whole = ours.inter_feat["item_id_list"]
     assert torch.equal(some["item_id_list"], whole[[4, 8, 2]])
     ratings = ours.inter_feat["rating_list"]
-    assert torch.equal(some[1:].materialise()["rating_list"], ratings[[8, 2]])
+    assert torch.equal(some[1:].materialize()["rating_list"], ratings[[8, 2]])
     assert len(ours.inter_feat[[]]) == 0
 
 

@@ -12,7 +12,7 @@ from serve_runs import save
 
 from recbole_llmemb import Recommender
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.data.time_scaling import Clock
+from recbole_llmemb.data.dataset import Clock
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.loader import USER_PROMPT
 from recbole_llmemb.run.stages import prepare_data
@@ -63,7 +63,7 @@ def test_prompts_are_those_of_unscaled_times(llmsrec, tiny, scaling):
     assert scaled.dataset.clock.span > DAY and plain.dataset.clock == Clock()
     tokens = []
     for data in (plain, scaled):
-        rows = data.train.dataset.inter_feat[:20].materialise()
+        rows = data.train.dataset.inter_feat[:20].materialize()
         prompts = model.form.book
         prompts.clock = data.dataset.clock
         found = prompts.prompts(rows["item_id_list"], rows["item_length"], rows["timestamp_list"])

@@ -89,7 +89,7 @@ def rows_of(loader):
     """User, history and target of each row, by token."""
     dataset, found = loader._dataset, []
     names = dataset.field2id_token
-    rows = dataset.inter_feat.materialise()
+    rows = dataset.inter_feat.materialize()
     for k in range(len(rows)):
         history = rows["item_id_list"][k][: int(rows["item_length"][k])]
         found.append((names["user_id"][int(rows["user_id"][k])],

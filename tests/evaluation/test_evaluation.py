@@ -23,9 +23,8 @@ from recbole_llmemb.evaluation import (  # isort: skip
     GroupCollector,
     LengthSortedFullSortEvalDataLoader,
     candidate_eval_loader,
-    candidate_scores,
 )
-from recbole_llmemb.evaluation.negatives import draw_negatives  # isort: skip
+from recbole_llmemb.evaluation.candidates import draw_negatives  # isort: skip
 
 N_USERS, N_ITEMS = 60, 40
 METRICS = ["Hit", "NDCG", "MRR", "Recall", "GAUC", "ItemCoverage", "GiniIndex"]
@@ -318,7 +317,9 @@ def test_candidate_matrix_and_direct_collection_agree(data_path):
         interaction, candidates, positive_u, positive_i = batch
         assert torch.equal(candidates[:, 0], positive_i)
         with torch.no_grad():
-            full = candidate_scores(model, interaction, candidates, dataset.item_num)
+            scores = model.candidate_scores(model.sequence_output(interaction), candidates)
+            full = scores.new_full((len(scores), dataset.item_num), -torch.inf)
+            full.scatter_(1, candidates, scores)
             scores = full.gather(1, candidates)
         assert (
             (full > -torch.inf).sum(1) == torch.tensor([len(set(c)) for c in candidates.tolist()])

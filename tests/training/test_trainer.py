@@ -132,7 +132,7 @@ def test_a_test_that_was_interrupted_reads_the_training_data_again(whole_run, mo
     settings = {"metrics": ["NDCG", "ItemCoverage", "AveragePopularity"], "epochs": 2}
     expected, *_ = whole_run(**settings)
     with monkeypatch.context() as patched:
-        patched.setattr(LLMEmbTrainer, "evaluate_in_detail", lambda *_, **__: 1 / 0)
+        patched.setattr(LLMEmbTrainer, "evaluate_per_row", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             whole_run(**settings)
     found, *_, lines = whole_run(**settings)

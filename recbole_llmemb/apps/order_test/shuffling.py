@@ -17,11 +17,12 @@ import torch
 from recbole.data.utils import get_dataloader
 from recbole.utils import init_seed
 
+from recbole_llmemb.config.measure import history_in_words, measure_of
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
-from recbole_llmemb.evaluation.evaluator import Collector, GroupEvaluator
-from recbole_llmemb.evaluation.measure import history_in_words, measure_of
+from recbole_llmemb.evaluation.collector import GroupCollector
+from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.run import checkpoint
 from recbole_llmemb.training.trainer import LLMEmbTrainer
 
@@ -79,7 +80,7 @@ class _Judge(LLMEmbTrainer):
         self.gpu_available = torch.cuda.is_available() and config["use_gpu"]
         self.wandblogger = SimpleNamespace(log_eval_metrics=lambda *_, **__: None)
         self.item_tensor = self.tot_item_num = None
-        self.eval_collector = Collector(config)
+        self.eval_collector = GroupCollector(config)
         self.evaluator = GroupEvaluator(config, self.eval_collector)
         self.evaluation_seconds = []
 

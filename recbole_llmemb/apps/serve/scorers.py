@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.prefixes import chunks_of
+from recbole_llmemb.data.prefixes import length_buckets
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 
 
@@ -55,7 +55,7 @@ class ProductScorer:
         if model.trims is not True or len(lengths) < 2:
             return self.query_side(model.sequence_output(batch)).float()
         order = torch.argsort(lengths.cpu(), stable=True)
-        chunks = chunks_of(lengths.cpu()[order])
+        chunks = length_buckets(lengths.cpu()[order])
         order = order.to(lengths.device)
         columns = {name: column[order] for name, column in batch.interaction.items()}
         parts = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_llmemb.evaluation.pairs import Pairs
+from recbole_llmemb.evaluation.full_ranking import Pairs
 
 # Items per group: less are more maxima to search, more are more items to score again.
 _GROUP = 32

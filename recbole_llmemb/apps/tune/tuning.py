@@ -16,7 +16,7 @@ from recbole_llmemb.apps.tune.progress import Progress
 from recbole_llmemb.apps.tune.searching import LIVES, draws
 from recbole_llmemb.apps.tune.trial import BEST, bind, trial_config
 from recbole_llmemb.apps.tune.trials import number_of
-from recbole_llmemb.evaluation.measure import measure_of_run
+from recbole_llmemb.config.measure import measure_of_run
 from recbole_llmemb.run import stages
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llmemb.data.batching import plan_batches
+from recbole_llmemb.data.batching import plan_batches, trim_histories
 from recbole_llmemb.data.histories import sampled_users, with_shuffled_histories
 from recbole_llmemb.data.lazy import POSITION
 from recbole_llmemb.data.loaders import SequenceTrainDataLoader
-from recbole_llmemb.evaluation.rows import trim_histories
 
 #: The next item and the random ones of each row, ``(b, 1 + k)``, as rows of the next column.
 CANDIDATES = "candidate_rows"
@@ -92,7 +91,7 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
         Returns RecBole's fields of the rows, histories cut to the longest; :data:`CANDIDATES`,
         :data:`CANDIDATE_ITEMS`; and the prompts.
         """
-        batch = self.rows[index].materialise()
+        batch = self.rows[index].materialize()
         suffix, width = self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
         trim_histories(batch, self.length_field, suffix, width)
         targets = batch[self.iid_field]

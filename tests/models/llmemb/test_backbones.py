@@ -5,7 +5,7 @@ import pytest
 import torch
 from backbone_runs import CAUSAL, HISTORIES, SERVED, batch_of, built, small  # noqa: F401
 
-from recbole_llmemb.data.prefixes import chunks_of  # isort: skip
+from recbole_llmemb.data.prefixes import length_buckets  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.backbones import BACKBONES  # isort: skip
 from recbole_llmemb.models.ranking import Ranking  # isort: skip
@@ -177,7 +177,7 @@ def test_padding(built, small, tiny_config, name, kind):
     np.random.seed(0)
     batch = loader.collate_fn(index)
     lengths = batch["item_length"]
-    for chunks in (chunks_of(lengths, fewest=3), None):
+    for chunks in (length_buckets(lengths, fewest=3), None):
         batch.chunks = chunks
         if chunks is None:
             short = batch["item_id_list"]

@@ -8,7 +8,7 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.data.prefixes import MaskedPrefixes, SortedPrefixes, chunks_of  # isort: skip
+from recbole_llmemb.data.prefixes import LengthSortedMaskedBatch, LengthSortedBatch, length_buckets  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.fast_ops import BitDropout  # isort: skip
 
@@ -52,7 +52,7 @@ def test_trimmed_steps_with_scores_of_our_own(tiny_run, monkeypatch, settings):
 
 
 def compare_steps(tiny_run, monkeypatch, name, settings):
-    monkeypatch.setattr(chunks_of, "__defaults__", (3,))  # several in so small a batch
+    monkeypatch.setattr(length_buckets, "__defaults__", (3,))  # several in so small a batch
     settings = LOUD | {"train_neg_sample_args": NEGATIVES} | settings
     if name == "BERT4Rec":
         settings |= MASKED
@@ -71,8 +71,8 @@ def compare_steps(tiny_run, monkeypatch, name, settings):
         batch, cut = batches
         assert rows_of(batch) == rows_of(cut)
         cut = trainer._to_device(cut)
-        assert isinstance(cut, SortedPrefixes) and len(cut.chunks) > 2
-        assert isinstance(cut, MaskedPrefixes) is (name == "BERT4Rec")
+        assert isinstance(cut, LengthSortedBatch) and len(cut.chunks) > 2
+        assert isinstance(cut, LengthSortedMaskedBatch) is (name == "BERT4Rec")
         widths += [width for _, _, width in cut.chunks]
         found, expected = trimmed.calculate_loss(cut), model.calculate_loss(batch)
         assert torch.allclose(found, expected, rtol=1e-5)
@@ -93,7 +93,7 @@ def test_chunks():
     """Every row in one of them, none with more than a third of padding, and not too many."""
     lengths = torch.randint(1, 51, (2000,), generator=torch.Generator().manual_seed(0))
     lengths = (lengths**2 // 50).clamp(min=1).sort().values
-    chunks = chunks_of(lengths)
+    chunks = length_buckets(lengths)
     assert [begin for begin, _, _ in chunks] == [0, *[end for _, end, _ in chunks[:-1]]]
     assert chunks[-1][1] == 2000 and 5 <= len(chunks) <= 15
     for begin, end, width in chunks:
@@ -102,9 +102,9 @@ def test_chunks():
         assert width <= inside.min() + max(1, inside.min() // 3) or end - begin < 200
     read = sum((end - begin) * width for begin, end, width in chunks)
     assert read < 1.2 * lengths.sum() < 0.5 * 50 * 2000
-    assert chunks_of(torch.tensor([4])) == [(0, 1, 4)]
-    assert chunks_of(torch.tensor([1, 50, 50])) == [(0, 3, 50)]
-    assert chunks_of(torch.tensor([1, 2, 5, 50]), 1) == [(0, 2, 2), (2, 3, 5), (3, 4, 50)]
+    assert length_buckets(torch.tensor([4])) == [(0, 1, 4)]
+    assert length_buckets(torch.tensor([1, 50, 50])) == [(0, 3, 50)]
+    assert length_buckets(torch.tensor([1, 2, 5, 50]), 1) == [(0, 2, 2), (2, 3, 5), (3, 4, 50)]
 
 
 def test_a_model_trained_trimmed(tiny_run):
@@ -116,7 +116,7 @@ def test_a_model_trained_trimmed(tiny_run):
     assert losses[-1] < 0.97 * losses[0]
     _, data, model, _ = tiny_run(**settings)
     assert not any(isinstance(module, BitDropout) for module in model.modules())
-    assert not isinstance(next(iter(data.train)), SortedPrefixes)
+    assert not isinstance(next(iter(data.train)), LengthSortedBatch)
 
 
 def test_masked_items_of_a_batch_by_hand():
@@ -127,13 +127,15 @@ def test_masked_items_of_a_batch_by_hand():
         "Pos_item_id": torch.tensor([[0, 0], [0, 5], [7, 9]]),
         "Neg_item_id": torch.tensor([[0, 0], [0, 6], [8, 4]]),
     }
-    found = MaskedPrefixes.of(columns, [(0, 2, 1), (2, 3, 3)], {"ITEM_ID_FIELD": "item_id"})
+    found = LengthSortedMaskedBatch.of(
+        columns, [(0, 2, 1), (2, 3, 3)], {"ITEM_ID_FIELD": "item_id"}
+    )
     assert [each.tolist() for each in found.masked] == [[4, 1, 2], [9, 5, 7], [4, 6, 8]]
     assert found.targets == 1
     again = found.to("meta")
     assert all(each.device.type == "meta" for each in again.masked)
     again = found.to("cpu")
-    assert isinstance(again, MaskedPrefixes) and again.targets == 1
+    assert isinstance(again, LengthSortedMaskedBatch) and again.targets == 1
     assert [each.tolist() for each in again.masked] == [each.tolist() for each in found.masked]
 
 

@@ -186,7 +186,7 @@ def test_training_does_not_go_on_over_something_else(llmsrec, tmp_path, changed,
         shutil.copytree(config[changed], moved)
     settings = {changed: str(moved), "epochs": 3, "checkpoint_dir": str(tmp_path / "saved")}
     config, data, model, trainer = llmsrec("llama", **settings)
-    monkeypatch.setattr(trainer, "evaluate_in_detail", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(trainer, "evaluate_per_row", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # between training and test
         train_and_evaluate(config, data, model, trainer)
     (whole,) = (tmp_path / "saved").glob("*.resume.pth")

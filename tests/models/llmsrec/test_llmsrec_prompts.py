@@ -8,7 +8,7 @@ from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 from transformers import AutoModel, AutoTokenizer
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.time_scaling import Clock
+from recbole_llmemb.data.dataset import Clock
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.llm import FrozenLLM
 from recbole_llmemb.models.llmsrec.prefix import Prefixes

@@ -60,7 +60,7 @@ class BERT4RecModel(LLMEmbMixin):
         return super()._prefix_loss(interaction) if recboles else self._masked_loss(interaction)
 
     def _trimmed_loss(self, interaction, recboles):
-        """Loss of a :class:`MaskedPrefixes`; ``recboles``: what RecBole's own loss is."""
+        """Loss of a :class:`LengthSortedMaskedBatch`; ``recboles``: what RecBole's own loss is."""
         sequences = interaction[self.MASK_ITEM_SEQ]
         chunks = [sequences[begin:end, :width] for begin, end, width in interaction.chunks]
         states = torch.cat([self.forward(chunk).flatten(0, 1) for chunk in chunks])

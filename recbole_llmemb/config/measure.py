@@ -9,8 +9,6 @@ from __future__ import annotations
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.lazy import POSITION
-from recbole_llmemb.evaluation.pairs import Pairs
 
 KEEP_TARGET = "keep_target"
 #: Of ``exclude_history``.
@@ -26,30 +24,6 @@ def excluded_of(config):
     if chosen is None:
         return False if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else KEEP_TARGET
     return chosen
-
-
-def history_of(config, dataset, index) -> Pairs:
-    """The items that are no candidates of some rows: all that the user met before the target.
-
-    ``dataset``: A built split. A row that knows where its target lies among its user's interactions
-    has all before it as its history, also what is too long ago for a model to be shown; any other
-    row has what its list says.
-    ``index`` (b,): rows of it.
-    Returns row numbers, counted within ``index``, and item ids. Under ``exclude_history:
-    keep_target`` a row's target is not among them.
-    """
-    rows, item_field = dataset.inter_feat[index], dataset.iid_field
-    if POSITION in rows.interaction:
-        store = getattr(rows, "store", None) or dataset.sorted_interactions
-        numbers, items = store.before(dataset.uid_field, item_field, rows[POSITION])
-    else:
-        lists = rows[dataset.item_id_list_field]
-        numbers, places = lists.nonzero(as_tuple=True)
-        items = lists[numbers, places]
-    if config["exclude_history"] == KEEP_TARGET:
-        others = items != rows[item_field][numbers]
-        numbers, items = numbers[others], items[others]
-    return Pairs(numbers, items)
 
 
 def measure_of(config, phase="test") -> str:

@@ -20,8 +20,8 @@ from recbole.sampler import RepeatableSampler
 from recbole.utils import InputType
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.evaluation.measure import history_of
-from recbole_llmemb.evaluation.rows import length_order, trim_histories
+from recbole_llmemb.data.batching import length_order, trim_histories
+from recbole_llmemb.evaluation.full_ranking import history_of
 
 #: Which candidates of a batch are none, having been met before, ``(b, 1 + NNN)``.
 EXCLUDED = "_excluded_candidates"
@@ -135,22 +135,6 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
             history = history_of(self.config, self._dataset, rows.numpy())
             batch[EXCLUDED] = history.has(candidates, self._dataset.item_num)
         return batch, candidates, torch.arange(len(rows)), targets
-
-
-def candidate_scores(model, interaction, candidates, n_items):
-    """Score candidates in RecBole's form: ``-inf`` for everything else.
-
-    ``model``: with ``sequence_output(interaction) -> (B, H)`` and ``candidate_scores(seq_output,
-    candidates) -> (B, C)``.
-    ``interaction``: the batch, on the model's device.
-    ``candidates``: ``(B, C)`` item ids.
-    ``n_items``: size of RecBole's item id space, padding included.
-    Returns ``(B, n_items)``. :meth:`GroupCollector.candidate_batch_collect` gives the same metrics
-    from the ``(B, C)`` scores without this matrix.
-    """
-    scores = model.candidate_scores(model.sequence_output(interaction), candidates)
-    full = scores.new_full((len(scores), n_items), -torch.inf)
-    return full.scatter_(1, candidates, scores)
 
 
 def draw_negatives(sampler, user_ids, item_ids, num, seed):

@@ -1,14 +1,70 @@
-"""Full ranking: every row against the whole catalogue."""
+"""Full ranking: every row against the whole catalog, or what it has not met of it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
+from recbole_llmemb.config.measure import KEEP_TARGET
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.evaluation.measure import history_of
-from recbole_llmemb.evaluation.rows import length_order, trim_histories
+from recbole_llmemb.data.batching import length_order, trim_histories
+from recbole_llmemb.data.lazy import POSITION
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Which items must not be recommended to which rows."""
+
+    # rows, columns: (m,): Row numbers in ascending order, and positions among the items.
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def of_rows(self, begin: int, end: int) -> Pairs:
+        """Those of rows ``begin`` to ``end``, counted from ``begin``, by column."""
+        first, last = torch.searchsorted(self.rows, torch.tensor([begin, end])).tolist()
+        columns, order = self.columns[first:last].sort()
+        return Pairs(self.rows[first:last][order] - begin, columns)
+
+    def has(self, places, n: int):
+        """Which of the positions ``(b, c)`` among n are forbidden to their row, ``(b, c)``."""
+        keys = (self.rows * n + self.columns).sort().values.to(places.device)
+        if not len(keys):
+            return torch.zeros_like(places, dtype=torch.bool)
+        wanted = torch.arange(len(places), device=places.device).unsqueeze(1) * n + places
+        found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+        return keys[found] == wanted
+
+    def in_block(self, begin: int, end: int):
+        """Rows and columns, sorted by column, that lie in a block of items."""
+        first, last = torch.searchsorted(self.columns, torch.tensor([begin, end])).tolist()
+        return self.rows[first:last], self.columns[first:last] - begin
+
+
+def history_of(config, dataset, index) -> Pairs:
+    """The items that are no candidates of some rows: all that the user met before the target.
+
+    ``dataset``: A built split. A row that knows where its target lies among its user's interactions
+    has all before it as its history, also what is too long ago for a model to be shown; any other
+    row has what its list says.
+    ``index`` (b,): rows of it.
+    Returns row numbers, counted within ``index``, and item ids. Under ``exclude_history:
+    keep_target`` a row's target is not among them.
+    """
+    rows, item_field = dataset.inter_feat[index], dataset.iid_field
+    if POSITION in rows.interaction:
+        store = getattr(rows, "store", None) or dataset.sorted_interactions
+        numbers, items = store.before(dataset.uid_field, item_field, rows[POSITION])
+    else:
+        lists = rows[dataset.item_id_list_field]
+        numbers, places = lists.nonzero(as_tuple=True)
+        items = lists[numbers, places]
+    if config["exclude_history"] == KEEP_TARGET:
+        others = items != rows[item_field][numbers]
+        numbers, items = numbers[others], items[others]
+    return Pairs(numbers, items)
 
 
 class HistoryFullSortEvalDataLoader(FullSortEvalDataLoader):
