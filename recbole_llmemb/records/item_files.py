@@ -15,7 +15,7 @@ from typing import Any
 
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.files import text_encoding, wrong_encoding
-from recbole_llmemb.records.item_values import MISSING, as_text, is_broken, is_vector
+from recbole_llmemb.records.values import is_broken, is_token, is_vector, text_of, token_of
 
 Row = tuple[str, dict[str, str]]
 
@@ -64,22 +64,22 @@ class ItemFile:
 
     def _row(self, where: str, values: dict[str, Any]) -> Row:
         """A row of values that have types."""
-        token = values.get(self.id_field)
-        if isinstance(token, bool) or not isinstance(token, str | int | None):
+        given = values.get(self.id_field)
+        if not is_token(given):
             raise UserError(
-                f"{self.path}, {where}: the item token ({self.id_field}) is {token!r}; it must be "
+                f"{self.path}, {where}: the item token ({self.id_field}) is {given!r}; it must be "
                 "text or a whole number."
             )
-        token = "" if token is None else str(token)
+        token = token_of(given)
         self._check_token(token, where)
         texts = {}
         for name in self.fields:
-            text = as_text(values.get(name))
-            if text is None:
+            value = values.get(name)
+            if isinstance(value, bytes):
                 raise UserError(
                     f"{self.path}, {where}: {name} is no text; leave it out (item_text_fields)."
                 )
-            if text not in MISSING:
+            if text := text_of(value):
                 texts[name] = text
         return token, texts
 
@@ -171,9 +171,8 @@ class AtomicItems(_TextFile):
             self._check_token(token, f"line {number}")
             texts = {}
             for name, column in columns:
-                text = values[column].strip() if column < len(values) else ""
-                if text not in MISSING:
-                    texts[name] = text.replace("\r", " ")
+                if text := text_of(values[column]) if column < len(values) else "":
+                    texts[name] = text
             yield token, texts
         if bare and not start and not self._told:
             self._told = True

@@ -9,8 +9,8 @@ import numpy as np
 
 from recbole_llmemb.apps.convert.drop_counter import Tally
 from recbole_llmemb.apps.convert.times import Clock, _numbers
-from recbole_llmemb.records.clean import token
 from recbole_llmemb.records.sources import Source
+from recbole_llmemb.records.values import one_line, token_of
 
 #: Why a line is left out while it is read, in the order in which it is looked at.
 REASONS = ("malformed", "no_user_or_item", "bad_time", "bad_rating", "low_rating")
@@ -70,8 +70,8 @@ def read_interactions(
         where = "line " if len(sources) == 1 else f"{source.path.name} line "
         for lines, columns in source.pieces(wanted, dropped["malformed"], where, progress):
             found = dict(zip(wanted, columns))
-            users = [token(value) for value in found[roles["user"]]]
-            items = [token(value) for value in found[roles["item"]]]
+            users = [one_line(token_of(value)) for value in found[roles["user"]]]
+            items = [one_line(token_of(value)) for value in found[roles["item"]]]
             times = np.arange(read, read + len(lines), dtype=np.float64)
             if roles["time"]:
                 times = clock.seconds(found[roles["time"]])

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from recbole_llmemb.apps.convert.drop_counter import Tally
+from recbole_llmemb.apps.convert.writing import line_of
 from recbole_llmemb.core.errors import UserError, name_some
-from recbole_llmemb.records.clean import MISSING, line_of, text, token
 from recbole_llmemb.records.sources import Source
+from recbole_llmemb.records.values import one_line, text_of, token_of
 
 # Names that RecBole uses for the interactions.
 _TAKEN = {"user_id", "item_id", "rating", "timestamp"}
@@ -77,7 +78,7 @@ def gather(
             ):
                 found.read += len(lines)
                 for line, values in zip(lines, zip(*columns)):
-                    item = token(values[0])
+                    item = one_line(token_of(values[0]))
                     if not item:
                         found.dropped["no_item"].add([line], where)
                         continue
@@ -88,8 +89,8 @@ def gather(
                     if found.has[number]:
                         found.dropped["repeated"].add([line], where)
                         continue
-                    said = dict(zip(own, map(text, values[1:])))
-                    cells = ["" if said.get(f, "") in MISSING else said[f] for f in fields]
+                    said = dict(zip(own, map(text_of, values[1:])))
+                    cells = [said.get(f, "") for f in fields]
                     found.has[number], found.empty[number] = True, not any(cells)
                     for place, cell in enumerate(cells):
                         if cell:

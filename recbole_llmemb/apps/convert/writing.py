@@ -6,11 +6,14 @@ from pathlib import Path
 
 import yaml
 
-from recbole_llmemb.records.clean import line_of
-
 _ROWS = 100_000
 MARK = "# Made by recbole-llm convert"
 _HAS_ITEMS = "# The .item file beside it was made with it."
+
+
+def line_of(cells) -> str:
+    """A line of an atomic file; the cells hold neither tabs nor line breaks."""
+    return "\t".join(map(str, cells)) + "\n"
 
 
 def converted_files(folder: Path) -> list[str]:

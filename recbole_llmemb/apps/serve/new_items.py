@@ -19,6 +19,7 @@ from recbole_llmemb.encode.encode_new_items import encode_like
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows
 from recbole_llmemb.records.history_files import read_jsonl
 from recbole_llmemb.records.items import read_items
+from recbole_llmemb.records.values import text_of, token_of
 from recbole_llmemb.table.format import EmbeddingTable, read_projection
 
 
@@ -66,7 +67,7 @@ def of_mappings(values: Sequence[Mapping], id_field: str, where: str = "new item
     bare = [value for value in values if value.get(id_field) in (None, "")]
     if bare:
         raise UserError(f"{where}: {len(bare)} of the items have no {id_field!r}; give each one.")
-    tokens = [str(value[id_field]) for value in values]
+    tokens = [token_of(value[id_field]) for value in values]
     if len(set(tokens)) != len(tokens):
         seen: set[str] = set()
         twice = dict.fromkeys(token for token in tokens if token in seen or seen.add(token))
@@ -76,21 +77,13 @@ def of_mappings(values: Sequence[Mapping], id_field: str, where: str = "new item
         )
     attributes = [
         {
-            str(name): _text(given)
+            str(name): text
             for name, given in value.items()
-            if name != id_field and _text(given)
+            if name != id_field and (text := text_of(given))
         }
         for value in values
     ]
     return NewItems(tokens, attributes)
-
-
-def _text(value):
-    if value is None:
-        return ""
-    if isinstance(value, (list, tuple)):
-        return " ".join(str(one) for one in value).strip()
-    return str(value).strip()
 
 
 def refuse_known(items: NewItems, number: Mapping[str, int], dataset: str) -> None:

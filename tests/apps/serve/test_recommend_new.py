@@ -138,7 +138,7 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
         recommender.add_items([{"item_id": "a", "name": "soap"}])
     file.write_text(json.dumps({"item_id": 7, "title": ["red", "soap"], "categories": None}))
     assert recommender.add_items(file) == ["7"]
-    assert recommender.catalogue.titles["7"] == "red soap"
+    assert recommender.catalogue.titles["7"] == "red, soap"
     with pytest.raises(UserError, match="known already"):
         recommender.add_items(file)
 

@@ -1,0 +1,74 @@
+"""From values to text: one rule for every kind of file and every command."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# How tools write that there is nothing to say: no words for a language model. Of tokens (users,
+# items, RecBole's features) only the empty one is missing.
+MISSING = frozenset(
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"]
+    + ["<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"]
+)
+# A csv file has no switches; what writes one into it spells them its own way.
+_SWITCHES = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_HALVES = re.compile("[\ud800-\udfff]")
+_LONG = 60
+
+
+def text_of(value: Any) -> str:
+    """What a value says of an item, on one line; empty where it says nothing.
+
+    Lists of short values are joined by commas, lists of sentences by spaces; of a mapping, names
+    and values are kept; a switch is ``true`` or ``false``.
+    """
+    if isinstance(value, dict):
+        pairs = ((one_line(name), text_of(part)) for name, part in value.items())
+        return ", ".join(f"{name}: {part}" for name, part in pairs if part)
+    if isinstance(value, (list, tuple)):
+        parts = [part for part in map(text_of, value) if part]
+        return (" " if any(len(part) > _LONG for part in parts) else ", ").join(parts)
+    words = one_line(value)
+    return "" if words in MISSING else _SWITCHES.get(words, words)
+
+
+def token_of(value: Any) -> str:
+    """A user or item as text, as it stands; empty where there is none."""
+    if isinstance(value, float):
+        if value != value:
+            return ""
+        if value.is_integer():
+            value = int(value)  # a column of whole numbers with gaps becomes one of floats
+    return "" if value is None else str(value)
+
+
+def is_token(value: Any) -> bool:
+    """Whether a value can name a user or item: text, or a whole number."""
+    if isinstance(value, float):
+        return value != value or value.is_integer()
+    return not isinstance(value, bool | list | dict | bytes)
+
+
+def one_line(value: Any) -> str:
+    """A value without line breaks, tabs and other control characters, blanks made one space.
+
+    Letters that are not seen stay: joiners make words of some scripts, and emoji, what they are.
+    """
+    words = "" if value is None else str(value)
+    if not words.isprintable():
+        words = _HALVES.sub("?", _CONTROL.sub(" ", words))
+    return " ".join(words.split())
+
+
+def is_broken(text: str) -> bool:
+    """Whether it holds halves of characters, which JSON can write but no file can."""
+    return _HALVES.search(text) is not None
+
+
+def is_vector(value: Any) -> bool:
+    """Whether a value is no text by default: objects, and lists of anything but text."""
+    if isinstance(value, list):
+        return any(not isinstance(part, str | None) for part in value)
+    return isinstance(value, dict)
