@@ -10,7 +10,7 @@ import warnings
 
 # Those that the documentation named. Saved searches name "tune".
 _MOVED = {
-    "checkpoint": "run.checkpoint",
+    "checkpoint": "core.checkpoint and config.plain",
     "convert": "apps.convert",
     "data.hooks": "plugin",
     "errors": "core.errors",
@@ -39,9 +39,12 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module):
-        old, new = module.__name__, _PACKAGE + _new_name(module.__name__[len(_PACKAGE) :])
-        warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
-        sys.modules[old] = importlib.import_module(new)
+        old, new = module.__name__, _new_name(module.__name__[len(_PACKAGE) :])
+        warnings.warn(f"{old} is now {_PACKAGE}{new}", DeprecationWarning, stacklevel=2)
+        found = [importlib.import_module(_PACKAGE + name) for name in new.split(" and ")]
+        for each in found if len(found) > 1 else ():  # what was in one module is in several
+            vars(module).update({k: v for k, v in vars(each).items() if not k.startswith("__")})
+        sys.modules[old] = module if len(found) > 1 else found[0]
 
 
 def _new_name(old):

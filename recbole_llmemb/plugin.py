@@ -211,10 +211,15 @@ def _by_lower(name):
 
 def register_all() -> None:
     """Let our models be found, and hook our defaults and loaders in; idempotent."""
+    from recbole import quick_start
+
     from recbole_llmemb.config import recbole_config as config
     from recbole_llmemb.data import hooks
     from recbole_llmemb.models.llmsrec.model import LLMSRec
+    from recbole_llmemb.run.restore import load_data_and_model
 
+    quick_start.load_data_and_model = load_data_and_model
+    quick_start.quick_start.load_data_and_model = load_data_and_model
     register(LLMSRec)
     if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)

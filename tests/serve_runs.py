@@ -6,7 +6,7 @@ import pytest
 import torch
 from encode_models import make_model
 
-from recbole_llmemb.run import checkpoint
+from recbole_llmemb.core import checkpoint
 
 
 def save(run, path):

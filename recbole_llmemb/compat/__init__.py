@@ -7,11 +7,8 @@ nothing where its break is absent. Nothing of RecBole's files is changed.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import sys
 import threading
-from collections.abc import Iterator
 
 from recbole_llmemb.compat import (
     columns,
@@ -70,18 +67,3 @@ def apply() -> None:
         pickles.load_weights_only()
         models.switch_anomaly_detection_off()
         _applied = True
-
-
-@contextlib.contextmanager
-def without_argv() -> Iterator[None]:
-    """Hide this program's arguments from RecBole's ``Config``.
-
-    ``Config`` reads ``sys.argv`` whoever builds it and wherever, so that, say,
-    pytest's own options end up as settings (evaluated as Python expressions).
-    """
-    kept = sys.argv
-    sys.argv = kept[:1] or [""]
-    try:
-        yield
-    finally:
-        sys.argv = kept

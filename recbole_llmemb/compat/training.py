@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import os
 import types
 from typing import Any
 
-from recbole_llmemb.run import checkpoint
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.serialization import config_to_plain
 
 
 def use_current_amp() -> None:
@@ -51,12 +51,9 @@ def keep_checkpoints_plain() -> None:
     Its trainers pickle the whole ``Config``; PyTorch 2.6 and later refuse to load
     that, and rightly, because unpickling runs whatever the file says.
     """
-    from recbole import quick_start
     from recbole.trainer import trainer
 
     trainer.torch = PlainTorch("torch")
-    quick_start.load_data_and_model = _load_data_and_model
-    quick_start.quick_start.load_data_and_model = _load_data_and_model
 
 
 def heal_started_processes() -> None:
@@ -72,7 +69,7 @@ def heal_started_processes() -> None:
 
 
 class PlainTorch(types.ModuleType):
-    """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.run.checkpoint`."""
+    """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.core.checkpoint`."""
 
     def __getattr__(self, name: str) -> Any:
         import torch
@@ -86,7 +83,7 @@ class PlainTorch(types.ModuleType):
 
         state = dict(state)
         if "config" in state:
-            state["config"] = checkpoint.config_to_plain(state["config"])
+            state["config"] = config_to_plain(state["config"])
         # DIN and others list submodules here, whose weights state_dict has already.
         state["other_parameter"] = {
             key: value
@@ -99,32 +96,3 @@ class PlainTorch(types.ModuleType):
     def load(path: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
         """Read a checkpoint with ``weights_only=True``."""
         return checkpoint.load(path, map_location)
-
-
-def _load_data_and_model(model_file):
-    """Rebuild everything a checkpoint stands for.
-
-    ``model_file``: A checkpoint that a trainer saved.
-    Returns the config, the model, the dataset, and the training, validation and test data.
-    """
-    from logging import getLogger
-
-    from recbole.quick_start import quick_start
-
-    state = checkpoint.load(model_file)
-    config = checkpoint.config_from_plain(state["config"])
-    folder = str(state["config"].get("checkpoint_dir"))
-    if os.path.isdir(folder) and os.path.samefile(folder, os.path.dirname(model_file) or "."):
-        config["checkpoint_dir"] = folder  # which its user has named, by the file
-    quick_start.init_seed(config["seed"], config["reproducibility"])
-    quick_start.init_logger(config)
-    getLogger().info(config)
-    dataset = quick_start.create_dataset(config)
-    getLogger().info(dataset)
-    splits = quick_start.data_preparation(config, dataset)
-    quick_start.init_seed(config["seed"], config["reproducibility"])
-    model_class = quick_start.get_model(config["model"])
-    model = model_class(config, splits[0]._dataset).to(config["device"])
-    model.load_state_dict(state["state_dict"])
-    model.load_other_parameter(state.get("other_parameter"))
-    return config, model, dataset, *splits

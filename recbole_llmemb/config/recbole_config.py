@@ -19,6 +19,7 @@ from recbole_llmemb.config.key_names import (
     nearest,
     warn_of_keys,
 )
+from recbole_llmemb.config.plain import without_argv
 from recbole_llmemb.core.errors import UserError
 
 
@@ -258,8 +259,6 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
         An unknown key, a missing file, no such model, or what :func:`check` refuses.
     """
     from recbole.config import Config
-
-    from recbole_llmemb.compat import without_argv
 
     for file in config_files:
         _check_file(file)

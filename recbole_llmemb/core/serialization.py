@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,42 @@ import torch
 
 from recbole_llmemb.core.errors import UserError
 
+# Config computes these from the others (or from the machine it runs on), so a
+# checkpoint must not carry them: "local_rank", for one, would make the rebuilt
+# Config look for a process group.
+DERIVED = frozenset(
+    {"device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "local_rank", "single_spec"}
+)
+
 # Marks the dictionaries that stand for an array or a sparse matrix in the file.
 _TAG = "__recbole_llmemb__"
 
 
+def config_to_plain(config: Any) -> dict[str, Any]:
+    """Turn a RecBole ``Config`` into a dictionary of plain values.
+
+    What ``Config`` derives from the rest (the device, the model and input types,
+    the evaluation type, the process rank) is left out.
+
+    Parameters
+    ----------
+    config : recbole.config.Config or mapping
+
+    Raises
+    ------
+    UserError
+        When an entry is not plain data; the message names it.
+    """
+    entries = config if isinstance(config, Mapping) else config.final_config_dict
+    return {
+        key: plain_setting(value, key)
+        for key, value in entries.items()
+        if key not in DERIVED and not isinstance(value, (Enum, torch.device))
+    }
+
+
 def plain_setting(value: Any, where: str) -> Any:
-    """Like :func:`pack`, for settings: paths and dates become text, arrays lists."""
+    """Like :func:`to_safe`, for settings: paths and dates become text, arrays lists."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "isoformat"):  # yaml reads an unquoted 2014-07-23 as a date
@@ -35,10 +66,10 @@ def plain_setting(value: Any, where: str) -> Any:
     if isinstance(value, (list, tuple)):
         entries = [plain_setting(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
         return entries if isinstance(value, list) else tuple(entries)
-    return pack(value, f"config.{where}")
+    return to_safe(value, f"config.{where}")
 
 
-def pack(value: Any, where: str) -> Any:
+def to_safe(value: Any, where: str) -> Any:
     """The plain form of one entry; ``where`` names it should it have none."""
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -68,12 +99,12 @@ def pack(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         packed = OrderedDict() if isinstance(value, OrderedDict) else {}
         for key, entry in value.items():
-            packed[pack(key, where)] = pack(entry, f"{where}.{key}")
+            packed[to_safe(key, where)] = to_safe(entry, f"{where}.{key}")
         if hasattr(value, "_metadata"):  # the module versions a state_dict carries
-            packed._metadata = pack(value._metadata, f"{where}._metadata")
+            packed._metadata = to_safe(value._metadata, f"{where}._metadata")
         return packed
     if isinstance(value, (list, tuple)):
-        entries = [pack(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
+        entries = [to_safe(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
         return entries if isinstance(value, list) else tuple(entries)
     raise UserError(
         f"The checkpoint entry '{where}' is a {type(value).__name__}, which is neither a tensor "
@@ -81,8 +112,8 @@ def pack(value: Any, where: str) -> Any:
     )
 
 
-def unpack(value: Any) -> Any:
-    """Undo :func:`pack` for arrays and sparse matrices."""
+def from_safe(value: Any) -> Any:
+    """Undo :func:`to_safe` for arrays and sparse matrices."""
     if isinstance(value, dict):
         kind = value.get(_TAG)
         if kind == "array":
@@ -95,8 +126,8 @@ def unpack(value: Any) -> Any:
             sparse = build((entries[0], (entries[1], entries[2])), shape=value["shape"])
             return sparse.asformat(value["format"])
         for key, entry in value.items():
-            value[key] = unpack(entry)
+            value[key] = from_safe(entry)
         return value
     if isinstance(value, (list, tuple)):
-        return type(value)(unpack(entry) for entry in value)
+        return type(value)(from_safe(entry) for entry in value)
     return value

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.config.plain import config_for, config_from_plain
+from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, name_some
 from recbole_llmemb.records.interaction_file import interaction_files
-from recbole_llmemb.run import checkpoint
 
 _TRAIN_FIRST = "give a checkpoint that a trainer of RecBole or of this package saved."
 
@@ -47,7 +48,7 @@ def load(path, device=None, data_path=None, llm_table=None, trust_remote_code=Fa
     was_in = plain.get("data_path")
     if data_path is not None:
         plain["data_path"] = str(Path(data_path) / str(plain.get("dataset")))
-    config = checkpoint.config_for(plain, _device(device))
+    config = config_for(plain, _device(device))
     config["llm_trust_remote_code"] = bool(trust_remote_code)
     if data_path is not None:  # RecBole knows better where ml-100k is
         config["data_path"] = plain["data_path"]
@@ -176,3 +177,32 @@ def _rebuild(state, config, train, path):
         ) from None
     model.load_other_parameter(state.get("other_parameter"))
     return model.eval()
+
+
+def load_data_and_model(model_file):
+    """Rebuild everything a checkpoint stands for.
+
+    ``model_file``: A checkpoint that a trainer saved.
+    Returns the config, the model, the dataset, and the training, validation and test data.
+    """
+    from logging import getLogger
+
+    from recbole.quick_start import quick_start
+
+    state = checkpoint.load(model_file)
+    config = config_from_plain(state["config"])
+    folder = str(state["config"].get("checkpoint_dir"))
+    if os.path.isdir(folder) and os.path.samefile(folder, os.path.dirname(model_file) or "."):
+        config["checkpoint_dir"] = folder  # which its user has named, by the file
+    quick_start.init_seed(config["seed"], config["reproducibility"])
+    quick_start.init_logger(config)
+    getLogger().info(config)
+    dataset = quick_start.create_dataset(config)
+    getLogger().info(dataset)
+    splits = quick_start.data_preparation(config, dataset)
+    quick_start.init_seed(config["seed"], config["reproducibility"])
+    model_class = quick_start.get_model(config["model"])
+    model = model_class(config, splits[0]._dataset).to(config["device"])
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
+    return config, model, dataset, *splits

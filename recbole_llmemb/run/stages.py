@@ -14,13 +14,13 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, get_model, get_trainer, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.config.plain import config_to_plain
+from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
 from recbole_llmemb.records.interaction_file import check_header, interaction_files, is_time
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.result import curve_of
 
 # What may differ between two runs that give the same numbers.
@@ -38,7 +38,7 @@ _READING = "2"
 
 def settings(config) -> dict:
     """Everything in a configuration that changes what comes out, as plain values."""
-    plain = checkpoint.config_to_plain(config)
+    plain = config_to_plain(config)
     kept = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
     if not plain.get("holdout_items"):  # how they would be drawn changes nothing
         kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}

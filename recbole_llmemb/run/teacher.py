@@ -9,8 +9,9 @@ from time import perf_counter
 import torch
 from filelock import FileLock
 
+from recbole_llmemb.config.plain import config_from_plain
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run import checkpoint
 
 # Teachers trained as models of this package; any other is trained as RecBole's own.
 _OURS = ("SASRec", "GRU4Rec", "BERT4Rec")
@@ -193,7 +194,7 @@ def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
     if tokens is None:  # written by RecBole's own trainer, which does not keep them
         from recbole.data import create_dataset
 
-        config = checkpoint.config_from_plain(state["config"])
+        config = config_from_plain(state["config"])
         dataset = create_dataset(config)
         tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     return tokens[1:], weights["item_embedding.weight"][1 : len(tokens)].clone()

@@ -6,9 +6,9 @@ import os
 
 from recbole.utils import set_color
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.config.plain import config_to_plain
+from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run import checkpoint
 
 # What a run reads beside its data, as noted in its configuration: key, in words, what tells it.
 _USED = (
@@ -42,7 +42,7 @@ class Resumable:
         tokens = None if dataset is None else dataset.field2id_token[dataset.iid_field]
         generator = getattr(self._train_data, "generator", None)
         return {
-            "config": checkpoint.config_to_plain(self.config),
+            "config": config_to_plain(self.config),
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": self.best_valid_score,

@@ -13,11 +13,11 @@ from torch import optim
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.candidates import EXCLUDED
 from recbole_llmemb.evaluation.collector import CandidateScores, GroupCollector
 from recbole_llmemb.evaluation.groups import GroupEvaluator
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.training.resume import Resumable
 
 

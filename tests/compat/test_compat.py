@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from recbole_llmemb import compat
+from recbole_llmemb.config.plain import without_argv
 from recbole_llmemb.core.errors import UserError
 
 compat.apply()
@@ -349,7 +350,7 @@ def test_use_gpu_is_obeyed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for asked, kind in ((False, "cpu"), (True, "cuda")):
-        with compat.without_argv():
+        with without_argv():
             config = Config(model="BPR", dataset="tiny", config_dict={"use_gpu": asked})
         assert config["device"].type == kind
 
@@ -360,7 +361,7 @@ def test_without_argv(monkeypatch):
     line = ["program", "--epochs=77", "stray"]
     monkeypatch.setattr(sys, "argv", line)
     assert Config(model="BPR", dataset="tiny")["epochs"] == 77
-    with pytest.raises(RuntimeError), compat.without_argv():
+    with pytest.raises(RuntimeError), without_argv():
         assert Config(model="BPR", dataset="tiny")["epochs"] == 300
         raise RuntimeError
     assert sys.argv is line

@@ -20,10 +20,11 @@ from serve_runs import encoder, saved  # noqa: F401
 
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.cli.run import execute
+from recbole_llmemb.config.plain import config_from_plain, config_to_plain
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.plugin import is_ours
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.stages import train_and_evaluate
 from recbole_llmemb.table import EmbeddingTable
 
@@ -270,15 +271,15 @@ def hostile(saved, planted, plant):
 
 
 def test_a_configuration_from_a_file_is_data(tiny_config):
-    plain = checkpoint.config_to_plain(tiny_config())
+    plain = config_to_plain(tiny_config())
     own = {**HOSTILE, "dataset_save_path": "a.pth", "dataloaders_save_path": "b.pth"}
-    config = checkpoint.config_from_plain({**plain, **own, "align_teacher_config": own})
+    config = config_from_plain({**plain, **own, "align_teacher_config": own})
     assert not any(config[key] for key in own)
     assert config["align_teacher_config"] == {}
     elsewhere = {"checkpoint_dir": "/a", "llm_cache_dir": "/b"}
-    config = checkpoint.config_from_plain({**plain, **elsewhere})
+    config = config_from_plain({**plain, **elsewhere})
     assert (config["checkpoint_dir"], config["llm_cache_dir"]) == ("saved", None)
-    assert not any(checkpoint.config_from_plain(plain)[key] for key in own)
+    assert not any(config_from_plain(plain)[key] for key in own)
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec", "LLMEmbBERT4Rec"])
@@ -322,7 +323,7 @@ def test_load_data_and_model_writes_nowhere_else(tiny_settings, tmp_path, monkey
 
     state["config"] |= {"dataset": "ml-1m", "data_path": str(made / "ml-1m")}
     checkpoint.save(state, path)
-    assert checkpoint.config_from_plain(state["config"])["data_path"] == "dataset/ml-1m"
+    assert config_from_plain(state["config"])["data_path"] == "dataset/ml-1m"
 
 
 @pytest.mark.parametrize("key", ["unused_col", "alias_of_item_id", "hidden_act"])
@@ -571,9 +572,9 @@ def test_an_adapters_settings_name_no_code(foreign, encoder, tmp_path, marker, m
 def test_models_go_by_names(model, tiny_config, capsys):
     assert main([f"--model={model}", "--dataset=tiny"]) == 2
     assert model in capsys.readouterr().err
-    plain = checkpoint.config_to_plain(tiny_config())
+    plain = config_to_plain(tiny_config())
     with pytest.raises(UserError, match="model"):
-        checkpoint.config_from_plain({**plain, "model": model})
+        config_from_plain({**plain, "model": model})
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
@@ -583,9 +584,9 @@ def test_datasets_go_by_names(kind, model, tiny_config, tmp_path, capsys):
     (tmp_path / "theirs.yaml").write_text("llm_trust_remote_code: True\nseed: 7\n")
     above = "../" * 30 + str(tmp_path).lstrip("/") + "/theirs"
     name = {"above": above, "absolute": str(tmp_path / "theirs"), "dots": ".."}[kind]
-    plain = checkpoint.config_to_plain(tiny_config(model))
+    plain = config_to_plain(tiny_config(model))
     with pytest.raises(UserError, match="dataset is "):
-        checkpoint.config_from_plain({**plain, "dataset": name})
+        config_from_plain({**plain, "dataset": name})
     given = [f"--model={model}", f"--dataset={name}", "--train_neg_sample_args=None"]
     assert main(given) == 2
     assert "dataset is" in capsys.readouterr().err

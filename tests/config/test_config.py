@@ -9,7 +9,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.config import Config  # isort: skip
 from recbole_llmemb.config import recbole_config as module  # isort: skip
-from recbole_llmemb.run.checkpoint import config_from_plain, config_to_plain  # isort: skip
+from recbole_llmemb.config.plain import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.cli.run import parse  # isort: skip
 from recbole_llmemb.config.recbole_config import defaults, make_config, properties_folder  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip

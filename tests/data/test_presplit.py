@@ -8,7 +8,7 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.run import checkpoint  # isort: skip
+from recbole_llmemb.core import checkpoint  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip

@@ -10,9 +10,9 @@ import yaml
 
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.recbole_config import make_config
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation import GROUP_NAMES
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.stages import build, prepare_data, train_and_evaluate
 
 NO_TEST = [{"LS": "valid_only"}, {"RS": [0.8, 0.2, 0.0]}, {"TS": [7, 3, 0]}]

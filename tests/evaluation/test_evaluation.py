@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
-from recbole_llmemb import compat
+from recbole_llmemb.config.plain import without_argv
 
 from recbole.config import Config  # isort: skip
 from recbole.data import create_dataset  # isort: skip
@@ -81,7 +81,7 @@ def make_config(data_path, model="SASRec", **settings):
         "use_gpu": False,
         "gpu_id": "",
     }
-    with compat.without_argv():
+    with without_argv():
         return Config(model=model, dataset="tiny", config_dict={**defaults, **settings})
 
 

@@ -14,7 +14,7 @@ from conftest import child_env
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.run import checkpoint  # isort: skip
+from recbole_llmemb.core import checkpoint  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.evaluation import Groups  # isort: skip

@@ -18,12 +18,12 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import init_seed
 
 from recbole_llmemb.config.measure import history_in_words, measure_of
-from recbole_llmemb.core import random_state
+from recbole_llmemb.config.plain import config_from_plain
+from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.groups import GroupEvaluator
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.training.trainer import LLMEmbTrainer
 
 
@@ -202,7 +202,7 @@ def _config(plain, mode, changes, path):
     if folder is not None:
         changed["data_path"] = str(Path(folder) / str(plain["dataset"]))
     try:
-        config = checkpoint.config_from_plain(changed)
+        config = config_from_plain(changed)
         if folder is not None:  # RecBole knows better where ml-100k is
             config["data_path"] = changed["data_path"]
         if changes.get("llm_cache_dir"):  # which a checkpoint does not say

@@ -15,9 +15,9 @@ from recbole_llmemb.apps.tune import shared as sharing
 from recbole_llmemb.apps.tune.needs import require_ray
 from recbole_llmemb.apps.tune.plan import make_plan
 from recbole_llmemb.apps.tune.trials import settings_of
-from recbole_llmemb.core import random_state
+from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run import checkpoint, stages
+from recbole_llmemb.run import stages
 
 #: Files of a trial's checkpoint: where it stands, its best epoch, and what else it needs.
 STATE, BEST, REST = "state.pth", "best.pth", "rest.pth"

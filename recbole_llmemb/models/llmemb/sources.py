@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.checkpoint import fingerprint
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.models.whitening import Affine
-from recbole_llmemb.run import checkpoint
-from recbole_llmemb.run.checkpoint import fingerprint
 
 
 def item_table(config, dataset, report=None, size=None):

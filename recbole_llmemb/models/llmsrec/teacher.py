@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.config.plain import config_for
+from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.models.llmemb.backbones.examine import roles_of
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.teacher import is_checkpoint
 
 
@@ -123,7 +123,7 @@ def rebuild(state, path, dataset=None, device=None):
     from recbole.utils import ModelType, get_model
 
     try:
-        config = checkpoint.config_for(state["config"], torch.device(device or "cpu"))
+        config = config_for(state["config"], torch.device(device or "cpu"))
     except KeyError:
         raise UserError(f"Checkpoint {path} has no configuration; give one of a trainer.") from None
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:

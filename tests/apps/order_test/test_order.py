@@ -13,10 +13,10 @@ from llmsrec_fixtures import cf_model, llms, llmsrec, settings  # noqa: F401
 from recbole_llmemb.apps.order_test.report import draw, to_markdown, to_text
 from recbole_llmemb.apps.order_test.shuffling import Order, order_test, teacher_of
 from recbole_llmemb.cli.main import main
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import with_shuffled_histories, with_shuffled_sequences
 from recbole_llmemb.data.lazy import POSITION
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.stages import build, train_and_evaluate
 
 

@@ -10,8 +10,8 @@ from serve_runs import saved  # noqa: F401
 
 from recbole_llmemb import Recommender
 from recbole_llmemb.apps.serve.topk import Pairs, best_products
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.restore import load
 
 MODELS = {

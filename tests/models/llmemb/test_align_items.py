@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_llmemb.run import checkpoint
+from recbole_llmemb.core import checkpoint
 
 
 @pytest.mark.parametrize("settings", [

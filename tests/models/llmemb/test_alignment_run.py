@@ -7,7 +7,7 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.run import checkpoint  # isort: skip
+from recbole_llmemb.core import checkpoint  # isort: skip
 from recbole_llmemb.run import teacher  # isort: skip
 from recbole_llmemb.data.loaders import ALIGN_ITEMS  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from recbole_llmemb.config.plain import config_from_plain, config_to_plain
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.models.llmemb.sources import item_table
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -15,7 +15,7 @@ def test_another_table_at_the_same_place_is_refused(tiny_data, tiny_table, tmp_p
     table.save(mine)
     config, data = tiny_data(llm_table=str(mine))
     rows = item_table(config, data.dataset)
-    again = checkpoint.config_from_plain(checkpoint.config_to_plain(config))
+    again = config_from_plain(config_to_plain(config))
     assert torch.equal(item_table(again, data.dataset), rows)
     EmbeddingTable(table.tokens, table.vectors + 1, {}).save(mine, overwrite=True)
     with pytest.raises(TableError, match="is not the table this model was trained over"):

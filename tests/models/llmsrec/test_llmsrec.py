@@ -9,6 +9,8 @@ import torch
 from conftest import ROOT
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 
+from recbole_llmemb.config.plain import config_from_plain, config_to_plain
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES, ITEM_PROMPT
@@ -18,7 +20,6 @@ from recbole_llmemb.models.llmsrec.losses import (
     uniformity_loss,
 )
 from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
-from recbole_llmemb.run import checkpoint
 from recbole_llmemb.run.stages import build, train_and_evaluate
 
 sys.path.insert(0, str(ROOT))
@@ -233,16 +234,16 @@ def test_a_cf_model_is_found_from_another_folder(llmsrec, cf_model, tmp_path, mo
     shutil.copy(cf_model, tmp_path / "cf.pth")
     monkeypatch.chdir(tmp_path)
     config, data, model, trainer = llmsrec("llama", align_teacher="./cf.pth", epochs=1)
-    plain = checkpoint.config_to_plain(config)
+    plain = config_to_plain(config)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again, _ = build(checkpoint.config_from_plain(plain), data)
+    again, _ = build(config_from_plain(plain), data)
     assert torch.equal(again.teacher.item_embeddings, model.teacher.item_embeddings)
     (tmp_path / "cf.pth").unlink()
     monkeypatch.setattr("recbole_llmemb.run.teacher.ensure_teacher", None)
     for named in ("./cf.pth", "SASRec"):
         with pytest.raises(UserError, match="cf.pth and is gone"):
-            build(checkpoint.config_from_plain(plain | {"align_teacher": named}), data)
+            build(config_from_plain(plain | {"align_teacher": named}), data)
 
 
 def test_a_cf_model_of_other_interactions_is_refused(llmsrec, cf_model, tmp_path):
@@ -265,7 +266,7 @@ def test_a_checkpoint_refuses_another_llm_table_or_cf_model(llmsrec, tmp_path, l
     )
 
     def rebuilt(**changes):
-        config = checkpoint.config_from_plain(state["config"] | changes)
+        config = config_from_plain(state["config"] | changes)
         return build(config, data)[0]
 
     again = rebuilt()
@@ -344,7 +345,7 @@ def test_a_checkpoint_finds_its_cf_model_again(llmsrec, cf_model, monkeypatch):
     config, data, model, trainer = llmsrec("llama", epochs=1)
     state = checkpoint.load(train_and_evaluate(config, data, model, trainer).checkpoint)
     monkeypatch.setattr("recbole_llmemb.run.teacher.ensure_teacher", None)
-    config = checkpoint.config_from_plain(state["config"] | {"align_teacher": "SASRec"})
+    config = config_from_plain(state["config"] | {"align_teacher": "SASRec"})
     again, _ = build(config, data)
     assert torch.equal(again.teacher.item_embeddings, model.teacher.item_embeddings)
 

@@ -9,11 +9,11 @@ import torch
 from recbole.model.loss import BPRLoss
 from torch import nn
 
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.llmemb.backbones.examine import refuse_similarity
 from recbole_llmemb.models.llmemb.item_layer import item_layer
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
-from recbole_llmemb.run import checkpoint
 
 
 class NextItNetModel(LLMEmbMixin):
