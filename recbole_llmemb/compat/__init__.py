@@ -11,17 +11,13 @@ import importlib.util
 import threading
 
 from recbole_llmemb.compat import (
-    columns,
     datasets,
-    devices,
-    folders,
     imports,
     metrics,
-    models,
-    order,
     pickles,
     reading,
     sequences,
+    surroundings,
     training,
 )
 from recbole_llmemb.core.errors import UserError
@@ -47,23 +43,23 @@ def apply() -> None:
         imports.spare_absent_libraries()
         imports.defer_ray()
         imports.let_hyperopt_draw()
-        folders.let_folders_exist()
+        surroundings.let_folders_exist()
         datasets.restore_pandas_habits()
         datasets.copy_read_only_columns()
         datasets.tell_filtered_interactions()
         reading.read_files_as_they_are()
-        order.keep_times_exact()
-        columns.name_missing_columns()
+        sequences.keep_times_exact()
+        reading.name_missing_columns()
         sequences.count_first_interactions()
         metrics.collect_catalogue_metrics()
         metrics.compute_catalogue_metrics()
         datasets.check_presplit_histories()
-        devices.obey_use_gpu()
+        surroundings.obey_use_gpu()
         training.use_current_amp()
         training.report_plain_metrics()
         training.keep_checkpoints_plain()
         training.heal_started_processes()
         pickles.leave_pickles_alone()
         pickles.load_weights_only()
-        models.switch_anomaly_detection_off()
+        surroundings.switch_anomaly_detection_off()
         _applied = True
