@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from recbole_llmemb.apps.compare.users import write_users
+from recbole_llmemb.run.per_user import write_users
 
 
 def result(folder, name, hit, *, seed=1, new=False, users=None, **other):

@@ -5,7 +5,7 @@ import random
 from encode_models import make_model, write_dataset
 
 KINDS = ["soap", "gel", "one", "two"]
-COLOURS = ["red", "blue", "movie", "beauty"]
+COLORS = ["red", "blue", "movie", "beauty"]
 
 
 def item_file(count=40, seed=0):
@@ -13,8 +13,8 @@ def item_file(count=40, seed=0):
     draw = random.Random(seed)
     lines = ["item_id:token\ttitle:token_seq\tbrand:token\tclass:token_seq"]
     for i in range(count):
-        title = " ".join(draw.choices(KINDS + COLOURS, k=3))
-        lines.append(f"i{i}\t{title}\t{draw.choice(KINDS)}\t{draw.choice(COLOURS)}")
+        title = " ".join(draw.choices(KINDS + COLORS, k=3))
+        lines.append(f"i{i}\t{title}\t{draw.choice(KINDS)}\t{draw.choice(COLORS)}")
     return "\n".join(lines) + "\n"
 
 

@@ -59,10 +59,10 @@ def main(argv: list[str]) -> int:
     """
     options = build_parser().parse_args(argv)
     from recbole_llmemb.apps.compare.comparison import compare
-    from recbole_llmemb.apps.compare.folder import OutFolder
     from recbole_llmemb.apps.compare.grouping import choose_baseline, read_groups
     from recbole_llmemb.apps.compare.tables import tables_of, to_text
     from recbole_llmemb.core.errors import UserError
+    from recbole_llmemb.core.out_folder import OutFolder
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")

@@ -90,9 +90,9 @@ def main(argv: list[str]) -> int:
         chosen = [(name or Path(file).stem, file) for name, file in chosen]
     changes = _changes(options)
 
-    from recbole_llmemb.apps.compare.folder import OutFolder
     from recbole_llmemb.apps.order_test.report import contents_of, to_text, told
     from recbole_llmemb.apps.order_test.shuffling import order_test, settings_of, teacher_of
+    from recbole_llmemb.core.out_folder import OutFolder
 
     folder = OutFolder(options.out, "order.json") if options.out else None
     shared = {"shuffles": options.shuffles, "seed": options.seed, "last": options.last}

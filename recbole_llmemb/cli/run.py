@@ -77,7 +77,6 @@ def execute(typed: dict, report=print) -> dict:
     import torch
     from recbole.utils import init_logger
 
-    from recbole_llmemb.apps.compare.users import read_users, write_users
     from recbole_llmemb.config.measure import excluded_of, measure_of_run
     from recbole_llmemb.config.recbole_config import make_config, preset_file
     from recbole_llmemb.core.files import inputs_of, refuse_inputs
@@ -86,6 +85,7 @@ def execute(typed: dict, report=print) -> dict:
     from recbole_llmemb.plugin import is_ours, model_class
     from recbole_llmemb.run import result as results
     from recbole_llmemb.run import stages
+    from recbole_llmemb.run.per_user import read_users, write_users
 
     started = perf_counter()
     typed = dict(typed)

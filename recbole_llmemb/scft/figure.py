@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from recbole_llmemb.apps.compare.drawing import bare, check_matplotlib, new_figure, principal_plane
+from recbole_llmemb.core.drawing import bare, check_matplotlib, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, require_writable
 from recbole_llmemb.encode.adapter import find_adapter

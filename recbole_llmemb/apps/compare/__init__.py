@@ -1,6 +1,6 @@
 """Results side by side: tables, significance, figures, one page.
 
-- :mod:`.read` and :mod:`.users` read what runs left behind, :mod:`.grouping` puts those
+- :mod:`.read` reads what runs left behind, :mod:`.grouping` puts those
   together that differ in their seed only;
 - :mod:`.comparison` has the numbers, :mod:`.significance` the tests;
 - :mod:`.tables` writes them for the terminal, Markdown, LaTeX and HTML;

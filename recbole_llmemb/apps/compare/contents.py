@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from recbole_llmemb import __version__
 from recbole_llmemb.apps.compare import tables
-from recbole_llmemb.apps.compare.drawing import png
-from recbole_llmemb.apps.compare.folder import comment
 from recbole_llmemb.apps.compare.grouping import differing_settings
+from recbole_llmemb.core.drawing import png
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.out_folder import comment
 
 LISTING = "report.html"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from recbole_llmemb.apps.compare.comparison import mean_std
-from recbole_llmemb.apps.compare.drawing import new_figure, style
+from recbole_llmemb.core.drawing import new_figure, style
 
 _BINS = {
     "item_popularity": "training interactions of the item",

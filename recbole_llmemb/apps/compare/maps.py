@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_llmemb.apps.compare.drawing import COLOURS, bare, new_figure, principal_plane
+from recbole_llmemb.core.drawing import COLORS, bare, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.records.items import read_items
 
@@ -148,12 +148,12 @@ def draw_map(shown: ItemMap, method: str, title: str):
 
 
 def _by_category(axes, points, shown, legend):
-    most = [name for name, _ in Counter(filter(None, shown.categories)).most_common(len(COLOURS))]
+    most = [name for name, _ in Counter(filter(None, shown.categories)).most_common(len(COLORS))]
     of = np.array([most.index(c) if c in most else -1 for c in shown.categories])
     for place in (-1, *range(len(most))):
         chosen = of == place
         if chosen.any():
-            colour, name = ("0.8", "other") if place < 0 else (COLOURS[place], most[place])
+            colour, name = ("0.8", "other") if place < 0 else (COLORS[place], most[place])
             axes.scatter(
                 *points[torch.from_numpy(chosen)].t().numpy(),
                 s=7, alpha=0.6, linewidths=0, color=colour, label=name,

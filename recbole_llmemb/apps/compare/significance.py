@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from recbole_llmemb.apps.compare.users import read_users
 from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.run.per_user import read_users
 
 #: Name on the command line → in words.
 TESTS = {

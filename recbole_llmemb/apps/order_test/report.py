@@ -6,7 +6,7 @@ import json
 
 from tabulate import tabulate
 
-from recbole_llmemb.apps.compare.drawing import COLOURS, new_figure, png
+from recbole_llmemb.core.drawing import COLORS, new_figure, png
 
 _COLUMNS = ("", "ranking", "metric", "true order", "shuffled", "relative drop")
 _FILES = ["order.json", "order.md", "order.png"]
@@ -88,7 +88,7 @@ def draw(found, metric=None):
             [p - 0.2 for p in places],
             [v["true"] for v in values],
             0.38,
-            color=COLOURS[0],
+            color=COLORS[0],
             label="true order",
         )
         axes.bar(
@@ -97,7 +97,7 @@ def draw(found, metric=None):
             0.38,
             yerr=[v["std"] or 0 for v in values],
             capsize=3,
-            color=COLOURS[1],
+            color=COLORS[1],
             label="shuffled",
         )
         for place, value in zip(places, values):

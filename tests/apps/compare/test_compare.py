@@ -328,7 +328,7 @@ def test_bad_input(tmp_path, capsys):
         (f"x={good}", f"y={good}"): "is given twice, as 'y' and before",
         (f"x={good}", f"x={empty}"): "is no result file",
         ("x=",): "'x=' is neither a file nor of the form LABEL=FILE,FILE",
-        (good, f"--out={text}/report"): "cannot be written to",
+        (good, f"--out={text}/report"): "cannot be written",
     }
     for arguments, message in cases.items():
         status, _, err = run(capsys, *arguments)

@@ -8,9 +8,9 @@ import yaml
 
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.apps.compare.read import read_run
-from recbole_llmemb.apps.compare.users import UserResults, read_users
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.evaluation.details import bins
+from recbole_llmemb.run.per_user import UserResults, read_users
 from recbole_llmemb.run.stages import run_key
 
 

@@ -6,22 +6,17 @@ import io
 
 import torch
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.optional import optional
 
 #: Okabe and Ito's colours, which colour-blind readers tell apart as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"  # one more than colours, so that no pair of the two comes back soon
 LINES = ("-", "--", "-.", ":")
 
 
 def check_matplotlib(option: str) -> None:
     """Refuse to draw without matplotlib, before any work is done for a figure."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"{option} needs matplotlib: pip install 'recbole-llmemb[figures]'."
-        ) from error
+    optional("matplotlib", "figures", option)
 
 
 def new_figure(width: float, height: float, layout: str = "constrained"):
@@ -37,9 +32,9 @@ def new_figure(width: float, height: float, layout: str = "constrained"):
 def style(number: int) -> dict:
     """How the curve of the ``number``-th group looks, the same in every figure."""
     return {
-        "color": COLOURS[number % len(COLOURS)],
+        "color": COLORS[number % len(COLORS)],
         "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+        "linestyle": LINES[number // len(COLORS) % len(LINES)],
     }
 
 

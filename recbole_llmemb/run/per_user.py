@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run.result import write_whole
+from recbole_llmemb.core.files import atomic_file
 
 FORMAT = "recbole-llmemb users 1"
 
@@ -59,13 +59,8 @@ def write_users(path, details, dataset) -> None:
     for name, values in details.values.items():
         tensors[f"metric.{name}"] = values.astype(np.float32)
     about = {"format": FORMAT, "metrics": json.dumps(list(details.values))}
-    try:
-        write_whole(path, save(tensors, about))
-    except OSError as error:
-        raise UserError(
-            f"The per-user file {str(path)!r} cannot be written ({error.strerror}): give "
-            "--result_json a file in a folder you can write to."
-        ) from error
+    with atomic_file(path) as fresh:
+        fresh.write_bytes(save(tensors, about))
 
 
 def read_users(path) -> UserResults:

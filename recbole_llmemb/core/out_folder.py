@@ -8,9 +8,9 @@ import re
 import uuid
 from pathlib import Path
 
-from recbole_llmemb.apps.compare.drawing import check_matplotlib
+from recbole_llmemb.core.drawing import check_matplotlib
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run.result import write_whole
+from recbole_llmemb.core.files import atomic_file
 
 
 class OutFolder:
@@ -38,15 +38,9 @@ class OutFolder:
 
     def _write(self, contents):
         files = [self.folder / name for name in contents]
-        try:
-            for file, content in zip(files, contents.values()):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_whole(file, content)
-        except OSError as error:
-            raise UserError(
-                f"The folder {str(self.folder)!r} cannot be written to "
-                f"({error.strerror or error}); give --out another one."
-            ) from error
+        for file, content in zip(files, contents.values()):
+            with atomic_file(file) as fresh:
+                fresh.write_bytes(content)
         return files
 
     def _listed(self) -> set[str]:
