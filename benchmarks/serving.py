@@ -19,7 +19,7 @@ from benchmarks import subjects, timing  # isort: skip  (heals RecBole)
 from recbole.utils.case_study import full_sort_topk
 
 from recbole_llmemb.apps.serve.recommender import Recommender
-from recbole_llmemb.run.restore import Loaded
+from recbole_llmemb.run.restore import Restored
 
 LIMIT = 3.0
 TOP = 10
@@ -49,7 +49,7 @@ def compare(subject, chosen) -> None:
     splits = tuple(loader._dataset for loader in (data.train, data.valid, data.test))
     subject.trainer = None
     gc.collect()
-    recommender = Recommender(Loaded("a model", subject.config, data.dataset, splits, model))
+    recommender = Recommender(Restored("a model", subject.config, data.dataset, splits, model))
     tokens = data.dataset.field2id_token[data.dataset.uid_field]
     ids = data.test.dataset.inter_feat[data.dataset.uid_field].numpy()
     draw = np.random.default_rng(1)

@@ -70,6 +70,8 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="a .pth file that a run has saved")
     parser.add_argument("--data_path", help="the folder that holds the dataset's folder now")
     parser.add_argument("--llm_table", help="where the table of the checkpoint is now")
+    parser.add_argument("--llm_model", help="where the LLM of an LLM-SRec is now")
+    parser.add_argument("--align_teacher", help="where the checkpoint of its CF model is now")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0 (default: auto)")
     parser.add_argument(
         "--new_items",
@@ -154,7 +156,7 @@ def open_checkpoint(options, title_field=None):
 
     recommender = Recommender(
         options.checkpoint, options.device, options.data_path, options.llm_table, title_field,
-        options.trust_remote_code,
+        options.trust_remote_code, options.llm_model, options.align_teacher,
     )  # fmt: skip
     if options.new_items:
         added = recommender.add_items(options.new_items)

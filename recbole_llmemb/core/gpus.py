@@ -1,9 +1,13 @@
-"""The GPUs that a process may use."""
+"""The devices that a process may use."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+
+import torch
+
+from recbole_llmemb.core.errors import explained
 
 
 @contextlib.contextmanager
@@ -20,3 +24,13 @@ def preserve_cuda_visible_devices():
             os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         else:
             os.environ["CUDA_VISIBLE_DEVICES"] = kept
+
+
+def usable_device(name: str, key: str) -> torch.device:
+    """The device of a name, if this machine has it; ``key``: the setting that names it."""
+    sentence = f"{key} {name!r} cannot be used ({{reason}}); choose auto or cpu."
+    with explained(sentence, RuntimeError, AssertionError, NotImplementedError, key=key):
+        if name == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.empty(0, device=name)
+        return torch.device(name)

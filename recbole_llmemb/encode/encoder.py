@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.gpus import usable_device
 from recbole_llmemb.encode.adapter import Adapter, load_adapter
 from recbole_llmemb.encode.source import EncoderSource, refuse_code
 
@@ -34,16 +35,10 @@ def choose_devices(device: Any = None) -> list[str]:
     if device in (None, "", "auto"):
         return ["cuda" if torch.cuda.is_available() else "cpu"]
     names = [name.strip() for name in str(device).split(",") if name.strip()]
-    if not names or "meta" in names:
+    if not names:
         raise UserError(f"llm_device {str(device)!r} names no device; choose auto or cpu.")
     for name in names:
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).partition("\n")[0].rstrip(".")
-            raise UserError(
-                f"llm_device {name!r} cannot be used ({reason}); choose auto or cpu."
-            ) from error
+        usable_device(name, "llm_device")
     return names
 
 

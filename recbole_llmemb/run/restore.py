@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,30 @@ import torch
 
 from recbole_llmemb.config.plain import config_for, config_from_plain
 from recbole_llmemb.core import checkpoint, random_state
-from recbole_llmemb.core.errors import TableError, UserError, name_some
+from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
+from recbole_llmemb.core.gpus import usable_device
 from recbole_llmemb.records.interaction_file import interaction_files
+from recbole_llmemb.run.stages import Data, prepare_data
 
-_TRAIN_FIRST = "give a checkpoint that a trainer of RecBole or of this package saved."
+# How models fail over settings, data or weights that are not theirs.
+_UNFIT = (RuntimeError, KeyError, NotImplementedError, TypeError)
 
 
 @dataclass
-class Loaded:
+class Saved:
+    """What the file of a checkpoint holds."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration of its run, as plain values."""
+        return self.state["config"]
+
+
+@dataclass
+class Restored:
     """What a checkpoint stands for."""
 
     path: Path
@@ -26,100 +43,204 @@ class Loaded:
     dataset: Any  # All interactions
     splits: tuple  # Training, validation and test rows
     model: torch.nn.Module  # On its device, in evaluation mode
+    data: Data | None = None  # The same with loaders, where they were asked for
 
 
-def load(path, device=None, data_path=None, llm_table=None, trust_remote_code=False) -> Loaded:
-    """Rebuild the model of a checkpoint for use.
+def read(path) -> Saved:
+    """Read a checkpoint that a trainer saved; refuse any other."""
+    state = checkpoint.load(path)
+    if not state.get("config") or "state_dict" not in state:
+        raise UserError(
+            f"The checkpoint {path} has no configuration or no weights; give a checkpoint that a "
+            "trainer of RecBole or of this package saved.",
+            where=path,
+        )
+    return Saved(Path(path), state)
 
-    ``device``: empty or auto: a GPU, if there is one.
-    ``data_path``: the folder that holds the dataset's folder, if it is not where it was.
-    ``llm_table``: the table that the model was trained over, if it is not where it was.
+
+def restore(
+    saved,
+    *,
+    data_path=None,
+    table=None,
+    llm=None,
+    teacher=None,
+    device=None,
+    trust_remote_code=False,
+    changes=None,
+    loaders=False,
+    model=None,
+) -> Restored:
+    """Rebuild the model of a checkpoint for use; random numbers go on as if nothing was.
+
+    ``saved``: its path, or what :func:`read` gave.
+    ``data_path``, ``table``, ``llm``, ``teacher``: where the dataset's folder lies, the table, the
+    LLM and the CF model's checkpoint, if they are not where they were.
+    ``device``: ``auto``, ``cpu``, ``cuda:1``; by default what the configuration says.
     ``trust_remote_code``: run code that comes with its encoder or LLM; what the checkpoint says
     does not count.
+    ``changes``: settings that differ from the checkpoint's; None takes one away.
+    ``loaders``: whether loaders are wanted, over datasets as training had them; RecBole's own
+    models write out every prefix of every history for that.
+    ``model``: of the same checkpoint, where one was rebuilt already.
     """
-    from recbole.utils import ModelType
-
-    path = Path(path)
-    state = checkpoint.load(path)
-    plain = state.get("config")
-    if not isinstance(plain, dict) or "state_dict" not in state:
-        raise UserError(f"The checkpoint {path} has no configuration or no weights; {_TRAIN_FIRST}")
-    plain = dict(plain)
-    was_in = plain.get("data_path")
+    saved = saved if isinstance(saved, Saved) else read(saved)
+    path, changes = saved.path, changes or {}
+    plain = {**saved.settings, **changes}
+    plain = {key: value for key, value in plain.items() if value is not None or key not in changes}
     if data_path is not None:
         plain["data_path"] = str(Path(data_path) / str(plain.get("dataset")))
-    config = config_for(plain, _device(device))
+    config = config_for(plain, _device(device, plain))
     config["llm_trust_remote_code"] = bool(trust_remote_code)
+    if plain.get("llm_cache_dir") and "llm_cache_dir" in changes:
+        config["llm_cache_dir"] = plain["llm_cache_dir"]  # a checkpoint does not say that either
     if data_path is not None:  # RecBole knows better where ml-100k is
         config["data_path"] = plain["data_path"]
+    _check_data(config, path, plain.get("data_path"))
+    _use_table(config, path, table)
+    _use_teacher(config, path, teacher)
+    if llm is not None:
+        config["llm_model"] = str(llm)
+    with random_state.preserve():
+        data = prepare_data(config) if loaders else None
+        if data is None:
+            dataset, splits = _read(config)
+        else:
+            dataset = data.dataset
+            splits = tuple(loader._dataset for loader in (data.train, data.valid, data.test))
+        _check_items(saved, dataset, config)
+        if model is None:
+            model = rebuild(saved, config, splits[0])
+    return Restored(path, config, dataset, splits, model, data)
+
+
+def rebuild(saved: Saved, config, train) -> torch.nn.Module:
+    """The model of a checkpoint over its training rows, on its device, in evaluation mode."""
+    from recbole.utils import get_model
+
+    with explained(
+        f"The weights in {saved.path} do not fit its configuration and data ({{reason}}); give the "
+        "data that it was trained on.",
+        *_UNFIT,
+        where=saved.path,
+    ):
+        model = get_model(config["model"])(config, train).to(config["device"])
+        model.load_state_dict(saved.state["state_dict"])
+    model.load_other_parameter(saved.state.get("other_parameter"))
+    return model.eval()
+
+
+def load_data_and_model(model_file):
+    """Rebuild everything a checkpoint stands for, as RecBole's function of this name.
+
+    ``model_file``: A checkpoint that a trainer saved.
+    Returns the config, the model, the dataset, and the training, validation and test data.
+    """
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import init_logger, init_seed
+
+    saved = read(model_file)
+    config = config_from_plain(saved.settings)
+    folder = str(saved.settings.get("checkpoint_dir"))
+    if os.path.isdir(folder) and os.path.samefile(folder, saved.path.parent):
+        config["checkpoint_dir"] = folder  # which its user has named, by the file
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    getLogger().info(config)
+    dataset = create_dataset(config)
+    getLogger().info(dataset)
+    loaders = data_preparation(config, dataset)
+    init_seed(config["seed"], config["reproducibility"])
+    return config, rebuild(saved, config, loaders[0]._dataset).train(), dataset, *loaders
+
+
+def _device(asked, plain) -> torch.device:
+    if asked in (None, "", "auto"):
+        wanted = asked is not None or plain.get("use_gpu") is not False
+        return torch.device("cuda" if wanted and torch.cuda.is_available() else "cpu")
+    return usable_device(str(asked), "device")
+
+
+def _check_data(config, path, sought):
+    from recbole.utils import ModelType
+
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         raise UserError(
-            f"The checkpoint {path} is of {config['model']}, which reads no sequences; "
-            "recommendations are made by sequential models."
+            f"The checkpoint {path} is of {config['model']}, which reads no sequences; give one of "
+            "a sequential model.",
+            where=path,
         )
-    _check_data(config, path, was_in, data_path)
-    if llm_table is not None:
-        _use_table(config, path, llm_table)
-    _check_needed(config, path)
-    dataset, splits = _read(config)
-    _check_items(state, dataset, config, path)
-    return Loaded(path, config, dataset, splits, _rebuild(state, config, splits[0], path))
-
-
-def _check_data(config, path, was_in, data_path):
-    name = config["dataset"]
     absent = [file.name for file in interaction_files(config) if not file.is_file()]
     if absent:
-        sought = config["data_path"] if data_path is not None else was_in or config["data_path"]
         raise UserError(
-            f"The dataset {name} of the checkpoint {path} is not in {sought}: there is no "
-            f"{absent[0]}; give the folder that holds the dataset's folder with --data_path."
+            f"The dataset {config['dataset']} of the checkpoint {path} is not in "
+            f"{sought or config['data_path']}: there is no {absent[0]}; give the folder that holds "
+            "the dataset's folder with --data_path.",
+            key="data_path",
         )
-
-
-def _device(asked):
-    from recbole_llmemb.encode.encoder import choose_devices
-
-    names = choose_devices(asked)
-    if len(names) > 1:
-        raise UserError(f"--device is {str(asked)!r}, which names several; give one of them.")
-    return torch.device(names[0])
 
 
 def _use_table(config, path, given):
-    """Take the table from another place, if it is the one; item_table refuses any other."""
+    """Name the table that the model was trained over, where it is now; refuse any other."""
+    from recbole_llmemb.encode import ensure_table
     from recbole_llmemb.table import EmbeddingTable
 
     used = config["llm_table_used"]
+    if given is None:
+        there = bool(used) and Path(used["path"]).is_dir()
+        if there:
+            config["llm_table"] = used["path"]
+        elif used and not config["llm_cache_dir"]:  # it would be encoded anew, without a word
+            raise TableError(
+                f"The table that {path} was trained over was in {used['path']} (fingerprint "
+                f"{used['fingerprint']}) and is gone; give a copy with --llm_table, or encode it "
+                "again.",
+                key="llm_table",
+            )
+        return
     if not used:
-        raise UserError(f"The checkpoint {path} was not trained over a table; leave --llm_table.")
-    found = EmbeddingTable.load(given).fingerprint
-    if found != used["fingerprint"]:
-        raise TableError(
-            f"{given} is not the table that {path} was trained over (fingerprint {found}, not "
-            f"{used['fingerprint']}, then in {used['path']}); give that one with --llm_table."
-        )
-    config["llm_table_used"] = {**used, "path": str(given)}
-
-
-def _check_needed(config, path):
-    """Refuse what would otherwise be encoded or trained anew, for an hour, without a word."""
-    used = config["llm_table_used"]
-    if used and not Path(used["path"]).is_dir():
-        raise TableError(
-            f"The table that {path} was trained over was in {used['path']} (fingerprint "
-            f"{used['fingerprint']}) and is gone; give a copy with --llm_table, or encode it again."
-        )
-    teacher = config["teacher_used"]
-    if teacher and not Path(teacher["path"]).is_file():
         raise UserError(
-            f"The CF model that {path} was trained with was in {teacher['path']} and is gone; "
-            "put it back there, as the model reads histories through it."
+            f"The checkpoint {path} was not trained over a table; leave --llm_table.",
+            key="llm_table",
         )
-    if teacher:
-        config["align_teacher"] = teacher["path"]
-    elif config["align_weight"]:
-        config["align_weight"] = 0.0  # training alone needs the teacher
+    config["llm_table"] = str(given)
+    found = EmbeddingTable.load(given)
+    if config["llm_pca_dim"] and found.fingerprint != used["fingerprint"]:
+        given = ensure_table(config, report=getLogger().info)  # its copy of so many columns
+        found = EmbeddingTable.load(given)
+    if found.fingerprint != used["fingerprint"]:
+        raise TableError(
+            f"{given} is not the table that {path} was trained over (fingerprint "
+            f"{found.fingerprint}, not {used['fingerprint']}, then in {used['path']}); give that "
+            "one with --llm_table.",
+            key="llm_table",
+        )
+    given = str(Path(given).absolute())
+    config["llm_table"], config["llm_table_used"] = given, {**used, "path": given}
+
+
+def _use_teacher(config, path, given):
+    """Name the CF model that an LLM-SRec reads histories through; others do without a teacher."""
+    used = config["teacher_used"]
+    if not used:
+        if given is not None:
+            raise UserError(
+                f"The checkpoint {path} reads histories through no CF model; leave "
+                "--align_teacher.",
+                key="align_teacher",
+            )
+        if config["align_weight"]:
+            config["align_weight"] = 0.0  # training alone needs the teacher
+        return
+    file = Path(used["path"] if given is None else given)
+    if not file.is_file() and not (given is None and config["llm_cache_dir"]):
+        raise UserError(
+            f"The CF model that {path} was trained with was in {used['path']}; there is no "
+            f"{file}, so give it with --align_teacher, as the model reads histories through it.",
+            key="align_teacher",
+        )
+    if file.is_file():
+        config["align_teacher"] = str(file)
 
 
 def _read(config):
@@ -129,21 +250,18 @@ def _read(config):
     from recbole_llmemb.data.dataset import LazySequentialDataset
     from recbole_llmemb.plugin import is_ours
 
-    name, folder = config["dataset"], config["data_path"]
-    try:
+    with explained(
+        f"Dataset {config['dataset']} in {config['data_path']} cannot be used: {{reason}}.",
+        ValueError, KeyError, TypeError, AttributeError, key="data_path",
+    ):  # fmt: skip
         # RecBole's own class would write out every prefix of every history.
         ours = is_ours(config["model"])
         dataset = create_dataset(config) if ours else LazySequentialDataset(config)
         return dataset, tuple(dataset.build())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
-        text = " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")
-        raise UserError(f"Dataset {name} in {folder} cannot be used: {text}.") from error
 
 
-def _check_items(state, dataset, config, path):
-    tokens = state.get("item_tokens")
+def _check_items(saved, dataset, config):
+    tokens = saved.state.get("item_tokens")
     found = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     if tokens is None or list(tokens) == found:
         return
@@ -155,54 +273,7 @@ def _check_items(state, dataset, config, path):
     elif less:
         what = f"lacks {len(less)} items ({name_some(sorted(less))}) of"
     raise UserError(
-        f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint {path}; "
-        "give the data that it was trained on with --data_path."
+        f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint "
+        f"{saved.path}; give the data that it was trained on with --data_path.",
+        key="data_path",
     )
-
-
-def _rebuild(state, config, train, path):
-    from recbole.utils import get_model
-
-    try:
-        with random_state.preserve():
-            model = get_model(config["model"])(config, train).to(config["device"])
-        model.load_state_dict(state["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        text = str(error).strip().splitlines()[-1].strip().rstrip(":. ")
-        raise UserError(
-            f"The weights in {path} do not fit its configuration and data ({text}); "
-            "give the data that it was trained on."
-        ) from None
-    model.load_other_parameter(state.get("other_parameter"))
-    return model.eval()
-
-
-def load_data_and_model(model_file):
-    """Rebuild everything a checkpoint stands for.
-
-    ``model_file``: A checkpoint that a trainer saved.
-    Returns the config, the model, the dataset, and the training, validation and test data.
-    """
-    from logging import getLogger
-
-    from recbole.quick_start import quick_start
-
-    state = checkpoint.load(model_file)
-    config = config_from_plain(state["config"])
-    folder = str(state["config"].get("checkpoint_dir"))
-    if os.path.isdir(folder) and os.path.samefile(folder, os.path.dirname(model_file) or "."):
-        config["checkpoint_dir"] = folder  # which its user has named, by the file
-    quick_start.init_seed(config["seed"], config["reproducibility"])
-    quick_start.init_logger(config)
-    getLogger().info(config)
-    dataset = quick_start.create_dataset(config)
-    getLogger().info(dataset)
-    splits = quick_start.data_preparation(config, dataset)
-    quick_start.init_seed(config["seed"], config["reproducibility"])
-    model_class = quick_start.get_model(config["model"])
-    model = model_class(config, splits[0]._dataset).to(config["device"])
-    model.load_state_dict(state["state_dict"])
-    model.load_other_parameter(state.get("other_parameter"))
-    return config, model, dataset, *splits

@@ -39,9 +39,9 @@ def read_map(checkpoint, category_field=None, data_path=None) -> ItemMap:
     ``category_field``: field of the ``.item`` file; the first of the usual names if not given.
     ``data_path``: the folder that holds the dataset's folder, if it is not where it was.
     """
-    from recbole_llmemb.run.restore import load
+    from recbole_llmemb.run.restore import restore
 
-    loaded = load(checkpoint, device="cpu", data_path=data_path)
+    loaded = restore(checkpoint, device="cpu", data_path=data_path)
     dataset, layer = loaded.dataset, getattr(loaded.model, "item_embedding", None)
     if layer is None:
         raise UserError(f"The model of {checkpoint} has no item embeddings to map.")

@@ -18,13 +18,20 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import init_seed
 
 from recbole_llmemb.config.measure import history_in_words, measure_of
-from recbole_llmemb.config.plain import config_from_plain
-from recbole_llmemb.core import checkpoint, random_state
+from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.groups import GroupEvaluator
+from recbole_llmemb.run.restore import read, restore
 from recbole_llmemb.training.trainer import LLMEmbTrainer
+
+# What may be elsewhere now: its name for `restore`, in the configuration, and where that says so.
+_PLACES = (
+    ("table", "llm_table", "llm_table_used"),
+    ("llm", "llm_model", "llm_model_used"),
+    ("teacher", "align_teacher", "teacher_used"),
+)
 
 
 @dataclass
@@ -99,13 +106,16 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     ``report``: told in one line each what is going on.
     Returns one per mode and value of ``exclude_history``.
     """
-    state = checkpoint.load(path)
-    plain = state.get("config")
-    if not plain:
-        raise UserError(f"Checkpoint {path} has no configuration; give one of a trainer.")
-    changes = dict(changes or {})
+    saved = read(path)
+    plain, changes = saved.settings, dict(changes or {})
     modes = changes.pop("modes", None) or [_mode(plain)]
-    trust = bool(changes.pop("trust_remote_code", False))
+    places = {"data_path": changes.pop("data_path", None)}
+    for place, key, used in _PLACES:  # of those that this model has
+        given = changes.pop(key, None)
+        places[place] = given if plain.get(used) else None
+    places["trust_remote_code"] = changes.pop("trust_remote_code", False)
+    use_gpu = changes.pop("use_gpu", None)
+    places["device"] = None if use_gpu is None else "auto" if use_gpu else "cpu"
     histories = changes.pop("exclude_history", None)
     if histories is None:
         histories = plain.get("exclude_history", False)
@@ -113,9 +123,9 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     name = name or plain["model"]
     found, model = [], None
     for mode, excluded in itertools.product(modes, histories):
-        config = _config(plain, mode, {**changes, "exclude_history": excluded}, path)
-        config["llm_trust_remote_code"] = trust
-        data, model = _rebuilt(config, state, path, model)
+        own = _changed(plain, mode, {**changes, "exclude_history": excluded})
+        restored = restore(saved, **places, changes=own, loaders=True, model=model)
+        config, data, model = restored.config, restored.data, restored.model
         test = data.test._dataset
         if config["user_sample"]:
             test = with_sampled_users(test, config["user_sample"])
@@ -167,7 +177,7 @@ def teacher_of(path, changes=None) -> str | None:
 
     Returns None for other models, and where the CF model's file is not there any more.
     """
-    plain = checkpoint.load(path).get("config") or {}
+    plain = read(path).settings
     used = plain.get("teacher_used")
     if not used:
         return None
@@ -178,7 +188,7 @@ def teacher_of(path, changes=None) -> str | None:
 
 def settings_of(path) -> dict:
     """What a CF model is to be evaluated with so that it compares: its LLM-SRec's settings."""
-    plain = checkpoint.load(path)["config"]
+    plain = read(path).settings
     kept = {key: plain.get(key) for key in ("user_sample", "exclude_history")}
     return {"modes": [_mode(plain)], "seed": plain["seed"], **kept}
 
@@ -188,62 +198,15 @@ def _mode(plain):
     return mode["test"] if isinstance(mode, dict) else mode
 
 
-def _config(plain, mode, changes, path):
-    changed = {**plain, **{k: v for k, v in changes.items() if v is not None}}
-    changed["eval_args"] = {**changed["eval_args"], "mode": {"valid": mode, "test": mode}}
+def _changed(plain, mode, changes):
+    """What differs from a checkpoint's settings."""
+    changed = {key: value for key, value in changes.items() if value is not None}
+    changed["eval_args"] = {**plain["eval_args"], "mode": {"valid": mode, "test": mode}}
     for phase in ("valid", "test"):  # which RecBole makes of the mode
-        changed.pop(f"{phase}_neg_sample_args", None)
-    names = changed["metrics"] if isinstance(changed["metrics"], list) else [changed["metrics"]]
-    changed["metrics"] = names
-    changed["topk"] = changed["topk"] if isinstance(changed["topk"], list) else [changed["topk"]]
-    changed["valid_metric"] = f"{names[0]}@{changed['topk'][0]}"
-    changed.setdefault("show_progress", True)
-    folder = changes.get("data_path")
-    if folder is not None:
-        changed["data_path"] = str(Path(folder) / str(plain["dataset"]))
-    try:
-        config = config_from_plain(changed)
-        if folder is not None:  # RecBole knows better where ml-100k is
-            config["data_path"] = changed["data_path"]
-        if changes.get("llm_cache_dir"):  # which a checkpoint does not say
-            config["llm_cache_dir"] = changes["llm_cache_dir"]
-        return config
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        text = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"Checkpoint {path} cannot be evaluated so: {text}.") from error
-
-
-def _rebuilt(config, state, path, model):
-    """Data, and the model with its weights (the one of another mode, if there is one)."""
-    from recbole.utils import ModelType, get_model
-
-    from recbole_llmemb.run.stages import prepare_data
-
-    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise UserError(f"Checkpoint {path} is of {config['model']}, which reads no histories.")
-    with random_state.preserve():
-        data = prepare_data(config)
-        tokens, dataset = state.get("item_tokens"), data.train._dataset
-        ours = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
-        if tokens is not None and ours != list(tokens):
-            raise UserError(
-                f"Checkpoint {path} was trained on other items than those of "
-                f"{config['dataset']} in {config['data_path']}; set --data_path."
-            )
-        if model is not None:
-            return data, model
-        try:
-            model = get_model(config["model"])(config, dataset).to(config["device"])
-        except (KeyError, NotImplementedError, TypeError) as error:
-            raise UserError(
-                f"Checkpoint {path} has settings that its model cannot be built with ({error})."
-            ) from error
-    try:
-        model.load_state_dict(state["state_dict"])
-    except (RuntimeError, KeyError) as error:
-        text = str(error).splitlines()[0].rstrip(":. ")
-        raise UserError(f"Checkpoint {path} does not fit its own configuration ({text}).") from None
-    model.load_other_parameter(state.get("other_parameter"))
-    return data, model.eval()
+        changed[f"{phase}_neg_sample_args"] = None
+    for key in ("metrics", "topk"):
+        value = changed.get(key, plain[key])
+        changed[key] = value if isinstance(value, list) else [value]
+    changed["valid_metric"] = f"{changed['metrics'][0]}@{changed['topk'][0]}"
+    changed.setdefault("show_progress", plain.get("show_progress", True))
+    return changed

@@ -20,7 +20,7 @@ from recbole_llmemb.apps.serve.topk import Pairs, best_products, best_scores
 from recbole_llmemb.apps.serve.users import Users
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.records.titles import item_titles, title_of
-from recbole_llmemb.run.restore import Loaded, load
+from recbole_llmemb.run.restore import Restored, restore
 
 BATCH_SIZE = 1024
 _SCORES_AT_ONCE = 1 << 26  # of a model that makes all scores of a batch at once
@@ -31,8 +31,8 @@ class Recommender:
 
     ``checkpoint``: of any sequential model of this package or of RecBole.
     ``device``: ``cpu``, ``cuda:0``; by default what the configuration says and the machine has.
-    ``data_path``, ``llm_table``: where the dataset's folder and the table are now, if not where
-    they were.
+    ``data_path``, ``llm_table``, ``llm_model``, ``align_teacher``: where the dataset's folder, the
+    table, the LLM and the CF model's checkpoint are now, if not where they were.
     ``title_field``: field of the ``.item`` file with the items' titles; by default one called title
     or name.
     ``trust_remote_code``: run code that comes with the encoder or the LLM; what the checkpoint says
@@ -50,10 +50,15 @@ class Recommender:
         llm_table=None,
         title_field=None,
         trust_remote_code=False,
+        llm_model=None,
+        align_teacher=None,
     ):
         loaded = checkpoint
-        if not isinstance(checkpoint, Loaded):
-            loaded = load(checkpoint, device, data_path, llm_table, trust_remote_code)
+        if not isinstance(checkpoint, Restored):
+            loaded = restore(
+                checkpoint, device=device, data_path=data_path, table=llm_table, llm=llm_model,
+                teacher=align_teacher, trust_remote_code=trust_remote_code,
+            )  # fmt: skip
         self.path, self.config, self.model = loaded.path, loaded.config, loaded.model
         self.dataset, self.splits = loaded.dataset, loaded.splits
         self._users = Users(self.dataset, loaded.splits)

@@ -207,7 +207,7 @@ def test_a_checkpoint_that_reads_no_histories(tmp_path, trained):
     state = checkpoint.load(path)
     state["item_tokens"] = state["item_tokens"][:-1]
     checkpoint.save(state, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="trained on other items"):
+    with pytest.raises(UserError, match="are unknown to the checkpoint"):
         order_test(tmp_path / "other.pth", report=lambda _: None)
 
 

@@ -12,7 +12,7 @@ from recbole_llmemb import Recommender
 from recbole_llmemb.apps.serve.topk import Pairs, best_products
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run.restore import load
+from recbole_llmemb.run.restore import restore
 
 MODELS = {
     "SASRec table": ("LLMEmbSASRec", {}),
@@ -78,7 +78,7 @@ def test_a_split_by_ratio_has_each_user_once(saved, tiny):  # noqa: F811
     recommender = Recommender(path)
     everybody = recommender.people("all", split="test")
     assert len(set(everybody.names)) == len(everybody.names) > 10
-    rows = load(path).splits[2].inter_feat["user_id"]
+    rows = restore(path).splits[2].inter_feat["user_id"]
     assert len(rows) > len(everybody.names)
     for name in everybody.names[:5]:
         alone = recommender.people([name], split="test")

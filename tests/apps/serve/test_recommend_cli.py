@@ -113,7 +113,7 @@ def test_new_items_are_reported(from_text, run, tmp_path):  # noqa: F811
         (["--history=i1 soap"], "knows no item 'soap'"),
         (["--history_file=gone.jsonl"], "There is no file gone.jsonl"),
         (["--users=u1", "--device=tpu"], "cannot be used"),
-        (["--users=u1", "--device=cpu,cpu"], "names several; give one"),
+        (["--users=u1", "--device=cpu,cpu"], "device 'cpu,cpu' cannot be used"),
     ],
 )
 def test_what_cannot_work_is_told_in_one_sentence(saved, run, options, message):  # noqa: F811

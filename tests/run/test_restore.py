@@ -1,0 +1,111 @@
+"""A checkpoint whose files, device or machine are not what they were."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
+from serve_runs import save, saved  # noqa: F401
+
+from recbole_llmemb.cli.main import main
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.run.restore import restore
+from recbole_llmemb.table import EmbeddingTable
+
+
+def test_a_copy_of_the_table_is_taken_though_the_first_has_changed(saved, tiny_table, tmp_path):  # noqa: F811
+    own, copied = (shutil.copytree(tiny_table, tmp_path / name) for name in ("own", "copied"))
+    path = saved(llm_table=str(own))
+    before = restore(path).model.item_embedding.weight.detach()
+    table = EmbeddingTable.load(own)
+    EmbeddingTable(table.tokens, table.vectors * 2, {}).save(own, overwrite=True)
+    with pytest.raises(UserError) as caught:
+        restore(path)
+    assert "fingerprint" in str(caught.value)
+    assert torch.equal(restore(path, table=copied).model.item_embedding.weight, before)
+
+
+def test_a_table_is_known_by_its_columns_too(saved, tiny_table, tmp_path):  # noqa: F811
+    """``llm_pca_dim`` makes a copy, which may be made again from a copy of the whole."""
+    own = shutil.copytree(tiny_table, tmp_path / "own")
+    path = saved(llm_table=str(own), llm_pca_dim=6)
+    before = restore(path).model.item_embedding.weight.detach()
+    moved = shutil.move(own, tmp_path / "moved")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(UserError) as caught:
+        restore(path)
+    assert caught.value.key == "llm_table"
+    again = restore(path, table=moved).model.item_embedding.weight
+    torch.testing.assert_close(again, before)
+
+
+def test_a_table_named_from_another_folder(saved, tiny_table, tmp_path, monkeypatch):  # noqa: F811
+    shutil.copytree(tiny_table, "own")
+    path = saved(llm_table="own")
+    before = restore(path).model.item_embedding.weight.detach()
+    monkeypatch.chdir(folder_of_another(tmp_path, tiny_table))
+    assert torch.equal(restore(path).model.item_embedding.weight, before)
+
+
+def folder_of_another(tmp_path, tiny_table):
+    """A folder in which another table has the same name."""
+    folder = tmp_path / "elsewhere"
+    table = EmbeddingTable.load(tiny_table)
+    EmbeddingTable(table.tokens, table.vectors + 1, {}).save(folder / "own")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["recommend", "export"])
+def test_llmsrec_of_another_machine(command, llmsrec, llms, cf_model, tmp_path, capsys):  # noqa: F811
+    """Its LLM and its CF model lie elsewhere; others in their place are refused."""
+    llm = shutil.copytree(llms["llama"], tmp_path / "llm")
+    teacher = shutil.copy(cf_model, tmp_path / "cf.pth")
+    path = save(llmsrec(align_teacher=str(teacher), llm_model=str(llm)), tmp_path / "srec.pth")
+    options = {"recommend": ["--users=u3"], "export": ["--what=items", "--out=out"]}[command]
+    argv = [command, f"--checkpoint={path}", *options]
+    llm, teacher = shutil.move(llm, tmp_path / "l"), shutil.move(teacher, tmp_path / "c.pth")
+    assert main(argv) == 2
+    assert "--align_teacher" in capsys.readouterr().err
+    assert main([*argv, f"--align_teacher={teacher}", f"--llm_model={llms['qwen2']}"]) == 2
+    assert "is not the LLM" in capsys.readouterr().err
+    assert main([*argv, f"--align_teacher={teacher}", f"--llm_model={llm}"]) == 0
+
+
+@pytest.mark.parametrize("option", ["llm_table", "align_teacher"])
+def test_what_a_model_has_not_is_not_taken(saved, tiny_table, tmp_path, option):  # noqa: F811
+    path = saved(item_embedding="id")
+    moved = {"llm_table": {"table": tiny_table}, "align_teacher": {"teacher": path}}[option]
+    with pytest.raises(UserError) as caught:
+        restore(path, **moved)
+    assert caught.value.key == option
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cpu,cpu", "meta", "gpu"])
+def test_a_device_that_cannot_be_used_is_named_as_it_was_asked_for(saved, device):  # noqa: F811
+    with pytest.raises(UserError) as caught:
+        restore(saved(), device=device)
+    assert caught.value.key == "device" and repr(device) in str(caught.value)
+    assert "llm_device" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_random_numbers_go_on_as_if_nothing_was(saved):  # noqa: F811
+    path = saved()
+    torch.manual_seed(3), np.random.seed(3)
+    wanted = torch.rand(2).tolist(), np.random.rand()
+    for loaders in (False, True):
+        torch.manual_seed(3), np.random.seed(3)
+        restore(path, loaders=loaders)
+        assert (torch.rand(2).tolist(), np.random.rand()) == wanted
+
+
+def test_changed_settings(saved):  # noqa: F811
+    path = saved()
+    changes = {"topk": [3], "valid_metric": "NDCG@3", "user_sample": None}
+    assert restore(path, changes=changes).config["topk"] == [3]
+    restored = restore(path, loaders=True)
+    assert restored.data.test._dataset is restored.splits[2] and not restored.model.training
+    again = restore(path, loaders=True, model=restored.model)
+    assert again.model is restored.model and Path(again.path) == Path(os.fspath(path))
