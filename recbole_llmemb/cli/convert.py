@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a converted dataset")
     parser.add_argument(
         "--format", default="auto",
-        help="auto (by the name's ending), csv, parquet or amazon2023 (its jsonl); .gz may follow",
+        help="auto (by the name's ending), csv, parquet, json or amazon2023; .gz may follow",
     )  # fmt: skip
 
     columns = parser.add_argument_group("columns", "found by their names where not given")

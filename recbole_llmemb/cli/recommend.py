@@ -179,7 +179,7 @@ def users_of(text: str):
 def histories_of(options):
     """Histories, names, times and places of the options, None where users are asked for."""
     if options.history_file is not None:
-        from recbole_llmemb.records.history_files import read_histories
+        from recbole_llmemb.records.histories import read_histories
 
         return read_histories(options.history_file)
     if options.history is not None:

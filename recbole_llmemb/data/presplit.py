@@ -15,7 +15,7 @@ import torch
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.records.interaction_file import interaction_files
+from recbole_llmemb.records.atomic import interaction_files
 
 #: Columns that a dataset has while it is read: which file an interaction is a target of (of one
 #: that is only part of a history, -1 minus the file), and how long its history is (-1: all that

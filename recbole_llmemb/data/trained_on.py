@@ -12,7 +12,7 @@ import recbole.data.utils as recbole_data
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction
-from recbole_llmemb.records.interaction_file import interaction_files
+from recbole_llmemb.records.atomic import interaction_files
 
 # What decides which interactions are trained on, beside the data itself.
 _EVALUATION = ("split", "order", "group_by")

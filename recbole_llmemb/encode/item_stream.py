@@ -18,8 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.records.item_files import ItemFile
-from recbole_llmemb.records.items import check_tokens
+from recbole_llmemb.records.items import ItemFile, check_tokens
 
 Prompt = Callable[[Mapping[str, str]], str]
 

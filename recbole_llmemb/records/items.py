@@ -1,24 +1,24 @@
-"""The raw text of items.
+"""What a dataset's items are, in words: their attributes, and what to call them.
 
 RecBole itself splits text into ids when it loads a dataset, so the text is read here, beside it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
-from recbole_llmemb.core.errors import UserError, name_some
-from recbole_llmemb.records.item_files import (
-    JSON_SUFFIXES,
-    PARQUET_SUFFIXES,
-    AtomicItems,
-    ItemFile,
-    JsonItems,
-    ParquetItems,
-)
+from recbole_llmemb.core.errors import UserError, name_some, refuse_twice
+from recbole_llmemb.records.reader import RecordFile, open_records
+from recbole_llmemb.records.values import is_broken, is_token, text_of, token_of
+
+Row = tuple[str, dict[str, str]]
+
+_TITLES = ("title", "name")
 
 
 @dataclass
@@ -31,9 +31,78 @@ class ItemText:
     fields: list[str]  # The attribute names that were read
 
 
+class ItemFile:
+    """An item file that was looked at, but not read: it is read in one direction, never held.
+
+    ``fields``: the attributes that :meth:`rows` gives, in this order.
+    """
+
+    def __init__(self, file: RecordFile, id_field: str, fields: list[str]):
+        self.file, self.id_field, self.fields = file, id_field, fields
+        self.path, self._given, self._told = file.path, 0, False
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """Item token and attributes of each row, from a place on; missing ones are not there.
+
+        Lines of text without an item are left out with a warning, as RecBole's dataset goes
+        without them.
+        """
+        bare: list[int] = []
+        self._given = start
+        for row in itertools.islice(self._rows(bare), start, None):
+            self._given += 1
+            yield row
+        if bare and not self._told:
+            self._told = True
+            named = ", ".join(map(str, bare[:5])) + (", …" if len(bare) > 5 else "")
+            getLogger().warning(
+                f"{self.path}: {len(bare)} lines left out, which have no {self.id_field}: "
+                f"line {named}"
+            )
+
+    def place(self) -> int:
+        """Where the row begins that comes after the one that :meth:`rows` gave last."""
+        return self._given
+
+    def _rows(self, bare: list[int]) -> Iterator[Row]:
+        typed = self.file.kind in ("json", "parquet")
+        for number, (given, *values) in self.file.rows([self.id_field, *self.fields]):
+            if not (given or typed):
+                bare.append(number)
+                continue
+            where = f"{self.path}, {self.file.noun} {number}"
+            texts = {}
+            for name, value in zip(self.fields, values):
+                try:
+                    text = text_of(value)
+                except UnicodeDecodeError:
+                    raise UserError(
+                        f"{where}: {name} is no text; leave it out (item_text_fields).",
+                        key="item_text_fields",
+                        where=self.path,
+                    ) from None
+                if text:
+                    texts[name] = text
+            yield self._token(given, where), texts
+
+    def _token(self, given, where: str) -> str:
+        token, wrong = token_of(given), None
+        if not is_token(given):
+            wrong = f"is {given!r}; it must be text or a whole number"
+        elif not token:
+            wrong = "is empty"
+        elif "\n" in token or "\r" in token:
+            wrong = f"is {token!r}, which holds a line break"
+        elif is_broken(token):
+            wrong = f"is {token!r}, which is no text"
+        if wrong:
+            raise UserError(f"{where}: the item token ({self.id_field}) {wrong}.", where=self.path)
+        return token
+
+
 def open_items(
     path: str | os.PathLike,
-    fields: Sequence[str] | None = None,
+    fields: Sequence[str] | str | None = None,
     id_field: str = "item_id",
     field_separator: str = "\t",
     encoding: str = "utf-8",
@@ -41,26 +110,50 @@ def open_items(
 ) -> ItemFile:
     """Look at an item file, which its suffix tells the kind of, without holding its rows.
 
-    ``path``: ``.parquet``, ``.jsonl`` (one object per line), or else RecBole's ``.item`` format,
-    whose first line names the fields as ``name:type``.
+    ``path``: csv, json or Parquet, or else RecBole's ``.item`` format, whose first line names the
+    fields as ``name:type``.
     ``fields``: the attributes to read, in this order. By default all that are text (vectors and
     nested values are none) but the id, in file order.
-    ``id_field``: the field of the item token.
-    ``field_separator``, ``encoding``: as in RecBole's settings; of ``.item`` files.
+    ``field_separator``, ``encoding``: as in RecBole's settings; of files of text.
     ``seen``: ``fields`` were found in this very file before.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix in PARQUET_SUFFIXES:
-        return ParquetItems(path, fields, id_field)
-    if suffix in JSON_SUFFIXES:
-        return JsonItems(path, fields, id_field, seen)
-    return AtomicItems(path, fields, id_field, field_separator, encoding)
+    if not path.is_file():
+        raise UserError(
+            f"There is no item file {path}; the item text is needed to encode the items: "
+            "provide it, or give a ready table (llm_table).",
+            where=path,
+        )
+    separator = None if field_separator == "\t" else field_separator
+    file = open_records(
+        path, otherwise="atomic", delimiter=separator, encoding=encoding, peek=1 if seen else None
+    )
+    others = [name for name in file.columns if name != id_field]
+    if isinstance(fields, str):
+        fields = [name.strip() for name in fields.strip("[] ").split(",") if name.strip()]
+    if not seen:
+        if id_field not in file.columns:
+            raise UserError(
+                f"{path} has no field {id_field!r} for the item token; it has "
+                f"{', '.join(others)}: set ITEM_ID_FIELD (--item_id_field) to one of these, or "
+                f"rename it to {id_field}, if that is its name in other files.",
+                key="ITEM_ID_FIELD",
+                where=path,
+            )
+        unknown = [name for name in fields or () if name not in file.columns]
+        if unknown:
+            raise UserError(
+                f"{path} has no field {name_some(unknown)} (item_text_fields); it has "
+                f"{', '.join(others)}.",
+                key="item_text_fields",
+                where=path,
+            )
+    return ItemFile(file, id_field, list(fields or (n for n in file.text if n != id_field)))
 
 
 def read_items(
     path: str | os.PathLike,
-    fields: Sequence[str] | None = None,
+    fields: Sequence[str] | str | None = None,
     id_field: str = "item_id",
     field_separator: str = "\t",
     encoding: str = "utf-8",
@@ -70,24 +163,77 @@ def read_items(
     Values without words (empty, ``NaN``, ``NULL``, …) are left out; tokens are as they stand. The
     parameters are those of :func:`open_items`.
     """
-    file = open_items(path, fields, id_field, field_separator, encoding)
-    tokens: list[str] = []
-    attributes: list[dict[str, str]] = []
-    for token, texts in file.rows():
-        tokens.append(token)
-        attributes.append(texts)
+    return _read(open_items(path, fields, id_field, field_separator, encoding))
+
+
+def read_dataset_items(path, config, also: Sequence[str] = ()) -> ItemText:
+    """Read an item file as a run's settings say how.
+
+    ``also``: fields to read even if they are not text by default, where there are such.
+    """
+    file = open_items(
+        path,
+        id_field=config["ITEM_ID_FIELD"] or "item_id",
+        field_separator=config["field_separator"] or "\t",
+        encoding=config["encoding"] or "utf-8",
+    )
+    more = [name for name in also if name in file.file.columns and name not in file.fields]
+    file.fields += more
+    return _read(file)
+
+
+def _read(file: ItemFile) -> ItemText:
+    rows = list(file.rows())
+    tokens = [token for token, _ in rows]
     check_tokens(tokens, file.path)
-    return ItemText(tokens=tokens, attributes=attributes, fields=file.fields)
+    return ItemText(tokens, [attributes for _, attributes in rows], file.fields)
 
 
 def check_tokens(tokens: Sequence[str], path: Path) -> None:
     """Refuse a file without items, and one that has an item twice."""
     if not tokens:
-        raise UserError(f"{path} has no items below its first line.")
-    if len(set(tokens)) != len(tokens):
-        seen: set[str] = set()
-        twice = dict.fromkeys(token for token in tokens if token in seen or seen.add(token))
+        raise UserError(f"{path} has no items below its first line.", where=path)
+    refuse_twice(tokens, path, "keep one line per item")
+
+
+# -- titles -------------------------------------------------------------------------------
+
+
+def item_titles(config, field: str | None = None) -> dict[str, str]:
+    """Titles by item token, from the dataset's ``.item`` file.
+
+    ``field``: empty: ``item_title_field``, else a field called title or name, or ending so, else
+    the first one that the model's text is made of.
+    Returns without items that have none; empty where there is no item file.
+    """
+    path = Path(config["data_path"]) / f"{config['dataset']}.item"
+    if not path.is_file():
+        if field:
+            raise UserError(f"There is no {path}, so items have no {field!r}; leave --title_field.")
+        return {}
+    found = read_dataset_items(path, config)
+    chosen = field or config["item_title_field"] or _title_field(found.fields, config)
+    if field and field not in found.fields:
         raise UserError(
-            f"{path}: {len(twice)} item token(s) occur more than once: {name_some(twice)}; "
-            "keep one line per item."
+            f"{path} has no field {field!r}; set --title_field to one of "
+            f"{', '.join(found.fields) or 'none'}.",
+            key="title_field",
+            where=path,
         )
+    pairs = zip(found.tokens, found.attributes)
+    return {token: attributes[chosen] for token, attributes in pairs if chosen in attributes}
+
+
+def title_of(attributes: dict[str, str], config) -> str:
+    """The title among an item's attributes; empty where there is none."""
+    field = config["item_title_field"] or _title_field(list(attributes), config)
+    return attributes.get(field, "")
+
+
+def _title_field(fields, config):
+    for name in _TITLES:
+        for field in fields:
+            if field.lower() == name or field.lower().endswith(f"_{name}"):
+                return field
+    used = [field for field in config["item_text_fields"] or () if field in fields]
+    return next(iter([*used, *fields]), "")

@@ -22,8 +22,10 @@ def text_of(value: Any) -> str:
     """What a value says of an item, on one line; empty where it says nothing.
 
     Lists of short values are joined by commas, lists of sentences by spaces; of a mapping, names
-    and values are kept; a switch is ``true`` or ``false``.
+    and values are kept; a switch is ``true`` or ``false``. Bytes must be UTF-8.
     """
+    if hasattr(value, "tolist"):  # of NumPy
+        value = value.tolist()
     if isinstance(value, dict):
         pairs = ((one_line(name), text_of(part)) for name, part in value.items())
         return ", ".join(f"{name}: {part}" for name, part in pairs if part)
@@ -56,7 +58,7 @@ def one_line(value: Any) -> str:
 
     Letters that are not seen stay: joiners make words of some scripts, and emoji, what they are.
     """
-    words = "" if value is None else str(value)
+    words = value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
     if not words.isprintable():
         words = _HALVES.sub("?", _CONTROL.sub(" ", words))
     return " ".join(words.split())

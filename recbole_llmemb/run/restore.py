@@ -14,7 +14,7 @@ from recbole_llmemb.config.plain import config_for, config_from_plain
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.core.gpus import usable_device
-from recbole_llmemb.records.interaction_file import interaction_files
+from recbole_llmemb.records.atomic import interaction_files
 from recbole_llmemb.run.stages import Data, prepare_data
 
 # How models fail over settings, data or weights that are not theirs.

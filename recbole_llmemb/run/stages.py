@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import ModelType, get_model, get_trainer, init_seed
+from recbole.utils import FeatureType, ModelType, get_model, get_trainer, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb.config.plain import config_to_plain
@@ -20,7 +20,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
-from recbole_llmemb.records.interaction_file import check_header, interaction_files, is_time
+from recbole_llmemb.records.atomic import check_header, interaction_files
 from recbole_llmemb.run.result import curve_of
 
 # What may differ between two runs that give the same numbers.
@@ -119,7 +119,7 @@ def prepare_data(config) -> Data:
                 f"Dataset {name} in {folder} has no field {time!r} among those that are read, "
                 "which orders the sequences; set TIME_FIELD and load_col."
             )
-        if sorts and not is_time(dataset, time):
+        if sorts and dataset.field2type[time] != FeatureType.FLOAT:
             raise UserError(
                 f"Field {time!r} of dataset {name} in {folder}, which orders the sequences, is "
                 f"of type {dataset.field2type[time].value}, whose values have no order; write "

@@ -115,7 +115,7 @@ def test_same_text_as_pandas_on_real_files():
     [
         ("item_id\ttitle:token\n1\ta\n", "'item_id' is not"),
         ("iid:token\ttitle:token\n1\ta\n", "no field 'item_id'.*iid, title.*ITEM_ID_FIELD"),
-        ("item_id:token\tt:token\n1\ta\tb\n", "line 2: 3 fields where the first line names 2"),
+        ("item_id:token\tt:token\n1\ta\tb\n", "line 2 has 3 fields where the first line names 2"),
         ("item_id:token\tt:token\n\ta\n", "no items"),
         ("item_id:token\tt:token\n1\ta\n2\tb\n1\tc\n", "1 item token.* more than once: '1'"),
         ("item_id:token\tt:token\n", "no items"),
@@ -227,7 +227,7 @@ def test_files_with_types(tmp_path, suffix):
         ([{"item_id": "a", "t": "a"}, {"item_id": None, "t": "b"}], "(line|row) 2: .* is empty"),
         ([{"item_id": "a\nb", "t": "a"}], "(line|row) 1: .*line break"),
         ([{"item_id": "a", "t": "b"}] * 2, "1 item token.* more than once: 'a'"),
-        ([], "no items|no field"),
+        ([], "no items|no columns"),
     ],
 )
 def test_refusals_of_files_with_types(tmp_path, suffix, rows, message):

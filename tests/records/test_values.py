@@ -1,8 +1,11 @@
 """From values to text: the rule itself, and the same item in every kind of file."""
 
 import csv
+import gzip
+import io
 import json
 
+import numpy as np
 import pytest
 
 from recbole_llmemb.apps.convert import ConvertJob, convert
@@ -63,20 +66,24 @@ CELLS = ITEM | {
 
 
 def write(path):
-    """The item, in a file of the kind that the path's suffix says."""
-    if path.suffix == ".item":
+    """The item, in a file of the kind that the path's name says."""
+    ending, text = path.name.removeprefix("new.").removesuffix(".gz"), io.StringIO(newline="")
+    if ending == "item":
         cells = CELLS | {"title": CELLS["title"].strip()}
-        head = "\t".join(f"{name}:token_seq" for name in cells)
-        path.write_text(head + "\n" + "\t".join(map(str, cells.values())) + "\n")
-    elif path.suffix == ".parquet":
+        text.write("\t".join(f"{name}:token_seq" for name in cells) + "\n")
+        text.write("\t".join(map(str, cells.values())) + "\n")
+    elif ending == "parquet":
         pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
         parquet.write_table(pa.Table.from_pylist([ITEM]), path)
-    elif path.suffix in (".csv", ".tsv"):
-        with open(path, "w", newline="") as file:
-            tab = "\t" if path.suffix == ".tsv" else ","
-            csv.writer(file, delimiter=tab).writerows([CELLS.keys(), CELLS.values()])
+        return path
+    elif ending in ("csv", "tsv"):
+        tab = "\t" if ending == "tsv" else ","
+        csv.writer(text, delimiter=tab).writerows([CELLS.keys(), CELLS.values()])
     else:
-        path.write_text(json.dumps(ITEM) + "\n")
+        rows = [ITEM] if ending == "list.json" else ITEM
+        json.dump(rows, text, indent=2 if rows is not ITEM else None)
+    data = text.getvalue().encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
     return path
 
 
@@ -84,11 +91,11 @@ def by_convert(path):
     """The prompt of the only item of a file, through a dataset."""
     clicks = path.parent / "clicks.csv"
     clicks.write_text(f"user,asin,time\nu,{TOKEN},1\n")
-    convert(
-        ConvertJob([str(clicks)], "data/mine", [str(path)], item_fields=FIELDS, min_user=1,
-                   min_item=1, progress=False),
-        report=lambda line: None,
+    job = ConvertJob(
+        interactions=[clicks], items=[path], out="data/mine", item_fields=FIELDS, min_user=1,
+        min_item=1, progress=False,
     )  # fmt: skip
+    convert(job, report=lambda line: None)
     return by_encode("data/mine/mine.item", "item_id")
 
 
@@ -98,24 +105,32 @@ def by_encode(path, id_field="asin"):
     return item_prompts(items.attributes, "An item:")[0]
 
 
-def by_recommend(new):
+def by_recommend(path):
+    """As with ``--new_items``, beside a table whose text was made of the fields."""
+    manifest = {"format_version": 1, "fields": FIELDS}
+    path.with_name("table").mkdir()
+    path.with_name("table").joinpath("manifest.json").write_text(json.dumps(manifest))
+    settings = {"ITEM_ID_FIELD": "asin", "field_separator": "\t", "encoding": "utf-8"}
+    used = {"llm_table_used": {"path": path.with_name("table")}}
+    return prompt_of(read_new_items(path, settings | used))
+
+
+def prompt_of(new):
     assert new.tokens == [TOKEN]
     attributes = [{name: new.attributes[0][name] for name in FIELDS if name in new.attributes[0]}]
     return item_prompts(attributes, "An item:")[0]
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "csv", "tsv"])
-def test_one_prompt_by_convert(tmp_path, suffix):
-    assert by_convert(write(tmp_path / f"new.{suffix}")) == PROMPT
+@pytest.mark.parametrize(
+    "ending", ["jsonl", "jsonl.gz", "json", "list.json", "parquet", "csv", "tsv", "csv.gz", "item"]
+)
+def test_one_prompt_whatever_the_file_and_the_command(tmp_path, ending):
+    path = write(tmp_path / f"new.{ending}")
+    assert by_convert(path) == PROMPT
+    assert by_encode(path) == PROMPT
+    assert by_recommend(path) == PROMPT
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "item"])
-def test_one_prompt_by_encode(tmp_path, suffix):
-    assert by_encode(write(tmp_path / f"new.{suffix}")) == PROMPT
-
-
-@pytest.mark.parametrize("suffix", ["jsonl", "item"])
-def test_one_prompt_by_recommend(tmp_path, suffix):
-    settings = {"ITEM_ID_FIELD": "asin", "field_separator": "\t", "encoding": "utf-8"}
-    assert by_recommend(read_new_items(write(tmp_path / f"new.{suffix}"), settings)) == PROMPT
-    assert by_recommend(of_mappings([ITEM], "asin")) == PROMPT
+def test_one_prompt_from_python():
+    new = of_mappings([ITEM | {"tags": np.array(["red", "blue"]), "vegan": np.bool_(True)}], "asin")
+    assert prompt_of(new) == PROMPT

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.suggestions import nearest
 
 #: Names by which a column is known, without case, blanks and underscores.
 KNOWN = {
@@ -48,15 +47,10 @@ def find(role: str, columns: list[str], given: str | None, where: str, option: s
     Returns None: there is none, and none is needed.
     """
     option = option or f"--{role}"
-    there = f"it has {', '.join(columns)}"
     if given is not None:
-        if given in columns:
-            return given
-        if given == "none" and role in ("time", "rating"):
+        if given not in columns and given == "none" and role in ("time", "rating"):
             return None
-        near = difflib.get_close_matches(given, columns, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"{where} has no column {given!r} ({option}), {there}{hint}")
+        return _there(given, columns, where, option)
     found = [name for name in columns if plain(name) in KNOWN[role]]
     keys = {plain(name) for name in found}
     found = [
@@ -65,8 +59,11 @@ def find(role: str, columns: list[str], given: str | None, where: str, option: s
         if not any(worse == plain(name) and better in keys for better, worse in _BETTER)
     ]
     if len(found) > 1:
+        either = f"{', '.join(map(repr, found[:-1]))} and {found[-1]!r} each"
         raise UserError(
-            f"{where}: {_either(found)} could be the {role}; say which with {option}=COLUMN."
+            f"{where}: {either} could be the {role}; say which with {option}=COLUMN.",
+            key=option[2:],
+            where=where,
         )
     if found:
         return found[0]
@@ -76,7 +73,10 @@ def find(role: str, columns: list[str], given: str | None, where: str, option: s
     if role == "time":
         more = ", or --time=none where the lines are in the order of time"
     raise UserError(
-        f"{where}: no column looks like the {role}, {there}; name it with {option}=COLUMN{more}."
+        f"{where}: no column looks like the {role}, it has {', '.join(columns)}; name it with "
+        f"{option}=COLUMN{more}.",
+        key=option[2:],
+        where=where,
     )
 
 
@@ -84,15 +84,7 @@ def text_fields(columns: list[str], given: list[str] | None, item: str, where: s
     """The columns that make an item's text: those given, those known, or all of them."""
     others = [name for name in columns if name != item]
     if given:
-        for name in given:
-            if name not in others:
-                near = difflib.get_close_matches(name, others, n=1)
-                hint = f"; did you mean {near[0]}?" if near else "."
-                raise UserError(
-                    f"{where} has no column {name!r} (--item_fields), it has "
-                    f"{', '.join(others)}{hint}"
-                )
-        return list(dict.fromkeys(given))
+        return list(dict.fromkeys(_there(name, others, where, "--item_fields") for name in given))
     if not others:
         raise UserError(
             f"{where} has nothing but the item's id; give a file that says what the items are."
@@ -106,5 +98,14 @@ def plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _either(names):
-    return f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r} each"
+def _there(name: str, columns: list[str], where: str, option: str) -> str:
+    """A column that somebody named, which must be there."""
+    if name not in columns:
+        near = nearest(name, columns, 1)
+        raise UserError(
+            f"{where} has no column {name!r} ({option}), it has {', '.join(columns)}"
+            + (f"; did you mean {near[0]}?" if near else "."),
+            key=option[2:],
+            where=where,
+        )
+    return name

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recbole_llmemb.apps.convert.drop_counter import Tally
-from recbole_llmemb.apps.convert.times import Clock, _numbers
-from recbole_llmemb.records.sources import Source
+from recbole_llmemb.apps.convert.report import DropCounter
+from recbole_llmemb.apps.convert.times import Clock, numbers
+from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import one_line, token_of
 
 #: Why a line is left out while it is read, in the order in which it is looked at.
@@ -27,7 +27,7 @@ class Interactions:
     user_tokens: list[str]  # user_tokens, item_tokens: By number
     item_tokens: list[str]
     read: int  # Lines that were read, those left out included
-    dropped: dict[str, Tally] = field(default_factory=dict)  # By :data:`REASONS`
+    dropped: dict[str, DropCounter] = field(default_factory=dict)  # By :data:`REASONS`
 
     def __len__(self):
         return len(self.users)
@@ -46,7 +46,7 @@ class Interactions:
 
 
 def read_interactions(
-    sources: Sequence[Source],
+    sources: Sequence[RecordFile],
     roles: dict[str, str | None],
     clock: Clock,
     min_rating: float | None = None,
@@ -60,7 +60,7 @@ def read_interactions(
     ``min_rating``: lower ratings are left out.
     ``progress``: whether to show how far it is.
     """
-    dropped = {reason: Tally() for reason in REASONS}
+    dropped = {reason: DropCounter() for reason in REASONS}
     user_numbers: dict[str, int] = {}
     item_numbers: dict[str, int] = {}
     wanted = [column for column in dict.fromkeys(roles.values()) if column]
@@ -68,7 +68,7 @@ def read_interactions(
     read = 0
     for source in sources:
         where = "line " if len(sources) == 1 else f"{source.path.name} line "
-        for lines, columns in source.pieces(wanted, dropped["malformed"], where, progress):
+        for lines, columns in source.pieces(wanted, dropped["malformed"].within(where), progress):
             found = dict(zip(wanted, columns))
             users = [one_line(token_of(value)) for value in found[roles["user"]]]
             items = [one_line(token_of(value)) for value in found[roles["item"]]]
@@ -77,7 +77,7 @@ def read_interactions(
                 times = clock.seconds(found[roles["time"]])
             ratings = np.zeros(len(lines))
             if roles["rating"]:
-                ratings = _numbers(found[roles["rating"]])
+                ratings = numbers(found[roles["rating"]])
             read += len(lines)
             no_id = np.array([not (user and item) for user, item in zip(users, items)])
             bad = {
@@ -113,3 +113,51 @@ def _numbered(tokens, chosen, numbers):
     """Numbers of the chosen tokens; new ones get the next."""
     found = (numbers.setdefault(tokens[i], len(numbers)) for i in chosen.tolist())
     return np.fromiter(found, dtype=np.int32, count=len(chosen))
+
+
+# -- what is left out of interactions that are fine in themselves -------------------------
+
+
+def in_order(interactions: Interactions) -> np.ndarray:
+    """Places of the interactions by user, then time; equal times as they were read."""
+    return np.lexsort((interactions.times, interactions.users))
+
+
+def repeated(interactions: Interactions, which: str) -> np.ndarray:
+    """Mask of the interactions that repeat others.
+
+    ``interactions``: by user, then time.
+    ``which``: ``exact``: the same user, item and time as an earlier one. ``first`` and ``last``:
+    the same user and item, where the earliest or the latest is to stay. ``none``: no one repeats.
+    """
+    users, items, times = interactions.users, interactions.items, interactions.times
+    found = np.zeros(len(users), dtype=bool)
+    if which == "none" or not len(users):
+        return found
+    order = np.lexsort((items, users)) if which != "exact" else np.lexsort((items, times, users))
+    same = (users[order][1:] == users[order][:-1]) & (items[order][1:] == items[order][:-1])
+    if which == "exact":
+        same &= times[order][1:] == times[order][:-1]
+    # lexsort is stable, so that equals stand in the order of time.
+    found[order[:-1] if which == "last" else order[1:]] = same
+    return found
+
+
+def k_core(users, items, min_user: int, min_item: int) -> tuple[np.ndarray, int]:
+    """Drop rare users and items, again and again until none is left.
+
+    ``users``, ``items`` (n,): numbers of each interaction's user and item.
+    ``min_user``, ``min_item``: interactions that each user and each item left has at least.
+    Returns mask ``(n,)`` of what is left, and how many rounds dropped something.
+    """
+    left = np.ones(len(users), dtype=bool)
+    rounds = 0
+    while left.any():
+        few_user = np.bincount(users[left], minlength=users.max() + 1) < min_user
+        few_item = np.bincount(items[left], minlength=items.max() + 1) < min_item
+        drop = left & (few_user[users] | few_item[items])
+        if not drop.any():
+            break
+        left &= ~drop
+        rounds += 1
+    return left, rounds

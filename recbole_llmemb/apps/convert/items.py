@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llmemb.apps.convert.drop_counter import Tally
+from recbole_llmemb.apps.convert.report import DropCounter
 from recbole_llmemb.apps.convert.writing import line_of
 from recbole_llmemb.core.errors import UserError, name_some
-from recbole_llmemb.records.sources import Source
+from recbole_llmemb.records.reader import RecordFile, is_number
 from recbole_llmemb.records.values import one_line, text_of, token_of
 
 # Names that RecBole uses for the interactions.
@@ -30,7 +30,7 @@ class ItemLines:
     read: int = 0  # read, unmet: Lines read; those of items without interactions
     unmet: int = 0
     # ``malformed``, ``no_item``, ``repeated``.
-    dropped: dict[str, Tally] = field(default_factory=dict)
+    dropped: dict[str, DropCounter] = field(default_factory=dict)
 
 
 def check_names(columns: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ def check_names(columns: Sequence[str]) -> None:
 
 
 def gather(
-    sources: Sequence[tuple[Source, str]],
+    sources: Sequence[tuple[RecordFile, str]],
     fields: Sequence[str],
     item_tokens: Sequence[str],
     path: Path,
@@ -53,7 +53,7 @@ def gather(
 ) -> ItemLines:
     """Read files of items once; keep on disk what is said of those with interactions.
 
-    ``sources`` (Source, str): each with its column of the item.
+    ``sources`` (RecordFile, str): each with its column of the item.
     ``fields``: columns to keep.
     ``item_tokens``: the items to keep.
     ``path``: where to write.
@@ -64,7 +64,7 @@ def gather(
     found = ItemLines(
         path, names, [True] * len(fields),
         np.zeros(len(numbers), dtype=bool), np.zeros(len(numbers), dtype=bool),
-        dropped={reason: Tally() for reason in ("malformed", "no_item", "repeated")},
+        dropped={reason: DropCounter() for reason in ("malformed", "no_item", "repeated")},
     )  # fmt: skip
     filled = [False] * len(fields)
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -74,7 +74,7 @@ def gather(
             own = [name for name in fields if name in source.columns]
             wanted = [column, *own]
             for lines, columns in source.pieces(
-                wanted, found.dropped["malformed"], where, progress
+                wanted, found.dropped["malformed"].within(where), progress
             ):
                 found.read += len(lines)
                 for line, values in zip(lines, zip(*columns)):
@@ -95,7 +95,7 @@ def gather(
                     for place, cell in enumerate(cells):
                         if cell:
                             filled[place] = True
-                            found.numeric[place] = found.numeric[place] and _is_number(cell)
+                            found.numeric[place] = found.numeric[place] and is_number(cell)
                     file.write(line_of([number, *cells]))
     found.read += found.dropped["malformed"].count
     found.numeric = [number and some for number, some in zip(found.numeric, filled)]
@@ -105,10 +105,3 @@ def gather(
 def _name(column):
     name = "_".join(column.replace(":", " ").split())
     return f"item_{name}" if name in _TAKEN else name
-
-
-def _is_number(cell):
-    try:
-        return abs(float(cell)) < float("inf")
-    except ValueError:
-        return False

@@ -2,58 +2,95 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from pydantic import Field
 
-from recbole_llmemb.apps.convert import filters, writing
+from recbole_llmemb.apps.convert import writing
 from recbole_llmemb.apps.convert.columns import AMAZON, find, text_fields
-from recbole_llmemb.apps.convert.interactions import Interactions, read_interactions
+from recbole_llmemb.apps.convert.interactions import (
+    Interactions,
+    in_order,
+    k_core,
+    read_interactions,
+    repeated,
+)
 from recbole_llmemb.apps.convert.items import ItemLines, check_names, gather
 from recbole_llmemb.apps.convert.report import Converted, rows_of
 from recbole_llmemb.apps.convert.times import Clock
+from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.directories import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
-from recbole_llmemb.records.sources import FORMATS, Source, open_source
+from recbole_llmemb.records.reader import RecordFile, open_records
 
 _WHAT = "a converted dataset"
+_COLUMNS = "columns, found by their names where not given"
 
 
-@dataclass
-class ConvertJob:
+def _file(help: str, **more):
+    return {"description": help, "json_schema_extra": {"metavar": "FILE", "repeat": True, **more}}
+
+
+def _column(default=None, help: str = "", metavar: str = "COL"):
+    extra = {"metavar": metavar, "group": _COLUMNS}
+    return Field(default, description=help, json_schema_extra=extra)
+
+
+def _in(group: str, default, help: str, **bounds):
+    return Field(default, description=help, json_schema_extra={"group": group}, **bounds)
+
+
+class ConvertJob(Checked):
     """What to convert, and how."""
 
-    interactions: Sequence[str]  # interactions, items: Files; ``items`` may be empty
-    out: str  # The dataset's folder, whose name is the dataset's
-    items: Sequence[str] = ()
-    format: str = "auto"  # One of ``auto``, ``csv``, ``parquet``, ``amazon2023``
-    # user, item, time, rating, items_id: Names of columns (``items_id``: the item in ``items``);
-    # found by their names where not given. ``none`` for ``time`` takes the lines in their order,
-    # for ``rating`` leaves it out.
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    rating: str | None = None
-    items_id: str | None = None
-    time_unit: str = "auto"  # See :class:`~recbole_llmemb.apps.convert.times.Clock`
-    item_fields: Sequence[str] | None = None  # Columns that make an item's text
-    min_user: int = 5  # min_user, min_item: Interactions that every user and item has at least
-    min_item: int = 5
-    min_rating: float | None = None  # Lower ratings are dropped
-    dedupe: str = "exact"  # See :func:`~recbole_llmemb.apps.convert.filters.repeated`
-    without_metadata: str = "drop"  # What happens to items that ``items`` do not have
-    # delimiter, columns, encoding: Of csv files, see
-    # :func:`~recbole_llmemb.records.sources.open_source`.
-    delimiter: str | None = None
-    columns: Sequence[str] | None = None
-    encoding: str = "utf-8"
-    overwrite: bool = False  # Whether to replace a dataset that was converted before
-    progress: bool = True
+    interactions: Sequence[str | Path] = Field(
+        min_length=1, **_file("who did what and when; may be given several times")
+    )
+    items: Sequence[str | Path] = Field(
+        (), **_file("what the items are; may be given several times")
+    )
+    out: str | Path = Field(description="folder to make, dataset/NAME")
+    overwrite: bool = Field(False, description="replace a converted dataset")
+    format: Literal["auto", "csv", "parquet", "json", "amazon2023"] = Field(
+        "auto", description="by the name's ending, or amazon2023's json lines; .gz may follow"
+    )
+
+    user: str | None = _column()
+    item: str | None = _column()
+    time: str | None = _column(help="or none: lines are in the order of time")
+    rating: str | None = _column(help="or none: do without")
+    items_id: str | None = _column(help="the item in --items")
+    item_fields: Sequence[str] | None = _column(help="what makes an item's text", metavar="A,B,C")
+    time_unit: str = _column(
+        "auto", "auto, s, ms, us, ns, number, text, or like %d.%m.%Y", metavar="UNIT"
+    )
+
+    min_user: int = _in("what to keep", 5, "interactions per user", ge=1)
+    min_item: int = _in("what to keep", 5, "interactions per item", ge=1)
+    min_rating: float | None = _in("what to keep", None, "drop lower ratings")
+    dedupe: Literal["exact", "first", "last", "none"] = _in(
+        "what to keep",
+        "exact",
+        "exact: same user, item and time count once; first, last: same user and item do, and that "
+        "one stays",
+    )
+    without_metadata: Literal["drop", "keep"] = _in(
+        "what to keep", "drop", "what happens to items that are not in --items"
+    )
+
+    delimiter: str | None = _in("csv files", None, "one character; empty: what the first line has")
+    columns: Sequence[str] | None = _in(
+        "csv files",
+        None,
+        "names, where the first line has none; one with a comma in it in double quotes",
+    )
+    encoding: str = _in("csv files", "utf-8", "of the files")
+    progress: bool = Field(True, description="show how far it is")
 
 
 def convert(job: ConvertJob, report: Callable = print) -> Converted:
@@ -104,30 +141,21 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
 
 
 def _check(job, out):
-    for key, allowed in (
-        ("format", FORMATS),
-        ("dedupe", filters.DEDUPE),
-        ("without_metadata", ("drop", "keep")),
-    ):
-        value = getattr(job, key)
-        if value not in allowed:
-            raise UserError(f"--{key} is {value!r}; it must be one of {', '.join(allowed)}.")
-    for key in ("min_user", "min_item"):
-        if getattr(job, key) < 1:
-            raise UserError(f"--{key} is {getattr(job, key)}; it must be at least 1.")
-    if not job.interactions:
-        raise UserError("There is nothing to convert; give --interactions=FILE.")
     if any(letter.isspace() for letter in str(out)) or not out.name:
         raise UserError(
             f"--out is {str(out)!r}; give a folder without blanks, as settings files are "
-            "separated by them, whose name becomes the dataset's."
+            "separated by them, whose name becomes the dataset's.",
+            key="out",
         )
     refuse_inputs(out, [*job.interactions, *job.items])
     require_free(out, job.overwrite, writing.converted_files, _WHAT)
 
 
-def _open(job, path) -> Source:
-    return open_source(path, job.format, job.delimiter, job.columns, job.encoding)
+def _open(job, path) -> RecordFile:
+    kind = {"auto": None, "amazon2023": "json"}.get(job.format, job.format)
+    return open_records(
+        path, kind, delimiter=job.delimiter, names=job.columns, encoding=job.encoding
+    )
 
 
 def _roles(job, sources):
@@ -139,13 +167,14 @@ def _roles(job, sources):
             if roles.setdefault(role, column) != column:
                 raise UserError(
                     f"{source.path.name}: the {role} would be {column!r}, but {roles[role]!r} in "
-                    f"{sources[0].path.name}; say which with --{role}=COLUMN."
+                    f"{sources[0].path.name}; say which with --{role}=COLUMN.",
+                    key=role,
+                    where=source.path,
                 )
-    if job.min_rating is not None and not math.isfinite(job.min_rating):
-        raise UserError(f"--min_rating is {job.min_rating}; it must be a number.")
     if job.min_rating is not None and not roles["rating"]:
         raise UserError(
-            "--min_rating needs ratings, but no column looks like them; name it with --rating."
+            "--min_rating needs ratings, but no column looks like them; name it with --rating.",
+            key="rating",
         )
     return roles
 
@@ -164,7 +193,9 @@ def _fields(job, metadata):
         source, item = metadata[0]
         fields = text_fields(offered, job.item_fields, item, source.path.name)
     elif job.item_fields:
-        raise UserError("--item_fields says what to take of --items; give that file, too.")
+        raise UserError(
+            "--item_fields says what to take of --items; give that file, too.", key="items"
+        )
     return fields
 
 
@@ -174,8 +205,8 @@ def _fields(job, metadata):
 def _filtered(job, found: Interactions, lines: ItemLines | None):
     """The interactions to write, by user and time, and what each step dropped."""
     steps: dict[str, int] = {}
-    kept = found.keep(filters.in_order(found))
-    repeats = filters.repeated(kept, job.dedupe)
+    kept = found.keep(in_order(found))
+    repeats = repeated(kept, job.dedupe)
     steps["repeated"] = int(repeats.sum())
     kept = kept.keep(~repeats)
     if lines is not None and job.without_metadata == "drop":
@@ -183,7 +214,7 @@ def _filtered(job, found: Interactions, lines: ItemLines | None):
         steps["without_metadata"] = int((~has).sum())
         kept = kept.keep(has)
     before = kept.sizes()
-    left, steps["rounds"] = filters.k_core(kept.users, kept.items, job.min_user, job.min_item)
+    left, steps["rounds"] = k_core(kept.users, kept.items, job.min_user, job.min_item)
     kept = kept.keep(left)
     after = kept.sizes()
     steps["k_core"], steps["k_core_users"], steps["k_core_items"] = (

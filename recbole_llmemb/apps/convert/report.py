@@ -2,10 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
+
+from recbole_llmemb.records.reader import OnBad
+
+_SHOWN = 5
+
+
+@dataclass
+class DropCounter:
+    """How many of something were dropped, and the lines of the first few."""
+
+    count: int = 0
+    # ``line 7``, or ``file.csv line 7`` where several files are read.
+    places: list[str] = field(default_factory=list)
+
+    def add(self, lines: Iterable[int], where: str = "") -> None:
+        """Count these lines of a file; ``where`` stands before their numbers."""
+        lines = list(lines)
+        self.count += len(lines)
+        room = max(0, _SHOWN - len(self.places))
+        self.places += [f"{where}{line}" for line in lines[:room]]
+
+    def within(self, where: str) -> OnBad:
+        """What counts the bad lines of a file."""
+        return lambda line, why: self.add([line], where)
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.places) else ""
+        return ", ".join(self.places) + more if self.places else ""
 
 
 @dataclass

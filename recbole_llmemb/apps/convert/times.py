@@ -42,7 +42,7 @@ class Clock:
         if self.unit == "auto":
             self.unit = self._recognised(values)
         if self.unit in _PER_SECOND:
-            found = _numbers(values) / _PER_SECOND[self.unit]
+            found = numbers(values) / _PER_SECOND[self.unit]
         else:
             found = _dates(values, None if self.unit == "text" else self.unit)
         found[~np.isfinite(found) | (found < 0)] = np.nan
@@ -52,11 +52,11 @@ class Clock:
         return found
 
     def _recognised(self, values):
-        numbers = _numbers(values)
-        numbers = numbers[np.isfinite(numbers)]
+        found = numbers(values)
+        found = found[np.isfinite(found)]
         filled = sum(value is not None and str(value).strip() != "" for value in values)
-        if len(numbers) and len(numbers) * 2 >= filled:
-            middle = float(np.median(numbers))
+        if len(found) and len(found) * 2 >= filled:
+            middle = float(np.median(found))
             if middle < _FIRST_SECOND:
                 return "number"
             limits = {"s": 1e11, "ms": 1e14, "us": 1e17}
@@ -78,7 +78,8 @@ class Clock:
         return f"{words}, {_day(self.first)} to {_day(self.last)}"
 
 
-def _numbers(values):
+def numbers(values) -> np.ndarray:
+    """Numbers ``(n,)`` of a column; NaN where there is none."""
     if any(isinstance(value, (datetime, np.datetime64)) for value in values[:1000]):
         return np.full(len(values), np.nan)
     # Whole numbers beyond all floats are no times.

@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from recbole_llmemb.apps.serve.scorers import scores_are_products
-from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.core.errors import UserError, name_some, refuse_twice
 from recbole_llmemb.encode.encode_new_items import encode_like
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows
-from recbole_llmemb.records.history_files import read_jsonl
-from recbole_llmemb.records.items import read_items
+from recbole_llmemb.records.items import read_dataset_items
 from recbole_llmemb.records.values import text_of, token_of
-from recbole_llmemb.table.format import EmbeddingTable, read_projection
+from recbole_llmemb.table.format import EmbeddingTable, read_manifest, read_projection
 
 
 @dataclass
@@ -33,30 +32,17 @@ class NewItems:
 
 
 def read_new_items(path, config) -> NewItems:
-    """New items from a ``.item`` or jsonl file, or ready vectors from a table directory.
+    """New items from a file of records, or ready vectors from a table directory.
 
-    ``path``: A jsonl line is an object with the item's token under ``item_id`` (or what the dataset
-    calls it) and its attributes.
+    ``path``: with the item's token under ``item_id`` (or what the dataset calls it).
     """
-    path, id_field = Path(path), config["ITEM_ID_FIELD"] or "item_id"
+    path = Path(path)
     if path.is_dir():
         table = EmbeddingTable.load(path)
         return NewItems(table.tokens, [{} for _ in table.tokens], table.vectors.float())
-    if path.suffix == ".jsonl":
-        values = read_jsonl(path)
-        for number, value in values:
-            if not isinstance(value, dict) or value.get(id_field) in (None, ""):
-                raise UserError(
-                    f"{path}, line {number} has no {id_field!r}; write one object per line with "
-                    f"{id_field} and the item's attributes."
-                )
-        return of_mappings([value for _, value in values], id_field, str(path))
-    found = read_items(
-        path,
-        id_field=id_field,
-        field_separator=config["field_separator"] or "\t",
-        encoding=config["encoding"] or "utf-8",
-    )
+    used = config["llm_table_used"]
+    wanted = read_manifest(used["path"]).get("fields") if used else None
+    found = read_dataset_items(path, config, also=wanted or ())
     return NewItems(found.tokens, found.attributes)
 
 
@@ -68,13 +54,7 @@ def of_mappings(values: Sequence[Mapping], id_field: str, where: str = "new item
     if bare:
         raise UserError(f"{where}: {len(bare)} of the items have no {id_field!r}; give each one.")
     tokens = [token_of(value[id_field]) for value in values]
-    if len(set(tokens)) != len(tokens):
-        seen: set[str] = set()
-        twice = dict.fromkeys(token for token in tokens if token in seen or seen.add(token))
-        raise UserError(
-            f"{where}: {len(twice)} item token(s) occur more than once: {name_some(twice)}; "
-            "keep one entry per item."
-        )
+    refuse_twice(tokens, where, "keep one entry per item")
     attributes = [
         {
             str(name): text

@@ -19,7 +19,7 @@ from recbole_llmemb.apps.serve.scorers import (
 from recbole_llmemb.apps.serve.topk import Pairs, best_products, best_scores
 from recbole_llmemb.apps.serve.users import Users
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.records.titles import item_titles, title_of
+from recbole_llmemb.records.items import item_titles, title_of
 from recbole_llmemb.run.restore import Restored, restore
 
 BATCH_SIZE = 1024

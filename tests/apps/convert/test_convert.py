@@ -17,7 +17,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.apps.convert import ConvertJob, convert  # isort: skip
-from recbole_llmemb.apps.convert.filters import k_core  # isort: skip
+from recbole_llmemb.apps.convert.interactions import k_core  # isort: skip
 from recbole_llmemb.records.items import read_items  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 
@@ -383,15 +383,15 @@ def test_several_files(write):
         ("user,item,day", {}, "or --time=none where the lines are in the order"),
         ("user,item,time", {"item": "itm"}, "it has user, item, time; did you mean item?"),
         ("user,item,time", {"min_rating": 3.0}, "--min_rating needs ratings"),
-        ("user,item,time,rating", {"min_rating": float("nan")}, "--min_rating is nan"),
+        ("user,item,time,rating", {"min_rating": float("nan")}, "min_rating is nan"),
         ("user,user,time", {}, "has two columns 'user'"),
         ("user,item,time", {"item_fields": ["title"]}, "--item_fields says what to take"),
-        ("user,item,time", {"dedupe": "all"}, "it must be one of exact, first, last, none"),
+        ("user,item,time", {"dedupe": "all"}, "'exact', 'first', 'last' or 'none'"),
         ("user,item,time", {"time_unit": "min"}, "--time_unit is 'min'"),
-        ("user,item,time", {"min_user": 0}, "--min_user is 0"),
+        ("user,item,time", {"min_user": 0}, "min_user is 0"),
         ("user,item,time", {"min_user": 3}, "Nothing is left of 1 lines"),
         ("user,item,time", {"out": "data set/x"}, "a folder without blanks"),
-        ("user,item,time", {"format": "xls"}, "--format is 'xls'"),
+        ("user,item,time", {"format": "xls"}, "format is 'xls'"),
         ("user,item,time", {"delimiter": ";;"}, "it must be one character"),
     ],
 )  # fmt: skip
@@ -409,7 +409,7 @@ def test_refused(write, tmp_path, header, settings, words):
     [
         ("r.xyz", "user,item,time\n", "its name does not tell what it is; give --format=csv"),
         ("r.csv", "", "has no columns"),
-        ("r.csv", b"user,item,time\nJos\xe9,a,1\n", "r.csv is not utf-8 text"),
+        ("r.csv", b"user,item,time\nJos\xe9,a,1\n", "r.csv cannot be read as utf-8"),
         ("r.csv", 'user,item,time\nu,"a' + "x" * 2_000_000, "a quote that is never closed"),
         ("r.jsonl.gz", "not gzip", None),
         ("r.parquet", "not parquet", "r.parquet cannot be read"),

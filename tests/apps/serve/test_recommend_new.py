@@ -129,7 +129,7 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
         recommender.add_items([])
     file = tmp_path / "new.jsonl"
     file.write_text('{"item_id": "a", "title": "soap"}\n\n{"title": "gel"}\n')
-    with pytest.raises(UserError, match="new.jsonl, line 3 has no 'item_id'"):
+    with pytest.raises(UserError, match="new.jsonl, line 3.*item_id"):
         recommender.add_items(file)
     file.write_text('{"item_id": "a", "title": "soap"}\n{"item_id": \n')
     with pytest.raises(UserError, match="new.jsonl, line 2 is not JSON"):

@@ -1,0 +1,54 @@
+"""RecBole's atomic files: where a dataset has them, and their first line, which names fields."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.files import first_line
+
+FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
+
+
+def interaction_files(config) -> list[Path]:
+    """Where a dataset's interactions are: one file, or those of ``benchmark_filename``."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    parts = config["benchmark_filename"]
+    return (
+        [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]
+    )
+
+
+def check_header(path, config) -> None:
+    """Refuse a file whose first line does not name fields as ``name:type``.
+
+    ``path``: RecBole's ``.inter`` file, which exists.
+    ``config``: ``field_separator`` and ``encoding``.
+    """
+    separator = config["field_separator"] or "\t"
+    with explained(f"{path} cannot be read ({{reason}}).", OSError, where=path):
+        line = first_line(path, config["encoding"])
+    if not line.strip():
+        raise UserError(f"{path} has no first line that names its fields as name:type.", where=path)
+    atomic_header(line, separator, path)
+
+
+def atomic_header(line: str, separator: str, path) -> list[tuple[str, str]]:
+    """Names and types of the fields that an atomic file's first line names."""
+    found = [name_and_type(column) for column in line.split(separator)]
+    for column, named in zip(line.split(separator), found):
+        if named is None:
+            raise UserError(
+                f"{path}: the first line must name the fields as name:type (of "
+                f"{', '.join(FIELD_TYPES)}), but {column[:40]!r} is not; check the file and "
+                f"field_separator ({separator!r}).",
+                key="field_separator",
+                where=path,
+            )
+    return found
+
+
+def name_and_type(column: str) -> tuple[str, str] | None:
+    """What a cell of a first line names, None where it is none of RecBole's."""
+    name, _, kind = column.strip().partition(":")
+    return (name, kind) if name and kind in FIELD_TYPES else None

@@ -1,0 +1,345 @@
+"""Files of records of any kind, read once in pieces: csv, json, Parquet, RecBole's own.
+
+Text is split at line feeds and nowhere else: a carriage return ends a line only before one.
+RecBole's atomic files (``.inter``, ``.item``) are split at the separator and nothing else, quotes
+are characters; csv files have quotes, in which a line may end. Names may end in ``.gz``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.files import text_encoding, wrong_encoding
+from recbole_llmemb.core.optional import optional
+from recbole_llmemb.records.atomic import atomic_header, name_and_type
+from recbole_llmemb.records.values import is_vector
+
+KINDS = {
+    ".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "csv", ".data": "csv",
+    ".json": "json", ".jsonl": "json", ".ndjson": "json",
+    ".parquet": "parquet", ".pq": "parquet",
+    ".inter": "atomic", ".item": "atomic", ".itememb": "atomic",
+}  # fmt: skip
+
+_DELIMITERS = ("\t", ",", ";", "|")
+_PEEKED = 1000  # rows of json, whose keys may differ
+_LONGEST_FIELD = 1 << 20
+_NO_OBJECT = "is not a JSON object with a field per attribute"
+
+#: Told of a record that is not as it should be: its number, and what is wrong with it.
+OnBad = Callable[[int, str], None]
+
+
+@dataclass
+class RecordFile:
+    """One file that was looked at, and how it is read."""
+
+    path: Path
+    kind: str  # csv, json, parquet or atomic
+    columns: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)  # Columns of text, numbers or lists of text
+    types: list[str] = field(default_factory=list)  # Of an atomic file's columns
+    delimiter: str = "\t"
+    header: bool = True  # Whether the first line of a csv file names the columns
+    encoding: str | None = "utf-8"  # Of a csv or atomic file; json is UTF-8
+    entries: list[Any] | None = None  # Of a json file that is one list
+
+    @property
+    def noun(self) -> str:
+        """What a record's number counts."""
+        return "row" if self.kind == "parquet" or self.entries is not None else "line"
+
+    def pieces(
+        self,
+        wanted: Sequence[str],
+        on_bad: OnBad | None = None,
+        progress: bool = False,
+        size: int = 50_000,
+    ) -> Iterator[tuple[list[int], list[list[Any]]]]:
+        """Numbers of some records, from 1, and a list of values per wanted column.
+
+        What is missing is None or empty. ``on_bad``: by default bad records are refused, else left
+        out.
+        """
+        with self._readable():
+            if self.kind == "parquet":
+                yield from self._parquet(wanted, progress, size)
+                return
+            read = self._json if self.kind == "json" else self._text
+            rows = read(wanted, on_bad or self.refuse, progress)
+            while part := list(itertools.islice(rows, size)):
+                numbers, values = zip(*part)
+                yield list(numbers), [list(column) for column in zip(*values)]
+
+    def rows(self, wanted: Sequence[str]) -> Iterator[tuple[int, tuple]]:
+        """Number and wanted values of one record after the other; bad ones are refused."""
+        for numbers, columns in self.pieces(wanted, size=512):
+            yield from zip(numbers, zip(*columns))
+
+    def values(self, on_bad: OnBad | None = None, progress: bool = False) -> Iterator[tuple]:
+        """Numbers and values of a json file: of its lines, or of its only list's entries."""
+        with self._readable():
+            if self.entries is not None:
+                yield from enumerate(self.entries, start=1)
+                return
+            for number, line in enumerate(_lines(self, progress, text=False), start=1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:  # broken encodings included
+                    (on_bad or self.refuse)(number, f"is not JSON ({reason_of(error)})")
+                    continue
+                yield number, value
+
+    def refuse(self, number: int, why: str) -> None:
+        """Refuse a record."""
+        raise UserError(f"{self.path}, {self.noun} {number} {why}.", where=self.path)
+
+    def _json(self, wanted, on_bad, progress):
+        for number, value in self.values(on_bad, progress):
+            if isinstance(value, dict):
+                yield number, [value.get(name) for name in wanted]
+            else:
+                on_bad(number, _NO_OBJECT)
+
+    def _text(self, wanted, on_bad, progress):
+        places, width = [self.columns.index(name) for name in wanted], len(self.columns)
+        for number, row in (self._csv if self.kind == "csv" else self._atomic)(progress):
+            if len(row) != width:
+                if self.kind == "csv" or any(cell.strip() for cell in row[width:]):
+                    fields = f"has {len(row)} fields where the first line names {width}"
+                    on_bad(number, f"{fields}; check the separator")
+                    continue
+                row += [""] * (width - len(row))
+            yield number, [row[place] for place in places]
+
+    def _csv(self, progress):
+        csv.field_size_limit(_LONGEST_FIELD)
+        rows, line = csv.reader(map(_ended, _lines(self, progress)), delimiter=self.delimiter), 1
+        try:
+            for number, row in enumerate(rows):
+                first, line = line, rows.line_num + 1  # a row in quotes may take several lines
+                if row and (number or not self.header):
+                    yield first, row
+        except csv.Error as error:
+            raise UserError(
+                f"{self.path}, line {line}: {error}; a quote that is never closed may be the "
+                "reason: double it, or write tabs between columns and no quotes.",
+                where=self.path,
+            ) from None
+
+    def _atomic(self, progress):
+        for number, line in enumerate(_lines(self, progress), start=1):
+            if number > 1 and line.strip():
+                yield number, line.removesuffix("\n").removesuffix("\r").split(self.delimiter)
+
+    def _parquet(self, wanted, progress, size):
+        file, done = _open_parquet(self.path), 0
+        columns = list(dict.fromkeys(wanted))
+        with tqdm(
+            total=file.metadata.num_rows, unit=" rows", ncols=100, desc=self.path.name,
+            disable=not progress,
+        ) as bar:  # fmt: skip
+            for batch in file.iter_batches(size, columns=columns):
+                values = [batch.column(name).to_pylist() for name in wanted]
+                yield list(range(done + 1, done + 1 + len(batch))), values
+                done += len(batch)
+                bar.update(len(batch))
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Errors of reading as sentences."""
+        try:
+            yield
+        except UserError:
+            raise
+        except (UnicodeError, LookupError) as error:
+            raise UserError(
+                wrong_encoding(self.path, self.encoding, error), key="encoding", where=self.path
+            ) from error
+        except (OSError, EOFError, ValueError, NotImplementedError, zlib.error) as error:
+            reason = reason_of(error)
+            raise UserError(f"{self.path} cannot be read ({reason}).", where=self.path) from error
+
+
+def open_records(
+    path,
+    kind: str | None = None,
+    *,
+    otherwise: str | None = None,
+    delimiter: str | None = None,
+    names: Sequence[str] | None = None,
+    encoding: str | None = "utf-8",
+    peek: int | None = _PEEKED,
+) -> RecordFile:
+    """Find out what a file is and which columns it has.
+
+    ``kind``: one of :data:`KINDS`; by default the name's ending tells, else it is ``otherwise``.
+    ``delimiter``: one character; by default the one that a csv file's first line has most of, and
+    a tab in an atomic file. ``names``: columns of a csv file without a line that names them.
+    ``peek``: rows of a json file in which to look for columns; None: in all, which are refused if
+    they are bad; 0: it need not have any.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"There is no file {path}; check the path.", where=path)
+    endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
+    kind = kind or KINDS.get(endings[-1] if endings else "", otherwise)
+    if kind is None:
+        raise UserError(
+            f"{path}: its name does not tell what it is; give --format=csv, parquet or json.",
+            key="format",
+            where=path,
+        )
+    file = RecordFile(path, kind, encoding=encoding)
+    with file._readable():
+        if kind == "parquet":
+            schema = _open_parquet(path).schema_arrow
+            file.columns = list(schema.names)
+            file.text = [name for name in schema.names if _is_text(schema.field(name).type)]
+        elif kind == "json":
+            file.entries = _entries(path)
+            seen = _json_columns(file, peek)
+            file.columns, file.text = list(seen), [name for name, text in seen.items() if text]
+        else:
+            _look_at_text(file, delimiter, names)
+    twice = [name for name in file.columns if file.columns.count(name) > 1]
+    if twice:
+        raise UserError(f"{path} has two columns {twice[0]!r}; rename one of them.", where=path)
+    if not (file.columns or peek == 0):
+        raise UserError(
+            f"{path} has no columns: it is empty, or not what its name says.", where=path
+        )
+    return file
+
+
+# -- looking at a file --------------------------------------------------------------------
+
+
+def _look_at_text(file, delimiter, names):
+    first = _ended(next(_lines(file), "")).removesuffix("\n")
+    if delimiter is None and file.kind == "csv":
+        delimiter = max(_DELIMITERS, key=first.count)
+        if {".tsv", ".tab"} & {ending.lower() for ending in file.path.suffixes}:
+            delimiter = "\t"
+    file.delimiter = delimiter = "\t" if delimiter is None else delimiter
+    typed = delimiter and not names and all(map(name_and_type, first.split(delimiter)))
+    if file.kind == "atomic" or typed:
+        header = atomic_header(first, delimiter, file.path)
+        file.kind = "atomic"
+        file.columns, file.types = [name for name, _ in header], [kind for _, kind in header]
+        file.text = [name for name, kind in header if kind != "float_seq"]  # vectors are no text
+        return
+    if len(delimiter) != 1:
+        raise UserError(f"The delimiter is {delimiter!r}; it must be one character.")
+    cells = next(csv.reader([first], delimiter=delimiter), [])
+    file.columns = [cell.strip() for cell in cells]
+    if names:
+        if len(names) != len(cells):
+            raise UserError(
+                f"{file.path} has {len(cells)} columns in its first line, but {len(names)} are "
+                f"named ({', '.join(names)}); name each.",
+                where=file.path,
+            )
+        file.columns, file.header = list(names), False
+    elif any(map(is_number, cells)):
+        raise UserError(
+            f"{file.path}: the first line does not name the columns ({first.strip()[:60]!r}); "
+            "name them in their order, as in --columns=user,item,rating,timestamp.",
+            where=file.path,
+        )
+    file.text = file.columns
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell holds a finite number."""
+    try:
+        return abs(float(cell)) < float("inf")
+    except ValueError:
+        return False
+
+
+def _entries(path):
+    """What a file called .json lists, None where it is json lines."""
+    if path.suffix.lower() != ".json":
+        return None
+    with open(path, "rb") as file:
+        if not file.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+            return None
+        file.seek(0)
+        try:
+            found = json.load(file)
+        except (ValueError, RecursionError):
+            return None
+    return found if all(isinstance(entry, (dict, list)) for entry in found) else None
+
+
+def _json_columns(file, peek):
+    """Columns in order of appearance, and whether they are text in all rows."""
+    seen: dict[str, bool] = {}
+    on_bad = file.refuse if peek is None else lambda *_: None
+    for number, row in itertools.islice(file.values(on_bad), peek):
+        if not isinstance(row, dict):
+            on_bad(number, _NO_OBJECT)
+            continue
+        for name, value in row.items():
+            seen[name] = seen.get(name, True) and not is_vector(value)
+    return seen
+
+
+def _open_parquet(path):
+    return optional("pyarrow.parquet", "parquet", f"Reading {path}").ParquetFile(path)
+
+
+def _is_text(kind) -> bool:
+    """Whether a Parquet column has text, numbers or times, or lists of text."""
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return types.is_string(kind.value_type) or types.is_large_string(kind.value_type)
+    return not types.is_nested(kind) and not (
+        types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    )
+
+
+# -- lines --------------------------------------------------------------------------------
+
+
+def _lines(file: RecordFile, progress: bool = False, text: bool = True) -> Iterator[Any]:
+    """Lines with their ends, unpacked; how far it is is told by the bytes on disk."""
+    size = file.path.stat().st_size
+    with (
+        open(file.path, "rb") as raw,
+        tqdm(
+            total=size, unit="B", unit_scale=True, ncols=100, desc=file.path.name,
+            disable=not progress,
+        ) as bar,
+    ):  # fmt: skip
+        packed = file.path.suffix.lower() == ".gz"
+        lines: Any = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
+        if text:
+            lines = io.TextIOWrapper(lines, text_encoding(file.encoding), newline="\n")
+        for number, line in enumerate(lines, start=1):
+            yield line
+            if number % 10_000 == 0:
+                bar.update(raw.tell() - bar.n)
+        bar.update(raw.tell() - bar.n)
+
+
+def _ended(line: str) -> str:
+    """A line of a csv file, in which a carriage return that ends none is a blank."""
+    return line.replace("\r\n", "\n").replace("\r", " ") if "\r" in line else line
