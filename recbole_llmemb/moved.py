@@ -28,6 +28,8 @@ _MOVED = {
     "teacher": "run.teacher",
     "trainer": "training.trainer",
     "tune": "apps.tune",
+    "tune.by_optuna": "apps.tune.tuning",
+    "tune.progress": "apps.tune.tuning",
 }
 _PACKAGE = "recbole_llmemb."
 

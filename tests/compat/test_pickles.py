@@ -139,12 +139,12 @@ def test_processes_that_recbole_starts_import_this_package():
 
 
 def test_a_trial_of_a_search_reads_no_pickle(tiny_data, planted):
-    from recbole_llmemb.apps.tune import shared
+    from recbole_llmemb.apps.tune.prepare import data_key, load_data, pack_data
 
     planted("saved")
     config, data = tiny_data()
-    packed = {shared.data_key(config): shared.pack_data(config, data)}
-    again = shared.load_data(config, packed)
+    packed = {data_key(config): pack_data(config, data)}
+    again = load_data(config, packed)
     assert len(again.train._dataset) == len(data.train._dataset)
 
 

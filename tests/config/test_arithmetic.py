@@ -30,8 +30,10 @@ def test_text_that_recbole_evaluates(model):
     assert [type(value) for value in found[:14]] == list(map(type, ARITHMETIC.values()))[:14]
 
 
-def test_arithmetic_in_a_search_space_of_recbole():
-    from recbole_llmemb.apps.tune.hyper_test import from_lines
+def test_arithmetic_in_a_search_space_of_recbole(tmp_path):
+    from recbole_llmemb.apps.tune.space import read_space
 
-    space = from_lines("learning_rate choice [1/1000, 1e-2]\nn_layers choice [1,2]+[2+1]\n", "here")
+    file = tmp_path / "hyper.test"
+    file.write_text("learning_rate choice [1/1000, 1e-2]\nn_layers choice [1,2]+[2+1]\n")
+    space = read_space(file)
     assert [dimension.values for dimension in space.dimensions] == [(0.001, 0.01), (1, 2, 3)]

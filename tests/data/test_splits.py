@@ -157,11 +157,11 @@ def test_a_search_does_without_a_test_part(tiny_settings, tmp_path, model):
     pytest.importorskip("ray.tune")
     from types import SimpleNamespace
 
-    from recbole_llmemb.apps.tune import reporting, tuning
+    from recbole_llmemb.apps.tune import report
     from recbole_llmemb.apps.tune.plan import make_plan
     from recbole_llmemb.apps.tune.prepare import prepare
     from recbole_llmemb.apps.tune.space import read_space
-    from recbole_llmemb.apps.tune.trial import BEST
+    from recbole_llmemb.apps.tune.trial import BEST, evaluate
 
     space = read_space({"learning_rate": {"choice": [0.001, 0.01]}})
     settings = tiny_settings(model, eval_args=eval_args({"LS": "valid_only"}), epochs=1)
@@ -177,9 +177,9 @@ def test_a_search_does_without_a_test_part(tiny_settings, tmp_path, model):
     (tmp_path / "kept").mkdir()
     shutil.copyfile(outcome.checkpoint, tmp_path / "kept" / BEST)
     kept = SimpleNamespace(as_directory=lambda: contextlib.nullcontext(tmp_path / "kept"))
-    valid, test = tuning._evaluate(plan, prepared, {"learning_rate": 0.001}, kept, 1, 0)
+    valid, test = evaluate(plan, prepared, {"learning_rate": 0.001}, kept, 1, 0)
     assert valid["result"] == outcome.best_valid_result
     assert test["result"] == {} and not test["groups"] and test["users"] == 0
-    table = reporting.final_table(SimpleNamespace(valid=valid, test=test))
+    table = report.final_table(SimpleNamespace(valid=valid, test=test))
     assert "validation, all" in table and "test, all" not in table
     assert ("tail items" in table) == (model != "SASRec")

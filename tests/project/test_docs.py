@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from recbole_llmemb.apps.tune.options import SearchOptions
 from recbole_llmemb.cli import (
     compare,
     convert,
@@ -129,8 +130,8 @@ def check_recbole_llm(arguments, known_keys):
         own.build_parser().parse_args(arguments[1:])
         return
     if arguments[0] == "tune":
-        values = tune.parse_options(arguments[1:])
-        assert set(values) <= known_keys | set(tune.OPTIONS)
+        _, settings = tune.read_arguments(arguments[1:])
+        assert set(settings) <= known_keys
         return
     assert arguments[0].startswith("-") or arguments.pop(0) in COMMANDS
     values = run.parse(arguments)
@@ -186,7 +187,7 @@ def test_keys_in_text(page, known_keys):
     parsers = [command.build_parser() for command in commands]
     options = {action.dest for parser in parsers for action in parser._actions}
     found = keys_in(page.read_text(encoding="utf-8"))
-    assert found <= known_keys | options | set(tune.OPTIONS) | {"config_dict"}
+    assert found <= known_keys | options | set(SearchOptions.model_fields) | {"config_dict"}
 
 
 def test_another_backbone_is_as_short_as_shown(monkeypatch):

@@ -51,6 +51,8 @@ def test_wheel(setup, tmp_path):
         archive.extractall(tmp_path / "installed")
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "recbole_llmemb").rglob("*.py")}
     assert modules <= names
+    templates = {str(file.relative_to(ROOT)) for file in (ROOT / "recbole_llmemb").rglob("*.j2")}
+    assert templates and templates <= names
     settings = {
         "recbole_llmemb/" + str(file.relative_to(ROOT))
         for file in (ROOT / "properties").rglob("*.yaml")

@@ -184,14 +184,14 @@ def test_an_order_test_replaces_only_its_own(saved, capsys):
 
 
 def test_a_search_begins_in_no_folder_of_something_else(tmp_path):
-    from recbole_llmemb.apps.tune.storage import Storage, agree
+    from recbole_llmemb.apps.tune.storage import Storage
 
     pytest.importorskip("pyarrow")
     folder = tmp_path / "tune" / "mine"
     folder.mkdir(parents=True)
     (folder / "best.yaml").write_text("mine: 1")
     with pytest.raises(UserError, match="best.yaml"):
-        agree(Storage(str(tmp_path / "tune"), "mine"), {"space": 1}, resume=False)
+        Storage(str(tmp_path / "tune"), "mine").require_same_search({"space": 1}, resume=False)
     assert (folder / "best.yaml").read_text() == "mine: 1"
 
 

@@ -6,8 +6,16 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import recbole
+from recbole.evaluator import smaller_metrics
+
+from recbole_llmemb.config.key_names import known_keys, nearest
+from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
+from recbole_llmemb.plugin import is_ours, model_class
+from recbole_llmemb.run.teacher import _TRAINING
 
 # Settings that name a place; relative ones mean the folder the search was started in, which
 # is not where trials run.
@@ -45,16 +53,14 @@ class Plan:
     epochs: int  # At most, of a trial
     searched: list = field(default_factory=list)  # The searched keys
     # What of ``align_teacher_config`` keeps one teacher for all trials.
-    pinned: dict = field(default_factory=dict)
-    # Settings of a trial that have to do with where it runs.
-    local: dict = field(default_factory=dict)
+    fixed_teacher_settings: dict = field(default_factory=dict)
 
     def values(self, chosen: dict) -> dict:
         """The configuration of a trial, as a file may have it."""
         values = {**self.settings, **chosen}
-        if self.pinned:
+        if self.fixed_teacher_settings:
             own = values.get("align_teacher_config") or {}
-            values["align_teacher_config"] = {**self.pinned, **own}
+            values["align_teacher_config"] = {**self.fixed_teacher_settings, **own}
         return values
 
 
@@ -66,9 +72,6 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     ``metric``: ``valid_metric`` of the configuration if not given.
     Returns the :class:`Plan` and the configuration it starts from.
     """
-    from recbole_llmemb.config.recbole_config import make_config
-    from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
-
     settings = dict(settings or {})
     config = make_config(model, dataset, files, settings, strict=settings)
     merged = {k: v for k, v in config.file_config_dict.items() if k not in ("model", "dataset")}
@@ -92,76 +95,60 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
         raise UserError("A search needs validation scores; set eval_step to 1.")
     plan = Plan(model, config["dataset"], merged, decides, config["epochs"])
     if space is not None:
-        _check_keys(space, model, dataset, merged)
+        _check_keys(space, config, merged)
         plan.searched = space.keys
-        plan.pinned = _pinned(config, space)
+        plan.fixed_teacher_settings = _fixed_teacher_settings(config, space)
     return plan, config
 
 
 def _in_package(data_path) -> bool:
-    import recbole
-
     return Path(recbole.__file__).parent in Path(data_path).parents
 
 
 def _metric(asked, config):
     known = [str(name).lower() for name in config["metrics"]]
-    cut = [f"{name}@{k}" for name in known for k in config["topk"]] + known
+    cut = [f"{name}@{k}" for name in known for k in config["topk"]]
     words = str(asked or config["valid_metric"]).lower().split()
     group = words[0] if len(words) == 2 else None
     if group is not None and group not in GROUP_NAMES:
         raise UserError(
-            f"--metric names the group {group!r}; it must be one of {', '.join(GROUP_NAMES)}."
+            f"--metric names the group {group!r}; it must be one of {', '.join(GROUP_NAMES)}.",
+            key="metric",
         )
-    if len(words) not in (1, 2) or words[-1] not in cut:
+    if len(words) not in (1, 2) or words[-1] not in [*cut, *known]:
         raise UserError(
             f"--metric is {asked or config['valid_metric']!r}, which is not measured; take one of "
-            f"{', '.join(cut[: -len(known)])}, a group before it or not, or set metrics and topk."
+            f"{', '.join(cut)}, a group before it or not, or set metrics and topk.",
+            key="metric",
         )
-    if group is not None:
-        from recbole_llmemb.plugin import is_ours
-
-        if not is_ours(config["model"]):
-            raise UserError(
-                f"--metric is {' '.join(words)!r}, but groups are measured for models of this "
-                f"package only, not for RecBole's {config['model']}; take {words[-1]}."
-            )
-    from recbole.evaluator import smaller_metrics
-
+    if group is not None and not is_ours(config["model"]):
+        raise UserError(
+            f"--metric is {' '.join(words)!r}, but groups are measured for models of this package "
+            f"only, not for RecBole's {config['model']}; take {words[-1]}.",
+            key="metric",
+        )
     mode = "min" if words[-1].split("@")[0] in smaller_metrics else "max"
     return Metric(" ".join(words), group, mode)
 
 
-def _check_keys(space, model, dataset, settings):
-    from recbole_llmemb.config.recbole_config import make_config
-
-    both = [key for key in space.keys if key in settings and key != "valid_metric"]
-    if both:
-        raise UserError(f"{both[0]} is both set and searched ({space.where}); drop one of the two.")
+def _check_keys(space, config, settings):
+    known = known_keys(config)
     for key in space.keys:
-        if key in _COMPARED_BY:
-            raise UserError(
-                f"In {space.where}, {key} cannot be searched: scores would not compare."
-            )
-    try:
-        base = make_config(model, dataset, overrides=settings)
-        known = set(base.internal_config_dict)
-        known |= {key for values in base.parameters.values() for key in values}
-    except UserError:  # the searched keys may be what is missing
-        return
-    for key in space.keys:
-        if key not in known:
-            import difflib
-
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else "."
-            raise UserError(f"In {space.where}, {key} is no configuration key of {model}{hint}")
+        wrong = None
+        if key in settings and key != "valid_metric":
+            wrong = "is both set and searched; drop one of the two."
+        elif key in _COMPARED_BY:
+            wrong = "cannot be searched: scores would not compare."
+        elif key not in known:
+            near = nearest(key, known)
+            hint = f"; did you mean {near}?" if near else "."
+            wrong = f"is no configuration key of {config['model']}{hint}"
+        if wrong:
+            raise UserError(f"In {space.where}, {key} {wrong}", key=key, where=space.where)
 
 
 def needs_teacher(config) -> bool:
     """Whether building the model needs a teacher."""
-    from recbole_llmemb.plugin import is_ours, model_class
-
     if not is_ours(config["model"]):
         return False
     # LLMSRec reads its CF model whatever the weight of the distillation.
@@ -169,16 +156,13 @@ def needs_teacher(config) -> bool:
     return reads or bool(config["align_weight"] and config["item_embedding"] != "id")
 
 
-def _pinned(config, space) -> dict:
+def _fixed_teacher_settings(config, space) -> dict:
     """Trials are to differ in themselves, not in a teacher that learns as they do.
 
     A teacher is trained with the settings of the run that asks for it: without this, every
     learning rate would train a teacher of its own. And a trial that was stopped early, run
     again for as many epochs, would have one that was stopped early.
     """
-    from recbole_llmemb.plugin import is_ours, model_class
-    from recbole_llmemb.run.teacher import _TRAINING
-
     if not is_ours(config["model"]) or not (config["align_weight"] or "align_weight" in space.keys):
         return {}
     if not getattr(model_class(config["model"]), "teacher_shares_training", True):

@@ -1,60 +1,99 @@
-"""Before the first trial: the dataset, the table and the teacher, made once."""
+"""What is made once, before the first trial: the dataset, the table and the teacher.
+
+All travels through Ray's object store, once to each node. Trials read the dataset's tensors where
+they lie there; files are written to a node's cache, unless they are on the node already.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import pickle
+import warnings
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from recbole_llmemb.apps.tune import shared
+import numpy as np
+import torch
+from recbole.data import data_preparation
+from recbole.utils import init_seed
+
 from recbole_llmemb.apps.tune.plan import needs_teacher
 from recbole_llmemb.config.recbole_config import make_config
+from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import atomic_file
+from recbole_llmemb.encode import ensure_table
+from recbole_llmemb.encode.build_or_load import Overlay
+from recbole_llmemb.models.llmemb.sources import item_table
+from recbole_llmemb.plugin import is_ours
 from recbole_llmemb.run import stages
+from recbole_llmemb.run.teacher import ensure_teacher
 
 # Settings of the encoder and of what is done to a table afterwards: not of the table itself.
 _AFTER = ("llm_pca_dim", "llm_whiten", "llm_missing", "llm_freeze", "llm_table_dtype",
           "llm_init_std", "llm_cache_dir", "llm_batch_size", "llm_device")  # fmt: skip
 # More than this many variants of the dataset are left to the trials.
 _VARIANTS = 4
+# Smaller arrays are not worth a place of their own.
+_LARGE = 1 << 14
 
 
-def prepare(plan, config, space=None, report=print) -> dict:
-    """Everything that trials share, as data that Ray can send to any node.
+@dataclass
+class Prepared:
+    """Everything that trials share."""
+
+    data: dict = field(default_factory=dict)  # By data_key: what pack_data gave
+    table: Files | None = None
+    teacher: Files | None = None
+    items: Files | None = None  # The items' texts, which some models read themselves
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is shared."""
+        arrays = [array for packed in self.data.values() for array in packed]
+        for files in (self.table, self.teacher, self.items):
+            arrays += files.contents.values() if files else ()
+        return sum(array.nbytes for array in arrays)
+
+
+def prepare(plan, config, space=None, report=print) -> Prepared:
+    """Read the dataset, and make the table and the teacher where there are none.
 
     ``config``: without the searched keys.
     ``space``: the dataset is prepared for each choice of settings that it depends on.
-    ``report``: told in one line each what is going on.
-    Returns ``data`` by :func:`~recbole_llmemb.apps.tune.shared.data_key`, and ``table``,
-    ``teacher`` and ``items`` as ``(path, files)`` or None.
+    ``report``: called with one line per stage.
     """
     report(f"prepare: reading {config['dataset']} …")
-    packed = {}
+    prepared = Prepared()
     for choices in _data_choices(config, space):
         own = make_config(plan.model, plan.dataset, overrides=plan.values(choices))
         data = stages.prepare_data(own)
         if not len(data.valid._dataset):
             raise UserError(
                 f"A search needs a validation part, but eval_args leave none of {own['dataset']} "
-                f"({own['eval_args']['split']}); give another split."
+                f"({own['eval_args']['split']}); give another split.",
+                key="eval_args",
             )
-        packed[shared.data_key(own)] = shared.pack_data(own, data)
+        prepared.data[data_key(own)] = pack_data(own, data)
     train = data.train._dataset
-    megabytes = shared.size_of(packed) / 1e6
     report(
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items; "
-        f"{megabytes:,.0f} MB for all trials to share"
+        f"{prepared.nbytes / 1e6:,.0f} MB for all trials to share"
     )
     searched = set(plan.searched)
-    return {
-        "data": packed,
-        "table": _table(config, data, searched, report),
-        "teacher": _teacher(plan, config, searched, report),
-        "items": _item_file(config),
-    }
+    prepared.table = _table(config, data, searched, report)
+    prepared.teacher = _teacher(plan, config, searched, report)
+    items = Path(config["data_path"]) / f"{config['dataset']}.item"
+    if is_ours(config["model"]) and items.is_file():
+        prepared.items = Files(items)
+    return prepared
 
 
 def _data_choices(config, space):
-    keys = shared.data_keys(config)
+    keys = data_keys(config)
     found = [one for one in (space.dimensions if space else ()) if one.key in keys]
     count = 1
     for one in found:
@@ -65,11 +104,6 @@ def _data_choices(config, space):
 
 
 def _table(config, data, searched, report):
-    from recbole_llmemb.encode import ensure_table
-    from recbole_llmemb.encode.build_or_load import Overlay
-    from recbole_llmemb.models.llmemb.sources import item_table
-    from recbole_llmemb.plugin import is_ours
-
     if not is_ours(config["model"]):
         return None
     if config["item_embedding"] == "id" or config["item_input"] == "text":
@@ -78,8 +112,7 @@ def _table(config, data, searched, report):
         return None  # trials build their own, in the cache, where the next one finds it
     item_table(config, data.dataset, report)  # refused here, if it does not fit
     # As it was before its reduction, for which each width has a copy in the cache.
-    path = ensure_table(Overlay(config, llm_pca_dim=None), report=lambda line: None)
-    return str(path), shared.read_files(path)
+    return Files(ensure_table(Overlay(config, llm_pca_dim=None), report=lambda line: None))
 
 
 def _of_table(key) -> bool:
@@ -89,25 +122,139 @@ def _of_table(key) -> bool:
 
 
 def _teacher(plan, config, searched, report):
-    from recbole_llmemb.cli.run import item_embedding_size
-    from recbole_llmemb.run.teacher import ensure_teacher
-
     own = {"hidden_size", "embedding_size", "align_teacher", "align_teacher_config"}
-    if not needs_teacher(config) or searched & (own | shared.data_keys(config)):
+    if not needs_teacher(config) or searched & (own | data_keys(config)):
         return None
     config = make_config(plan.model, plan.dataset, overrides=plan.values({}))
-    size = item_embedding_size(config)
-    if not size:
-        return None
-    path = ensure_teacher(config, size, report)
-    return str(path), shared.read_files(path)
+    size = config["embedding_size"] or config["hidden_size"]
+    return Files(ensure_teacher(config, size, report)) if size else None
 
 
-def _item_file(config):
-    """The items' texts, which some models read themselves."""
-    from recbole_llmemb.plugin import is_ours
+# -- the dataset ------------------------------------------------------------------------
 
-    file = Path(config["data_path"]) / f"{config['dataset']}.item"
-    if not is_ours(config["model"]) or not file.is_file():
-        return None
-    return str(file), shared.read_files(file)
+
+def data_keys(config) -> set[str]:
+    """The settings that a dataset, filtered, split and indexed, depends on."""
+    more = {"eval_args", "repeatable", "seed", "holdout_items", "holdout_seed", "holdout_targets"}
+    return {*config.parameters["Dataset"], *more}
+
+
+def data_key(config) -> str:
+    """Hash of those settings."""
+    values = {key: config[key] for key in sorted(data_keys(config))}
+    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:12]
+
+
+def pack_data(config, data: stages.Data) -> list:
+    """A run's dataset and its splits; the loaders are made anew by each trial."""
+    parts = [data.dataset, data.train._dataset, data.valid._dataset, data.test._dataset]
+    kept = [part.config for part in parts]
+    try:
+        for part in parts:
+            part.config = None
+        return pack(parts)
+    finally:
+        for part, own in zip(parts, kept):
+            part.config = own
+
+
+def load_data(config, packed: dict) -> stages.Data:
+    """The data of a trial; read from its files where what is shared was made otherwise.
+
+    ``packed``: by :func:`data_key`, what :func:`pack_data` gave.
+    """
+    found = packed.get(data_key(config))
+    if found is None:
+        return stages.prepare_data(config)
+    init_seed(config["seed"], config["reproducibility"])
+    dataset, *splits = unpack(found)
+    for part in (dataset, *splits):
+        part.config = config
+    dataset.build = lambda: splits
+    return stages.Data(dataset, *data_preparation(config, dataset))
+
+
+class _Packer(pickle.Pickler):
+    """Writes tensors as arrays, whose memory pickle can leave where it is."""
+
+    def reducer_override(self, thing):
+        if type(thing) is not torch.Tensor or thing.device.type != "cpu":
+            return NotImplemented
+        if thing.dtype is torch.bfloat16 or thing.requires_grad:
+            return NotImplemented
+        return torch.from_numpy, (thing.contiguous().numpy(),)
+
+
+def pack(thing) -> list[np.ndarray]:
+    """An object as bytes, and its large arrays and tensors, for Ray to keep beside them.
+
+    In memory only: nothing of this is ever written to a file.
+    """
+    file, arrays = io.BytesIO(), []
+
+    def stays(buffer):
+        if buffer.raw().nbytes >= _LARGE:
+            arrays.append(np.frombuffer(buffer, dtype=np.uint8))
+        return buffer.raw().nbytes < _LARGE
+
+    _Packer(file, protocol=5, buffer_callback=stays).dump(thing)
+    return [np.frombuffer(file.getvalue(), dtype=np.uint8), *arrays]
+
+
+def unpack(packed: list[np.ndarray]):
+    """The object again, its large arrays and tensors being where Ray keeps them."""
+    with warnings.catch_warnings():
+        # Nobody writes into a dataset; that PyTorch cannot promise it is what it warns of.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return pickle.loads(packed[0], buffers=packed[1:])
+
+
+# -- files ------------------------------------------------------------------------------
+
+
+class Files:
+    """A file, or the files of a directory, to be found on every node.
+
+    ``path``: where they are on this machine.
+    """
+
+    def __init__(self, path):
+        path = Path(path)
+        self.path, self.is_directory = str(path), path.is_dir()
+        files = sorted(path.iterdir()) if self.is_directory else [path]
+        files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        self.times = {file.name: file.stat().st_mtime_ns for file in files}
+        self.contents = {file.name: np.fromfile(file, dtype=np.uint8) for file in files}
+        self.digests = {name: _digest(content) for name, content in self.contents.items()}
+
+    def on_this_node(self, folder, inner: str = "") -> str:
+        """Their path here; the first who asks writes them.
+
+        ``folder``: of this node, for those that are not where they were read.
+        ``inner``: below a folder of their own in there.
+        """
+        path = Path(self.path)
+        there = path if self.is_directory else path.parent
+        if all(self._is(there / name) for name in self.contents):
+            return self.path
+        name = _digest(json.dumps(self.digests, sort_keys=True).encode())
+        copy = Path(folder) / f"{path.stem}-{name}"
+        with build_lock(copy, "copy"):
+            for name, content in self.contents.items():
+                file = copy / inner / name
+                if not file.is_file():  # which is there whole, or not at all
+                    with atomic_file(file) as fresh:
+                        content.tofile(fresh)
+        return str(copy / inner if self.is_directory else copy / inner / path.name)
+
+    def _is(self, file: Path) -> bool:
+        """Whether a file is the one that was read."""
+        if not file.is_file() or file.stat().st_size != self.contents[file.name].nbytes:
+            return False
+        if file.stat().st_mtime_ns == self.times[file.name]:
+            return True
+        return _digest(np.fromfile(file, dtype=np.uint8)) == self.digests[file.name]
+
+
+def _digest(content) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

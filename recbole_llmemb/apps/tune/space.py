@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.config.arithmetic import value_of
+from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.suggestions import nearest
 
-#: How a key may be searched, and what its list holds.
+
+class Kind(NamedTuple):
+    """A way to search a key."""
+
+    holds: str  # What its list holds
+    suggest: Callable  # Of an optuna.trial.Trial, a key and the list: a value
+
+
+def _choice(trial, key, *values):  # by number, as Optuna takes no lists for values
+    return values[trial.suggest_categorical(key, list(range(len(values))))]
+
+
+def _uniform(trial, key, low, high):
+    return trial.suggest_float(key, low, high)
+
+
+def _loguniform(trial, key, low, high):
+    return trial.suggest_float(key, low, high, log=True)
+
+
+def _quniform(trial, key, low, high, step):
+    value = low + step * trial.suggest_int(key, 0, math.floor((high - low) / step + 1e-9))
+    # Sizes must stay whole numbers, and 0.1 + 2 * 0.1 is to be 0.3.
+    return value if isinstance(value, int) else round(value, 12)
+
+
+def _randint(trial, key, low, high):
+    return trial.suggest_int(key, low, high)
+
+
+#: How a key may be searched.
 KINDS = {
-    "choice": "the values",
-    "uniform": "low, high",
-    "loguniform": "low, high",
-    "quniform": "low, high, step",
-    "randint": "low, high, both counted in",
+    "choice": Kind("the values", _choice),
+    "uniform": Kind("low, high", _uniform),
+    "loguniform": Kind("low, high", _loguniform),
+    "quniform": Kind("low, high, step", _quniform),
+    "randint": Kind("low, high, both counted in", _randint),
 }
 
 
@@ -32,43 +66,13 @@ class Dimension:
     # Searched only where these other keys have one of these values.
     when: dict = field(default_factory=dict)
 
-    def active(self, found: dict) -> bool:
+    def active(self, drawn: dict) -> bool:
         """Whether the key is searched, given what was drawn for the keys before it."""
-        return all(key in found and found[key] in allowed for key, allowed in self.when.items())
-
-    def draw(self, random):
-        """A value, from a :class:`random.Random`."""
-        if self.kind == "choice":
-            return self.values[random.randrange(len(self.values))]
-        low, high = self.values[:2]
-        if self.kind == "randint":
-            return random.randint(low, high)
-        if self.kind == "loguniform":
-            return math.exp(random.uniform(math.log(low), math.log(high)))
-        if self.kind == "uniform":
-            return random.uniform(low, high)
-        return self._step(random.randint(0, self._steps()))
+        return all(key in drawn and drawn[key] in allowed for key, allowed in self.when.items())
 
     def suggest(self, trial):
         """A value, from an :class:`optuna.trial.Trial`."""
-        if self.kind == "choice":  # by number, as Optuna takes no lists for values
-            return self.values[trial.suggest_categorical(self.key, list(range(len(self.values))))]
-        low, high = self.values[:2]
-        if self.kind == "randint":
-            return trial.suggest_int(self.key, low, high)
-        if self.kind == "quniform":
-            return self._step(trial.suggest_int(self.key, 0, self._steps()))
-        return trial.suggest_float(self.key, low, high, log=self.kind == "loguniform")
-
-    def _steps(self) -> int:
-        low, high, step = self.values
-        return math.floor((high - low) / step + 1e-9)
-
-    def _step(self, number: int):
-        low, _, step = self.values
-        value = low + number * step
-        # Sizes must stay whole numbers, and 0.1 + 2 * 0.1 is to be 0.3.
-        return value if isinstance(value, int) else round(value, 12)
+        return KINDS[self.kind].suggest(trial, self.key, *self.values)
 
 
 class Space:
@@ -88,7 +92,9 @@ class Space:
             ready = [one for one in waiting.values() if not set(one.when) & set(waiting)]
             if not ready:
                 names = ", ".join(waiting)
-                raise UserError(f"In {where}, the conditions of {names} wait for each other.")
+                raise UserError(
+                    f"In {where}, the conditions of {names} wait for each other.", where=where
+                )
             self.dimensions += ready
             for one in ready:
                 del waiting[one.key]
@@ -98,17 +104,29 @@ class Space:
         """The searched keys."""
         return [one.key for one in self.dimensions]
 
-    def draw(self, random) -> dict:
-        """A configuration: ``{key: value}`` of the keys that are searched in it."""
-        return self._walk(lambda one: one.draw(random))
-
     def suggest(self, trial) -> dict:
-        """The same, as Optuna wants it."""
-        return self._walk(lambda one: one.suggest(trial))
+        """A configuration: ``{key: value}`` of the keys that are searched in it."""
+        drawn = {}
+        for one in self.dimensions:
+            if one.active(drawn):
+                drawn[one.key] = one.suggest(trial)
+        return drawn
 
-    def first(self) -> dict:
-        """Every key with one of its values, conditions aside."""
-        return {one.key: one.values[0] for one in self.dimensions}
+    def draw(self, count: int, seed: int) -> list[dict]:
+        """Configurations drawn at random: the same for the same seed.
+
+        None is drawn twice, as long as a space of choices has others.
+        """
+        optuna = optional("optuna", "tune", "A search")
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        drawn = []
+        for _ in range(count):
+            for _ in range(50):
+                one = self.suggest(study.ask())
+                if one not in drawn:
+                    break
+            drawn.append(one)
+        return drawn
 
     def plain(self) -> dict:
         """The space as plain data, to tell whether two are the same."""
@@ -117,81 +135,111 @@ class Space:
             for one in self.dimensions
         }
 
-    def _walk(self, value_of):
-        found = {}
-        for one in self.dimensions:
-            if one.active(found):
-                found[one.key] = value_of(one)
-        return found
-
 
 def read_space(source) -> Space:
     """Read a search space.
 
-    ``source``: A yaml file, RecBole's ``hyper.test`` format (any other suffix), or the contents of
-    the former:: learning_rate: {loguniform: [1.0e-4, 1.0e-2]} item_embedding: {choice: [table,
-    residual]} offset_decay: {loguniform: [1.0e-6, 1.0e-2], when: {item_embedding: residual}}.
+    ``source``: a yaml file, RecBole's ``hyper.test`` format (any other suffix), or what the
+    former holds, such as ``{"n_layers": {"choice": [1, 2]}}``.
     """
     if isinstance(source, dict):
-        return from_dict(source)
+        return _from_dict(source, "the space")
     path = Path(source)
-    try:
+    told = f"The search space {path} cannot be read ({{reason}}); check --space."
+    with explained(told, OSError, UnicodeDecodeError, key="space", where=path):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise UserError(
-            f"The search space {path} cannot be read ({reason}); check --space."
-        ) from None
     if path.suffix not in (".yaml", ".yml"):
-        from recbole_llmemb.apps.tune.hyper_test import from_lines
-
-        return from_lines(text, str(path))
-    try:
+        return _from_lines(text, str(path))
+    told = f"The search space {path} is not valid yaml: {{reason}}."
+    with explained(told, yaml.YAMLError, where=path):
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"The search space {path} is not valid yaml: {reason}.") from None
-    return from_dict(content, str(path))
+    return _from_dict(content, str(path))
 
 
-def from_dict(content, where="the space") -> Space:
+def _from_dict(content: Any, where: str) -> Space:
     """A space from ``{key: {kind: values, "when": {key: value or values}}}``."""
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{where} has no keys to search; write lines `key: {{choice: [a, b]}}`.")
+        raise UserError(
+            f"{where} has no keys to search; write lines `key: {{choice: [a, b]}}`.", where=where
+        )
     found = []
     for key, entry in content.items():
         if not isinstance(entry, dict):
-            raise UserError(
-                f"In {where}, {key} is {entry!r}; write how it is searched, such as "
+            raise _refusal(
+                where, key, f" is {entry!r}; write how it is searched, such as "
                 f"`{key}: {{choice: [{entry!r}]}}`."
-            )
+            )  # fmt: skip
         entry = dict(entry)
         when = entry.pop("when", None) or {}
         if len(entry) != 1:
-            raise UserError(
-                f"In {where}, {key} must say one of {', '.join(KINDS)} (and `when`), "
-                f"not {', '.join(map(str, entry)) or 'nothing'}."
+            given = ", ".join(map(str, entry)) or "nothing"
+            raise _refusal(
+                where, key, f" must say one of {', '.join(KINDS)} (and `when`), not {given}."
             )
         ((kind, values),) = entry.items()
-        found.append(make_dimension(where, str(key), kind, values, when))
+        found.append(_dimension(where, str(key), kind, values, when))
     return Space(found, where)
 
 
-def make_dimension(where: str, key: str, kind: str, values, when=None) -> Dimension:
+def _from_lines(text: str, where: str) -> Space:
+    """Read lines ``learning_rate loguniform -8,0``, RecBole's format ``hyper.test``.
+
+    As RecBole (that is, Hyperopt) reads them: bounds of ``loguniform`` are exponents of e, and
+    ``quniform`` gives multiples of its step. RecBole evaluates choices as Python; here they
+    may be arithmetic.
+    """
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        key, kind, rest = [*line.split(maxsplit=2), "", "", ""][:3]
+        if not key or key.startswith("#"):
+            continue
+        at = f"{where}, line {number}"
+        if not rest or kind not in KINDS or kind == "randint":
+            kinds = ", ".join(one for one in KINDS if one != "randint")
+            raise _refusal(
+                at, key, f" must be followed by one of {kinds} and its values, such as "
+                "`learning_rate choice [0.01,0.001]`."
+            )  # fmt: skip
+        if key in found:
+            raise _refusal(at, key, " is searched a second time; drop one of the lines.")
+        values = value_of(rest)
+        if values == rest:
+            raise _refusal(at, key, f": its values cannot be read: {rest}; write text in quotes.")
+        if kind != "choice":
+            values = _hyperopt_bounds(kind, values)
+        found[key] = _dimension(at, key, kind, values)
+    if not found:
+        raise UserError(
+            f"{where} has no keys to search; write lines `key choice [a,b]`.", where=where
+        )
+    return Space(found.values(), where)
+
+
+def _hyperopt_bounds(kind: str, values: Any) -> Any:
+    numbers = isinstance(values, tuple) and all(isinstance(v, (int, float)) for v in values)
+    if kind == "loguniform" and numbers and len(values) == 2 and max(values) < 700:
+        return [math.exp(value) for value in values]
+    finite = numbers and all(map(math.isfinite, values))
+    if kind == "quniform" and finite and len(values) == 3 and values[2] > 0:
+        low, high, step = values
+        return [math.ceil(low / step) * step, math.floor(high / step) * step, step]
+    return values
+
+
+def _dimension(where: str, key: str, kind: Any, values: Any, when: Any = None) -> Dimension:
     """Check what a space says of a key."""
-    at = f"In {where}, {key}"
     if kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; take one of {', '.join(KINDS)}."
-        raise UserError(f"{at} is searched by {kind!r}{hint}")
+        near = nearest(str(kind), KINDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(KINDS)}."
+        raise _refusal(where, key, f" is searched by {kind!r}; {hint}")
     if not isinstance(values, (list, tuple)) or not values:
-        raise UserError(f"{at}: {kind} is {values!r}; write [{KINDS[kind]}].")
+        raise _refusal(where, key, f": {kind} is {values!r}; write [{KINDS[kind].holds}].")
     values = tuple(map(_number, values))
-    if kind != "choice":
-        _check_bounds(at, kind, values)
-    conditions = {}
+    if kind != "choice" and (wrong := _wrong_bounds(kind, values)):
+        raise _refusal(where, key, f": {wrong}.")
     if when is not None and not isinstance(when, dict):
-        raise UserError(f"{at}: when is {when!r}; write `when: {{other_key: value}}`.")
+        raise _refusal(where, key, f": when is {when!r}; write `when: {{other_key: value}}`.")
+    conditions = {}
     for other, allowed in (when or {}).items():
         allowed = allowed if isinstance(allowed, (list, tuple)) else [allowed]
         conditions[str(other)] = tuple(map(_number, allowed))
@@ -205,34 +253,38 @@ def _number(value):
     return value
 
 
-def _check_bounds(at, kind, values):
+def _wrong_bounds(kind: str, values: tuple) -> str | None:
+    """What is wrong with the bounds of a kind that has some."""
     wanted = 3 if kind == "quniform" else 2
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     if len(values) != wanted or not numbers or not all(map(math.isfinite, values)):
-        raise UserError(f"{at}: {kind} is {list(values)}; write [{KINDS[kind]}] as numbers.")
+        return f"{kind} is {list(values)}; write [{KINDS[kind].holds}] as numbers"
     low, high = values[:2]
     if not low < high:
-        raise UserError(f"{at}: {kind} goes from {low} to {high}; the second must be larger.")
+        return f"{kind} goes from {low} to {high}; the second must be larger"
     if kind == "loguniform" and low <= 0:
-        raise UserError(f"{at}: loguniform begins at {low}; it must be above 0.")
+        return f"loguniform begins at {low}; it must be above 0"
     if kind == "quniform" and not 0 < values[2] <= high - low:
-        raise UserError(
-            f"{at}: the step of quniform is {values[2]}; it must be above 0 and at most "
-            f"{high - low}."
-        )
+        return f"the step of quniform is {values[2]}; it must be above 0 and at most {high - low}"
     if kind == "randint" and not all(isinstance(v, int) for v in values):
-        raise UserError(f"{at}: randint is {list(values)}; write whole numbers.")
+        return f"randint is {list(values)}; write whole numbers"
+    return None
 
 
 def _check_condition(where, one, parent, name, allowed):
-    at = f"In {where}, {one.key} depends on {name}"
+    at = f" depends on {name}"
     if parent is None:
-        raise UserError(f"{at}, which is not searched there; search it, or drop the condition.")
+        at += ", which is not searched there; search it, or drop the condition."
+        raise _refusal(where, one.key, at)
     if parent.kind != "choice":
-        raise UserError(f"{at}, which is no choice; conditions are on values of a choice.")
+        at += ", which is no choice; conditions are on values of a choice."
+        raise _refusal(where, one.key, at)
     strange = [value for value in allowed if value not in parent.values]
     if strange:
-        raise UserError(
-            f"{at} being {strange[0]!r}, which is none of its values "
-            f"({', '.join(map(repr, parent.values))})."
-        )
+        values = ", ".join(map(repr, parent.values))
+        at += f" being {strange[0]!r}, which is none of its values ({values})."
+        raise _refusal(where, one.key, at)
+
+
+def _refusal(where: str, key: Any, what: str) -> UserError:
+    return UserError(f"In {where}, {key}{what}", key=str(key), where=where)

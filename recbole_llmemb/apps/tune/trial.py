@@ -9,18 +9,24 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import ray
 import torch
+from pyarrow.fs import FileSelector
+from ray import tune
 
-from recbole_llmemb.apps.tune import shared as sharing
-from recbole_llmemb.apps.tune.needs import require_ray
 from recbole_llmemb.apps.tune.plan import make_plan
+from recbole_llmemb.apps.tune.prepare import load_data, prepare
 from recbole_llmemb.apps.tune.trials import settings_of
+from recbole_llmemb.config.measure import measure_of_run
+from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core import checkpoint, random_state
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.encode import cache_directory
+from recbole_llmemb.plugin import is_ours
 from recbole_llmemb.run import stages
 
 #: Files of a trial's checkpoint: where it stands, its best epoch, and what else it needs.
-STATE, BEST, REST = "state.pth", "best.pth", "rest.pth"
+STATE, BEST, EXTRA = "state.pth", "best.pth", "rest.pth"
 
 
 def trainable(model, dataset=None, config_files=(), metric=None, report=print, **settings):
@@ -37,84 +43,59 @@ def trainable(model, dataset=None, config_files=(), metric=None, report=print, *
     ``**settings``: any configuration key.
     Returns takes a configuration, whose keys win over all of these.
     """
-    require_ray()
-    from recbole_llmemb.apps.tune.prepare import prepare
-
     plan, config = make_plan(model, dataset or "ml-100k", config_files, settings, None, metric)
     return bind(plan, prepare(plan, config, report=report))
 
 
 def bind(plan, prepared, records_failures=False):
     """The trainable of a plan and of what was prepared for it."""
-    from ray import tune
-
-    things = {"plan": plan, **prepared, "records_failures": records_failures}
-    return tune.with_parameters(run_trial, shared=things)
+    shared = {"plan": plan, "prepared": prepared, "records_failures": records_failures}
+    return tune.with_parameters(run_trial, shared=shared)
 
 
 def run_trial(config, shared=None):
     """Train one configuration inside Ray Tune; see :func:`trainable`."""
-    chosen = settings_of(config)
     try:
-        _train(chosen, shared)
+        _train(shared["plan"], shared["prepared"], settings_of(config))
     except Exception as error:
         if not shared["records_failures"]:
             raise
         # Not a matter for Ray, which would try it again: it would end in the same way.
         # A trial that dies with its process is what Ray does try again.
-        from ray import tune
-
         logging.getLogger(__name__).debug("trial failed", exc_info=True)
-        tune.report({"failed": reason(error)})
+        tune.report({"failed": why_failed(error)})
 
 
-def reason(error: BaseException) -> str:
+def why_failed(error: BaseException) -> str:
     """Why a trial failed, in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, UserError):
         return text
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"out of memory ({text[:200]})" if text else "out of memory"
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {reason_of(error)}"
 
 
-def trial_config(plan, shared, chosen, scratch, resources):
+def trial_config(plan, prepared, chosen, scratch, resources):
     """The configuration of a trial where it runs.
 
-    ``shared``: what was prepared for all trials.
     ``chosen``: the searched keys.
-    ``scratch``: A folder of the trial's own.
+    ``scratch``: a folder of the trial's own.
     ``resources``: ``CPU`` and ``GPU`` that Ray gave it.
     """
-    from recbole_llmemb.config.recbole_config import make_config
-    from recbole_llmemb.encode import cache_directory
-    from recbole_llmemb.plugin import is_ours
-
     values = plan.values(chosen)
-    values |= {"show_progress": False, "checkpoint_dir": str(scratch), **plan.local}
-    values |= _device(resources)
+    values |= {"show_progress": False, "checkpoint_dir": str(scratch), **_device(resources)}
     if is_ours(plan.model):
         folder = cache_directory(values) / "tune"
-        if shared["items"]:
-            file = sharing.place(*shared["items"], folder / plan.dataset)
-            if file != shared["items"][0]:
-                values["data_path"] = _dataset_folder(file, folder, plan.dataset)
-        if shared["table"]:
-            values |= {"llm_table": sharing.place(*shared["table"], folder), "scft": False}
-        if shared["teacher"]:
-            values["align_teacher"] = sharing.place(*shared["teacher"], folder)
+        if prepared.items:
+            file = prepared.items.on_this_node(folder, inner=plan.dataset)
+            if file != prepared.items.path:
+                values["data_path"] = str(Path(file).parents[1])
+        if prepared.table:
+            values |= {"llm_table": prepared.table.on_this_node(folder), "scft": False}
+        if prepared.teacher:
+            values["align_teacher"] = prepared.teacher.on_this_node(folder)
     return make_config(plan.model, plan.dataset, overrides=values)
-
-
-def _dataset_folder(item_file, folder, dataset):
-    """A folder in which the item file lies where RecBole's datasets lie."""
-    target = Path(item_file).parent / "as_dataset" / dataset / f"{dataset}.item"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists():
-        beside = target.with_name(f".{os.getpid()}.tmp")
-        shutil.copyfile(item_file, beside)
-        os.replace(beside, target)
-    return str(target.parent.parent)
 
 
 def _device(resources) -> dict:
@@ -126,28 +107,26 @@ def _device(resources) -> dict:
     return {"use_gpu": True, "gpu_id": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
 
 
-def _train(chosen, shared):
-    import ray
-    from ray import tune
-
+def _train(plan, prepared, chosen):
     given = tune.get_context().get_trial_resources()
     given = given.required_resources if given is not None else {}
     with tempfile.TemporaryDirectory(prefix="recbole-llmemb-trial-") as scratch:
-        config = trial_config(shared["plan"], shared, chosen, scratch, given)
-        data = sharing.load_data(config, shared["data"])
+        config = trial_config(plan, prepared, chosen, scratch, given)
+        data = load_data(config, prepared.data)
         model, trainer = stages.build(config, data)
         trainer.saved_model_file = os.path.join(scratch, BEST)
-        watch = Watch(trainer, data.train, shared["plan"].metric, scratch)
-        watch.place = {"node": ray.get_runtime_context().get_node_id()[:8]}
-        if _continues(watch, tune.get_checkpoint()):
-            tune.report(watch.last)
+        reporter = TrialReporter(trainer, data.train, plan.metric, scratch)
+        reporter.place = {"node": ray.get_runtime_context().get_node_id()[:8]}
+        if _continues(reporter, tune.get_checkpoint()):
+            tune.report(reporter.last)
             return
-        trainer.fit(data.train, data.valid, show_progress=False, callback_fn=watch.after_validation)
-        if watch.last is None:
+        after = reporter.after_validation
+        trainer.fit(data.train, data.valid, show_progress=False, callback_fn=after)
+        if reporter.last is None:
             raise UserError("No validation took place; eval_step must not be above epochs.")
 
 
-def _continues(watch, given) -> bool:
+def _continues(reporter, given) -> bool:
     """Restore a trial from its last whole checkpoint; whether it had ended already.
 
     That is the one that Ray names, unless it was killed between keeping a newer one, removing
@@ -158,15 +137,12 @@ def _continues(watch, given) -> bool:
     for one in [given, *_others(given)]:
         with contextlib.suppress(OSError), one.as_directory() as folder:
             if _is_whole(folder):
-                return watch.restore(folder)
+                return reporter.restore(folder)
     return False
 
 
 def _others(given):
     """Checkpoints of the same trial, the newest first."""
-    from pyarrow.fs import FileSelector
-    from ray import tune
-
     folder = given.path.rpartition("/")[0]
     found = given.filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
     paths = sorted((one.path for one in found if "checkpoint_" in one.base_name), reverse=True)
@@ -175,14 +151,45 @@ def _others(given):
 
 def _is_whole(folder) -> bool:
     try:
-        for name in (STATE, BEST, REST):
+        for name in (STATE, BEST, EXTRA):
             checkpoint.load(Path(folder) / name)
     except UserError:
         return False
     return True
 
 
-class Watch:
+def evaluate(plan, prepared, settings, kept, cpus, gpus):
+    """Rank validation and test with a trial's best epoch.
+
+    ``settings``: the searched keys.
+    ``kept``: the trial's checkpoint.
+    Returns ``result``, ``groups``, ``labels``, ``users`` and ``measure`` on validation and on test.
+    """
+    with tempfile.TemporaryDirectory(prefix="recbole-llmemb-test-") as scratch:
+        config = trial_config(plan, prepared, settings, scratch, {"CPU": cpus, "GPU": gpus})
+        data = load_data(config, prepared.data)
+        model, trainer = stages.build(config, data)
+        found = []
+        with kept.as_directory() as folder:
+            trainer.eval_collector.data_collect(data.train)
+            if hasattr(trainer.evaluator, "know_groups"):  # as fit does, of ours
+                trainer.evaluator.know_groups(config, data.train._dataset)
+            for loader in (data.valid, data.test):
+                result = trainer.evaluate(loader, model_file=str(Path(folder) / BEST))
+                groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
+                found.append(
+                    {
+                        "result": dict(result or {}),  # None without a test part
+                        "groups": getattr(trainer, "groups_of_last_evaluation", None),
+                        "labels": None if groups is None else groups.labels,
+                        "users": len(loader._dataset),
+                        "measure": measure_of_run(config),
+                    }
+                )
+    return tuple(found)
+
+
+class TrialReporter:
     """Sees every validation of a trainer: reports it, with a checkpoint to continue from.
 
     ``trainer``: ours or RecBole's own.
@@ -207,8 +214,6 @@ class Watch:
 
     def after_validation(self, epoch, score):
         """What ``fit`` calls; ``score`` is of ``valid_metric``."""
-        from ray import tune
-
         trainer = self.trainer
         names = dict(self.result)
         for group, values in (self.groups or {}).items():
@@ -216,15 +221,9 @@ class Watch:
         if trainer.cur_step == 0:  # the trainer has just saved it as its best
             decides = self.metric.of(self.result, self.groups)
             if decides is None:
-                raise UserError(
-                    f"There is no {self.metric.name}: nobody validated is in the group."
-                )
-            self.best = {
-                "best_epoch": epoch + 1,
-                "score": decides,
-                "best_result": self.result,
-                "best_groups": self.groups,
-            }
+                none = f"There is no {self.metric.name}: nobody validated is in the group."
+                raise UserError(none, key="metric")
+            self.best = {"best_epoch": epoch + 1, "score": decides}
         self.last = {
             "epoch": epoch + 1,
             "train_loss": trainer.train_loss_dict[epoch],
@@ -253,12 +252,12 @@ class Watch:
             "rng": random_state.get_state(),
             "loader_rng": None if generator is None else generator.get_state(),
         }
-        checkpoint.save(rest, folder / REST)
+        checkpoint.save(rest, folder / EXTRA)
 
     def restore(self, folder) -> bool:
         """Continue from a checkpoint; whether that is the end of the training already."""
         folder, trainer = Path(folder), self.trainer
-        rest = checkpoint.load(folder / REST)
+        rest = checkpoint.load(folder / EXTRA)
         self.last, self.best = rest["last"], rest["best"]
         if self.last["ended"]:
             return True

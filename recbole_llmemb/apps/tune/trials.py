@@ -57,40 +57,44 @@ def short(value) -> str:
 
 def collect(grid, metric) -> list[Trial]:
     """The trials of a :class:`ray.tune.ResultGrid`, in the order in which they began."""
-    trials = []
-    for result in grid:
-        last = dict(result.metrics or {})
-        rows = _rows(result)
-        whole = [row for row in rows if row.get("score") is not None]
-        failed = last.get("failed") or next((r["failed"] for r in rows if r.get("failed")), None)
-        if result.error is not None and not failed:
-            failed = _why(result.error)
-        trial = Trial(number_of(result.config), settings_of(result.config), failed=failed)
-        trial.seconds = float(last.get("time_total_s") or 0.0)
-        places = last.get("node_ip"), next((r["node"] for r in rows[::-1] if "node" in r), None)
-        trial.node = " ".join(filter(None, places))
-        trial.checkpoint = result.checkpoint
-        trial.curve = [(row["epoch"], row[metric.name]) for row in whole if metric.name in row]
-        if whole:
-            trial.epochs, trial.best_epoch = whole[-1]["epoch"], whole[-1]["best_epoch"]
-            trial.stopped = not failed and stopped_early(whole[-1])
-            if not failed:
-                trial.score = whole[-1]["score"]
-        elif not failed:
-            trial.failed = "it was never begun"
-        trials.append(trial)
-    return sorted(trials, key=lambda trial: trial.number)
+    return sorted((_trial(result, metric) for result in grid), key=lambda trial: trial.number)
+
+
+def _trial(result, metric) -> Trial:
+    last, rows = dict(result.metrics or {}), _rows(result)
+    trial = Trial(number_of(result.config), settings_of(result.config))
+    trial.failed = next((row["failed"] for row in [last, *rows] if row.get("failed")), None)
+    if result.error is not None and not trial.failed:
+        trial.failed = _why(result.error)
+    trial.seconds = float(last.get("time_total_s") or 0.0)
+    node = next((row["node"] for row in rows[::-1] if "node" in row), None)
+    trial.node = " ".join(filter(None, (last.get("node_ip"), node)))
+    trial.checkpoint = result.checkpoint
+    whole = [row for row in rows if row.get("score") is not None]
+    trial.curve = [(row["epoch"], row[metric.name]) for row in whole if metric.name in row]
+    if whole:
+        trial.epochs, trial.best_epoch = whole[-1]["epoch"], whole[-1]["best_epoch"]
+        trial.stopped = not trial.failed and stopped_early(whole[-1])
+        trial.score = None if trial.failed else whole[-1]["score"]
+    elif not trial.failed:
+        trial.failed = "it was never begun"
+    return trial
 
 
 def best_of(trials, metric) -> Trial:
     """The trial with the best score, the first of equals."""
     scored = [trial for trial in trials if trial.score is not None and trial.checkpoint]
-    if not scored:
-        reasons = [trial.failed for trial in trials if trial.failed]
-        first = max(set(reasons), key=reasons.count) if reasons else "none was begun"
-        raise UserError(f"All {len(trials)} trials failed, most of them with: {first.rstrip('.')}.")
-    sign = 1 if metric.mode == "max" else -1
-    return max(scored, key=lambda trial: (sign * trial.score, -trial.number))
+    if scored:
+        return ranked_trials(scored, metric)[0]
+    reasons = [trial.failed for trial in trials if trial.failed]
+    first = max(set(reasons), key=reasons.count) if reasons else "none was begun"
+    raise UserError(f"All {len(trials)} trials failed, most of them with: {first.rstrip('.')}.")
+
+
+def ranked_trials(trials, metric) -> list[Trial]:
+    """The best first, failed ones last."""
+    sign = -1 if metric.mode == "max" else 1
+    return sorted(trials, key=lambda t: (t.score is None, sign * (t.score or 0.0), t.number))
 
 
 def _rows(result):
@@ -112,5 +116,5 @@ def _rows(result):
 def _why(error):
     text = " ".join(str(error).split())
     if "died" in text.lower() or "ActorDied" in type(error).__name__:
-        return "its process died, again and again (killed, or the machine was out of memory)"
+        return "its process died, 3 times (killed, or the machine was out of memory)"
     return text[-300:]

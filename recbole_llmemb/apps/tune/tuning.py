@@ -1,60 +1,50 @@
-"""Ray Tune's part of a search: its ``Tuner``, and the best trial's test."""
+"""Ray Tune's part of a search: what draws configurations, what is said, and its ``Tuner``."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
-import ray
-import torch
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+from tqdm import tqdm
 
-from recbole_llmemb.apps.tune import shared as sharing
-from recbole_llmemb.apps.tune.progress import Progress
-from recbole_llmemb.apps.tune.searching import LIVES, draws
-from recbole_llmemb.apps.tune.trial import BEST, bind, trial_config
-from recbole_llmemb.apps.tune.trials import number_of
-from recbole_llmemb.config.measure import measure_of_run
-from recbole_llmemb.run import stages
+from recbole_llmemb.apps.tune.trial import bind
+from recbole_llmemb.apps.tune.trials import in_words, number_of, settings_of, stopped_early
+
+#: How often a trial whose process died is begun again, at its last epoch.
+MAX_TRIAL_RETRIES = 2
 
 
-def make_tuner(
-    plan, prepared, space, place, *, resume, seed, num_samples, max_concurrent, resources,
-    scheduler, search, grace_epochs,
-):  # fmt: skip
-    """The ``Tuner`` of a search, new or continued.
-
-    ``prepared``: from :func:`~recbole_llmemb.apps.tune.prepare.prepare`.
-    ``seed``: of what is drawn.
-    ``num_samples, max_concurrent, resources, scheduler, search, grace_epochs``: as of
-    :func:`~recbole_llmemb.apps.tune.searching.search`.
-    """
+def make_tuner(plan, prepared, space, place, options, seed, resume) -> tune.Tuner:
+    """The ``Tuner`` of a search, new or continued."""
+    resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     train = tune.with_resources(bind(plan, prepared, records_failures=True), resources)
     if resume:
         return tune.Tuner.restore(place.path, train, resume_unfinished=True, resume_errored=True)
-    mode, by_optuna = plan.metric.mode, search == "optuna"
-    rungs = None
-    if scheduler == "asha":
-        rungs = ASHAScheduler(
+    mode, count = plan.metric.mode, options.num_samples
+    drawn, searcher, scheduler = {}, None, None
+    if options.search == "optuna":
+        searcher = SpaceByOptuna(space, seed, mode)
+    else:
+        drawn = {"trial": tune.grid_search(_numbered(space.draw(count, seed)))}
+    if options.scheduler == "asha":
+        grace = options.grace_epochs or max(1, plan.epochs // 10)
+        scheduler = ASHAScheduler(
             time_attr="epoch",
             max_t=plan.epochs,
-            grace_period=min(grace_epochs, plan.epochs),
+            grace_period=min(grace, plan.epochs),
             reduction_factor=3,
         )
     return tune.Tuner(
         train,
-        param_space={}
-        if by_optuna
-        else {"trial": tune.grid_search(draws(space, num_samples, seed))},
+        param_space=drawn,
         tune_config=tune.TuneConfig(
             metric="score",
             mode=mode,
-            num_samples=num_samples if by_optuna else 1,
-            max_concurrent_trials=max_concurrent,
-            scheduler=rungs,
-            search_alg=_optuna(space, seed, mode) if by_optuna else None,
+            num_samples=count if searcher else 1,
+            max_concurrent_trials=options.max_concurrent,
+            scheduler=scheduler,
+            search_alg=searcher,
             trial_dirname_creator=_folder_of,
             reuse_actors=True,  # a new process takes seconds to import everything
         ),
@@ -62,9 +52,9 @@ def make_tuner(
             name=place.name,
             storage_path=place.root,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=LIVES),
+            failure_config=tune.FailureConfig(max_failures=MAX_TRIAL_RETRIES),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-            callbacks=[Progress(num_samples, plan.metric), JsonLoggerCallback()],
+            callbacks=[Progress(count, plan.metric), JsonLoggerCallback()],
         ),
     )
 
@@ -73,48 +63,111 @@ def _folder_of(trial):
     return f"trial_{number_of(trial.config):05d}"
 
 
-def _optuna(space, seed, mode):
-    from recbole_llmemb.apps.tune.by_optuna import SpaceByOptuna
-
-    return SpaceByOptuna(space, seed, mode)
+def _numbered(drawn):
+    return [{"number": number, "settings": one} for number, one in enumerate(drawn, 1)]
 
 
-def evaluate(plan, prepared, best, cpus, gpus):
-    """Results of the best trial's best epoch on validation and test.
+class SpaceByOptuna(OptunaSearch):
+    """Suggests configurations of a space by Optuna's TPE, with trials that fail.
 
-    Returns ``result``, ``groups``, ``labels``, ``users`` and ``measure`` on validation and on test.
+    ``mode``: ``max`` or ``min``, of the score.
     """
-    if gpus:  # which this process may be without
-        task = ray.remote(_evaluate).options(num_cpus=cpus, num_gpus=gpus)
-        shared = ray.put(prepared)
-        return ray.get(task.remote(plan, shared, best.settings, best.checkpoint, cpus, gpus))
-    threads = torch.get_num_threads()
-    try:
-        return _evaluate(plan, prepared, best.settings, best.checkpoint, cpus, gpus)
-    finally:
-        torch.set_num_threads(threads)
+
+    def __init__(self, space, seed, mode):
+        super().__init__(_Suggest(space), metric="score", mode=mode, seed=seed)
+
+    def on_trial_result(self, trial_id, result):
+        if "score" in result:
+            super().on_trial_result(trial_id, result)
+
+    def on_trial_complete(self, trial_id, result=None, error=False):
+        if (result or {}).get("failed"):  # Ray believes that it ended well
+            result, error = None, True
+        super().on_trial_complete(trial_id, result, error)
 
 
-def _evaluate(plan, prepared, settings, checkpoint, cpus, gpus):
-    with tempfile.TemporaryDirectory(prefix="recbole-llmemb-test-") as scratch:
-        config = trial_config(plan, prepared, settings, scratch, {"CPU": cpus, "GPU": gpus})
-        data = sharing.load_data(config, prepared["data"])
-        model, trainer = stages.build(config, data)
-        found = []
-        with checkpoint.as_directory() as folder:
-            trainer.eval_collector.data_collect(data.train)
-            if hasattr(trainer.evaluator, "know_groups"):  # as fit does, of ours
-                trainer.evaluator.know_groups(config, data.train._dataset)
-            for loader in (data.valid, data.test):
-                result = trainer.evaluate(loader, model_file=str(Path(folder) / BEST))
-                groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
-                found.append(
-                    {
-                        "result": dict(result or {}),  # None without a test part
-                        "groups": getattr(trainer, "groups_of_last_evaluation", None),
-                        "labels": None if groups is None else groups.labels,
-                        "users": len(loader._dataset),
-                        "measure": measure_of_run(config),
-                    }
-                )
-    return tuple(found)
+class _Suggest:
+    """A space as Optuna wants it, and as Ray can keep it."""
+
+    def __init__(self, space):
+        self.space = space
+
+    def __call__(self, trial):
+        settings = self.space.suggest(trial)
+        return {"trial": {"number": trial.number + 1, "settings": settings}}
+
+
+class Progress(tune.Callback):
+    """A bar that counts trials and names the best score so far; a line for each that ends.
+
+    ``total``: trials of the search.
+    """
+
+    def __init__(self, total, metric):
+        self.total, self.metric = total, metric
+        self.bar = None
+        self.best, self.ended, self.running = None, set(), {}
+
+    def setup(self, **info):
+        self.bar = tqdm(total=self.total, desc="trials", unit="trial", ncols=100)
+
+    def on_step_begin(self, iteration, trials, **info):
+        # Trials that a resumed search finds finished.
+        for trial in trials:
+            if trial.status == "TERMINATED" and trial.trial_id not in self.ended:
+                self._count(trial, trial.last_result, again=True)
+
+    def on_trial_result(self, iteration, trials, trial, result, **info):
+        if result.get("score") is not None:
+            self.running[trial.trial_id] = result
+            self._better(result["score"])
+        self._show(trials)
+
+    def on_trial_complete(self, iteration, trials, trial, **info):
+        self._count(trial, trial.last_result)
+        self._show(trials)
+
+    def on_trial_error(self, iteration, trials, trial, **info):
+        self._count(trial, {"failed": f"its process died {MAX_TRIAL_RETRIES + 1} times"})
+
+    def on_trial_recover(self, iteration, trials, trial, **info):
+        after = (trial.last_result or {}).get("epoch", 0)
+        tqdm.write(f"{_name(trial)}: its process died; going on after epoch {after}")
+
+    def on_experiment_end(self, trials, **info):
+        if self.bar is not None:
+            self.bar.close()
+
+    def _better(self, score):
+        choose = max if self.metric.mode == "max" else min
+        self.best = score if self.best is None else choose(self.best, score)
+
+    def _show(self, trials):
+        if self.bar is not None:
+            running = sum(trial.status == "RUNNING" for trial in trials)
+            best = "-" if self.best is None else f"{self.best:.4f}"
+            self.bar.set_postfix_str(f"{running} running, best {self.metric.name} {best}")
+
+    def _count(self, trial, result, again=False):
+        if trial.trial_id in self.ended:
+            return
+        self.ended.add(trial.trial_id)
+        if self.bar is not None:
+            self.bar.update()
+        result, kept = result or {}, self.running.pop(trial.trial_id, {})
+        score = result.get("score")
+        if score is not None:
+            self._better(score)
+        what = in_words(settings_of(trial.config))
+        if result.get("failed"):
+            tqdm.write(f"{_name(trial)}: failed, {result['failed']}  [{what}]")
+            return
+        result = result if "epoch" in result else kept
+        note = ", stopped early" if stopped_early(result) else ""
+        note += ", finished before" if again else ""
+        score = "no score" if score is None else f"{self.metric.name} {score:.4f}"
+        tqdm.write(f"{_name(trial)}: {score} after {result.get('epoch', 0)} epochs{note}  [{what}]")
+
+
+def _name(trial):
+    return f"trial {number_of(trial.config)}"

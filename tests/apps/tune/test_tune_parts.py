@@ -15,12 +15,21 @@ import torch
 import yaml
 from conftest import child_env
 
-from recbole_llmemb.apps.tune import needs, shared
+from recbole_llmemb.apps.tune.options import SearchOptions, require_ray
 from recbole_llmemb.apps.tune.plan import Metric, Plan, make_plan
-from recbole_llmemb.apps.tune.searching import draws, search
+from recbole_llmemb.apps.tune.prepare import (
+    Files,
+    data_key,
+    load_data,
+    pack,
+    pack_data,
+    prepare,
+    unpack,
+)
 from recbole_llmemb.apps.tune.space import read_space
-from recbole_llmemb.apps.tune.trial import reason
+from recbole_llmemb.apps.tune.storage import Storage
 from recbole_llmemb.apps.tune.trials import Trial, best_of
+from recbole_llmemb.cli.tune import read_arguments
 from recbole_llmemb.core import cluster
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run import stages
@@ -43,13 +52,13 @@ def test_without_ray_there_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(UserError, match=r"needs ray, which is not installed; run `pip install"):
-        needs.require_ray()
+        require_ray()
 
 
 def test_a_ray_that_is_too_old_is_refused_by_version(monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.6.3")
     with pytest.raises(UserError, match=r"ray 2\.6\.3 is too old, recbole-llm tune needs 2\.43"):
-        needs.require_ray()
+        require_ray()
 
 
 def test_a_ray_that_does_not_import_is_told(monkeypatch):
@@ -58,7 +67,7 @@ def test_a_ray_that_does_not_import_is_told(monkeypatch):
 
     monkeypatch.setattr(cluster.importlib, "import_module", broken)
     with pytest.raises(UserError, match=r"cannot be imported \(libray\.so: no such file\)"):
-        needs.require_ray()
+        require_ray()
 
 
 def test_the_command_exits_with_2_and_no_traceback_where_ray_is_absent(tmp_path):
@@ -160,7 +169,7 @@ def test_trials_share_one_teacher_whatever_they_search(tiny_settings, tiny_confi
     settings = tiny_settings("LLMEmbSASRec", align_weight=0.1, learning_rate=0.005)
     del settings["learning_rate"]
     plan, config = make_plan("LLMEmbSASRec", "tiny", (), settings, read_space(RATES))
-    assert plan.pinned == {"epochs": 2, "learning_rate": 0.001}
+    assert plan.fixed_teacher_settings == {"epochs": 2, "learning_rate": 0.001}
     keys = set()
     for chosen in ({"learning_rate": 0.001}, {"learning_rate": 0.01}):
         one = make_config("LLMEmbSASRec", "tiny", overrides=plan.values(chosen))
@@ -169,39 +178,65 @@ def test_trials_share_one_teacher_whatever_they_search(tiny_settings, tiny_confi
     assert len(keys) == 1
 
 
-def test_wrong_options_are_named():
-    for option, value, message in [
-        ("num_samples", 0, "--num_samples is 0"),
-        ("max_concurrent", 1.5, "--max_concurrent is 1.5"),
-        ("gpus_per_trial", -1, "--gpus_per_trial is -1"),
-        ("scheduler", "hyperband", "--scheduler is 'hyperband'; it must be one of asha, none"),
-        ("search", "grid", "--search is 'grid'; it must be one of random, optuna"),
-        ("grace_epochs", 0, "--grace_epochs is 0; it must be a whole number"),
-        ("grace_epochs", "abc", "--grace_epochs is 'abc'"),
-        ("resume", "no", "--resume is 'no'; it must be True or False"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            search("LLMEmbSASRec", "tiny", RATES, **{option: value})
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_samples", 0),
+        ("max_concurrent", 1.5),
+        ("gpus_per_trial", -1),
+        ("scheduler", "hyperband"),
+        ("search", "grid"),
+        ("grace_epochs", 0),
+        ("grace_epochs", "abc"),
+        ("resume", "no"),
+    ],
+)
+def test_wrong_options_are_named(option, value):
+    with pytest.raises(UserError) as refused:
+        SearchOptions(**{option: value})
+    assert refused.value.key == option and str(value) in str(refused.value)
+
+
+def test_options_of_a_search_are_told_from_keys_of_the_configuration():
+    options, settings = read_arguments(
+        ["--model=LLMEmbSASRec", "--space", "a.yaml", "--scheduler=none", "--name=2026", "--resume",
+         "--gpus_per_trial=0.5", "--epochs", "5", "--seed=1", "--num_samples=3"]
+    )  # fmt: skip
+    assert options == {
+        "model": "LLMEmbSASRec", "space": "a.yaml", "scheduler": "none", "name": "2026",
+        "resume": True, "gpus_per_trial": 0.5, "num_samples": 3,
+    }  # fmt: skip
+    assert settings == {"epochs": 5, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("argument", "key"),
+    [("--result_json=r.json", "result_json"), ("--num_samples=no", "num_samples"),
+     ("--search=grid", "search")],
+)  # fmt: skip
+def test_what_a_search_does_not_do_is_refused(argument, key):
+    with pytest.raises(UserError) as refused:
+        read_arguments(["--model=LLMEmbSASRec", "--space=a.yaml", argument])
+    assert refused.value.key == key
 
 
 def test_trials_that_no_node_has_room_for_are_refused():
     """Ray would wait for such a node without end."""
-    from types import SimpleNamespace
-
-    from recbole_llmemb.apps.tune.searching import _check_room
+    pytest.importorskip("ray.tune")
+    from recbole_llmemb.apps.tune.searching import _require_room
 
     nodes = [({"CPU": 8.0}, True), ({"CPU": 2.0, "GPU": 1.0}, True), ({"CPU": 64.0}, False)]
     nodes = [{"Resources": resources, "Alive": alive} for resources, alive in nodes]
-    ray = SimpleNamespace(nodes=lambda: nodes)
     for fits in ((8, 0), (2, 1), (1, 0.5)):
-        _check_room(ray, *fits)
+        _require_room(nodes, *fits)
     for cpus, gpus in ((9, 0), (4, 1), (1, 2)):
         with pytest.raises(UserError, match=f"wants {cpus} CPUs and {gpus} GPUs .* 2 CPUs and 1 G"):
-            _check_room(ray, cpus, gpus)
+            _require_room(nodes, cpus, gpus)
 
 
 def test_a_search_over_changed_data_is_not_continued(tiny, tiny_settings, tmp_path):
-    from recbole_llmemb.apps.tune.storage import Storage
+    pytest.importorskip("ray.tune")
+    from recbole_llmemb.apps.tune import search
 
     folder = tmp_path / "data" / "tiny"
     shutil.copytree(tiny.folder, folder)
@@ -216,18 +251,6 @@ def test_a_search_over_changed_data_is_not_continued(tiny, tiny_settings, tmp_pa
         search("LLMEmbSASRec", "tiny", RATES, **options, **settings)
 
 
-def test_a_random_search_draws_the_same_again():
-    space = read_space({"a": {"uniform": [0, 1]}})
-    assert draws(space, 3, 1) == draws(space, 3, 1)
-    assert [one["number"] for one in draws(space, 3, 1)] == [1, 2, 3]
-
-
-def test_a_random_search_draws_nothing_twice_if_it_can():
-    space = read_space({"a": {"choice": [1, 2]}, "b": {"choice": [1, 2]}})
-    found = [tuple(one["settings"].values()) for one in draws(space, 6, 0)]
-    assert len(found) == 6 and len(set(found[:4])) == 4
-
-
 # -- sharing ----------------------------------------------------------------------------
 
 
@@ -238,11 +261,11 @@ def test_shared_data_give_the_batches_of_data_read_from_files(tiny_config, model
                                   "dynamic": False, "candidate_num": 0},
     }  # fmt: skip
     config = tiny_config(model, **overrides)
-    packed = shared.pack_data(config, stages.prepare_data(config))
-    shipped = {**packed, "arrays": [_read_only(array) for array in packed["arrays"]]}
+    packed = pack_data(config, stages.prepare_data(config))
+    shipped = [_read_only(array) for array in packed]
     config = tiny_config(model, train_batch_size=8, **overrides)  # loaders are the trial's own
-    known = {shared.data_key(config): shipped}
-    fresh, there = stages.prepare_data(config), shared.load_data(config, known)
+    known = {data_key(config): shipped}
+    fresh, there = stages.prepare_data(config), load_data(config, known)
     for name in ("train", "valid", "test"):
         torch.manual_seed(0)
         np.random.seed(0)
@@ -265,23 +288,23 @@ def _read_only(array):
 
 def test_data_of_other_settings_are_read_anew(tiny_config, monkeypatch):
     config = tiny_config()
-    packed = {shared.data_key(config): shared.pack_data(config, stages.prepare_data(config))}
+    packed = {data_key(config): pack_data(config, stages.prepare_data(config))}
     calls = []
     prepare = stages.prepare_data
     monkeypatch.setattr(stages, "prepare_data", lambda c: calls.append(c) or prepare(c))
-    shared.load_data(tiny_config(learning_rate=0.5), packed)
+    load_data(tiny_config(learning_rate=0.5), packed)
     assert not calls
-    shared.load_data(tiny_config(MAX_ITEM_LIST_LENGTH=4), packed)
+    load_data(tiny_config(MAX_ITEM_LIST_LENGTH=4), packed)
     assert len(calls) == 1
 
 
-def test_large_tensors_are_not_copied():
-    big, small = torch.arange(10_000), torch.arange(3)
-    packed = shared.pack({"a": big, "again": big, "b": small})
-    assert len(packed["arrays"]) == 1 and packed["rest"].nbytes < 2_000
-    found = shared.unpack(packed)
+def test_large_arrays_are_not_copied():
+    big, small, array = torch.arange(10_000), torch.arange(3), np.arange(10_000.0)
+    packed = pack({"a": big, "again": big, "b": small, "c": array})
+    assert len(packed) == 3 and packed[0].nbytes < 2_000
+    found = unpack(packed)
     assert found["a"].data_ptr() == big.data_ptr() == found["again"].data_ptr()
-    assert torch.equal(found["b"], small)
+    assert torch.equal(found["b"], small) and np.shares_memory(found["c"], array)
 
 
 def test_files_are_put_where_they_are_missing(tmp_path):
@@ -289,27 +312,40 @@ def test_files_are_put_where_they_are_missing(tmp_path):
     there.mkdir()
     (there / "manifest.json").write_text("one")
     (there / "vectors").write_bytes(bytes(range(256)) * 10)
-    files = shared.read_files(there)
-    assert shared.place(there, files, node) == str(there) and not node.exists()
+    files = Files(there)
+    assert files.on_this_node(node) == str(there) and not node.exists()
+    os.utime(there / "vectors", (1, 1))  # a copy of it
+    assert files.on_this_node(node) == str(there) and not node.exists()
 
     (there / "manifest.json").write_text("two")  # another table at the same place
-    elsewhere = shared.place(there, files, node)
+    elsewhere = files.on_this_node(node)
     assert elsewhere != str(there)
     assert (node / elsewhere / "manifest.json").read_text() == "one"
     assert (node / elsewhere / "vectors").read_bytes() == bytes(range(256)) * 10
-    assert shared.place(there, files, node) == elsewhere
+    assert files.on_this_node(node) == elsewhere
 
     single = tmp_path / "teacher.pth"
     single.write_bytes(b"weights")
-    files = shared.read_files(single)
+    files = Files(single)
     single.unlink()
-    placed = shared.place(single, files, node)
-    assert placed.endswith("teacher.pth") and Path(placed).read_bytes() == b"weights"
+    placed = files.on_this_node(node, inner="tiny")
+    assert placed.endswith("/tiny/teacher.pth") and Path(placed).read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("size", [2 << 20, 5 << 20])
+def test_files_that_differ_at_their_end_are_not_taken_for_each_other(tmp_path, size):
+    file, node = tmp_path / "tiny.item", tmp_path / "node"
+    kept = []
+    for end in (b"old", b"new"):
+        file.write_bytes(bytes(size) + end)
+        kept.append(Files(file))
+    file.write_bytes(bytes(size) + b"one")  # nor for what has taken their place
+    for files, end in zip(kept, (b"old", b"new")):
+        assert Path(files.on_this_node(node)).read_bytes().endswith(end)
 
 
 def test_a_node_without_our_files_builds_the_same_model(tiny, tiny_settings, tiny_table, tmp_path):
     """Data, table and teacher travel with what is shared; nothing is read where it was."""
-    from recbole_llmemb.apps.tune.prepare import prepare
     from recbole_llmemb.apps.tune.trial import trial_config
 
     here = tmp_path / "here"
@@ -325,7 +361,7 @@ def test_a_node_without_our_files_builds_the_same_model(tiny, tiny_settings, tin
     def built():
         plan.settings["llm_cache_dir"] = str(tmp_path / "node")
         config = trial_config(plan, prepared, {"learning_rate": 0.01}, tmp_path / "s", {"CPU": 1})
-        model, _ = stages.build(config, shared.load_data(config, prepared["data"]))
+        model, _ = stages.build(config, load_data(config, prepared.data))
         return config, model.state_dict()
 
     config, expected = built()
@@ -355,6 +391,9 @@ def test_the_best_of_trials_and_none_at_all():
 
 
 def test_reasons_are_one_line():
+    pytest.importorskip("ray.tune")
+    from recbole_llmemb.apps.tune.trial import why_failed as reason
+
     assert reason(UserError("The loss\nis no number.")) == "The loss is no number."
     assert reason(RuntimeError("CUDA out of memory. Tried")).startswith("out of memory (CUDA")
     assert reason(MemoryError()) == "out of memory"
@@ -362,7 +401,7 @@ def test_reasons_are_one_line():
 
 
 def test_the_best_configuration_stops_where_its_trial_was_stopped():
-    from recbole_llmemb.apps.tune.reporting import best_settings
+    from recbole_llmemb.apps.tune.report import best_settings
 
     metric = Metric("ndcg@10", None, "max")
     plan = Plan("LLMEmbSASRec", "tiny", {"epochs": 9}, metric, 9, ["n_layers"], {"epochs": 9})
@@ -381,26 +420,22 @@ def test_the_best_configuration_stops_where_its_trial_was_stopped():
 
 @pytest.mark.parametrize("address", ["{}", "file://{}"])
 def test_a_search_is_kept_in_a_folder_or_at_an_address(tmp_path, address):
-    from recbole_llmemb.apps.tune.storage import Storage, agree
-
     place = Storage(address.format(tmp_path / "searches"), "one")
     assert place.read() is None
-    agree(place, {"space": 1}, resume=True)  # nothing is there: it begins
+    place.require_same_search({"space": 1}, resume=True)  # nothing is there: it begins
     place.write({"space": 1, "metric": "ndcg@10"})
     place.write_file("trials.csv", b"a,b\n")
     assert (tmp_path / "searches" / "one" / "trials.csv").read_bytes() == b"a,b\n"
     assert [file.name for file in (tmp_path / "searches/one").iterdir() if "tmp" in file.name] == []
     again = Storage(address.format(tmp_path / "searches"), "one")
-    agree(again, {"space": 1}, resume=True)
+    again.require_same_search({"space": 1}, resume=True)
     with pytest.raises(UserError, match="one already; continue it with --resume"):
-        agree(again, {"space": 1}, resume=False)
+        again.require_same_search({"space": 1}, resume=False)
     with pytest.raises(UserError, match="begun with another space"):
-        agree(again, {"space": 2}, resume=True)
+        again.require_same_search({"space": 2}, resume=True)
 
 
 def test_a_place_that_cannot_be_is_told(tmp_path):
-    from recbole_llmemb.apps.tune.storage import Storage
-
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be kept in .*file/one .*; set --storage"):
         Storage(tmp_path / "file", "one")

@@ -17,7 +17,7 @@ from conftest import MAX_LENGTH, ROOT, child_env
 
 pytest.importorskip("ray.tune")
 
-from recbole_llmemb.apps.tune import reporting, search  # noqa: E402
+from recbole_llmemb.apps.tune import report, search  # noqa: E402
 from recbole_llmemb.cli.run import execute  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
 
@@ -50,7 +50,7 @@ def settings_for(tiny, table, **more):
 @pytest.fixture(scope="module")
 def ray_here():
     """One Ray for the module's searches, for it takes seconds to start."""
-    from recbole_llmemb.apps.tune.needs import require_ray
+    from recbole_llmemb.apps.tune.options import require_ray
 
     ray = require_ray()
     os.environ["PYTHONPATH"] = str(ROOT)
@@ -131,7 +131,7 @@ def test_a_search_is_not_begun_over_another(found, tiny, tiny_table):
 
 def test_a_trial_that_asha_stopped_is_reproduced_as_far_as_it_went(found, tiny, tiny_table):
     from recbole_llmemb.apps.tune.plan import Metric, Plan
-    from recbole_llmemb.apps.tune.reporting import best_settings
+    from recbole_llmemb.apps.tune.report import best_settings
 
     stopped = next(trial for trial in found.trials if trial.stopped)
     assert stopped.epochs < 3 and stopped.status == "stopped early"
@@ -164,7 +164,7 @@ def test_recboles_own_models_are_searched_too(ray_here, tiny, tmp_path):
     found = search("SASRec", "tiny", space, num_samples=1, metric="ndcg@10", storage=tmp_path,
                    report=lambda line: None, **settings)  # fmt: skip
     users = found.test["users"]
-    last = reporting.final_table(found).splitlines()[-1].split()
+    last = report.final_table(found).splitlines()[-1].split()
     assert users and last[:3] == ["test,", "all", str(users)]
     again = execute({"model": "SASRec", "config_files": str(found.folder / "best.yaml")})
     assert again["best_valid_result"] == found.valid["result"]

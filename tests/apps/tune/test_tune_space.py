@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 
 import pytest
@@ -11,6 +10,8 @@ import pytest
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.config.recbole_config import properties_folder
 from recbole_llmemb.core.errors import UserError
+
+optuna = pytest.importorskip("optuna")
 
 SPACE = {
     "learning_rate": {"loguniform": ["1e-4", 1e-2]},
@@ -24,8 +25,9 @@ SPACE = {
 
 
 def drawn(space, count=400, seed=0):
-    generator = random.Random(seed)
-    return [space.draw(generator) for _ in range(count)]
+    """Configurations at random, those that come twice included."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [space.suggest(study.ask()) for _ in range(count)]
 
 
 def test_values_are_of_their_kind_and_within_their_bounds():
@@ -63,21 +65,19 @@ def test_conditions_may_be_on_keys_that_have_conditions():
 
 def test_the_same_seed_draws_the_same():
     space = read_space(SPACE)
-    assert drawn(space, 5, seed=1) == drawn(space, 5, seed=1) != drawn(space, 5, seed=2)
+    assert space.draw(5, seed=1) == space.draw(5, seed=1) != space.draw(5, seed=2)
 
 
-def test_optuna_is_offered_the_same_space():
-    optuna = pytest.importorskip("optuna")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = read_space({**SPACE, "item_text_fields": {"choice": [["title"], ["title", "brand"]]}})
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    found = [space.suggest(study.ask()) for _ in range(60)]
-    assert {one["hidden_size"] for one in found} == {32, 64, 96}
-    assert {one["n_layers"] for one in found} == {1, 2, 3}
-    assert {tuple(one["item_text_fields"]) for one in found} == {("title",), ("title", "brand")}
-    for one in found:
-        assert ("offset_decay" in one) == (one["item_embedding"] == "residual")
-        assert 1e-4 <= one["learning_rate"] <= 1e-2
+def test_nothing_is_drawn_twice_if_there_is_more():
+    space = read_space({"a": {"choice": [1, 2]}, "b": {"choice": [1, 2]}})
+    found = [tuple(one.values()) for one in space.draw(6, seed=0)]
+    assert len(found) == 6 and len(set(found[:4])) == 4
+
+
+def test_choices_may_be_lists():
+    space = read_space({"item_text_fields": {"choice": [["title"], ["title", "brand"]]}})
+    found = [one["item_text_fields"] for one in space.draw(2, seed=0)]
+    assert sorted(found) == [["title"], ["title", "brand"]]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_recboles_format_is_read_as_recbole_means_it(tmp_path):
     ("line", "message"),
     [
         ("learning_rate normal 0,1", "line 1, learning_rate must be followed by one of"),
-        ("learning_rate choice [__import__('os')]", "the values of learning_rate cannot be read"),
+        ("learning_rate choice [__import__('os')]", "learning_rate: its values cannot be read"),
         ("learning_rate uniform 1", "learning_rate: uniform is 1"),
         ("", "has no keys to search"),
         ("epochs choice [1]\nepochs choice [2]", "line 2, epochs is searched a second time"),

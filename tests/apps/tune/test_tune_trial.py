@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 
 import pytest
@@ -11,12 +12,10 @@ pytest.importorskip("ray.tune")
 from ray import tune  # noqa: E402
 
 from recbole_llmemb.apps.tune.plan import Metric  # noqa: E402
-from recbole_llmemb.apps.tune.trial import BEST, REST, STATE, Watch  # noqa: E402
+from recbole_llmemb.apps.tune.trial import BEST, EXTRA, STATE, TrialReporter  # noqa: E402
+from recbole_llmemb.core import checkpoint  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
-from recbole_llmemb.run import (
-    checkpoint,  # noqa: E402
-    stages,  # noqa: E402
-)
+from recbole_llmemb.run import stages  # noqa: E402
 
 NDCG = Metric("ndcg@10", None, "max")
 
@@ -51,7 +50,7 @@ def trained(tiny_run, scratch, model, metric=NDCG, restore=None, **overrides):
     config, data, _, trainer = tiny_run(model, epochs=5, stopping_step=9, **overrides)
     scratch.mkdir(exist_ok=True)
     trainer.saved_model_file = str(scratch / BEST)
-    watch = Watch(trainer, data.train, metric, scratch)
+    watch = TrialReporter(trainer, data.train, metric, scratch)
     if restore is None or not watch.restore(restore):
         trainer.fit(data.train, data.valid, callback_fn=watch.after_validation)
     return watch
@@ -125,7 +124,7 @@ def test_a_group_without_users_is_no_score(tiny_run, tmp_path, reported):
 
 def test_checkpoints_are_plain_data(tiny_run, tmp_path, reported):
     trained(tiny_run, tmp_path / "a", "SASRec")
-    for name in (STATE, BEST, REST):
+    for name in (STATE, BEST, EXTRA):
         checkpoint.load(reported.folder / name)  # with weights_only=True
 
 
@@ -135,16 +134,35 @@ def test_a_loss_that_is_no_number_is_told(tiny_run, tmp_path, reported):
 
 
 def test_shared_data_train_to_the_same_numbers(tiny_run, tiny_config, tmp_path, reported):
-    from recbole_llmemb.apps.tune import shared
+    from recbole_llmemb.apps.tune.prepare import data_key, load_data, pack_data
 
     trained(tiny_run, tmp_path / "a", "LLMEmbSASRec")
     expected = list(reported)
     reported.clear()
     config = tiny_config(epochs=5, stopping_step=9)
-    known = {shared.data_key(config): shared.pack_data(config, stages.prepare_data(config))}
-    data = shared.load_data(config, known)
+    known = {data_key(config): pack_data(config, stages.prepare_data(config))}
+    data = load_data(config, known)
     _, trainer = stages.build(config, data)
     trainer.saved_model_file = str(tmp_path / BEST)
-    watch = Watch(trainer, data.train, NDCG, tmp_path)
+    watch = TrialReporter(trainer, data.train, NDCG, tmp_path)
     trainer.fit(data.train, data.valid, callback_fn=watch.after_validation)
     assert list(reported) == expected
+
+
+@pytest.mark.filterwarnings("ignore:recbole_llmemb")
+def test_searches_that_earlier_versions_began_find_what_they_name():
+    """Ray keeps a search by the names of our classes, as they were then."""
+    optuna = pytest.importorskip("optuna")
+    named = {
+        "by_optuna": ("SpaceByOptuna", "_Suggest"),
+        "plan": ("Metric",),
+        "progress": ("Progress",),
+        "space": ("Space", "Dimension"),
+        "tuning": ("_folder_of",),
+    }
+    modules = {name: importlib.import_module(f"recbole_llmemb.tune.{name}") for name in named}
+    for module, names in named.items():
+        assert all(hasattr(modules[module], name) for name in names)
+    kept = object.__new__(modules["space"].Dimension)  # as pickle makes it again
+    kept.__dict__.update(key="n", kind="quniform", values=(2, 6, 2), when={})
+    assert kept.suggest(optuna.trial.FixedTrial({"n": 1})) == 4

@@ -10,7 +10,9 @@ import yaml
 from tabulate import tabulate
 
 from recbole_llmemb import __version__
-from recbole_llmemb.apps.tune.trials import short
+from recbole_llmemb.apps.tune import figures
+from recbole_llmemb.apps.tune.trials import ranked_trials, short
+from recbole_llmemb.core.html import render_page
 from recbole_llmemb.run.result import plain, results_table
 
 
@@ -18,9 +20,10 @@ def best_settings(plan, best) -> dict:
     """The configuration of the best trial, such that a run of it gives the same score."""
     values = {"dataset": plan.dataset, **plan.values(best.settings)}
     own = "epochs" in (plan.settings.get("align_teacher_config") or {})  # then it stays
+    fixed = set(plan.fixed_teacher_settings)
     if best.stopped:  # a run is to stop there, too
         values["epochs"] = best.epochs
-    elif "epochs" not in best.settings and set(plan.pinned) == {"epochs"} and not own:
+    elif "epochs" not in best.settings and fixed == {"epochs"} and not own:
         del values["align_teacher_config"]["epochs"]
         if not values["align_teacher_config"]:
             del values["align_teacher_config"]
@@ -39,22 +42,13 @@ def best_yaml(plan, found) -> str:
         lines.append(
             f"# The scheduler stopped it after {best.epochs} epochs: more may give a better score."
         )
-    text = yaml.safe_dump(plain_values(values), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(plain(values), sort_keys=False, allow_unicode=True)
     return "\n".join(lines) + "\n" + text
-
-
-def plain_values(value):
-    """Settings as yaml writes them: tuples become lists."""
-    if isinstance(value, dict):
-        return {key: plain_values(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_values(item) for item in value]
-    return value
 
 
 def trials_table(plan, space, trials, limit=None) -> str:
     """The trials for people, the best first."""
-    ranked = ranked_trials(plan, trials)
+    ranked = ranked_trials(trials, plan.metric)
     rows = [
         [t.number, "-" if t.score is None else f"{t.score:.4f}", _epochs(t), t.status,
          f"{t.seconds:.0f}", *(short(t.settings.get(key, "-")) for key in space.keys)]
@@ -65,12 +59,6 @@ def trials_table(plan, space, trials, limit=None) -> str:
     if limit and len(ranked) > limit:
         text += f"\n({len(ranked) - limit} more in trials.csv)"
     return text
-
-
-def ranked_trials(plan, trials) -> list:
-    """The best first, failed ones last."""
-    sign = -1 if plan.metric.mode == "max" else 1
-    return sorted(trials, key=lambda t: (t.score is None, sign * (t.score or 0.0), t.number))
 
 
 def final_table(found) -> str:
@@ -93,16 +81,14 @@ def write(plan, space, found, place) -> list[str]:
     It goes to the search's own folder. Where that is not on this machine, it goes to
     ``found.folder`` too.
     """
-    from recbole_llmemb.apps.tune import figures, page
-
     text = best_yaml(plan, found)
     pictures = figures.draw_all(plan, space, found)
     files = {
         "best.yaml": text.encode(),
         "best.json": _json(plan, found),
         "trials.csv": _csv(plan, space, found.trials),
-        **pictures,
-        "report.html": page.render(plan, space, found, text, pictures).encode(),
+        **{name: png for name, _, png in pictures},
+        "report.html": _page(plan, space, found, text, pictures).encode(),
     }
     if place.remote:
         found.folder.mkdir(parents=True, exist_ok=True)
@@ -111,6 +97,28 @@ def write(plan, space, found, place) -> list[str]:
         if place.remote:
             (found.folder / name).write_bytes(content)
     return list(files)
+
+
+def _page(plan, space, found, text, pictures) -> str:
+    """The report as one page that needs no other file."""
+    seconds = found.seconds
+    return render_page(
+        __package__,
+        "search.html.j2",
+        title=f"{plan.model} on {plan.dataset}: a search",
+        time=f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min",
+        stopped=sum(trial.stopped for trial in found.trials),
+        failed=sum(trial.failed is not None for trial in found.trials),
+        best=found.best,
+        metric=plan.metric.name,
+        table=final_table(found),
+        best_yaml=text,
+        trials=ranked_trials(found.trials, plan.metric),
+        keys=space.keys,
+        short=short,
+        figures={title: png for _, title, png in pictures},
+        version=__version__,
+    )
 
 
 def _epochs(trial):
