@@ -8,7 +8,7 @@ from pydantic import Field
 
 from recbole_llmemb.apps.tune.options import SearchOptions, require_ray
 from recbole_llmemb.cli.options import Options
-from recbole_llmemb.cli.run import _dataset_in, parse
+from recbole_llmemb.cli.run import parse
 from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import UserError
 
@@ -57,11 +57,12 @@ def main(argv: list[str]) -> int:
     require_ray()
     from recbole_llmemb.apps.tune import search
     from recbole_llmemb.config.recbole_config import preset_file
+    from recbole_llmemb.run.execute import dataset_in
 
     files = options.pop("config_files", "").split()
     if preset := options.pop("preset", None):
         files.insert(0, str(preset_file(preset)))
-    dataset = options.pop("dataset", None) or _dataset_in(files)
+    dataset = options.pop("dataset", None) or dataset_in(files)
     dataset = None if dataset is None else str(dataset)
     try:
         result = search(dataset=dataset, config_files=files, **options, **settings)

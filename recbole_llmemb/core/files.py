@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, reason_of
 
 
 @contextmanager
-def atomic_file(path) -> Iterator[Path]:
+def atomic_file(path, key: str | None = None) -> Iterator[Path]:
     """Give the path of a fresh file beside ``path`` that takes its place when the block ends well.
 
     Something like ``/dev/stdout`` is given as it is.
 
     ``path``: its folder is made if there is none.
+    ``key``: the option that names it.
     """
     if is_stream(path):
         yield Path(path)
@@ -40,11 +41,16 @@ def atomic_file(path) -> Iterator[Path]:
         os.chmod(fresh, 0o666 & ~mask)
         os.replace(fresh, path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"The file {path} cannot be written ({reason}).") from error
+        raise _unwritable(path, error, key) from error
     finally:
         if fresh is not None:
             fresh.unlink(missing_ok=True)
+
+
+def _unwritable(path, error, key) -> UserError:
+    advice = f"; give --{key} a file in a folder that can be written to" if key else ""
+    reason = reason_of(error)
+    return UserError(f"The file {path} cannot be written ({reason}){advice}.", key=key, where=path)
 
 
 def is_stream(path) -> bool:
@@ -101,17 +107,18 @@ def inputs_of(config) -> list:
     return found
 
 
-def require_writable(path) -> None:
+def require_writable(path, key: str | None = None) -> None:
     """Refuse a file that :func:`atomic_file` could not write, before any work is done for it."""
-    path = Path(path)
+    if is_stream(path):
+        return
+    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
     try:
         if path.is_dir():
             raise IsADirectoryError(21, "it is a directory")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"The file {path} cannot be written ({reason}).") from error
+        raise _unwritable(path, error, key) from error
     os.close(handle)
     os.unlink(name)
 

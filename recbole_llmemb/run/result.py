@@ -5,23 +5,203 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tabulate import tabulate
 
-from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import is_stream
+from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.files import atomic_file, is_stream, require_writable
 
 SECONDS = ("prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate")
 PARAMETERS = ("trainable", "frozen")
-MORE = ("config", "curve", "bins", "checkpoint", "users_file", "cold_items")
+_KEY = "result_json"
 _TITLES = {
     "tail_items": "tail items",
     "head_items": "head items",
     "short_users": "short users",
     "long_users": "long users",
 }
+
+
+def _has_users(group: dict) -> dict:
+    if not isinstance(group.get("users"), int):
+        raise ValueError("it has no number of users")
+    return group
+
+
+Values = dict[str, int | float | None]  # None: not measured
+Group = Annotated[Values, AfterValidator(_has_users)]
+
+
+class RunResult(BaseModel):
+    """A run's results: what its file holds, written and read.
+
+    Numbers of NumPy and PyTorch become Python's; NaN and infinity become None. An older file
+    holds less; what it lacks is empty.
+
+    Attributes
+    ----------
+    model, dataset, seed
+        What was run.
+    best_valid_result, test_result : dict of str to float
+        ``{metric: value}``.
+    groups, valid_groups : dict of str to dict
+        ``{group: {"users": n, metric: value}}`` on test and on validation.
+    seconds : dict of str to float
+        By stage, see :data:`SECONDS`.
+    epochs : int
+        Epochs trained.
+    parameters : dict of str to int
+        Numbers of ``trainable`` and ``frozen`` parameters.
+    config : dict
+        Settings that change what comes out, without those that are empty.
+    curve : list of dict
+        ``epoch``, ``train_loss`` (list of its parts), ``valid_score`` and ``seconds`` (of training,
+        so far) of each validation.
+    bins : dict of str to list
+        Test results by ``item_popularity`` and ``history_length``, see
+        :meth:`~recbole_llmemb.evaluation.details.PerRowMetrics.bins`.
+    checkpoint, users_file : path-like
+        Named in the file as seen from its folder, so that both can move.
+    cold_items : dict
+        See :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
+    file : pathlib.Path
+        Where it was read from.
+    """
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+
+    model: str
+    dataset: str
+    seed: int
+    best_valid_result: Values = {}
+    test_result: Values
+    groups: dict[str, Group] = {}
+    seconds: Values = {}
+    epochs: int | None = None
+    parameters: Values = {}
+    valid_groups: dict[str, Group] | None = None
+    config: dict[str, Any] | None = None
+    curve: list[dict[str, Any]] | None = None
+    bins: dict[str, list[dict[str, Any]]] | None = None
+    checkpoint: str | os.PathLike | None = None
+    users_file: str | os.PathLike | None = None
+    cold_items: dict[str, Any] | None = None
+    file: Path | None = Field(None, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values):
+        return {
+            key: value if isinstance(value, os.PathLike) else plain(value)
+            for key, value in values.items()
+        }
+
+    @property
+    def test(self) -> dict:
+        """Overall test metrics, names in lower case."""
+        return {name.lower(): value for name, value in self.test_result.items()}
+
+    @property
+    def rows(self) -> int | None:
+        """Evaluated rows of the test set, where the file tells: short and long users."""
+        sizes = [self.groups.get(name, {}).get("users") for name in ("short_users", "long_users")]
+        return None if None in sizes else sum(sizes)
+
+    @property
+    def name(self) -> str | None:
+        """The file's name without the seed at its end; None if there is none."""
+        found = re.fullmatch(rf"(.*?)[-_. ]?(?:seed)?[-_=]?{self.seed}", self.file.stem)
+        return found.group(1) or None if found else None
+
+    def content(self, path=None) -> dict:
+        """What the file ``path`` is to hold; None: without the names of other files."""
+        content = {name: getattr(self, name) for name in type(self).model_fields if name != "file"}
+        content = {name: value for name, value in content.items() if value is not None}
+        content["seconds"] = _exactly("seconds", self.seconds, SECONDS)
+        content["parameters"] = _exactly("parameters", self.parameters, PARAMETERS)
+        for name in ("checkpoint", "users_file"):
+            given = content.pop(name, None)
+            if given and path:
+                content[name] = _relative(given, path)
+        return content
+
+    def write(self, path) -> None:
+        """Write the file; it is replaced as a whole if it exists."""
+        text = json.dumps(self.content(path), indent=2, allow_nan=False, ensure_ascii=False)
+        with atomic_file(path, _KEY) as fresh:
+            fresh.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path) -> RunResult:
+        """Read a file that :meth:`write` has written, today or earlier."""
+        path = Path(path)
+        if path.is_dir():
+            raise UserError(
+                f"{str(path)!r} is a folder; give the result files in it: {path}/*.json.",
+                where=path,
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        except FileNotFoundError:
+            raise UserError(
+                f"There is no result file {str(path)!r}; give files that --result_json has "
+                "written.",
+                where=path,
+            ) from None
+        except OSError as error:
+            raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+        except ValueError as error:
+            raise _no_result(path, f"it is not JSON: {reason_of(error)}") from None
+        if not isinstance(content, dict):
+            raise _no_result(path, "it holds no object")
+        known = {key: content[key] for key in cls.model_fields if content.get(key) is not None}
+        for key in ("checkpoint", "users_file"):
+            if isinstance(known.get(key), str) and known[key]:
+                known[key] = path.parent / known[key]
+        if known.get("config"):  # older files were all measured so
+            known["config"] = {"exclude_history": False, **known["config"]}
+        known = {"config": {}, "curve": [], "bins": {}, **known, "file": path}
+        try:
+            return cls.model_validate(known)
+        except ValidationError as error:
+            first = error.errors()[0]
+            if first["type"] == "missing":
+                raise _no_result(path, f"it has no {first['loc'][0]!r}") from None
+            place = ".".join(str(part) for part in first["loc"][:2])
+            raise _no_result(path, f"its {place} is {first['input']!r}") from None
+
+
+def write_result_json(path, **parts) -> None:
+    """The older way to :meth:`RunResult.write`; it goes with the next release."""
+    warnings.warn("write_result_json is now RunResult(...).write", DeprecationWarning, stacklevel=2)
+    for key in ("checkpoint", "users_file"):
+        if parts.get(key):
+            parts[key] = Path(path).parent / parts[key]
+    RunResult(**parts).write(path)
+
+
+def check_writable(path) -> None:
+    """Make sure, before any work is done, that a result file can be written.
+
+    Creates the folder it goes to if there is none; leaves no file.
+    """
+    path = Path(path)
+    if path.is_file() and not is_stream(path) and not _is_result(path):
+        raise UserError(
+            f"{path} holds something else than results, so it is not replaced; give "
+            f"--{_KEY} another file.",
+            key=_KEY,
+            where=path,
+        )
+    require_writable(path, _KEY)
 
 
 def results_table(
@@ -86,122 +266,6 @@ def results_table(
     return f"{measure}\n{table}" if measure else table
 
 
-def check_writable(path) -> None:
-    """Make sure, before any work is done, that a result file can be written.
-
-    Creates the folder it goes to if there is none; leaves no file.
-    """
-    path = _target(path)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a directory")
-        if is_stream(path):
-            return
-        if path.is_file() and not _is_result(path):
-            raise UserError(
-                f"{path} holds something else than results, so it is not replaced; give "
-                "`--result_json` another file."
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe = _beside(path)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def write_result_json(
-    path,
-    *,
-    model: str,
-    dataset: str,
-    seed: int,
-    best_valid_result: Mapping,
-    test_result: Mapping,
-    groups: Mapping,
-    seconds: Mapping,
-    epochs: int,
-    parameters: Mapping,
-    valid_groups: Mapping | None = None,
-    **more,
-) -> None:
-    """Write a run's results for scripts, atomically.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file; replaced as a whole if it exists.
-    model, dataset, seed
-        What was run.
-    best_valid_result, test_result : mapping of str to float
-        ``{metric: value}``.
-    groups, valid_groups : mapping of str to mapping
-        ``{group: {"users": n, metric: value}}`` on test and, if given, on validation.
-    seconds : mapping of str to float
-        By stage, see :data:`SECONDS`; stages left out are written as null.
-    epochs : int
-        Epochs trained.
-    parameters : mapping of str to int
-        Numbers of ``trainable`` and ``frozen`` parameters.
-    **more
-        Any of :data:`MORE`, written where they are given:
-
-        - ``config`` (mapping): settings that change what comes out, without those that are
-          empty;
-        - ``curve`` (list of mapping): ``epoch``, ``train_loss`` (list of its parts),
-          ``valid_score`` and ``seconds`` (of training, so far) of each validation;
-        - ``bins`` (mapping of str to list): test results by ``item_popularity`` and
-          ``history_length``, see :meth:`~recbole_llmemb.evaluation.details.PerRowMetrics.bins`;
-        - ``checkpoint``, ``users_file`` (str): see :func:`relative`;
-        - ``cold_items`` (mapping): see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
-
-    Raises
-    ------
-    UserError
-        If the file cannot be written.
-    ValueError
-        If ``seconds``, ``parameters`` or ``more`` has keys outside the contract.
-    """
-    result = {
-        "model": model,
-        "dataset": dataset,
-        "seed": seed,
-        "best_valid_result": best_valid_result,
-        "test_result": test_result,
-        "groups": groups,
-        "seconds": _exactly("seconds", seconds, SECONDS),
-        "epochs": epochs,
-        "parameters": _exactly("parameters", parameters, PARAMETERS),
-    }
-    if valid_groups is not None:
-        result["valid_groups"] = valid_groups
-    given = _exactly("a result file", more, MORE)
-    result |= {key: value for key, value in given.items() if value is not None}
-    text = json.dumps(plain(result), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    path = _target(path)
-    try:
-        if is_stream(path):
-            path.write_text(text, encoding="utf-8")
-            return
-        write_whole(path, text.encode("utf-8"))
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def write_whole(path, data: bytes) -> None:
-    """Write a file so that it is never there in part."""
-    path = Path(path)
-    beside = _beside(path)
-    try:
-        with open(beside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def users_file_of(path) -> Path:
     """Where the per-user results of a result file go: beside it."""
     if not path or is_stream(Path(path)):
@@ -211,14 +275,6 @@ def users_file_of(path) -> Path:
         )
     path = Path(path)
     return path.with_name(f"{path.stem}.users.safetensors")
-
-
-def relative(file, path) -> str:
-    """A file as a result file names it: seen from its own folder, so that both can move."""
-    try:
-        return Path(os.path.relpath(file, Path(path).parent)).as_posix()
-    except ValueError:  # on another drive
-        return str(file)
 
 
 def curve_of(history, epoch_seconds) -> list[dict] | None:
@@ -260,6 +316,14 @@ def _cell(values, key) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _relative(file, path) -> str:
+    """A file as a result file names it: seen from its own folder, so that both can move."""
+    try:
+        return Path(os.path.relpath(file, Path(path).parent)).as_posix()
+    except ValueError:  # on another drive
+        return str(file)
+
+
 def _exactly(name, given, keys) -> dict:
     unknown = set(given) - set(keys)
     if unknown:
@@ -267,28 +331,21 @@ def _exactly(name, given, keys) -> dict:
     return {key: given.get(key) for key in keys}
 
 
-def _target(path) -> Path:
-    path = Path(path)
-    # Through links: replacing a link would leave what it points to as it was.
-    return path if is_stream(path) or not path.is_symlink() else Path(os.path.realpath(path))
-
-
 def _is_result(path: Path) -> bool:
     """Whether a file holds a run's results, or nothing."""
     try:
         found = json.loads(path.read_bytes().strip() or b"{}")
-    except ValueError:
+    except (OSError, ValueError):
         return False
     return isinstance(found, dict) and (not found or "test_result" in found)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _no_number(name) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
-def _unwritable(path, error) -> UserError:
-    reason = error.strerror or str(error)
+def _no_result(path, reason) -> UserError:
     return UserError(
-        f"The result file {str(path)!r} cannot be written ({reason}): "
-        "give `--result_json` a file in a folder you can write to."
+        f"{str(path)!r} is no result file ({reason}); give files that --result_json has written.",
+        where=path,
     )

@@ -19,12 +19,12 @@ from recbole.data import create_dataset, data_preparation
 from serve_runs import encoder, saved  # noqa: F401
 
 from recbole_llmemb.cli.main import main
-from recbole_llmemb.cli.run import execute
 from recbole_llmemb.config.plain import config_from_plain, config_to_plain
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.plugin import is_ours
+from recbole_llmemb.run.execute import execute
 from recbole_llmemb.run.stages import train_and_evaluate
 from recbole_llmemb.table import EmbeddingTable
 

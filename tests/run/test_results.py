@@ -12,7 +12,13 @@ import torch
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.core import files
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run.result import check_writable, plain, results_table, write_result_json
+from recbole_llmemb.run.result import (
+    RunResult,
+    check_writable,
+    plain,
+    results_table,
+    write_result_json,
+)
 
 GROUPS = {
     "tail_items": {"users": 3, "ndcg@10": 0.25, "hit@10": 0.5},
@@ -67,7 +73,7 @@ def test_table_columns_can_be_chosen():
 def test_json_follows_the_contract(tmp_path):
     path = tmp_path / "out.json"
     path.write_text("old")
-    write_result_json(path, **PARTS)
+    RunResult(**PARTS).write(path)
     result = json.loads(path.read_text(), parse_constant=pytest.fail)
     assert result == {
         "model": "LLMEmbSASRec",
@@ -88,13 +94,15 @@ def test_json_follows_the_contract(tmp_path):
         "parameters": {"trainable": 10, "frozen": 20},
     }
     assert os.listdir(tmp_path) == ["out.json"]
-    write_result_json(path, **PARTS, valid_groups=GROUPS)
+    RunResult(**PARTS, valid_groups=GROUPS).write(path)
     assert json.loads(path.read_text())["valid_groups"] == GROUPS
 
 
 def test_json_keys_outside_the_contract_are_refused(tmp_path):
     with pytest.raises(ValueError, match="warmup"):
-        write_result_json(tmp_path / "out.json", **{**PARTS, "seconds": {"warmup": 1.0}})
+        RunResult(**{**PARTS, "seconds": {"warmup": 1.0}}).write(tmp_path / "out.json")
+    with pytest.raises(ValueError, match="warmup"):
+        RunResult(**PARTS, warmup=1.0)
     assert os.listdir(tmp_path) == []
 
 
@@ -107,7 +115,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="No space left on device"):
-        write_result_json(path, **PARTS)
+        RunResult(**PARTS).write(path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["out.json"]
 
@@ -116,7 +124,7 @@ def test_link_keeps_pointing_to_its_file(tmp_path):
     real, link = tmp_path / "real.json", tmp_path / "link.json"
     real.write_text("old")
     link.symlink_to(real)
-    write_result_json(link, **PARTS)
+    RunResult(**PARTS).write(link)
     assert link.is_symlink()
     assert json.loads(real.read_text())["epochs"] == 3
 
@@ -124,7 +132,7 @@ def test_link_keeps_pointing_to_its_file(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/null"), reason="no device files here")
 def test_device_file_is_written_to_and_not_replaced():
     check_writable("/dev/null")
-    write_result_json("/dev/null", **PARTS)
+    RunResult(**PARTS).write("/dev/null")
     assert not os.path.isfile("/dev/null")
 
 
@@ -164,7 +172,7 @@ def test_writability_is_checked_up_front(tmp_path):
     path = tmp_path / "new" / "folder" / "out.json"
     check_writable(path)
     assert os.listdir(path.parent) == []
-    write_result_json(path, **PARTS)
+    RunResult(**PARTS).write(path)
     check_writable(path)
     assert json.loads(path.read_text())["epochs"] == 3
 
@@ -172,7 +180,7 @@ def test_writability_is_checked_up_front(tmp_path):
 def test_unwritable_paths_are_told_in_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "file" / "out.json"):
-        with pytest.raises(UserError, match="--result_json") as error:
+        with pytest.raises(UserError, match="result_json") as error:
             check_writable(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
 
@@ -186,6 +194,48 @@ def test_read_only_folder(tmp_path):
     folder.mkdir(mode=0o500)
     with pytest.raises(UserError, match="Permission denied"):
         check_writable(folder / "out.json")
+
+
+def test_what_is_written_is_read(tmp_path):
+    """Files beside it are named from its folder, whoever reads it and wherever."""
+    written = RunResult(
+        **PARTS, config={"a": 1}, curve=[{"epoch": 0}], bins={}, users_file=tmp_path / "r.users",
+        checkpoint=tmp_path / "saved" / "m.pth",
+    )  # fmt: skip
+    path = tmp_path / "out" / "r.json"
+    written.write(path)
+    content = json.loads(path.read_text())
+    assert content["checkpoint"] == "../saved/m.pth" and content["users_file"] == "../r.users"
+    assert content == written.content(path) and "checkpoint" not in written.content()
+    os.rename(tmp_path / "out", tmp_path / "moved")
+    read = RunResult.read(tmp_path / "moved" / "r.json")
+    assert read.checkpoint.resolve() == tmp_path / "saved" / "m.pth"
+    assert (
+        read.groups == GROUPS and read.rows == 1200 and read.test == {"ndcg@10": 0.25, "gauc": None}
+    )
+    assert read.content(path.with_name("s.json")) == {
+        **content, "config": {"exclude_history": False, "a": 1}, "users_file": "../r.users",
+    }  # fmt: skip
+
+
+def test_older_files_hold_less(tmp_path):
+    path = tmp_path / "older-7.json"
+    path.write_text('{"model": "M", "dataset": "d", "seed": 7, "test_result": {"NDCG@10": 1}}')
+    read = RunResult.read(path)
+    assert (read.name, read.test, read.rows) == ("older", {"ndcg@10": 1}, None)
+    assert (read.groups, read.config, read.curve, read.bins, read.checkpoint) == (
+        {},
+        {},
+        [],
+        {},
+        None,
+    )
+
+
+def test_the_older_way_to_write(tmp_path):
+    with pytest.warns(DeprecationWarning, match="RunResult"):
+        write_result_json(tmp_path / "r.json", **PARTS, checkpoint="saved/m.pth")
+    assert json.loads((tmp_path / "r.json").read_text())["checkpoint"] == "saved/m.pth"
 
 
 def test_plain_refuses_what_json_cannot_hold():

@@ -150,7 +150,7 @@ def test_one_run_does_all(tiny, tiny_settings, tmp_path, capsys):
         "scft_batch_size": 8,
         "checkpoint_dir": str(tmp_path / "saved"),
     }
-    from recbole_llmemb.cli.run import execute
+    from recbole_llmemb.run.execute import execute
 
     lines = []
     execute({**typed, "result_json": str(tmp_path / "a.json")}, lines.append)

@@ -8,9 +8,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from recbole_llmemb.apps.compare.read import Run, read_run
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.token_lists import split_tokens
+from recbole_llmemb.run.result import RunResult
 
 # Settings that may differ between runs that are otherwise the same.
 _APART = {
@@ -25,7 +25,7 @@ class Group:
     """Runs that differ in their seed only, or that were given one name."""
 
     label: str
-    runs: list[Run]
+    runs: list[RunResult]
 
     @property
     def seeds(self) -> list[int]:
@@ -39,8 +39,8 @@ def read_groups(arguments) -> list[Group]:
     well), which names a group whatever its runs are. Files given twice count once.
     Returns in the order in which they were given.
     """
-    named: dict[str, list[Run]] = {}
-    found: dict[tuple, list[Run]] = {}  # in order of appearance, labels and all
+    named: dict[str, list[RunResult]] = {}
+    found: dict[tuple, list[RunResult]] = {}  # in order of appearance, labels and all
     seen: dict[Path, str] = {}
     for argument in arguments:
         label, files = _split(argument)
@@ -50,7 +50,13 @@ def read_groups(arguments) -> list[Group]:
                     continue
                 raise UserError(f"{str(file)!r} is given twice, as {label!r} and before.")
             seen[file.resolve()] = label
-            run = read_run(file)
+            run = RunResult.read(file)
+            if not run.test_result:
+                raise UserError(
+                    f"{str(file)!r} cannot be compared: its 'test_result' has no metrics, as of a "
+                    "run whose eval_args leave no test part; give files of runs that were tested.",
+                    where=file,
+                )
             key = ("label", label) if label is not None else _identity(run)
             found.setdefault(key, []).append(run)
         if label is not None:
@@ -110,7 +116,7 @@ def _identity(run) -> tuple:
 
 
 def _refuse_repeated_seeds(runs):
-    by_seed: dict[int, Run] = {}
+    by_seed: dict[int, RunResult] = {}
     for run in runs:
         other = by_seed.setdefault(run.seed, run)
         if other is not run:

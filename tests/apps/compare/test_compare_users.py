@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 import recbole_llmemb  # noqa: F401
-from recbole_llmemb.apps.compare.read import read_run
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.evaluation.details import bins
 from recbole_llmemb.run.per_user import UserResults, read_users
+from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.stages import run_key
 
 
@@ -83,7 +83,7 @@ def test_result_file_tells_what_the_run_was(finished, tmp_path):
         result["best_valid_result"]["ndcg@10"]
     )
     assert all(len(row["train_loss"]) == 1 and row["train_loss"][0] > 0 for row in result["curve"])
-    run = read_run(tmp_path / "out/r.json")
+    run = RunResult.read(tmp_path / "out/r.json")
     assert run.checkpoint.is_file()
     # Another seed is the same run, another width is not.
     again = finished("--seed=6", epochs=3, adapter_hidden_size=4)

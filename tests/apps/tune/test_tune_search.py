@@ -18,8 +18,8 @@ from conftest import MAX_LENGTH, ROOT, child_env
 pytest.importorskip("ray.tune")
 
 from recbole_llmemb.apps.tune import report, search  # noqa: E402
-from recbole_llmemb.cli.run import execute  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
+from recbole_llmemb.run.execute import execute  # noqa: E402
 
 # Of three heads, which do not divide 8, the trial fails.
 SPACE = {

@@ -81,7 +81,7 @@ def test_a_users_class_in_one_line(small, tmp_path, forget, capsys):
     # Nobody said that it is causal, so it is not trained as if it were.
     assert config["train_mode"] == "prefix" and isinstance(model, LLMEmbMine)
     assert not model.own and model.trims
-    from recbole_llmemb.cli.run import execute
+    from recbole_llmemb.run.execute import execute
 
     found = execute({"model": LLMEmbMine, "dataset": "tiny", **settings})
     assert found["model"] == "LLMEmbMine" and found["test_result"] == result["test_result"]
