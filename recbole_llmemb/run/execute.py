@@ -181,17 +181,12 @@ def _make_what_is_missing(config, data, watch):
     if not (is_ours(config["model"]) and has_table and config["item_input"] != "text"):
         return
     # Matched here already: a table that does not fit is refused before the teacher.
-    size = item_embedding_size(config)
+    size = config["embedding_size"] or config["hidden_size"]
     narrow = None if has_learnt_adapter(config) else size
     watch("encode", "item table", lambda: item_table(config, data.dataset, report, narrow))
     if config["align_weight"] and size:  # else whoever builds the model finds it out
         teacher = config["align_teacher"]
         watch("teacher", teacher, lambda: ensure_teacher(config, size, report))
-
-
-def item_embedding_size(config) -> int:
-    """Size of a backbone's item embeddings, which not every backbone calls hidden_size."""
-    return config["embedding_size"] or config["hidden_size"]
 
 
 def _table(config, data, outcome) -> str:
