@@ -97,7 +97,7 @@ def write_table(folder, tokens, width=WIDTH, seed=2):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def write_model(folder, kind, seed=0):
+def write_model(folder, kind, seed=0, positions=512):
     """A Hugging Face model of two layers with random weights, and a tokenizer of words."""
     import torch
     import transformers
@@ -105,12 +105,12 @@ def write_model(folder, kind, seed=0):
     folder = Path(folder)
     folder.mkdir(parents=True)
     shape = {
-        "vocab_size": _write_tokenizer(folder, brackets=kind == "bert"),
+        "vocab_size": _write_tokenizer(folder, positions, brackets=kind == "bert"),
         "hidden_size": WIDTH,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "intermediate_size": 32,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": positions,
     }
     torch.manual_seed(seed)
     if kind == "bert":
@@ -126,7 +126,7 @@ def write_model(folder, kind, seed=0):
     model.eval().save_pretrained(folder)
 
 
-def _write_tokenizer(folder, brackets):
+def _write_tokenizer(folder, positions, brackets):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -142,7 +142,7 @@ def _write_tokenizer(folder, brackets):
         backend.post_processor = form
     special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "<pad>"}
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, model_max_length=512, padding_side="right", **special
+        tokenizer_object=backend, model_max_length=positions, padding_side="right", **special
     )
     tokenizer.save_pretrained(folder)
     return len(vocabulary)
