@@ -6,6 +6,7 @@ code takes them out (``filter_viewed`` of RecTools). The key ``exclude_history``
 
 from __future__ import annotations
 
+from recbole.evaluator import smaller_metrics
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.core.errors import UserError
@@ -51,6 +52,11 @@ def history_in_words(excluded) -> str:
     if not excluded:
         return "history kept"
     return "history removed" + (", target kept" if excluded == KEEP_TARGET else "")
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether a metric such as ``giniindex@10`` is better the smaller it is."""
+    return metric.lower().split("@")[0] in smaller_metrics
 
 
 def check_measure(config, ours: bool) -> None:

@@ -83,6 +83,21 @@ class Data:
     valid: object
     test: object
 
+    @property
+    def parts(self) -> list:
+        """The dataset, and its training, validation and test rows."""
+        return [self.dataset, *(loader._dataset for loader in (self.train, self.valid, self.test))]
+
+
+def reuse_data(config, parts) -> Data:
+    """The loaders of a run over the parts of an earlier one's data."""
+    init_seed(config["seed"], config["reproducibility"])
+    dataset, *splits = parts
+    for part in parts:
+        part.config = config
+    dataset.build = lambda: splits
+    return Data(dataset, *data_preparation(config, dataset))
+
 
 def prepare_data(config) -> Data:
     """Read, filter, split and index the dataset, as RecBole's ``quick_start`` does.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
-import recbole
-from recbole.evaluator import smaller_metrics
-
 from recbole_llmemb.config.key_names import known_keys, nearest
+from recbole_llmemb.config.measure import less_is_better
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
@@ -85,7 +84,7 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
         merged["llm_cache_dir"] = os.path.abspath(cache)
     if merged.get("data_path") is None:  # RecBole's default is relative, too
         merged["data_path"] = str(Path(config["data_path"]).resolve().parent)
-    if _in_package(merged["data_path"]):
+    if Path(str(resources.files("recbole"))) in Path(merged["data_path"]).parents:
         del merged["data_path"]  # ml-100k, which every RecBole has with it
     decides = _metric(metric, config)
     if decides.group is None and metric:
@@ -101,34 +100,27 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     return plan, config
 
 
-def _in_package(data_path) -> bool:
-    return Path(recbole.__file__).parent in Path(data_path).parents
-
-
 def _metric(asked, config):
     known = [str(name).lower() for name in config["metrics"]]
     cut = [f"{name}@{k}" for name in known for k in config["topk"]]
     words = str(asked or config["valid_metric"]).lower().split()
-    group = words[0] if len(words) == 2 else None
+    name, group = " ".join(words), words[0] if len(words) == 2 else None
+    wrong = None
     if group is not None and group not in GROUP_NAMES:
-        raise UserError(
-            f"--metric names the group {group!r}; it must be one of {', '.join(GROUP_NAMES)}.",
-            key="metric",
+        wrong = f"names the group {group!r}; it must be one of {', '.join(GROUP_NAMES)}."
+    elif len(words) not in (1, 2) or words[-1] not in [*cut, *known]:
+        wrong = (
+            f"is {name!r}, which is not measured; take one of {', '.join(cut)}, a group before it "
+            "or not, or set metrics and topk."
         )
-    if len(words) not in (1, 2) or words[-1] not in [*cut, *known]:
-        raise UserError(
-            f"--metric is {asked or config['valid_metric']!r}, which is not measured; take one of "
-            f"{', '.join(cut)}, a group before it or not, or set metrics and topk.",
-            key="metric",
+    elif group is not None and not is_ours(config["model"]):
+        wrong = (
+            f"is {name!r}, but groups are measured for models of this package only, not for "
+            f"RecBole's {config['model']}; take {words[-1]}."
         )
-    if group is not None and not is_ours(config["model"]):
-        raise UserError(
-            f"--metric is {' '.join(words)!r}, but groups are measured for models of this package "
-            f"only, not for RecBole's {config['model']}; take {words[-1]}.",
-            key="metric",
-        )
-    mode = "min" if words[-1].split("@")[0] in smaller_metrics else "max"
-    return Metric(" ".join(words), group, mode)
+    if wrong:
+        raise UserError(f"--metric {wrong}", key="metric")
+    return Metric(name, group, "min" if less_is_better(words[-1]) else "max")
 
 
 def _check_keys(space, config, settings):

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recbole.data import data_preparation
-from recbole.utils import init_seed
 
 from recbole_llmemb.apps.tune.plan import needs_teacher
 from recbole_llmemb.config.recbole_config import make_config
@@ -147,15 +145,13 @@ def data_key(config) -> str:
 
 def pack_data(config, data: stages.Data) -> list:
     """A run's dataset and its splits; the loaders are made anew by each trial."""
-    parts = [data.dataset, data.train._dataset, data.valid._dataset, data.test._dataset]
-    kept = [part.config for part in parts]
     try:
-        for part in parts:
+        for part in data.parts:
             part.config = None
-        return pack(parts)
+        return pack(data.parts)
     finally:
-        for part, own in zip(parts, kept):
-            part.config = own
+        for part in data.parts:
+            part.config = config
 
 
 def load_data(config, packed: dict) -> stages.Data:
@@ -164,14 +160,9 @@ def load_data(config, packed: dict) -> stages.Data:
     ``packed``: by :func:`data_key`, what :func:`pack_data` gave.
     """
     found = packed.get(data_key(config))
-    if found is None:
-        return stages.prepare_data(config)
-    init_seed(config["seed"], config["reproducibility"])
-    dataset, *splits = unpack(found)
-    for part in (dataset, *splits):
-        part.config = config
-    dataset.build = lambda: splits
-    return stages.Data(dataset, *data_preparation(config, dataset))
+    return (
+        stages.prepare_data(config) if found is None else stages.reuse_data(config, unpack(found))
+    )
 
 
 class _Packer(pickle.Pickler):

@@ -101,22 +101,19 @@ def write(plan, space, found, place) -> list[str]:
 
 def _page(plan, space, found, text, pictures) -> str:
     """The report as one page that needs no other file."""
-    seconds = found.seconds
     return render_page(
         __package__,
         "search.html.j2",
         title=f"{plan.model} on {plan.dataset}: a search",
-        time=f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min",
-        stopped=sum(trial.stopped for trial in found.trials),
-        failed=sum(trial.failed is not None for trial in found.trials),
-        best=found.best,
         metric=plan.metric.name,
+        keys=space.keys,
+        best=found.best,
+        trials=ranked_trials(found.trials, plan.metric),
+        seconds=found.seconds,
         table=final_table(found),
         best_yaml=text,
-        trials=ranked_trials(found.trials, plan.metric),
-        keys=space.keys,
+        figures=pictures,
         short=short,
-        figures={title: png for _, title, png in pictures},
         version=__version__,
     )
 

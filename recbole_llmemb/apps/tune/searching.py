@@ -26,6 +26,9 @@ from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
 from recbole_llmemb.core.optional import optional
 from recbole_llmemb.run.stages import data_hash
 
+# Options that a search goes on with, if it goes on.
+_RECORDED = {"num_samples", "scheduler", "search", "grace_epochs", "max_concurrent"}
+
 
 @dataclass
 class SearchResult:
@@ -79,9 +82,8 @@ def search(
         "space": space.plain(),
         "metric": plan.metric.name,
         "data": data_hash(config),
+        **options.model_dump(include=_RECORDED),
     }
-    for key in ("num_samples", "scheduler", "search", "grace_epochs", "max_concurrent"):
-        record[key] = getattr(options, key)
     place.require_same_search(record, options.resume)
     with preserve_cuda_visible_devices():
         prepared = prepare(plan, config, space, report)

@@ -86,15 +86,14 @@ class Space:
         self.dimensions = []
         waiting = {one.key: one for one in dimensions}
         for one in waiting.values():
-            for parent, allowed in one.when.items():
-                _check_condition(where, one, waiting.get(parent), parent, allowed)
+            with _refusals(where, one.key):
+                for parent, allowed in one.when.items():
+                    _check_condition(parent, waiting.get(parent), allowed)
         while waiting:
             ready = [one for one in waiting.values() if not set(one.when) & set(waiting)]
             if not ready:
-                names = ", ".join(waiting)
-                raise UserError(
-                    f"In {where}, the conditions of {names} wait for each other.", where=where
-                )
+                told = f"In {where}, the conditions of {', '.join(waiting)} wait for each other."
+                raise UserError(told, where=where)
             self.dimensions += ready
             for one in ready:
                 del waiting[one.key]
@@ -159,25 +158,19 @@ def read_space(source) -> Space:
 def _from_dict(content: Any, where: str) -> Space:
     """A space from ``{key: {kind: values, "when": {key: value or values}}}``."""
     if not isinstance(content, dict) or not content:
-        raise UserError(
-            f"{where} has no keys to search; write lines `key: {{choice: [a, b]}}`.", where=where
-        )
+        told = f"{where} has no keys to search; write lines `key: {{choice: [a, b]}}`."
+        raise UserError(told, where=where)
     found = []
     for key, entry in content.items():
-        if not isinstance(entry, dict):
-            raise _refusal(
-                where, key, f" is {entry!r}; write how it is searched, such as "
-                f"`{key}: {{choice: [{entry!r}]}}`."
-            )  # fmt: skip
-        entry = dict(entry)
-        when = entry.pop("when", None) or {}
-        if len(entry) != 1:
-            given = ", ".join(map(str, entry)) or "nothing"
-            raise _refusal(
-                where, key, f" must say one of {', '.join(KINDS)} (and `when`), not {given}."
-            )
-        ((kind, values),) = entry.items()
-        found.append(_dimension(where, str(key), kind, values, when))
+        with _refusals(where, key):
+            if not isinstance(entry, dict):
+                raise ValueError(f"{entry!r} is no way to search it; write {{choice: [{entry!r}]}}")
+            kinds = [kind for kind in entry if kind != "when"]
+            if len(kinds) != 1:
+                given = ", ".join(map(str, kinds)) or "nothing"
+                raise ValueError(f"it must say one of {', '.join(KINDS)} (and `when`), not {given}")
+            when = entry.get("when") or {}
+            found.append(_dimension(str(key), kinds[0], entry[kinds[0]], when))
     return Space(found, where)
 
 
@@ -193,29 +186,25 @@ def _from_lines(text: str, where: str) -> Space:
         key, kind, rest = [*line.split(maxsplit=2), "", "", ""][:3]
         if not key or key.startswith("#"):
             continue
-        at = f"{where}, line {number}"
-        if not rest or kind not in KINDS or kind == "randint":
-            kinds = ", ".join(one for one in KINDS if one != "randint")
-            raise _refusal(
-                at, key, f" must be followed by one of {kinds} and its values, such as "
-                "`learning_rate choice [0.01,0.001]`."
-            )  # fmt: skip
-        if key in found:
-            raise _refusal(at, key, " is searched a second time; drop one of the lines.")
-        values = value_of(rest)
-        if values == rest:
-            raise _refusal(at, key, f": its values cannot be read: {rest}; write text in quotes.")
-        if kind != "choice":
-            values = _hyperopt_bounds(kind, values)
-        found[key] = _dimension(at, key, kind, values)
+        with _refusals(f"{where}, line {number}", key):
+            if not rest or kind not in KINDS or kind == "randint":
+                raise ValueError(
+                    "it must be followed by choice, uniform, loguniform or quniform and its "
+                    "values, such as `learning_rate choice [0.01,0.001]`"
+                )
+            if key in found:
+                raise ValueError("it is searched a second time; drop one of the lines")
+            values = value_of(rest)
+            if values == rest:
+                raise ValueError(f"its values cannot be read: {rest}; write text in quotes")
+            found[key] = _dimension(key, kind, _as_hyperopt(kind, values))
     if not found:
-        raise UserError(
-            f"{where} has no keys to search; write lines `key choice [a,b]`.", where=where
-        )
+        told = f"{where} has no keys to search; write lines `key choice [a,b]`."
+        raise UserError(told, where=where)
     return Space(found.values(), where)
 
 
-def _hyperopt_bounds(kind: str, values: Any) -> Any:
+def _as_hyperopt(kind: str, values: Any) -> Any:
     numbers = isinstance(values, tuple) and all(isinstance(v, (int, float)) for v in values)
     if kind == "loguniform" and numbers and len(values) == 2 and max(values) < 700:
         return [math.exp(value) for value in values]
@@ -226,19 +215,18 @@ def _hyperopt_bounds(kind: str, values: Any) -> Any:
     return values
 
 
-def _dimension(where: str, key: str, kind: Any, values: Any, when: Any = None) -> Dimension:
-    """Check what a space says of a key."""
+def _dimension(key: str, kind: Any, values: Any, when: Any = None) -> Dimension:
+    """Check what a space says of a key; what is wrong is a :class:`ValueError`."""
     if kind not in KINDS:
-        near = nearest(str(kind), KINDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(KINDS)}."
-        raise _refusal(where, key, f" is searched by {kind!r}; {hint}")
+        near = nearest(str(kind), KINDS, 1) or [f"one of {', '.join(KINDS)}"]
+        raise ValueError(f"there is no {kind!r}; take {near[0]}")
     if not isinstance(values, (list, tuple)) or not values:
-        raise _refusal(where, key, f": {kind} is {values!r}; write [{KINDS[kind].holds}].")
+        raise ValueError(f"{kind} is {values!r}; write [{KINDS[kind].holds}]")
     values = tuple(map(_number, values))
-    if kind != "choice" and (wrong := _wrong_bounds(kind, values)):
-        raise _refusal(where, key, f": {wrong}.")
+    if kind != "choice":
+        _check_bounds(kind, values)
     if when is not None and not isinstance(when, dict):
-        raise _refusal(where, key, f": when is {when!r}; write `when: {{other_key: value}}`.")
+        raise ValueError(f"when is {when!r}; write `when: {{other_key: value}}`")
     conditions = {}
     for other, allowed in (when or {}).items():
         allowed = allowed if isinstance(allowed, (list, tuple)) else [allowed]
@@ -253,38 +241,34 @@ def _number(value):
     return value
 
 
-def _wrong_bounds(kind: str, values: tuple) -> str | None:
-    """What is wrong with the bounds of a kind that has some."""
+def _check_bounds(kind: str, values: tuple) -> None:
     wanted = 3 if kind == "quniform" else 2
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     if len(values) != wanted or not numbers or not all(map(math.isfinite, values)):
-        return f"{kind} is {list(values)}; write [{KINDS[kind].holds}] as numbers"
-    low, high = values[:2]
+        raise ValueError(f"{kind} is {list(values)}; write [{KINDS[kind].holds}] as numbers")
+    low, high, *step = values
     if not low < high:
-        return f"{kind} goes from {low} to {high}; the second must be larger"
+        raise ValueError(f"{kind} goes from {low} to {high}; the second must be larger")
     if kind == "loguniform" and low <= 0:
-        return f"loguniform begins at {low}; it must be above 0"
-    if kind == "quniform" and not 0 < values[2] <= high - low:
-        return f"the step of quniform is {values[2]}; it must be above 0 and at most {high - low}"
+        raise ValueError(f"loguniform begins at {low}; it must be above 0")
+    if step and not 0 < step[0] <= high - low:
+        most = high - low
+        raise ValueError(f"the step of quniform is {step[0]}; it must be above 0, at most {most}")
     if kind == "randint" and not all(isinstance(v, int) for v in values):
-        return f"randint is {list(values)}; write whole numbers"
-    return None
+        raise ValueError(f"randint is {list(values)}; write whole numbers")
 
 
-def _check_condition(where, one, parent, name, allowed):
-    at = f" depends on {name}"
+def _check_condition(name: str, parent: Dimension | None, allowed: tuple) -> None:
     if parent is None:
-        at += ", which is not searched there; search it, or drop the condition."
-        raise _refusal(where, one.key, at)
+        raise ValueError(f"it depends on {name}, which is not searched; drop the condition")
     if parent.kind != "choice":
-        at += ", which is no choice; conditions are on values of a choice."
-        raise _refusal(where, one.key, at)
-    strange = [value for value in allowed if value not in parent.values]
-    if strange:
-        values = ", ".join(map(repr, parent.values))
-        at += f" being {strange[0]!r}, which is none of its values ({values})."
-        raise _refusal(where, one.key, at)
+        raise ValueError(f"it depends on {name}, which is no choice, as conditions want it")
+    for value in allowed:
+        if value not in parent.values:
+            values = ", ".join(map(repr, parent.values))
+            raise ValueError(f"it depends on {name} being {value!r}, which is none of {values}")
 
 
-def _refusal(where: str, key: Any, what: str) -> UserError:
-    return UserError(f"In {where}, {key}{what}", key=str(key), where=where)
+def _refusals(where: str, key: Any):
+    """Say of what key of which file a :class:`ValueError` is."""
+    return explained(f"In {where}, {key}: {{reason}}.", ValueError, key=str(key), where=where)

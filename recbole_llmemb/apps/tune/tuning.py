@@ -112,10 +112,9 @@ class Progress(tune.Callback):
         self.bar = tqdm(total=self.total, desc="trials", unit="trial", ncols=100)
 
     def on_step_begin(self, iteration, trials, **info):
-        # Trials that a resumed search finds finished.
         for trial in trials:
-            if trial.status == "TERMINATED" and trial.trial_id not in self.ended:
-                self._count(trial, trial.last_result, again=True)
+            if trial.status == "TERMINATED":  # those that a resumed search finds finished
+                self._end(trial, trial.last_result, ", finished before")
 
     def on_trial_result(self, iteration, trials, trial, result, **info):
         if result.get("score") is not None:
@@ -124,11 +123,11 @@ class Progress(tune.Callback):
         self._show(trials)
 
     def on_trial_complete(self, iteration, trials, trial, **info):
-        self._count(trial, trial.last_result)
+        self._end(trial, trial.last_result)
         self._show(trials)
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        self._count(trial, {"failed": f"its process died {MAX_TRIAL_RETRIES + 1} times"})
+        self._end(trial, {"failed": f"its process died {MAX_TRIAL_RETRIES + 1} times"})
 
     def on_trial_recover(self, iteration, trials, trial, **info):
         after = (trial.last_result or {}).get("epoch", 0)
@@ -148,25 +147,23 @@ class Progress(tune.Callback):
             best = "-" if self.best is None else f"{self.best:.4f}"
             self.bar.set_postfix_str(f"{running} running, best {self.metric.name} {best}")
 
-    def _count(self, trial, result, again=False):
+    def _end(self, trial, result, note=""):
         if trial.trial_id in self.ended:
             return
         self.ended.add(trial.trial_id)
         if self.bar is not None:
             self.bar.update()
-        result, kept = result or {}, self.running.pop(trial.trial_id, {})
+        result = self.running.pop(trial.trial_id, {}) | (result or {})
         score = result.get("score")
         if score is not None:
             self._better(score)
-        what = in_words(settings_of(trial.config))
         if result.get("failed"):
-            tqdm.write(f"{_name(trial)}: failed, {result['failed']}  [{what}]")
-            return
-        result = result if "epoch" in result else kept
-        note = ", stopped early" if stopped_early(result) else ""
-        note += ", finished before" if again else ""
-        score = "no score" if score is None else f"{self.metric.name} {score:.4f}"
-        tqdm.write(f"{_name(trial)}: {score} after {result.get('epoch', 0)} epochs{note}  [{what}]")
+            told = f"failed, {result['failed']}"
+        else:
+            told = "no score" if score is None else f"{self.metric.name} {score:.4f}"
+            stopped = ", stopped early" if stopped_early(result) else ""
+            told += f" after {result.get('epoch', 0)} epochs{stopped}{note}"
+        tqdm.write(f"{_name(trial)}: {told}  [{in_words(settings_of(trial.config))}]")
 
 
 def _name(trial):
