@@ -5,6 +5,7 @@ A reduced table has ``projection.safetensors`` too: how vectors of the source be
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -14,11 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from recbole_llmemb.core.directories import atomic_directory
-from recbole_llmemb.core.errors import TableError
-from recbole_llmemb.table.validate import check_tokens, check_vectors, fingerprint_of
+from recbole_llmemb.core.errors import TableError, explained, name_some, refuse_twice
 
 FORMAT_VERSION = 1
 VECTORS_FILE = "embeddings.safetensors"
@@ -27,7 +27,11 @@ MANIFEST_FILE = "manifest.json"
 PROJECTION_FILE = "projection.safetensors"
 TENSOR_NAME = "embeddings"
 
+_AGAIN = "encode or import it again"
 _VERSIONED = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors")
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Rows looked at together when scanning: bounds the scan's own memory on large tables.
+_ROWS_PER_SCAN = 65536
 
 
 @dataclass
@@ -52,6 +56,9 @@ class EmbeddingTable:
     vectors: torch.Tensor
     manifest: dict[str, Any] = field(default_factory=dict)
     projection: dict[str, torch.Tensor] | None = None
+    # The content that was found valid, and the one that was hashed: both take reading all of it.
+    _valid: tuple | None = field(default=None, init=False, repr=False, compare=False)
+    _hashed: tuple[tuple, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -64,12 +71,38 @@ class EmbeddingTable:
     @property
     def fingerprint(self) -> str:
         """Short hash of tokens and vectors, equal exactly for equal tables."""
-        return fingerprint_of(self.tokens, self.vectors)
+        content = self._content()
+        if self._hashed is None or self._hashed[0] != content:
+            self._hashed = content, _fingerprint(self.tokens, self.vectors)
+        return self._hashed[1]
 
-    def validate(self, where: str = "embedding table") -> None:
-        """Raise :class:`TableError` when this table cannot be used (see :mod:`.validate`)."""
-        check_tokens(self.tokens, where)
-        check_vectors(self.vectors, self.tokens, where)
+    def _content(self) -> tuple:
+        """Tokens and vectors by what changes with them, cheap to compare."""
+        # PyTorch counts changes in place, but not of tensors of inference mode.
+        version = None if self.vectors.is_inference() else self.vectors._version
+        return id(self.vectors), version, list(self.tokens)
+
+    def validate(self, where: str = "embedding table", expected_width: int | None = None) -> None:
+        """Raise :class:`TableError` when this table cannot be used.
+
+        Parameters
+        ----------
+        where : str
+            What it is, as the error message should call it.
+        expected_width : int, optional
+            Refuse a table of another width.
+        """
+        content = self._content()
+        if self._valid != content:
+            _check_tokens(self.tokens, where)
+            _check_vectors(self.vectors, self.tokens, where)
+            self._valid = content
+        if expected_width is not None and self.width != expected_width:
+            raise TableError(
+                f"{where}: the embeddings are {self.width} wide, but {expected_width} is expected; "
+                "use the table this model was made with, or set llm_pca_dim to fit.",
+                key="llm_pca_dim",
+            )
 
     def save(self, directory: str | os.PathLike, overwrite: bool = False) -> Path:
         """Write the table so that ``directory`` holds all of it or nothing.
@@ -97,9 +130,7 @@ class EmbeddingTable:
         manifest = {
             "format_version": FORMAT_VERSION,
             **self.manifest,
-            "count": len(self.tokens),
-            "width": self.width,
-            "dtype": _dtype_name(vectors.dtype),
+            **_size(vectors),
             "fingerprint": self.fingerprint,
         }
         with atomic_directory(directory, overwrite=overwrite, written=table_files) as fresh:
@@ -133,35 +164,39 @@ class EmbeddingTable:
             When a file is missing, damaged or does not fit the others, or the table is not valid.
         """
         directory = Path(directory)
-        where = f"table {directory}"
         if not directory.is_dir():
             raise TableError(
                 f"There is no embedding table at {directory}; "
-                "give a table directory, or leave llm_table empty to have one built."
+                "give a table directory, or leave llm_table empty to have one built.",
+                where=directory,
             )
         for name in (VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE):
             if not (directory / name).is_file():
-                raise TableError(
-                    f"{where}: {name} is missing; a table is a directory with {VECTORS_FILE}, "
-                    f"{TOKENS_FILE} and {MANIFEST_FILE}: encode or import it again."
-                )
+                raise _unfit(directory, f"{name} is missing, one of its three files")
         manifest = read_manifest(directory)
-        vectors = _read_vectors(directory / VECTORS_FILE)
+        vectors = _read_tensors(directory / VECTORS_FILE, TENSOR_NAME)[TENSOR_NAME]
         tokens = _read_tokens(directory / TOKENS_FILE)
-        if vectors.dim() == 2:
-            _check_fit(manifest, vectors, tokens, where)
-        table = cls(tokens, vectors, manifest, read_projection(directory))
-        table.validate(where)
-        if manifest.get("fingerprint") not in (None, table.fingerprint):
-            raise TableError(
-                f"{where}: the embeddings or the item tokens are not those the manifest was "
-                f"written for ({TOKENS_FILE} reordered, or a file changed or damaged); "
-                "encode or import it again."
+        size = _size(vectors) if vectors.dim() == 2 else {}
+        if size and len(tokens) != len(vectors):
+            raise _unfit(
+                directory,
+                f"{TOKENS_FILE} names {len(tokens)} items but {VECTORS_FILE} has {len(vectors)} "
+                "rows, so that they do not belong together",
             )
-        if expected_width is not None and table.width != expected_width:
-            raise TableError(
-                f"{where}: the embeddings are {table.width} wide, but {expected_width} is "
-                "expected; use the table this model was made with, or set llm_pca_dim to fit."
+        for key, value in size.items():
+            if manifest.get(key) != value:
+                raise _unfit(
+                    directory,
+                    f"the manifest says {key} {manifest.get(key)!r} but the embeddings have "
+                    f"{value!r}, so that they do not belong together",
+                )
+        table = cls(tokens, vectors, manifest, read_projection(directory))
+        table.validate(f"table {directory}", expected_width)
+        if manifest.get("fingerprint") not in (None, table.fingerprint):
+            raise _unfit(
+                directory,
+                "the embeddings or the item tokens are not those the manifest was written for "
+                f"({TOKENS_FILE} reordered, or a file changed or damaged)",
             )
         return table
 
@@ -182,20 +217,20 @@ def table_files(directory: Path) -> set[str]:
 def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     """The manifest of a table directory."""
     path = Path(directory) / MANIFEST_FILE
-    try:
+    with _readable(path):
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TableError(
-            f"The manifest {path} cannot be read ({error}); encode or import the table again."
-        ) from error
     if not isinstance(manifest, dict):
-        raise TableError(f"The manifest {path} is not a JSON object; encode the table again.")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise TableError(
-            f"The manifest {path} has format version {manifest.get('format_version')!r}, "
-            f"this version reads {FORMAT_VERSION}; encode or import the table again."
-        )
+        raise _unfit(path, "the manifest is not a JSON object")
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise _unfit(path, f"format version {version!r}, this version reads {FORMAT_VERSION}")
     return manifest
+
+
+def read_projection(directory: str | os.PathLike) -> dict[str, torch.Tensor] | None:
+    """What a table was reduced with (:attr:`EmbeddingTable.projection`), if it was."""
+    path = Path(directory) / PROJECTION_FILE
+    return _read_tensors(path, "matrix", "mean") if path.is_file() else None
 
 
 def library_versions() -> dict[str, str]:
@@ -209,69 +244,95 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _unfit(where: Path, what: str) -> TableError:
+    return TableError(f"table {where}: {what}; {_AGAIN}.", where=where)
 
 
-def _read_vectors(path: Path) -> torch.Tensor:
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            names = list(file.keys())
-            if names != [TENSOR_NAME]:
-                raise TableError(
-                    f"{path} holds the tensors {names}; a table has exactly one, {TENSOR_NAME!r}."
-                )
-            return file.get_tensor(TENSOR_NAME)
-    except (SafetensorError, OSError, ValueError) as error:
-        if isinstance(error, TableError):
-            raise
-        raise TableError(
-            f"{path} is truncated or damaged ({error}); encode or import the table again."
-        ) from error
+def _readable(path: Path):
+    return explained(
+        f"{path} is truncated or damaged ({{reason}}); {_AGAIN}.",
+        SafetensorError, OSError, ValueError, kind=TableError, where=path,
+    )  # fmt: skip
 
 
-def read_projection(directory: str | os.PathLike) -> dict[str, torch.Tensor] | None:
-    """What a table was reduced with (:attr:`EmbeddingTable.projection`), if it was."""
-    path = Path(directory) / PROJECTION_FILE
-    if not path.is_file():
-        return None
-    try:
-        found = load_file(str(path))
-        return {name: found[name] for name in ("mean", "matrix")}
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise TableError(
-            f"{path} is truncated or damaged ({error}); reduce the table again."
-        ) from error
+def _size(vectors: torch.Tensor) -> dict[str, Any]:
+    """What a manifest says of vectors (n, D)."""
+    count, width = vectors.shape
+    return {"count": count, "width": width, "dtype": str(vectors.dtype).removeprefix("torch.")}
+
+
+def _read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor]:
+    with _readable(path), safe_open(str(path), framework="pt") as file:
+        if sorted(file.keys()) != list(names):
+            raise _unfit(path, f"it holds the tensors {sorted(file.keys())}, not {list(names)}")
+        return {name: file.get_tensor(name) for name in names}
 
 
 def _read_tokens(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} cannot be read as UTF-8 text ({error}).") from error
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return lines
+    with _readable(path):
+        lines = path.read_text(encoding="utf-8").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
-def _check_fit(
-    manifest: dict[str, Any], vectors: torch.Tensor, tokens: list[str], where: str
-) -> None:
-    """Compare what the manifest promises with what the files hold."""
-    if len(tokens) != vectors.shape[0]:
-        raise TableError(
-            f"{where}: {TOKENS_FILE} names {len(tokens)} items but {VECTORS_FILE} has "
-            f"{vectors.shape[0]} rows; the files do not belong together."
+# -- what no table may be, checked wherever one is read, written or matched ---------------
+
+
+def _check_tokens(tokens: list[str], where: str) -> None:
+    """Refuse tokens that a text file with one token per line cannot hold, and duplicates."""
+    for row, token in enumerate(tokens):
+        wrong = None
+        if not isinstance(token, str):
+            wrong = f"is {token!r}, which is not text; give strings, exactly as in the .item file"
+        elif not token:
+            wrong = "is empty; every row needs the token of its item"
+        elif "\n" in token or "\r" in token:
+            wrong = f"is {token!r}, which holds a line break; remove it"
+        if wrong:
+            raise TableError(f"{where}: the item token of row {row} {wrong}.")
+    refuse_twice(tokens, where, "keep one row per item", TableError)
+
+
+def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None:
+    """Refuse vectors that cannot stand for items; they should be (n, D) floating point."""
+    wrong, kinds = None, ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+    if vectors.dim() != 2 or vectors.shape[1] == 0:
+        wrong = f"the embeddings have shape {tuple(vectors.shape)}; they must have two dimensions"
+    elif vectors.shape[0] == 0:
+        wrong = "the table has no rows; encode or import at least one item"
+    elif vectors.dtype not in _DTYPES:
+        wrong = f"the embeddings are {vectors.dtype}; they must be one of {kinds}"
+    elif vectors.shape[0] != len(tokens):
+        wrong = (
+            f"there are {vectors.shape[0]} embedding rows but {len(tokens)} item tokens; every "
+            "row needs the token of its item, in the same order"
         )
-    found = {
-        "count": vectors.shape[0],
-        "width": vectors.shape[1],
-        "dtype": _dtype_name(vectors.dtype),
-    }
-    for key, value in found.items():
-        if manifest.get(key) != value:
-            raise TableError(
-                f"{where}: the manifest says {key} {manifest.get(key)!r} but the embeddings have "
-                f"{value!r}; the files do not belong together: encode or import the table again."
-            )
+    if wrong:
+        raise TableError(f"{where}: {wrong}.")
+    bad: list[str] = []
+    varied = False
+    for start in range(0, vectors.shape[0], _ROWS_PER_SCAN):
+        rows = vectors[start : start + _ROWS_PER_SCAN]
+        broken = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten().tolist()
+        bad.extend(tokens[start + row] for row in broken)
+        varied = varied or bool((rows != vectors[0]).any())
+    if bad:
+        raise TableError(
+            f"{where}: {len(bad)} of {len(tokens)} items have NaN or infinity in their embedding: "
+            f"{name_some(bad)}; make these rows finite or leave them out "
+            "(an encoder in half precision may overflow: use float32 or bfloat16)."
+        )
+    if len(tokens) > 1 and not varied:
+        raise TableError(
+            f"{where}: all {len(tokens)} embeddings are equal, so items cannot be told apart; "
+            "check what the encoder was given."
+        )
+
+
+def _fingerprint(tokens: list[str], vectors: torch.Tensor) -> str:
+    """Short hash of tokens and vectors, row order and number type included."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(f"{tuple(vectors.shape)} {vectors.dtype}\n".encode())
+    digest.update("\n".join(tokens).encode())
+    # As bytes: NumPy has no bfloat16.
+    digest.update(vectors.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
-from recbole_llmemb.core.errors import TableError, name_some
+from recbole_llmemb.core.errors import TableError, explained, name_some
 from recbole_llmemb.core.files import lines_of
+from recbole_llmemb.core.optional import optional
+from recbole_llmemb.records.atomic import FIELD_TYPES
+from recbole_llmemb.records.reader import open_records
 from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.restricted_pickle import load_arrays_pickle
-
-_PICKLES = (".pkl", ".pickle")
-_KNOWN = (".npy", ".npz", ".parquet", ".itememb", *_PICKLES)
 
 
 def import_table(
@@ -53,232 +55,199 @@ def import_table(
 
     Raises
     ------
-    TableError
+    UserError
         When the file cannot be read as said, tokens and rows differ in number, or the table is
-        not valid.
+        not valid. Mostly a :class:`TableError`, which is one.
     """
     path = Path(path)
     if not path.is_file():
-        raise TableError(f"There is no file {path} to import embeddings from.")
+        raise TableError(f"There is no file {path} to import embeddings from.", where=path)
     suffix = path.suffix.lower()
     tokens = None if tokens_path is None else read_tokens_file(tokens_path)
+    found: Sequence[str] | None = None
     if suffix == ".npy":
-        vectors = _load_numpy(path)
+        with _readable(path, "NumPy file"):
+            vectors = np.load(path, allow_pickle=False)
     elif suffix == ".npz":
-        vectors, tokens = _from_npz(path, tokens)
+        vectors, found = _from_npz(path)
     elif suffix == ".parquet":
-        vectors, tokens = _from_parquet(path, tokens, token_column)
+        vectors, found = _from_parquet(path, tokens, token_column)
     elif suffix == ".itememb":
-        vectors, tokens = _from_itememb(path, tokens)
-    elif suffix in _PICKLES:
+        vectors, found = _from_itememb(path)
+    elif suffix in (".pkl", ".pickle"):
         vectors = load_arrays_pickle(path, allowed=allow_pickle_file)
     else:
         raise TableError(
             f"{path}: embeddings cannot be imported from a {suffix or 'suffix-less'} file; "
-            f"the kinds known are {', '.join(_KNOWN)}."
+            "the kinds known are .npy, .npz, .parquet, .itememb, .pkl and .pickle.",
+            where=path,
         )
+    if found is not None and tokens is not None:
+        raise TableError(
+            f"{path} holds its own item tokens; leave the tokens file out, so that there is no "
+            "doubt which ones count.",
+            key="tokens",
+            where=path,
+        )
+    tokens = tokens if found is None else _token_strings(found, path)
     if tokens is None:
         raise TableError(
             f"{path} holds vectors without item tokens; give a text file with one item token "
-            "per line in the order of the rows (--tokens)."
+            "per line in the order of the rows (--tokens).",
+            key="tokens",
+            where=path,
         )
-    table = EmbeddingTable(
-        tokens=tokens,
-        vectors=_as_tensor(vectors, path),
-        manifest={"imported_from": path.name},
-    )
+    table = EmbeddingTable(tokens, _as_tensor(vectors, path), {"imported_from": path.name})
     table.validate(where=str(path))
     return table
 
 
 def read_tokens_file(path: str | os.PathLike) -> list[str]:
     """Item tokens of a text file, one per line."""
-    try:
+    sentence = f"The item tokens cannot be read from {path} ({{reason}})."
+    with explained(sentence, OSError, ValueError, kind=TableError, key="tokens", where=path):
         lines = lines_of(path)
-    except (OSError, ValueError) as error:
-        raise TableError(f"The item tokens cannot be read from {path}: {error}.") from error
-    if lines[-1] == "":
-        lines.pop()
-    return lines
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _readable(path: Path, kind: str, *errors: type[Exception]):
+    sentence = f"{path} cannot be read as a {kind} ({{reason}})."
+    return explained(sentence, OSError, ValueError, EOFError, *errors, kind=TableError, where=path)
 
 
 def _as_tensor(vectors: np.ndarray, path: Path) -> torch.Tensor:
     vectors = np.asarray(vectors)
     if vectors.dtype.kind not in "fiu":
-        raise TableError(f"{path}: the embeddings are of type {vectors.dtype}; numbers are needed.")
+        raise TableError(
+            f"{path}: the embeddings are of type {vectors.dtype}; numbers are needed.", where=path
+        )
     kept = np.float16 if vectors.dtype == np.float16 else np.float32
     # Values beyond float32 become infinity here, which validation then names.
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.ascontiguousarray(vectors, dtype=kept))
 
 
-def _token_strings(values: Sequence, path: Path) -> list[str]:
+def _token_strings(values: Sequence[Any], path: Path) -> list[str]:
     """Tokens as text: whole numbers without a decimal point, as an .item file has them."""
     array = np.asarray(values)
+    wrong = None
     if array.ndim != 1:
-        raise TableError(f"{path}: the item tokens have shape {array.shape}; a list is needed.")
-    if array.dtype.kind == "f":
-        raise TableError(
-            f"{path}: the item tokens are floating-point numbers, which do not say how they are "
-            "written in the .item file; store them as text."
+        wrong = f"have shape {array.shape}; a list is needed"
+    elif array.dtype.kind == "f":
+        wrong = (
+            "are floating-point numbers, which do not say how they are written in the .item file; "
+            "store them as text"
         )
+    if wrong:
+        raise TableError(f"{path}: the item tokens {wrong}.", where=path)
     if array.dtype.kind == "S":
-        try:
+        sentence = f"{path}: the item tokens are not in utf-8 ({{reason}})."
+        with explained(sentence, UnicodeDecodeError, kind=TableError, where=path):
             return [token.decode("utf-8") for token in array.tolist()]
-        except UnicodeDecodeError as error:
-            raise TableError(f"{path}: the item tokens are not in utf-8 ({error}).") from None
     return [str(token) for token in array.tolist()]
 
 
-def _one_source(tokens: list[str] | None, path: Path) -> None:
-    if tokens is not None:
-        raise TableError(
-            f"{path} holds its own item tokens; leave the tokens file out, so that there is no "
-            "doubt which ones count."
-        )
-
-
-def _load_numpy(path: Path):
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise TableError(f"{path} cannot be read as a NumPy file: {error}.") from error
-
-
-def _from_npz(path: Path, tokens: list[str] | None) -> tuple[np.ndarray, list[str] | None]:
-    from zipfile import BadZipFile
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise TableError(
-            f"{path} cannot be read as a NumPy archive: {error} "
-            "(tokens must be a text array, not an object array)."
-        ) from error
-    matrices = [name for name, array in arrays.items() if array.ndim == 2]
-    lists = [name for name, array in arrays.items() if array.ndim == 1]
+def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    kind = "NumPy archive (tokens must be a text array, not an object array)"
+    with _readable(path, kind, BadZipFile), np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    matrices = [array for array in arrays.values() if array.ndim == 2]
+    lists = [array for array in arrays.values() if array.ndim == 1]
     if len(matrices) != 1 or len(lists) > 1:
         raise TableError(
             f"{path} holds the arrays {name_some(arrays)}; exactly one 2-D array of embeddings "
-            "and at most one 1-D array of item tokens are needed."
+            "and at most one 1-D array of item tokens are needed.",
+            where=path,
         )
-    if lists:
-        _one_source(tokens, path)
-        tokens = _token_strings(arrays[lists[0]], path)
-    return arrays[matrices[0]], tokens
+    return matrices[0], lists[0] if lists else None
 
 
 def _from_parquet(
     path: Path, tokens: list[str] | None, token_column: str | None
-) -> tuple[np.ndarray, list[str] | None]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise TableError(
-            f"{path}: reading Parquet needs pyarrow; install it (pip install pyarrow)."
-        ) from error
-    try:
+) -> tuple[np.ndarray, list[Any] | None]:
+    pq = optional("pyarrow.parquet", "parquet", f"Reading {path}")
+    from pyarrow import types
+
+    with _readable(path, "Parquet file"):
         frame = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise TableError(f"{path} cannot be read as a Parquet file: {error}.") from error
-
-    def is_list(column: pa.Field) -> bool:
-        kind = column.type
-        return (
-            pa.types.is_list(kind)
-            or pa.types.is_large_list(kind)
-            or pa.types.is_fixed_size_list(kind)
-        )
-
+    kinds = {column.name: column.type for column in frame.schema}
     if token_column is None:
-        named = [name for name in ("item_id", "item", "token") if name in frame.column_names]
-        texts = [
-            column.name
-            for column in frame.schema
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        ]
+        named = [name for name in ("item_id", "item", "token") if name in kinds]
+        texts = [name for name, kind in kinds.items() if types.is_string(kind)]
+        texts += [name for name, kind in kinds.items() if types.is_large_string(kind)]
         token_column = named[0] if named else texts[0] if len(texts) == 1 else None
-    elif token_column not in frame.column_names:
+    elif token_column not in kinds:
         raise TableError(
-            f"{path} has no column {token_column!r}; it has {name_some(frame.column_names)}."
+            f"{path} has no column {token_column!r}; it has {name_some(kinds)}.",
+            key="token_column",
+            where=path,
         )
+    found = None
     if token_column is not None:
-        _one_source(tokens, path)
+        kinds.pop(token_column)
         column = frame.column(token_column)
         if column.null_count:
-            raise TableError(f"{path}: {column.null_count} item tokens are missing (null).")
-        tokens = _token_strings(column.to_pylist(), path)
-
-    rest = [column for column in frame.schema if column.name != token_column]
-    lists = [column.name for column in rest if is_list(column)]
+            raise TableError(
+                f"{path}: {column.null_count} item tokens are missing (null).", where=path
+            )
+        found = column.to_pylist()
+    is_list = types.is_list, types.is_large_list, types.is_fixed_size_list
+    lists = [name for name, kind in kinds.items() if any(is_one(kind) for is_one in is_list)]
     numbers = [
-        column.name
-        for column in rest
-        if pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+        name for name, kind in kinds.items() if types.is_floating(kind) or types.is_integer(kind)
     ]
     if len(lists) == 1:
-        return _stack(frame.column(lists[0]).to_pylist(), tokens, path), tokens
+        return _from_lists(frame.column(lists[0]), found or tokens, path), found
     if lists or not numbers:
         raise TableError(
             f"{path} has the columns {name_some(frame.column_names)}; either one column of lists "
-            "or numeric columns are needed beside the item tokens."
+            "or numeric columns are needed beside the item tokens.",
+            where=path,
         )
-    return np.stack([frame.column(name).to_numpy() for name in numbers], axis=1), tokens
+    return np.stack([frame.column(name).to_numpy() for name in numbers], axis=1), found
 
 
-def _from_itememb(path: Path, tokens: list[str] | None) -> tuple[np.ndarray, list[str]]:
-    _one_source(tokens, path)
-    try:
-        lines = lines_of(path)
-    except (OSError, ValueError) as error:
-        raise TableError(f"{path} cannot be read as UTF-8 text: {error}.") from error
-    header = [name.rpartition(":") for name in (lines[0] if lines else "").split("\t")]
-    kinds = [kind for _, _, kind in header]
-    ids = [i for i, kind in enumerate(kinds) if kind == "token"]
-    sequences = [i for i, kind in enumerate(kinds) if kind == "float_seq"]
-    floats = [i for i, kind in enumerate(kinds) if kind == "float"]
-    if not ids or len(sequences) > 1 or not (sequences or floats):
+def _from_lists(column, tokens: Sequence[str] | None, path: Path) -> np.ndarray:
+    """(n, D) from a Parquet column of lists; a number that is missing is NaN."""
+    from pyarrow import compute
+
+    widths = compute.fill_null(compute.list_value_length(column), 0).to_numpy()
+    _check_widths(widths, tokens, path)
+    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    sentence = f"{path}: the vectors are not of numbers ({{reason}})."
+    with explained(sentence, ValueError, TypeError, kind=TableError, where=path):
+        return np.concatenate(flat).astype(np.float32).reshape(len(widths), -1)
+
+
+def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
+    file = open_records(path, "atomic")
+    of = {kind: [n for n, k in zip(file.columns, file.types) if k == kind] for kind in FIELD_TYPES}
+    sequences, floats = of["float_seq"], of["float"]
+    if not of["token"] or len(sequences) > 1 or not (sequences or floats):
         raise TableError(
             f"{path}: the first line must name a token field and one float_seq field (or float "
-            f"fields), tab-separated, such as 'iid:token<TAB>item_emb:float_seq'; "
-            f"it is {(lines[0] if lines else '')[:80]!r}."
+            "fields), tab-separated, such as 'iid:token<TAB>item_emb:float_seq'.",
+            where=path,
         )
     tokens, rows = [], []
-    for number, line in enumerate(lines[1:], start=2):
-        if not line.strip():
-            continue
-        values = line.split("\t")
-        if len(values) != len(header):
-            raise TableError(
-                f"{path}, line {number}: {len(values)} fields where the first line names "
-                f"{len(header)}; the file is damaged or truncated."
-            )
-        tokens.append(values[ids[0]])
-        try:
-            numbers = values[sequences[0]].split() if sequences else [values[i] for i in floats]
+    for number, (token, *cells) in file.rows([of["token"][0], *(sequences or floats)]):
+        with explained(f"{path}, line {number}: {{reason}}.", ValueError, kind=TableError):
+            numbers = cells[0].split() if sequences else cells
             rows.append(np.array([float(value) for value in numbers], dtype=np.float32))
-        except ValueError as error:
-            raise TableError(f"{path}, line {number}: {error}.") from error
-    return _stack(rows, tokens, path), tokens
+        tokens.append(token)
+    _check_widths(np.array([len(row) for row in rows]), tokens, path)
+    return np.stack(rows), tokens
 
 
-def _stack(rows: Sequence, tokens: list[str] | None, path: Path) -> np.ndarray:
-    """(n, D) from n vectors, naming the items whose vector has another width than most."""
-    widths = [0 if row is None else len(row) for row in rows]
-    if not rows:
-        raise TableError(f"{path} holds no vectors.")
-    usual = max(set(widths), key=widths.count)
-    odd = [i for i, width in enumerate(widths) if width != usual]
+def _check_widths(widths: np.ndarray, tokens: Sequence[str] | None, path: Path) -> None:
+    """Refuse vectors of different width, naming the items whose vector has not that of most."""
+    if not len(widths):
+        raise TableError(f"{path} holds no vectors.", where=path)
+    odd = np.flatnonzero(widths != np.bincount(widths).argmax()).tolist()
     if odd:
         names = [tokens[i] if tokens and i < len(tokens) else f"row {i}" for i in odd]
         raise TableError(
-            f"{path}: {len(odd)} of {len(rows)} vectors are not {usual} wide like the others: "
-            f"{name_some(names)} (the first has {widths[odd[0]]})."
+            f"{path}: {len(odd)} of {len(widths)} vectors are not {np.bincount(widths).argmax()} "
+            f"wide like the others: {name_some(names)} (the first has {widths[odd[0]]}).",
+            where=path,
         )
-    try:
-        filled = [[np.nan if value is None else value for value in row] for row in rows]
-        return np.array(filled, dtype=np.float32)
-    except (ValueError, TypeError) as error:
-        raise TableError(f"{path}: the vectors are not of numbers ({error}).") from None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
-from recbole_llmemb.core.errors import TableError, name_some
+from recbole_llmemb.core.errors import TableError, name_some, refuse_twice
 from recbole_llmemb.table.format import EmbeddingTable
 
 MISSING = ("error", "mean", "zero")
@@ -17,7 +16,7 @@ def match(
     table: EmbeddingTable,
     item_tokens: Sequence[str],
     missing: str = "error",
-    where: str = "",
+    where: str = "embedding table",
     expected_width: int | None = None,
 ) -> torch.Tensor:
     """Bring a table into a dataset's item order.
@@ -47,42 +46,38 @@ def match(
         For an invalid table (see :meth:`EmbeddingTable.validate`), another width than expected,
         missing items under ``"error"``, duplicate item tokens, or no item in common.
     """
-    where = where or "embedding table"
     if missing not in MISSING:
-        raise TableError(f"llm_missing is {missing!r}; it must be one of {', '.join(MISSING)}.")
-    table.validate(where)
-    if expected_width is not None and table.width != expected_width:
         raise TableError(
-            f"{where}: the embeddings are {table.width} wide, but {expected_width} is expected; "
-            "use the table this model was made with."
+            f"llm_missing is {missing!r}; it must be one of {', '.join(MISSING)}.",
+            key="llm_missing",
         )
+    table.validate(where, expected_width)
     # The padding's name is not an item: an item of the table that is called so stays out.
     wanted = [str(token) for token in item_tokens[1:]]
-    if len(set(wanted)) != len(wanted):
-        twice = [token for token, count in Counter(wanted).items() if count > 1]
-        raise TableError(f"The dataset names items twice: {name_some(twice)}.")
-
+    refuse_twice(wanted, "the dataset", "name each item once", TableError)
     row_of = {token: row for row, token in enumerate(table.tokens)}
-    rows = [row_of.get(token, -1) for token in wanted]
-    absent = [token for token, row in zip(wanted, rows, strict=True) if row < 0]
+    rows = torch.tensor([-1, *(row_of.get(token, -1) for token in wanted)])
+    absent = [token for token in wanted if token not in row_of]
     if wanted and len(absent) == len(wanted):
         raise TableError(
             f"{where}: none of the dataset's {len(wanted)} items ({name_some(wanted)}) is in the "
             f"table, which has {len(table)} ({name_some(table.tokens, 3)}); "
-            "the table is for another dataset, or its tokens are row numbers."
+            "the table is for another dataset, or its tokens are row numbers.",
+            where=where,
         )
     if absent and missing == "error":
         raise TableError(
             f"{where}: {len(absent)} of the dataset's {len(wanted)} items have no embedding: "
-            f"{name_some(absent)}; encode them, or set llm_missing to mean or zero."
+            f"{name_some(absent)}; encode them, or set llm_missing to mean or zero.",
+            key="llm_missing",
+            where=where,
         )
-
-    matched = torch.zeros(len(item_tokens), table.width)
-    positions = torch.tensor([i + 1 for i, row in enumerate(rows) if row >= 0], dtype=torch.long)
-    sources = torch.tensor([row for row in rows if row >= 0], dtype=torch.long)
-    matched[positions] = table.vectors[sources].float()
+    matched = torch.zeros(len(rows), table.width)
+    found = rows >= 0
+    matched[found] = table.vectors[rows[found]].float()
     if absent and missing == "mean":
-        holes = torch.tensor([i + 1 for i, row in enumerate(rows) if row < 0], dtype=torch.long)
+        holes = ~found
+        holes[0] = False
         # Summed in double: millions of rows must not lose the mean's last digits.
-        matched[holes] = matched[positions].mean(dim=0, dtype=torch.float64).float()
+        matched[holes] = matched[found].mean(dim=0, dtype=torch.float64).float()
     return matched

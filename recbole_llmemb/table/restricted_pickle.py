@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llmemb.core.errors import TableError
+from recbole_llmemb.core.errors import TableError, explained
 
 # Module and name of everything a pickled NumPy array refers to, over NumPy 1 and 2.
 _ADMITTED = {
@@ -55,18 +55,16 @@ def load_arrays_pickle(path: Path, allowed: bool) -> np.ndarray:
         UserWarning,
         stacklevel=3,
     )
-    try:
-        with open(path, "rb") as file:
-            loaded = _ArraysOnly(file).load()
-    except Exception as error:  # damaged pickles raise almost anything
-        raise TableError(f"{path} was not read as a pickled array: {error}.") from error
+    sentence = f"{path} was not read as a pickled array ({{reason}})."
+    with (
+        explained(sentence, Exception, kind=TableError, where=path),  # damaged ones raise anything
+        open(path, "rb") as file,
+    ):
+        loaded = _ArraysOnly(file).load()
     if isinstance(loaded, (list, tuple)):
-        try:
+        sentence = f"{path} holds a list that is not one vector per item ({{reason}})."
+        with explained(sentence, ValueError, TypeError, kind=TableError, where=path):
             loaded = np.stack([np.asarray(row, dtype=np.float32) for row in loaded])
-        except (ValueError, TypeError) as error:
-            raise TableError(
-                f"{path} holds a list that is not one vector per item ({error})."
-            ) from error
     if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiu":
         raise TableError(
             f"{path} holds a {type(loaded).__name__}; an array of numbers (items × width) is "

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from recbole_llmemb.core.errors import TableError
-from recbole_llmemb.table import EmbeddingTable
+from recbole_llmemb.table import EmbeddingTable, match
 from recbole_llmemb.table import format as table_format
 
 
@@ -57,6 +57,27 @@ def test_fingerprint_tells_tables_apart():
     swapped = make_table()
     swapped.tokens[0], swapped.tokens[1] = swapped.tokens[1], swapped.tokens[0]
     assert swapped.fingerprint != table.fingerprint
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_table_is_hashed_and_scanned_once(saved, monkeypatch, inference):
+    read = []
+    for name in ("_fingerprint", "_check_vectors"):
+        whole = getattr(table_format, name)
+        monkeypatch.setattr(table_format, name, lambda *a, f=whole: (read.append(f), f(*a))[1])
+    with torch.inference_mode(inference):
+        table = EmbeddingTable.load(saved)
+        for _ in range(3):
+            match(table, ["[PAD]", *table.tokens])
+            assert table.fingerprint == table.manifest["fingerprint"]
+    assert len(read) == 2
+    before = table.fingerprint
+    table.tokens[0], table.tokens[1] = table.tokens[1], table.tokens[0]
+    assert table.fingerprint != before and len(read) == 3
+    if not inference:
+        table.vectors[0, 0] = float("nan")
+        with pytest.raises(TableError, match="NaN"):
+            table.validate()
 
 
 def test_nothing_is_there_until_all_is(tmp_path, monkeypatch):

@@ -136,6 +136,14 @@ class TestParquet:
         with pytest.raises(TableError, match="1 of 4 vectors are not 3 wide.*'x y'.*has 2"):
             import_table(path)
 
+    def test_fixed_size_lists_in_pieces(self, tmp_path):
+        import pyarrow.parquet as pq
+
+        kind = self.pa.list_(self.pa.float64(), 3)
+        columns = {"item_id": TOKENS, "e": self.pa.array(VECTORS.tolist(), kind)}
+        pq.write_table(self.pa.table(columns), tmp_path / "v.parquet", row_group_size=3)
+        check(import_table(tmp_path / "v.parquet"))
+
     def test_lists_of_text(self, tmp_path):
         path = self.write(tmp_path / "v.parquet", item_id=TOKENS, e=[["a", "b", "c"]] * 4)
         with pytest.raises(TableError, match="the vectors are not of numbers"):

@@ -95,7 +95,7 @@ def test_a_table_for_another_dataset(missing):
 
 
 def test_dataset_with_duplicates():
-    with pytest.raises(TableError, match="names items twice: '101'"):
+    with pytest.raises(TableError, match="more than once: '101'"):
         match(make_table(TOKENS), ["[PAD]", "101", "100", "101"])
 
 
