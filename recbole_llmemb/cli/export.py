@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         show_progress=True,
     )  # fmt: skip
     if options.push:
-        from recbole_llmemb.apps.serve.card import push_table
+        from recbole_llmemb.apps.serve.export_parts import push_table
 
         print(push_table(out / "table", options.push, private=not options.public))
     return 0
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
 
 def _check_names(parts, options, known):
     """What can be refused before anything is read."""
-    from recbole_llmemb.apps.serve.vector_files import FORMATS
+    from recbole_llmemb.apps.serve.export_parts import FORMATS
 
     if not parts:
         raise UserError(f"--what names nothing; give all, or some of {', '.join(known)}.")

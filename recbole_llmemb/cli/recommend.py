@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int:
     """Run ``recbole-llm recommend``; as :func:`recbole_llmemb.cli.encode.main`."""
     options = build_parser().parse_args(argv)
     _check(options)
-    from recbole_llmemb.apps.serve.output import check_out, format_of, write
+    from recbole_llmemb.apps.serve.recommendations import check_out, format_of, write
     from recbole_llmemb.core.files import inputs_of, refuse_inputs
 
     chosen = format_of(options.out, options.format)

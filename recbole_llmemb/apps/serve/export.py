@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from recbole_llmemb.apps.serve import vector_files
+from recbole_llmemb.apps.serve import export_parts
 from recbole_llmemb.apps.serve.scorers import refuse_without_products
 from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError
@@ -63,7 +63,7 @@ def export(
         "versions": library_versions(),
     }
     with atomic_directory(out, overwrite, export_files, _WHAT) as folder:
-        vector_files.write_tokens(folder / "items.txt", catalogue.tokens[1:])
+        export_parts.write_tokens(folder / "items.txt", catalogue.tokens[1:])
         for part in parts:
             _WRITERS[part](recommender, folder, facts, form, index, show_progress)
         facts["written"] = files_in(folder)
@@ -83,14 +83,14 @@ def check(recommender, parts, form="safetensors") -> None:
     if unknown or not parts:
         shown = repr(unknown[0]) if unknown else "nothing"
         raise UserError(f"There is no part {shown} to export; choose among {', '.join(PARTS)}.")
-    if form not in vector_files.FORMATS:
-        raise UserError(f"--format is {form!r}; it must be {' or '.join(vector_files.FORMATS)}.")
+    if form not in export_parts.FORMATS:
+        raise UserError(f"--format is {form!r}; it must be {' or '.join(export_parts.FORMATS)}.")
     if set(parts) - {"table"}:
         refuse_without_products(recommender.model, "there are no vectors to export")
     if form == "parquet" or "table" in parts:
-        vector_files.pyarrow()
+        export_parts.pyarrow()
     if "index" in parts:
-        vector_files.faiss()
+        export_parts.faiss()
     if "encoder" in parts:
         from recbole_llmemb.apps.serve.user_encoder import check_encoder
 
@@ -132,11 +132,11 @@ def models_own_scores(recommender, people):
 def _items(recommender, folder, facts, form, index, show_progress):
     vectors = recommender.item_vectors[1:].cpu()
     name = f"items.{form}"
-    vector_files.write(folder / name, recommender.catalogue.tokens[1:], vectors, "item")
+    export_parts.write(folder / name, recommender.catalogue.tokens[1:], vectors, "item")
     facts["width"] = vectors.shape[1]
     facts["files"][name] = f"{len(vectors):,} item vectors, {vectors.shape[1]} wide (items.txt)"
     people = sample(recommender)
-    kept = vector_files.read(folder / name)
+    kept = export_parts.read(folder / name)
     known = recommender.catalogue.item_count - 1
     scores = recommender.user_vectors(people) @ kept[:known].t()
     gap = (scores - models_own_scores(recommender, people)).abs().max()
@@ -147,12 +147,12 @@ def _users(recommender, folder, facts, form, index, show_progress):
     people = recommender.people("all")
     vectors = recommender.user_vectors(people, show_progress)
     name = f"users.{form}"
-    vector_files.write(folder / name, people.names, vectors, "user")
-    vector_files.write_tokens(folder / "users.txt", people.names)
+    export_parts.write(folder / name, people.names, vectors, "user")
+    export_parts.write_tokens(folder / "users.txt", people.names)
     facts["users"] = len(people)
     facts["files"][name] = f"{len(vectors):,} user vectors, {vectors.shape[1]} wide (users.txt)"
     some = torch.arange(len(people))[:: max(1, len(people) // _SAMPLE)]
-    scores = vector_files.read(folder / name)[some] @ recommender.item_vectors[1:].cpu().t()
+    scores = export_parts.read(folder / name)[some] @ recommender.item_vectors[1:].cpu().t()
     own = models_own_scores(recommender, people.select(some))
     gap = (scores[:, : own.shape[1]] - own).abs().max()
     facts["checks"][f"scores from {name} against the model, largest difference"] = float(gap)
@@ -161,8 +161,8 @@ def _users(recommender, folder, facts, form, index, show_progress):
 def _index(recommender, folder, facts, form, index, show_progress):
     vectors = recommender.item_vectors[1:].cpu()
     people = sample(recommender)
-    vector_files.write_index(folder / "items.faiss", vectors, index)
-    found = vector_files.search(folder / "items.faiss", recommender.user_vectors(people))
+    export_parts.write_index(folder / "items.faiss", vectors, index)
+    found = export_parts.search(folder / "items.faiss", recommender.user_vectors(people))
     k = found.shape[1]
     parts = recommender.stream(people, k)
     exact = torch.cat([part.places for part in parts]) - 1
@@ -181,7 +181,7 @@ def _encoder(recommender, folder, facts, form, index, show_progress):
 
 
 def _table(recommender, folder, facts, form, index, show_progress):
-    from recbole_llmemb.apps.serve.card import write_table
+    from recbole_llmemb.apps.serve.export_parts import write_table
 
     table = write_table(folder / "table", recommender.config)
     facts["files"]["table"] = f"LLM table, {len(table):,} × {table.width}, with a dataset card"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.suggestions import refuse_unknown
+from recbole_llmemb.data.lazy import POSITION
+
+#: What is shown of a user: everything, or what evaluation on a split shows.
+SPLITS = ("all", "valid", "test")
 
 
 @dataclass
@@ -30,18 +35,13 @@ class Histories:
 
     def part(self, begin: int, end: int) -> Histories:
         """Rows ``begin`` to ``end``."""
-        rows = slice(begin, end)
-        return Histories(
-            self.names[rows], self.users[rows], self.starts[rows], self.lengths[rows],
-            self.items, self.times,
-        )  # fmt: skip
+        return self.select(torch.arange(begin, min(end, len(self))))
 
     def select(self, rows) -> Histories:
         """These rows, a LongTensor of their numbers."""
-        return Histories(
-            [self.names[i] for i in rows.tolist()], self.users[rows], self.starts[rows],
-            self.lengths[rows], self.items, self.times,
-        )  # fmt: skip
+        names = [self.names[i] for i in rows.tolist()]
+        users, starts, lengths = self.users[rows], self.starts[rows], self.lengths[rows]
+        return replace(self, names=names, users=users, starts=starts, lengths=lengths, notes=[])
 
     def seen(self):
         """Row numbers in ascending order, and the items of each, all of them."""
@@ -99,6 +99,82 @@ class Histories:
         return Interaction(columns)
 
 
+class Users:
+    """Finds histories by user token.
+
+    ``splits``: training, validation and test rows.
+    """
+
+    def __init__(self, dataset, splits):
+        self.dataset, self.splits = dataset, splits
+        store = dataset.sorted_interactions.fields
+        self.owners, self.items = store[dataset.uid_field], store[dataset.iid_field]
+        self.times = store.get(dataset.time_field)
+        self.tokens = [str(token) for token in dataset.field2id_token[dataset.uid_field]]
+        self.number = {token: i for i, token in enumerate(self.tokens) if i}
+        self._found = {}
+
+    def histories(self, users="all", split: str = "all") -> Histories:
+        """Histories of these users.
+
+        ``users``: user tokens.
+        ``split``: everything a user has met; or what evaluation on that split shows of it, which is
+        what came before the target (of several, the first).
+        """
+        if split not in SPLITS:
+            raise UserError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
+        known, starts, lengths, row = self._rows(split)
+        chosen = torch.arange(len(known))
+        if users != "all":
+            chosen = self._chosen([users] if isinstance(users, str) else users, row, split)
+        ids = known[chosen]
+        names = [self.tokens[i] for i in ids.tolist()]
+        return Histories(names, ids, starts[chosen], lengths[chosen], self.items, self.times)
+
+    def _rows(self, split):
+        """Ids, first positions and lengths of a split's users, and the row of each user id."""
+        if split not in self._found:
+            if split == "all":
+                known, lengths = torch.unique_consecutive(self.owners, return_counts=True)
+                starts = lengths.cumsum(0) - lengths
+            else:
+                rows = self.splits[SPLITS.index(split)].inter_feat
+                if not len(rows):
+                    raise UserError(
+                        f"The dataset {self.dataset.config['dataset']} has no {split} part under "
+                        "the eval_args of the checkpoint; leave --split at all."
+                    )
+                users, places = rows[self.dataset.uid_field], rows[POSITION]
+                # A user's first target: a split by ratio has several of each.
+                order = np.lexsort((places.numpy(), users.numpy()))
+                _, first = np.unique(users.numpy()[order], return_index=True)
+                first = torch.from_numpy(np.sort(order[first]))
+                known = users[first]
+                starts = torch.searchsorted(self.owners, known)
+                lengths = places[first] - starts
+            row = np.full(len(self.tokens), -1, dtype=np.int64)
+            row[known.numpy()] = np.arange(len(known))
+            self._found[split] = known, starts, lengths, row
+        return self._found[split]
+
+    def _chosen(self, users, row, split):
+        users = [str(user) for user in users]
+        unknown = [user for user in users if user not in self.number]
+        if unknown:
+            refuse_unknown(
+                "user", unknown, self.number, f"The dataset {self.dataset.config['dataset']}",
+                "recommend for people outside it by their histories (--history, --history_file)",
+            )  # fmt: skip
+        found = row[[self.number[user] for user in users]]
+        absent = [user for user, at in zip(users, found) if at < 0]
+        if absent:
+            raise UserError(
+                f"User {absent[0]!r} has too few interactions to be part of the {split} split "
+                f"({len(absent)} of those asked for); leave --split at all."
+            )
+        return torch.from_numpy(found)
+
+
 def of_tokens(
     histories: Sequence[Sequence[str]],
     number: dict[str, int],
@@ -134,22 +210,19 @@ def of_tokens(
     if unknown:
         distinct = len(set(unknown))
         notes.append(f"{len(unknown)} unknown items ({distinct} different) were left out")
-    flat, lengths, when = [], [], []
-    timed = times is not None
-    for row, history in enumerate(histories):
-        kept = [i for i, token in enumerate(history) if token in number]
-        flat += [number[history[i]] for i in kept]
-        lengths.append(len(kept))
-        if timed:
-            when += [float(times[row][i]) for i in kept]
-    lengths = torch.tensor(lengths, dtype=torch.long)
+    kept = [[i for i, token in enumerate(one) if token in number] for one in histories]
+    lengths = torch.tensor([len(each) for each in kept], dtype=torch.long)
+    items = [number[one[i]] for one, each in zip(histories, kept) for i in each]
+    if times is not None:
+        moments = [float(one[i]) for one, each in zip(times, kept) for i in each]
+        times = torch.tensor(moments, dtype=torch.float64)
     names = names or [f"history {i}" for i in range(1, len(histories) + 1)]
     return Histories(
         [str(name) for name in names],
         torch.zeros(len(lengths), dtype=torch.long),
         lengths.cumsum(0) - lengths,
         lengths,
-        torch.tensor(flat, dtype=torch.long),
-        torch.tensor(when, dtype=torch.float64) if timed else None,
+        torch.tensor(items, dtype=torch.long),
+        times,
         notes,
     )

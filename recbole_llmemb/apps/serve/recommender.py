@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from recbole_llmemb.apps.serve import new_items
-from recbole_llmemb.apps.serve.histories import Histories, of_tokens
+from recbole_llmemb.apps.serve.histories import Histories, Users, of_tokens
 from recbole_llmemb.apps.serve.item_index import Catalogue, Choice
-from recbole_llmemb.apps.serve.result import Recommendations
+from recbole_llmemb.apps.serve.recommendations import Recommendations
 from recbole_llmemb.apps.serve.scorers import (
     ProductScorer,
     give_strangers_the_mean,
@@ -17,7 +17,6 @@ from recbole_llmemb.apps.serve.scorers import (
     scorer_of,
 )
 from recbole_llmemb.apps.serve.topk import Pairs, best_products, best_scores
-from recbole_llmemb.apps.serve.users import Users
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.records.items import item_titles, title_of
 from recbole_llmemb.run.restore import Restored, restore

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from serve_runs import encoder, from_text, saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.apps.serve import card
+from recbole_llmemb.apps.serve import export_parts
 from recbole_llmemb.apps.serve.export import export, models_own_scores
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import TableError, UserError
@@ -143,10 +143,10 @@ def test_a_table_is_pushed_as_a_dataset(saved, tmp_path, monkeypatch):  # noqa: 
     made = ("create", "me/table", "dataset", True)
     assert calls == [made, ("upload", "me/table", "dataset", files)]
     with pytest.raises(UserError, match="me/refused cannot be written .*no network"):
-        card.push_table(tmp_path / "out" / "table", "me/refused")
+        export_parts.push_table(tmp_path / "out" / "table", "me/refused")
     with pytest.raises(TableError, match="has no dataset card"):
         (tmp_path / "out" / "table" / "README.md").unlink()
-        card.push_table(tmp_path / "out" / "table", "me/table")
+        export_parts.push_table(tmp_path / "out" / "table", "me/table")
 
 
 def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # noqa: F811

@@ -1,19 +1,21 @@
-"""Recommendations as a table for people, or as jsonl or Parquet for programs."""
+"""What was recommended to whom: a table for people, jsonl or Parquet for programs."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tabulate import tabulate
 
-from recbole_llmemb.apps.serve.result import Recommendations
-from recbole_llmemb.apps.serve.vector_files import pyarrow
+from recbole_llmemb.apps.serve.item_index import Catalogue
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, is_stream
+from recbole_llmemb.core.optional import optional
 
 FORMATS = ("table", "jsonl", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
@@ -29,6 +31,55 @@ _COLUMNS = {
     "new": "bool_",
     "popular": "bool_",
 }
+
+
+@dataclass
+class Recommendations:
+    """Items for some people, best first."""
+
+    users: list[str]  # User tokens, or names of histories
+    # (b, k): Positions in ``catalogue.tokens``; 0 where there are fewer than k.
+    places: torch.Tensor
+    # (b, k): The model's; for popular items how often each was met in training.
+    scores: torch.Tensor
+    # (b,): Whose items are simply the most popular ones, as there was no history.
+    popular: torch.Tensor
+    catalogue: Catalogue
+
+    def __len__(self):
+        return len(self.users)
+
+    @property
+    def items(self) -> list[list[str]]:
+        """Item tokens of each row."""
+        tokens, counts = self.catalogue.tokens[self.places.numpy()], (self.places > 0).sum(1)
+        return [row[:count].tolist() for row, count in zip(tokens, counts.tolist())]
+
+    def rows(self) -> Iterator[tuple[str, list[dict], bool]]:
+        """For each row whose it is, its items, and whether they are the popular ones.
+
+        An item is a dictionary with ``item``, ``title`` (if it has one), ``score`` and, for new
+        items, ``new`` (True).
+        """
+        titles, first_new = self.catalogue.titles, self.catalogue.item_count
+        facts = zip(self.users, self.items, self.places.tolist(), self.scores.tolist())
+        for (user, items, places, scores), popular in zip(facts, self.popular.tolist()):
+            row = []
+            for item, place, score in zip(items, places, scores):
+                named = {"title": titles[item]} if item in titles else {}
+                new = {"new": True} if place >= first_new else {}
+                row.append({"item": item, **named, "score": score, **new})
+            yield user, row, popular
+
+    @classmethod
+    def joined(cls, parts: list[Recommendations]) -> Recommendations:
+        """Several as one; at least one of them."""
+        users = [user for part in parts for user in part.users]
+        tensors = [
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("places", "scores", "popular")
+        ]
+        return cls(users, *tensors, parts[0].catalogue)
 
 
 def format_of(out, chosen: str | None) -> str:
@@ -47,7 +98,7 @@ def format_of(out, chosen: str | None) -> str:
     if chosen == "parquet":
         if out is None:
             raise UserError("Parquet is no text; name a file with --out.")
-        pyarrow()
+        _parquet()
     return chosen
 
 
@@ -66,9 +117,8 @@ def _is_ours(path):
     with open(path, "rb") as file:
         first, second = file.readline(), file.readline().decode("utf-8", "replace")
     if first.startswith(b"PAR1"):
-        _, parquet = pyarrow()
         try:
-            return set(parquet.read_schema(path).names) == set(_COLUMNS)
+            return set(_parquet().read_schema(path).names) == set(_COLUMNS)
         except (OSError, ValueError):
             return False
     with contextlib.suppress(ValueError):
@@ -130,7 +180,7 @@ def _table(user, items, popular):
 
 
 def _write_parquet(batches, path):
-    arrow, parquet = pyarrow()
+    arrow, parquet = optional("pyarrow", "parquet", "Parquet"), _parquet()
     schema = arrow.schema([(name, getattr(arrow, kind)()) for name, kind in _COLUMNS.items()])
     count = 0
     with parquet.ParquetWriter(path, schema) as writer:
@@ -143,3 +193,7 @@ def _write_parquet(batches, path):
             writer.write_table(arrow.Table.from_pylist(rows, schema))
             count += len(batch)
     return count
+
+
+def _parquet():
+    return optional("pyarrow.parquet", "parquet", "Parquet")
