@@ -1,9 +1,9 @@
-"""Peak memory of encoding a large catalogue: texts held, and as a stream.
+"""Peak memory of encoding a large catalogue: texts held, and on the disk.
 
     python -m benchmarks.encode_memory [--n=1000000] [--width=64]
 
 A synthetic item file with about 110 characters per item. ``held`` is how local encoding prepares
-it; ``streamed`` how ``--ray`` does. ``whole`` is all that the process of ``--ray`` does, with
+it; ``spooled`` how ``--ray`` does. ``whole`` is all that the process of ``--ray`` does, with
 vectors made up here in the place of workers: read, feed every text, keep shards, put the table
 together, save it. Each in a process of its own, above what it had before. Mapped files are
 resident too, but the system takes them back when it needs memory: without them is what counts.
@@ -11,6 +11,7 @@ resident too, but the system takes them back when it needs memory: without them 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -58,36 +59,37 @@ class Watch:
         raise OSError("RssAnon")
 
 
+class RandomPool:
+    """Vectors for nothing."""
+
+    def __init__(self, width: int):
+        self.width = width
+
+    def running(self, missing, of):
+        return contextlib.nullcontext()
+
+    def encode(self, shards, tell):
+        import torch
+
+        for number, texts in shards:
+            yield number, torch.rand(len(texts), self.width)
+
+
 def measure(side: str, path: Path, width: int) -> dict:
     """Do one side's work in this process; returns bytes and seconds."""
-    import torch
-
-    from recbole_llmemb.encode.assemble import assemble
-    from recbole_llmemb.encode.item_stream import read_span
-    from recbole_llmemb.encode.job import EncodeJob
-    from recbole_llmemb.encode.prompts import item_prompt
-    from recbole_llmemb.encode.shards import ShardFolder
-    from recbole_llmemb.records.items import open_items
+    from recbole_llmemb.encode.options import EncodeJob
+    from recbole_llmemb.encode.shards import assemble, encode_resumably, plan_in_file_order
     from recbole_llmemb.table import EmbeddingTable
 
     watch, began = Watch(), time.perf_counter()
-    job = EncodeJob(path)
-    ready = job.prepare(streamed=side != "held")
-    found = {"unique": ready.unique, "key": job.key}
+    job, work = EncodeJob(item_file=path), path.parent / "work"
+    catalog = job.prepare(None if side == "held" else path.parent)
+    found = {"unique": len(catalog.texts), "key": job.key}
     if side == "whole":
-        size, catalogue = job.shard_size, ready.catalogue
-        count = -(-catalogue.unique // size)
-        shards = ShardFolder(
-            path.parent / "work",
-            count,
-            lambda shard: catalogue.shard_digest(shard, size),
-            lambda shard: min(size, catalogue.unique - shard * size),
-        )
-        texts = read_span(open_items(path), item_prompt, catalogue.span(0, count, size))
-        for shard, part in enumerate(texts):
-            shards.put(shard, torch.rand(len(part), width))
-        vectors = assemble(shards, catalogue.text_of, size, path.parent / "work")
-        EmbeddingTable(catalogue.tokens, vectors).save(path.parent / "table")
+        plan = plan_in_file_order(catalog, job.key, job.shard_size)
+        encode_resumably(plan, catalog, RandomPool(width), work)
+        vectors = assemble(plan, catalog.text_of, work)
+        EmbeddingTable(catalog.tokens, vectors).save(path.parent / "table")
     return {**found, "peak": watch.peak - watch.base, "seconds": time.perf_counter() - began}
 
 
@@ -106,7 +108,7 @@ def main(argv=None):
     synthesise(path, chosen.n)
     print(f"{chosen.n:,} items, {path.stat().st_size / MIB:,.0f} MiB of text")
     peaks, keys = {}, set()
-    for side in ("held", "streamed", "whole"):
+    for side in ("held", "spooled", "whole"):
         command = [sys.executable, "-m", "benchmarks.encode_memory", "--side", side, str(path)]
         command += [f"--width={chosen.width}"]
         output = subprocess.run(command, cwd=root, check=True, stdout=subprocess.PIPE, text=True)
@@ -121,7 +123,7 @@ def main(argv=None):
     if len(keys) != 1:
         print("  FAIL  the keys differ")
     print(f"  the table has {4 * chosen.width} bytes per item, which none of these hold")
-    timing.report("preparation, held against streamed", peaks["held"] / peaks["streamed"], LIMIT)
+    timing.report("preparation, held against spooled", peaks["held"] / peaks["spooled"], LIMIT)
 
 
 if __name__ == "__main__":

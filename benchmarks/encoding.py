@@ -18,6 +18,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from benchmarks import timing
@@ -31,26 +32,32 @@ def tokens_read(lengths, batch):
     return sum(len(each) * max(each) for each in batches)
 
 
-def compare(chosen, texts, encoder):
-    """Measure the three sides on one list of prompts."""
-    from recbole_llmemb.encode.shards import encode_in_shards
+def catalog_of(texts):
+    """Items with these texts."""
+    from recbole_llmemb.encode.texts import Catalog
 
+    unique = list(dict.fromkeys(texts))
+    number_of = {text: number for number, text in enumerate(unique)}
+    text_of = np.array([number_of[text] for text in texts])
+    tokens = [str(number) for number in range(len(texts))]
+    return Catalog(tokens, [], [], unique, text_of, np.empty((0, 16)), "", 0)
+
+
+def compare(chosen, texts, pool):
+    """Measure the three sides on one list of prompts."""
+    from recbole_llmemb.encode.shards import assemble, encode_resumably, plan_by_length
+
+    encoder = pool.encoder
     model = encoder.model
     kept = {}
 
     def ours():
-        unique = list(dict.fromkeys(texts))
-        with tempfile.TemporaryDirectory() as work:
-            vectors, _ = encode_in_shards(
-                unique,
-                encoder.encode,
-                Path(work),
-                "key",
-                step=encoder.batch_size,
-                lengths=encoder.lengths,
-            )
-        row_of = {text: row for row, text in enumerate(unique)}
-        kept["ours"] = vectors[[row_of[text] for text in texts]]
+        catalog = catalog_of(texts)
+        with tempfile.TemporaryDirectory() as folder:
+            work = Path(folder)
+            plan = plan_by_length(catalog.texts, encoder.lengths, work, "key", 1024)
+            encode_resumably(plan, catalog, pool, work)
+            kept["ours"] = assemble(plan, catalog.text_of, work).clone()
         return len(texts)
 
     def plain():
@@ -106,21 +113,21 @@ def main(argv=None):
 
     from recbole_llmemb.cli.encode import item_file_of
     from recbole_llmemb.config.recbole_config import defaults
-    from recbole_llmemb.encode.encoder import Encoder
-    from recbole_llmemb.encode.job import EncodeJob
+    from recbole_llmemb.encode.options import EncodeJob, EncoderSettings
+    from recbole_llmemb.encode.pools import LocalPool
     from recbole_llmemb.encode.source import find_encoder
 
-    encoder = Encoder(find_encoder(chosen.encoder), device=chosen.device)
+    pool = LocalPool(EncoderSettings(find_encoder(chosen.encoder), device=chosen.device))
     for dataset in chosen.datasets:
         known = defaults("", dataset)
         folder = None if dataset == "ml-100k" else chosen.data_path
         job = EncodeJob(
-            item_file_of(dataset, folder),
+            item_file=item_file_of(dataset, folder),
             fields=known.get("item_text_fields"),
             prompt=known.get("item_prompt"),
         )
         chosen.dataset = dataset
-        compare(chosen, job.prepare().texts[: chosen.items], encoder)
+        compare(chosen, job.prepare().prompts[: chosen.items], pool)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def plain(job):
 
     processes = job.processes()
     device, precision = processes.device, processes.precision(job.precision)
-    location = job.text.prepare().source.location
+    location = job.text.settings.source.location
     tokenizer = AutoTokenizer.from_pretrained(location)
     base = AutoModel.from_pretrained(location, dtype=DTYPES[precision])
     config = LoraConfig(

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from recbole_llmemb.encode.ray_worker import EncodeWorker
+from recbole_llmemb.encode.pools import EncodeWorker
 
 
 def vector(text):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.encode.options import EncodeJob, Workers
 
 _DESCRIPTION = """\
 Encode the items of a dataset into an embedding table, or import vectors made elsewhere.
@@ -23,72 +27,36 @@ same command is given again; a table that is there already is found, not built a
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of ``recbole-llm encode``."""
-    parser = argparse.ArgumentParser(
-        prog="recbole-llm encode",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--out", required=True, help="table directory to make")
-    parser.add_argument("--overwrite", action="store_true", help="replace a table that is there")
-    parser.add_argument("--pca_dim", type=int, help="reduce to this width by PCA")
+_RAY, _IMPORT = "on a cluster", "import"
 
-    text = parser.add_argument_group("item text")
-    text.add_argument("--dataset", help="its items are encoded")
-    text.add_argument("--data_path", help="folder that holds the dataset's folder")
-    text.add_argument(
-        "--items", metavar="FILE", help="encode these items: .item, .parquet or .jsonl"
-    )
-    text.add_argument("--config_files", help="property files of a run, whose text is the same")
-    text.add_argument("--fields", help="attributes to use, in this order: a,b,c (default: all)")
-    text.add_argument("--prompt", help="what stands before the attributes")
-    text.add_argument("--value_max_chars", type=int, help="cut longer values (default: 100)")
-    text.add_argument("--item_id_field", help="field of the item token (default: item_id)")
-    text.add_argument("--field_separator", help="of the .item file (default: tab)")
-    text.add_argument("--encoding", help="of the .item file (default: utf-8)")
 
-    encoder = parser.add_argument_group("encoder")
-    encoder.add_argument("--encoder", help="path or Hugging Face id (default: all-MiniLM-L6-v2)")
-    encoder.add_argument("--adapter", help="LoRA adapter directory of recbole-llm scft, or peft's")
-    encoder.add_argument("--pooling", choices=("mean", "last"), help="default: the encoder's own")
-    encoder.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
-    encoder.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda:0, or several: cuda:0,cuda:1"
-    )
-    encoder.add_argument("--batch_size", type=int, default=32, help="texts per forward pass")
-    encoder.add_argument("--max_length", type=int, help="cut longer texts, in tokens")
-    encoder.add_argument("--normalize", action="store_true", help="scale vectors to length one")
-    encoder.add_argument("--shard_size", type=int, default=1024, help="texts kept at a time")
-    encoder.add_argument(
-        "--trust_remote_code",
-        action="store_true",
-        help="run code that comes with the encoder; only where you have read it",
-    )
+class DatasetOptions(Checked):
+    """Whose items, and by which settings."""
 
-    ray = parser.add_argument_group("on a cluster")
-    ray.add_argument(
-        "--ray", action="store_true", help="encode with Ray, on the cluster at RAY_ADDRESS if set"
-    )
-    ray.add_argument("--num_workers", type=int, help="encoders (default: as many as fit)")
-    ray.add_argument(
-        "--gpus_per_worker", type=float, help="may be a fraction (default: 1 if there are GPUs)"
-    )
+    dataset: str | None = option(None, "its items are taken")
+    data_path: str | None = option(None, "folder that holds the dataset's folder")
+    config_files: str | None = option(None, "property files of a run, whose settings are the same")
 
-    imports = parser.add_argument_group("import")
-    imports.add_argument(
-        "--import", dest="source", metavar="FILE", help=".npy .npz .parquet .itememb .pkl"
+
+class EncodeOptions(DatasetOptions):
+    """What the command does beside encoding."""
+
+    out: str = option(..., "table directory to make")
+    overwrite: bool = option(False, "replace a table that is there")
+    items: str | None = option(
+        None, "encode these items: .item, .parquet or .jsonl", metavar="FILE"
     )
-    imports.add_argument("--tokens", metavar="FILE", help="one item token per line, in row order")
-    imports.add_argument("--token_column", help="token column of a Parquet file")
-    imports.add_argument(
-        "--i-trust-this-pickle",
-        dest="trust_pickle",
-        action="store_true",
-        help="read a .pkl file (arrays only)",
+    ray: bool = option(False, "encode with Ray, on the cluster at RAY_ADDRESS if set", group=_RAY)
+    source: str | None = option(
+        None, ".npy .npz .parquet .itememb .pkl", name="import", metavar="FILE", group=_IMPORT
     )
-    return parser
+    tokens: str | None = option(
+        None, "one item token per line, in row order", metavar="FILE", group=_IMPORT
+    )
+    token_column: str | None = option(None, "token column of a Parquet file", group=_IMPORT)
+    trust_pickle: bool = option(
+        False, "read a .pkl file (arrays only)", name="i-trust-this-pickle", group=_IMPORT
+    )
 
 
 def main(argv: list[str]) -> int:
@@ -97,22 +65,26 @@ def main(argv: list[str]) -> int:
     ``argv``: what follows ``encode``.
     Returns 0.
     """
-    options = build_parser().parse_args(argv)
+    parser = Options("encode", _DESCRIPTION).add(EncodeOptions).add(EncodeJob).add(Workers)
+    typed = parser.typed(argv)
+    options = EncodeOptions(**{k: v for k, v in typed.items() if k in EncodeOptions.model_fields})
+    workers = Workers(**{k: v for k, v in typed.items() if k in Workers.model_fields})
     if (options.source is None) == (options.dataset is None and options.items is None):
         raise UserError(
             "recbole-llm encode needs either --dataset or --items, whose items to encode, "
             "or --import, the file to import."
         )
-    if not options.ray and not (options.num_workers is None and options.gpus_per_worker is None):
+    if not options.ray and workers != Workers():
         raise UserError("--num_workers and --gpus_per_worker are for --ray; add it, or leave them.")
     if options.ray and options.source is not None:
         raise UserError("--ray encodes items; --import has nothing to encode, leave --ray out.")
-    if options.pca_dim is not None and options.pca_dim < 1:
-        raise UserError(f"--pca_dim is {options.pca_dim}; it must be at least 1.")
-    return _import(options) if options.source is not None else _encode(options)
+    if options.source is not None:
+        return _import(options, typed.get("pca_dim"))
+    job = _job(options, typed, parser.by_key(typed))
+    return _encode(options, job, workers if options.ray else None)
 
 
-def _import(options: argparse.Namespace) -> int:
+def _import(options: EncodeOptions, pca_dim: int | None) -> int:
     from recbole_llmemb.core.files import refuse_inputs
     from recbole_llmemb.table import import_table, reduce_pca
 
@@ -124,63 +96,48 @@ def _import(options: argparse.Namespace) -> int:
         allow_pickle_file=options.trust_pickle,
         token_column=options.token_column,
     )
-    if options.pca_dim:
-        table = reduce_pca(table, options.pca_dim)
+    if pca_dim:
+        table = reduce_pca(table, pca_dim)
     table.save(options.out, overwrite=options.overwrite)
     seconds = time.perf_counter() - began
     print(f"{options.out}: {len(table)} items × {table.width}, imported in {seconds:.1f} s")
     return 0
 
 
-def _encode(options: argparse.Namespace) -> int:
-    from recbole_llmemb.config.recbole_config import defaults, settings_of
-    from recbole_llmemb.encode.job import EncodeJob, run_job
-    from recbole_llmemb.encode.workers import Workers
+def _job(options: EncodeOptions, typed: dict[str, Any], keys: dict[str, Any]) -> EncodeJob:
+    """What ``run`` would encode with these settings, unless told otherwise."""
+    from recbole_llmemb.encode.build_or_load import job_from_config
 
-    # The same text as `run` would use, unless told otherwise.
-    known = defaults("", options.dataset or "") | settings_of(options.config_files)
-    job = EncodeJob(
-        item_file=(
-            Path(options.items).expanduser()
-            if options.items
-            else item_file_of(options.dataset, options.data_path)
-        ),
-        encoder=options.encoder or known.get("llm_encoder"),
-        fields=options.fields or known.get("item_text_fields"),
-        prompt=known.get("item_prompt") if options.prompt is None else options.prompt,
-        value_max_chars=(
-            known.get("item_value_max_chars")
-            if options.value_max_chars is None
-            else options.value_max_chars
-        ),
-        id_field=options.item_id_field or known.get("ITEM_ID_FIELD") or "item_id",
-        field_separator=(
-            known.get("field_separator", "\t")
-            if options.field_separator is None
-            else options.field_separator
-        ),
-        encoding=options.encoding or known.get("encoding") or "utf-8",
-        pooling=options.pooling,
-        dtype=options.dtype,
-        max_length=options.max_length,
-        normalize=options.normalize,
-        trust_remote_code=options.trust_remote_code,
-        adapter=options.adapter or known.get("llm_adapter"),
-        pca_dim=options.pca_dim,
-        batch_size=options.batch_size,
-        device=options.device,
-        shard_size=options.shard_size,
-    )
-    workers = None
-    if options.ray:
-        workers = Workers(options.num_workers, options.gpus_per_worker)
-        workers.check(options.device)
+    if options.items:
+        items = Path(options.items).expanduser()
+    else:
+        items = item_file_of(options.dataset, options.data_path)
+    job = job_from_config(settings_for(options, keys), items)
+    others = {name: typed[name] for name in ("shard_size", "pca_dim") if name in typed}
+    return job.model_copy(update=others)
+
+
+def _encode(options: EncodeOptions, job: EncodeJob, workers: Workers | None) -> int:
+    from recbole_llmemb.encode.job import run_job
+
     result = run_job(job, options.out, overwrite=options.overwrite, workers=workers)
     print(
         f"{result.path}: {result.rows} items × {result.width}, {result.unique} different texts, "
         f"{result.encoded} encoded now, {result.seconds:.1f} s"
     )
     return 0
+
+
+def settings_for(options: DatasetOptions, typed: dict[str, Any]) -> dict[str, Any]:
+    """The settings that ``run`` would have: the dataset's, those of files, those typed."""
+    from recbole_llmemb.config.checks import check_choices, check_numbers
+    from recbole_llmemb.config.recbole_config import defaults, settings_of
+
+    files = settings_of(options.config_files)
+    settings = defaultdict(lambda: None, defaults("", options.dataset or "") | files | typed)
+    check_numbers(settings)
+    check_choices(settings)
+    return settings
 
 
 def item_file_of(dataset: str, data_path: str | None) -> Path:

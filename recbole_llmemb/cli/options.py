@@ -2,7 +2,7 @@
 
 A field's ``json_schema_extra`` says what argparse cannot guess: ``group`` (a title), ``metavar``,
 ``also`` (other names), ``name`` (instead of the field's), ``positional``, ``repeat`` (a list that
-is given entry by entry), ``hidden`` (no option).
+is given entry by entry), ``hidden`` (no option), ``key`` (the configuration key it stands for).
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ class Options(argparse.ArgumentParser):
         """The values that were typed, by field; those that were not are not there."""
         given = vars(self.parse_args([self._plain(word) for word in argv]))
         return {name: self._value(name, given[name]) for name in self._fields if name in given}
+
+    def by_key(self, typed: dict[str, Any]) -> dict[str, Any]:
+        """Those of the typed values that stand for configuration keys, by key."""
+        keys = {name: (field.json_schema_extra or {}) for name, field in self._fields.items()}
+        return {keys[n]["key"]: value for n, value in typed.items() if "key" in keys[n]}
 
     def _value(self, name: str, text: Any) -> Any:
         field, option = self._fields[name], _option(name, self._fields[name])

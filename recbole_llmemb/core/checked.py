@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from recbole_llmemb.core.errors import UserError
@@ -21,12 +21,26 @@ _WANTED = {
     "bool_type": "True or False",
     "bool_parsing": "True or False",
     "string_type": "text, in quotes if need be",
+    "string_too_short": "text",
     "list_type": "a list",
     "greater_than_equal": "at least {ge}",
     "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
 }
+
+
+_OF_OPTIONS = {"key", "group", "metavar", "also", "name", "positional", "repeat", "hidden"}
+
+
+def option(default: Any, description: str, **more: Any) -> Any:
+    """A field that becomes a command-line option, see :mod:`recbole_llmemb.cli.options`.
+
+    ``default``: ``...`` where one must be given.
+    ``more``: bounds as pydantic has them, and what the option is to know.
+    """
+    extra = {name: more.pop(name) for name in _OF_OPTIONS & more.keys()}
+    return Field(default, description=description, json_schema_extra=extra, **more)
 
 
 class Checked(BaseModel):
@@ -52,7 +66,9 @@ def refusal(error: ValidationError, fields: dict[str, FieldInfo]) -> UserError:
     name = str(first["loc"][0]) if first["loc"] else ""
     if name in fields and first["type"] == "missing":
         return UserError(f"{name} is missing; give one.", key=name)
-    return refused_value(error, name, fields.get(name), name)
+    field = fields.get(name)
+    key = (field and field.json_schema_extra or {}).get("key", name)
+    return refused_value(error, key, field, name if key == name else f"{name} ({key})")
 
 
 def refused_value(
@@ -70,7 +86,7 @@ def refused_value(
     if field is None:
         return UserError(f"{name or 'The settings'}: {first['msg']}.", key=key or None)
     wanted = _WANTED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
-    if type(None) in get_args(field.annotation):
+    if type(None) in get_args(field.annotation) and not name.startswith("-"):
         wanted += ", or empty"
     value = first["input"]
     shown = value if first["type"].startswith(("greater", "less")) else repr(value)

@@ -1,11 +1,27 @@
 """Item text to vectors: attributes → prompts → encoder → embedding table.
 
-Nothing here imports PyTorch's companions (sentence-transformers, transformers) before a model is
-loaded, so that a cache hit costs nothing.
+What is named here is imported when it is first used, so that options and a cache hit cost
+nothing.
 """
 
-from recbole_llmemb.encode.build_or_load import cache_directory, ensure_table
-from recbole_llmemb.encode.prompts import item_prompts
-from recbole_llmemb.records.items import ItemText, read_items
+from __future__ import annotations
 
-__all__ = ["ItemText", "cache_directory", "ensure_table", "item_prompts", "read_items"]
+import importlib
+
+_HOMES = {
+    "EncodeJob": "recbole_llmemb.encode.options",
+    "ItemText": "recbole_llmemb.records.items",
+    "Workers": "recbole_llmemb.encode.options",
+    "cache_directory": "recbole_llmemb.encode.build_or_load",
+    "ensure_table": "recbole_llmemb.encode.build_or_load",
+    "item_prompts": "recbole_llmemb.encode.texts",
+    "read_items": "recbole_llmemb.records.items",
+    "run_job": "recbole_llmemb.encode.job",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

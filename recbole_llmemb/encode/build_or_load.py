@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import TableError, UserError
-from recbole_llmemb.encode.job import DEFAULT_BATCH_SIZE, EncodeJob, run_job
-from recbole_llmemb.encode.prompts import DEFAULT_MAX_CHARS
-from recbole_llmemb.table.format import EmbeddingTable, read_manifest
+from recbole_llmemb.encode.job import find_table, run_job
+from recbole_llmemb.encode.options import DEFAULT_BATCH_SIZE, EncodeJob
+from recbole_llmemb.encode.texts import DEFAULT_MAX_CHARS
+from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.reduce import reduce_pca
 
 CACHE_VARIABLE = "RECBOLE_LLMEMB_CACHE"
@@ -65,7 +65,7 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
         return _reduced(path, pca_dim, cache_directory(config), path.name, report)
 
     job = job_from_config(config)
-    short = job.prepare().source.short_name
+    short = job.settings.source.short_name
     name = f"{_get(config, 'dataset')}-{short}-{job.key[:12]}"
     # A damaged table in the cache is replaced: nobody but this function puts tables there.
     path = run_job(job, cache_directory(config) / name, overwrite=True, report=report).path
@@ -80,11 +80,14 @@ def cache_directory(config: Mapping[str, Any]) -> Path:
     return Path(os.path.expanduser(chosen or os.path.join("~", ".cache", "recbole-llmemb")))
 
 
-def job_from_config(config: Mapping[str, Any]) -> EncodeJob:
-    """The encoding job of a configuration (without the PCA, which is a table of its own)."""
+def job_from_config(config: Mapping[str, Any], items: Path | None = None) -> EncodeJob:
+    """The encoding job of a configuration (without the PCA, which is a table of its own).
+
+    ``items``: their file, where it is not the dataset's.
+    """
     dataset = _get(config, "dataset")
-    item_file = Path(_get(config, "data_path") or ".") / f"{dataset}.item"
-    if not item_file.is_file():
+    item_file = items or Path(_get(config, "data_path") or ".") / f"{dataset}.item"
+    if items is None and not item_file.is_file():
         raise UserError(
             f"The dataset {dataset!r} has no item file {item_file}, whose text would be encoded; "
             "provide it, give a ready table (llm_table), or set item_embedding to id."
@@ -119,29 +122,22 @@ def _reduced(source: Path, dim: int, cache: Path, stem: str, report: Callable[[s
     table = EmbeddingTable.load(source)
     tag = hashlib.blake2b(f"{table.fingerprint} {dim}".encode(), digest_size=6).hexdigest()
     out = cache / f"{stem}-pca{dim}-{tag}"
-    try:
-        # Looked for before locking too: a cache that can only be read is still a cache.
-        hit = _is_reduction(out, table.fingerprint, dim)
-        if not hit:
-            cache.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache / f".{out.name}.lock"):
-                hit = _is_reduction(out, table.fingerprint, dim)
-                if not hit:
-                    reduce_pca(table, dim).save(out, overwrite=True)
-    except OSError as error:
-        raise UserError(f"The table {out} cannot be written: {error}.") from error
+
+    def find() -> EmbeddingTable | None:
+        found = find_table(out)
+        pca = {} if found is None else found.manifest.get("pca") or {}
+        whole = pca.get("source_fingerprint") == table.fingerprint and found.width == dim
+        return found if whole and found.projection is not None else None
+
+    def build() -> EmbeddingTable:
+        reduced = reduce_pca(table, dim)
+        reduced.save(out, overwrite=True)
+        return reduced
+
+    _, hit = build_or_load(find, build, out, "table")
     seconds = time.perf_counter() - began
     report(f"table: {'cache hit' if hit else f'reduced to {dim}'} {out} ({seconds:.1f} s)")
     return out
-
-
-def _is_reduction(out: Path, fingerprint: str, dim: int) -> bool:
-    try:
-        pca = read_manifest(out).get("pca") or {}
-        table = EmbeddingTable.load(out, expected_width=dim)
-    except TableError:
-        return False
-    return pca.get("source_fingerprint") == fingerprint and table.projection is not None
 
 
 class Overlay:

@@ -13,6 +13,7 @@ import torch
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import usable_device
 from recbole_llmemb.encode.adapter import Adapter, load_adapter
+from recbole_llmemb.encode.options import DEFAULT_BATCH_SIZE
 from recbole_llmemb.encode.source import EncoderSource, refuse_code
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -86,7 +87,7 @@ class Encoder:
         device: Any = None,
         max_length: int | None = None,
         normalize: bool = False,
-        batch_size: int = 32,
+        batch_size: int = DEFAULT_BATCH_SIZE,
         trust_remote_code: bool = False,
         adapter: Adapter | None = None,
     ):

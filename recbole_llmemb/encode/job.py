@@ -1,37 +1,32 @@
-"""One encoding job: from an item file to a table directory, resumable, never done twice."""
+"""Running a job: from an item file to a table directory, resumable, never done twice."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.core.artifacts import build_lock
+import torch
+from tqdm import tqdm
+
+from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.directories import require_free
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
-from recbole_llmemb.encode.adapter import find_adapter
-from recbole_llmemb.encode.encoder import check_options
-from recbole_llmemb.encode.item_stream import Catalogue, scan
-from recbole_llmemb.encode.local import encode_locally
-from recbole_llmemb.encode.prepared import Prepared
-from recbole_llmemb.encode.prompts import (
-    DEFAULT_INSTRUCTION,
-    DEFAULT_MAX_CHARS,
-    item_prompt,
-    item_prompts,
+from recbole_llmemb.encode.options import DEFAULT_BATCH_SIZE, EncodeJob, Workers
+from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
+from recbole_llmemb.encode.shards import (
+    assemble,
+    encode_resumably,
+    plan_by_length,
+    plan_in_file_order,
 )
-from recbole_llmemb.encode.shards import DEFAULT_SHARD_SIZE
-from recbole_llmemb.encode.source import find_encoder
-from recbole_llmemb.encode.workers import Workers
-from recbole_llmemb.records.items import ItemText, open_items, read_items
+from recbole_llmemb.encode.texts import item_prompts
 from recbole_llmemb.table.format import (
     EmbeddingTable,
     library_versions,
@@ -39,105 +34,6 @@ from recbole_llmemb.table.format import (
     table_files,
 )
 from recbole_llmemb.table.reduce import reduce_pca
-
-DEFAULT_BATCH_SIZE = 32
-
-
-@dataclass
-class EncodeJob:
-    """What to encode and how. See the configuration reference for the meaning of each field.
-
-    Everything but ``batch_size``, ``device``, ``shard_size`` and ``trust_remote_code`` decides
-    the vectors and is part of :attr:`key`.
-    """
-
-    item_file: Path
-    encoder: str | None = None
-    fields: Sequence[str] | None = None
-    prompt: str | None = None
-    value_max_chars: int | None = DEFAULT_MAX_CHARS
-    id_field: str = "item_id"
-    field_separator: str = "\t"
-    encoding: str = "utf-8"
-    pooling: str | None = None
-    dtype: str = "float32"
-    max_length: int | None = None
-    normalize: bool = False
-    trust_remote_code: bool = False
-    adapter: str | os.PathLike | None = None
-    pca_dim: int | None = None
-    batch_size: int = DEFAULT_BATCH_SIZE
-    device: Any = None
-    shard_size: int = DEFAULT_SHARD_SIZE
-    _prepared: Prepared | None = field(default=None, init=False, repr=False, compare=False)
-
-    def prepare(self, streamed: bool = False) -> Prepared:
-        """Read the items and find the encoder, without loading it (once; later calls are free).
-
-        ``streamed``: do not hold the texts, but a
-        :class:`~recbole_llmemb.encode.item_stream.Catalogue`.
-        """
-        if self._prepared is None or (self._prepared.catalogue is not None) != streamed:
-            check_options(self.pooling, self.dtype)
-            for name in ("batch_size", "shard_size"):
-                if getattr(self, name) < 1:
-                    raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-            if self.max_length is not None and self.max_length < 1:
-                raise UserError(f"max_length is {self.max_length}; it must be at least 1.")
-            if (self.value_max_chars or 0) < 0:
-                raise UserError(
-                    f"value_max_chars is {self.value_max_chars}; it must not be negative."
-                )
-            if not self.field_separator:
-                raise UserError("field_separator is empty; give what stands between two fields.")
-            source = find_encoder(self.encoder)
-            pooling, max_length, adapter = self.pooling, self.max_length, None
-            if self.adapter:  # what it was trained with, unless told otherwise
-                adapter = find_adapter(self.adapter)
-                adapter.check(source.identity, source.name, pooling)
-                pooling = pooling or adapter.manifest.get("pooling")
-                max_length = max_length or adapter.manifest.get("max_length")
-            read = self._scan if streamed else self._read
-            self._prepared = Prepared(
-                *read(), self.instruction, source, pooling, max_length, adapter
-            )
-        return self._prepared
-
-    @property
-    def instruction(self) -> str:
-        """What stands before the attributes."""
-        return DEFAULT_INSTRUCTION if self.prompt is None else self.prompt
-
-    @property
-    def place(self) -> tuple:
-        """What :func:`~recbole_llmemb.records.items.open_items` needs to know."""
-        return self.item_file, self.fields, self.id_field, self.field_separator, self.encoding
-
-    def _read(self) -> tuple[ItemText, list[str], None]:
-        items = read_items(*self.place)
-        return items, item_prompts(items.attributes, self.instruction, self.value_max_chars), None
-
-    def _scan(self) -> tuple[ItemText, list[str], Catalogue]:
-        file = open_items(*self.place)
-        found = scan(file, lambda item: item_prompt(item, self.instruction, self.value_max_chars))
-        return ItemText(found.tokens, [], file.fields), [], found
-
-    @property
-    def key(self) -> str:
-        """Hash of all the vectors depend on; two jobs with one key give one table."""
-        ready = self._prepared or self.prepare()
-        facts = {
-            "texts": ready.texts_hash,
-            "encoder": ready.source.identity,
-            "pooling": ready.pooling or ready.source.own_pooling(),
-            "dtype": self.dtype,
-            "max_length": ready.max_length,
-            "normalize": self.normalize,
-            "pca_dim": self.pca_dim,
-        }
-        if ready.adapter:  # without one, as before there were any
-            facts["adapter"] = ready.adapter.fingerprint
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
 
 
 @dataclass
@@ -173,84 +69,162 @@ def run_job(
     """
     began = time.perf_counter()
     out = Path(out)
-    ready = job.prepare(streamed=workers is not None)
+    if workers:
+        workers.check(job.device)
+    made = job.settings
+    items = job.prepare(spool=out.parent if workers else None)
     encoded = 0
-    # Looked for before locking too: a cache that can only be read is still a cache.
-    table = _find(job, out)
-    hit = table is not None
-    if not hit:
-        with build_lock(out, "table"):
-            table = _find(job, out)
-            hit = table is not None
-            if not hit:
-                adapter = ready.adapter and ready.adapter.path
-                refuse_inputs(out, [job.item_file, ready.source.location, adapter])
-                require_free(out, overwrite, table_files)
-                report(
-                    f"table: building {out} ({len(ready.items.tokens)} items, {ready.unique} "
-                    f"different texts, encoder {ready.source.name})"
-                )
-                table, encoded = _build(job, ready, out, report, workers)
-                table.save(out, overwrite=overwrite)
-                for work in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
-                    shutil.rmtree(work, ignore_errors=True)
+
+    def find() -> EmbeddingTable | None:
+        return find_table(out, inputs_hash=job.key)
+
+    def build() -> EmbeddingTable:
+        nonlocal encoded
+        refuse_inputs(out, [job.item_file, made.source.location, job.adapter])
+        require_free(out, overwrite, table_files)
+        report(
+            f"table: building {out} ({len(items.tokens)} items, {len(items.texts)} different "
+            f"texts, encoder {made.source.name})"
+        )
+        if items.bare:
+            report(f"table: {items.bare} items have no text and share one vector")
+        vectors, encoded = _encode(job, out, report, workers)
+        if encoded < len(items.texts):
+            old = len(items.texts) - encoded
+            report(f"table: {old} texts were encoded by an interrupted run")
+        table = EmbeddingTable(items.tokens, vectors, manifest_of(job))
+        if job.pca_dim:
+            table = reduce_pca(table, job.pca_dim)
+        table.save(out, overwrite=overwrite)
+        for work in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
+            shutil.rmtree(work, ignore_errors=True)
+        return table
+
+    table, hit = build_or_load(find, build, out, "table")
     seconds = time.perf_counter() - began
     size = f"{len(table)} × {table.width}"
     report(f"table: {'cache hit' if hit else 'built'} {out} ({size}, {seconds:.1f} s)")
-    return EncodeResult(out, len(table), table.width, ready.unique, encoded, hit, seconds)
+    return EncodeResult(out, len(table), table.width, len(items.texts), encoded, hit, seconds)
 
 
-def _find(job: EncodeJob, out: Path) -> EmbeddingTable | None:
-    """The table of this very job, when it is there and whole."""
+def find_table(out: Path, **facts: Any) -> EmbeddingTable | None:
+    """The table of a folder, when it is whole and its manifest has these entries."""
     try:
-        if read_manifest(out).get("inputs_hash") != job.key:
+        manifest = read_manifest(out)
+        if any(manifest.get(name) != fact for name, fact in facts.items()):
             return None
         return EmbeddingTable.load(out)
     except TableError:
         return None
 
 
-def _build(
-    job: EncodeJob,
-    ready: Prepared,
-    out: Path,
-    report: Callable[[str], None],
-    workers: Workers | None,
-) -> tuple[EmbeddingTable, int]:
-    if ready.bare:
-        report(f"table: {ready.bare} items have no text and share one vector")
-    if workers is None:
-        work = out.parent / f".{out.name}.work-{job.key}"
-        vectors, encoded = encode_locally(job, ready, work, report)
+def _encode(
+    job: EncodeJob, out: Path, report: Callable[[str], None], workers: Workers | None
+) -> tuple[torch.Tensor, int]:
+    """Vectors of all items, and how many texts were encoded for them now."""
+    items, key = job.items, job.key
+    work = out.parent / f".{out.name}.work-{key}"
+    if workers:
+        work = work.with_name(f"{work.name}-ray")  # other texts per shard than local ones have
+        plan = plan_in_file_order(items, key, job.shard_size)
+        pool = RayPool(job.settings, workers, work, report)
+        encoded = encode_resumably(plan, items, pool, work)
     else:
-        from recbole_llmemb.encode.ray_encode import encode_with_ray
-
-        # Other texts per shard than local ones have.
-        work = out.parent / f".{out.name}.work-{job.key}-ray"
-        vectors, encoded = encode_with_ray(job, ready, work, report, workers)
-    if encoded < ready.unique:
-        report(f"table: {ready.unique - encoded} texts were encoded by an interrupted run")
-    table = EmbeddingTable(ready.items.tokens, vectors, _manifest(job, ready))
-    return (reduce_pca(table, job.pca_dim) if job.pca_dim else table), encoded
+        pool = LocalPool(job.settings)
+        try:
+            plan = plan_by_length(items.texts, pool.lengths, work, key, job.shard_size)
+            encoded = encode_resumably(plan, items, pool, work)
+        finally:
+            pool.close()
+    return assemble(plan, items.text_of, work), encoded
 
 
-def _manifest(job: EncodeJob, ready: Prepared) -> dict[str, Any]:
+def manifest_of(job: EncodeJob) -> dict[str, Any]:
+    """What the table of a job says of itself; :func:`encode_new_items` reads it."""
+    made, items = job.settings, job.items
     adapter = {}
-    if ready.adapter:
-        facts = {"path": str(ready.adapter.path), "fingerprint": ready.adapter.fingerprint}
+    if made.adapter:
+        facts = {"path": str(made.adapter.path), "fingerprint": made.adapter.fingerprint}
         adapter = {"adapter": facts}
     return {
-        "encoder": ready.source.name,
-        "revision": ready.source.revision,
+        "encoder": made.source.name,
+        "revision": made.source.revision,
         **adapter,
-        "pooling": ready.pooling or ready.source.own_pooling() or "the encoder's own",
+        "pooling": made.pooling or made.source.own_pooling() or "the encoder's own",
         "normalize": job.normalize,
         "encoder_dtype": job.dtype,
-        "max_length": ready.max_length,
-        "prompt": ready.instruction,
-        "fields": ready.items.fields,
+        "max_length": made.max_length,
+        "prompt": job.instruction,
+        "fields": items.fields,
         "value_max_chars": job.value_max_chars,
-        "texts_hash": ready.texts_hash,
+        "texts_hash": items.texts_hash,
         "inputs_hash": job.key,
         "versions": library_versions(),
     }
+
+
+def encode_new_items(
+    table: str, attributes: Sequence[Mapping[str, str]], config: Mapping[str, Any]
+) -> torch.Tensor:
+    """Vectors of new items by a table's own encoder, prompt and fields, ``(m, D)``.
+
+    ``table``: table directory; its manifest says how.
+    ``attributes``: of each item, name to text.
+    ``config``: for device, batch size and ``llm_trust_remote_code``.
+    """
+    manifest = read_manifest(table)
+    if not manifest.get("encoder") or "prompt" not in manifest:
+        raise UserError(
+            f"The table {table} was imported, so how its vectors were made is not known; give the "
+            "new items' vectors, made in the same way, as a table directory (recbole-llm encode "
+            "--import)."
+        )
+    fields = list(manifest.get("fields") or [])
+    if not any(field in one for one in attributes for field in fields):
+        raise UserError(
+            f"The new items have none of the fields that the table's text is made of "
+            f"({', '.join(fields)}); name them so."
+        )
+    job = _job_of(manifest, table, config)
+    chosen = [{f: one[f] for f in fields if f in one} for one in attributes]
+    texts = item_prompts(chosen, job.instruction, job.value_max_chars)
+    pool = LocalPool(job.settings)
+    try:
+        with tqdm(total=len(texts), desc="encode", unit="text", disable=None) as progress:
+            return longest_first(pool.encoder, texts, job.batch_size, progress.update).float()
+    finally:
+        pool.close()
+
+
+def _job_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, Any]) -> EncodeJob:
+    """The job that made a table; refuses an encoder or an adapter that has changed since."""
+    revision, used = str(manifest["revision"]), manifest.get("adapter") or {}
+    pooling = manifest.get("pooling")
+    job = EncodeJob(
+        item_file=table,
+        encoder=manifest["encoder"],
+        # A commit of the hub; a directory's files are looked at where they are.
+        revision=None if revision.startswith("files:") else revision,
+        prompt=manifest["prompt"],
+        value_max_chars=manifest.get("value_max_chars"),
+        pooling=pooling if pooling in ("mean", "last") else None,
+        dtype=manifest.get("encoder_dtype") or "float32",
+        max_length=manifest.get("max_length"),
+        normalize=bool(manifest.get("normalize")),
+        adapter=used.get("path"),
+        batch_size=config["llm_batch_size"] or DEFAULT_BATCH_SIZE,
+        device=config["device"],
+        trust_remote_code=bool(config["llm_trust_remote_code"]),
+    )
+    found, adapter = job.settings.source, job.settings.adapter
+    if found.revision != revision:
+        raise UserError(
+            f"The encoder {manifest['encoder']!r} of the table {table} is not what it was "
+            f"({found.revision}, then {revision}); put that one back."
+        )
+    if adapter and adapter.fingerprint != used["fingerprint"]:
+        raise UserError(
+            f"The adapter {adapter.path} is not the one that the table was encoded with "
+            f"(fingerprint {adapter.fingerprint}, not {used['fingerprint']}); put that one back."
+        )
+    return job

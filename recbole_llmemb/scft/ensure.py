@@ -52,5 +52,5 @@ def ensure_adapter(config: Mapping[str, Any], report: Callable[[str], None] = pr
     folder = cache_directory(config) / "adapters"
     processes = job.processes()
     key = job.key(processes.precision(job.precision), processes.count)
-    name = f"{known['dataset']}-{job.text.prepare().source.short_name}-{key[:12]}"
+    name = f"{known['dataset']}-{job.text.settings.source.short_name}-{key[:12]}"
     return run_job(job, folder / name, report=report).path

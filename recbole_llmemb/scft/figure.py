@@ -12,7 +12,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, require_writable
 from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
-from recbole_llmemb.encode.prompts import item_prompts
+from recbole_llmemb.encode.texts import item_prompts
 
 _KINDS = (".png", ".pdf", ".svg")
 
@@ -40,9 +40,9 @@ def draw(job, adapter: Path, file: str) -> None:
     ``adapter``: the directory it made.
     ``file``: where to; its suffix is the format.
     """
-    ready, text = job.prepare(), job.text.prepare()
+    ready, text = job.prepare(), job.text.settings
     items = (ready.held.items or ready.train.items)[:1000]
-    prompts = item_prompts(items, text.instruction, job.text.value_max_chars)
+    prompts = item_prompts(items, job.text.instruction, job.text.value_max_chars)
     vectors = []
     for each in (None, find_adapter(adapter)):
         encoder = Encoder(

@@ -17,7 +17,7 @@ from recbole_llmemb.core.directories import atomic_directory, files_in, require_
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest
-from recbole_llmemb.encode.job import EncodeJob
+from recbole_llmemb.encode.options import EncodeJob
 from recbole_llmemb.scft.processes import Processes
 from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
@@ -61,20 +61,26 @@ class ScftJob:
         """Read the items and split them, without loading the encoder (once)."""
         if self._prepared is None:
             text = self.text.prepare()
-            if all(len(item) < 2 for item in text.items.attributes):
+            if all(len(item) < 2 for item in text.attributes):
                 raise UserError(
                     f"Every item of {self.text.item_file} has one attribute at most "
-                    f"({', '.join(text.items.fields)}), so its two views would be equal; name "
+                    f"({', '.join(text.fields)}), so its two views would be equal; name "
                     "more fields (item_text_fields), or do without scft."
                 )
-            train, held = split_items(text.items.attributes, self.holdout, MOST_HELD_OUT, self.seed)
+            train, held = split_items(text.attributes, self.holdout, MOST_HELD_OUT, self.seed)
             if len(train) < 2:
                 raise UserError(
                     f"{self.text.item_file} leaves {len(train)} item to train on, and a "
                     "contrast needs two; give more items or a smaller scft_holdout."
                 )
             views = [
-                Views(part, text.instruction, self.text.value_max_chars, self.drop_ratio, self.seed)
+                Views(
+                    part,
+                    self.text.instruction,
+                    self.text.value_max_chars,
+                    self.drop_ratio,
+                    self.seed,
+                )
                 for part in (train, held)
             ]
             self._prepared = _Prepared(*views)
@@ -96,11 +102,11 @@ class ScftJob:
         """
         text = self.text.prepare()
         facts = {
-            "items": [list(map(list, item.items())) for item in text.items.attributes],
-            "instruction": text.instruction,
+            "items": [list(map(list, item.items())) for item in text.attributes],
+            "instruction": self.text.instruction,
             "value_max_chars": self.text.value_max_chars,
-            "encoder": text.source.identity,
-            "pooling": self.text.pooling or text.source.own_pooling(),
+            "encoder": self.text.settings.source.identity,
+            "pooling": self.text.pooling or self.text.settings.source.own_pooling(),
             "max_length": self.text.max_length,
             "batch": [self.batch_per_process(processes), processes],
             **self.settings(precision),
@@ -172,8 +178,7 @@ def run_job(
             hit = manifest is not None
             if not hit:
                 if processes.first:
-                    text = job.text.prepare()
-                    refuse_inputs(out, [job.text.item_file, text.source.location])
+                    refuse_inputs(out, [job.text.item_file, job.text.settings.source.location])
                     require_free(out, overwrite, _written, "an adapter")
                 work = out.parent / f".{out.name}.work-{key}"
                 if processes.first and not resume:
@@ -183,7 +188,7 @@ def run_job(
 
                 report(
                     f"scft: training {out} ({len(ready.train.items):,} items, "
-                    f"{len(ready.held.items):,} held out, encoder {job.text.prepare().source.name})"
+                    f"{len(ready.held.items):,} held out, encoder {job.text.settings.source.name})"
                 )
                 save, facts = train(job, processes, precision, work, report)
                 manifest = _manifest(job, precision, processes.count, key) | facts
@@ -218,16 +223,16 @@ def _find(key: str, out: Path) -> Mapping | None:
 
 
 def _manifest(job: ScftJob, precision: str, processes: int, key: str) -> dict:
-    text = job.text.prepare()
+    source = job.text.settings.source
     return {
         "format_version": 1,
-        "encoder": text.source.name,
-        "revision": text.source.revision,
-        "encoder_identity": text.source.identity,
-        "pooling": job.text.pooling or text.source.own_pooling(),
+        "encoder": source.name,
+        "revision": source.revision,
+        "encoder_identity": source.identity,
+        "pooling": job.text.pooling or source.own_pooling(),
         "max_length": job.text.max_length,
-        "prompt": text.instruction,
-        "fields": text.items.fields,
+        "prompt": job.text.instruction,
+        "fields": job.text.items.fields,
         "value_max_chars": job.text.value_max_chars,
         **job.settings(precision),
         "processes": processes,

@@ -117,7 +117,7 @@ def _train(job, processes, precision, work, report):
 
     def save(folder: Path) -> None:
         config = model.transformers_model.peft_config["default"]
-        source = job.text.prepare().source
+        source = job.text.settings.source
         config.base_model_name_or_path = source.location
         config.inference_mode = True
         config.revision = None if source.is_directory else source.revision
@@ -134,7 +134,7 @@ def load_base(job: ScftJob, device: torch.device, precision: str):
         options = {"quantization_config": _quantization(job.quantize, device, precision)}
         options["device_map"] = {"": device}
     model = load_pipeline(
-        job.text.prepare().source,
+        job.text.settings.source,
         pooling=job.text.pooling,
         dtype=DTYPES[precision],
         device=str(device),

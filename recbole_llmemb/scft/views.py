@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from recbole_llmemb.encode.prompts import item_prompts
+from recbole_llmemb.encode.texts import item_prompts
 
 
 def draw_view(attributes: Mapping[str, str], ratio: float, draw: random.Random) -> dict[str, str]:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from encode_models import make_model, write_dataset
 
 from recbole_llmemb.cli.encode import item_file_of, main
 from recbole_llmemb.core.errors import TableError, UserError
+from recbole_llmemb.encode.build_or_load import job_from_config
+from recbole_llmemb.encode.options import EncodeJob
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -95,12 +98,13 @@ def test_user_errors(args, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("args", [["--outt=x"], [], ["--out=x", "--batch_size=many"]])
-def test_unknown_options_exit_with_2(args, capsys):
-    with pytest.raises(SystemExit) as caught:
+@pytest.mark.parametrize(
+    ("args", "token"),
+    [(["--outt=x"], "--out"), ([], "--out"), (["--out=x", "--batch_size=many"], "--batch_size")],
+)
+def test_options_that_are_none(args, token):
+    with pytest.raises(UserError, match=token):
         main(args)
-    assert caught.value.code == 2
-    assert "usage: recbole-llm encode" in capsys.readouterr().err
 
 
 def test_bundled_dataset():
@@ -108,24 +112,71 @@ def test_bundled_dataset():
     assert path.is_file() and "dataset_example" in str(path)
 
 
-def test_defaults_of_the_dataset_are_those_of_run(tmp_path, monkeypatch):
-    """A table encoded by hand is the one that ``run`` would build."""
-    from recbole_llmemb.config.recbole_config import defaults
+@pytest.fixture
+def job_of(tmp_path, monkeypatch):
+    """``job_of(options)``: what the command would encode."""
     from recbole_llmemb.encode import job as job_module
-    from recbole_llmemb.encode.build_or_load import job_from_config
 
     jobs = []
 
     def stop(job, *args, **kwargs):
         jobs.append(job)
-        raise UserError("enough")
+        raise InterruptedError
 
     monkeypatch.setattr(job_module, "run_job", stop)
-    with pytest.raises(UserError, match="enough"):
-        main(["--dataset=ml-100k", f"--out={tmp_path / 'out'}"])
+
+    def of(options):
+        with pytest.raises(InterruptedError):
+            main([*options, f"--out={tmp_path / 'out'}"])
+        return jobs[-1]
+
+    return of
+
+
+def test_defaults_of_the_dataset_are_those_of_run(job_of):
+    """A table encoded by hand is the one that ``run`` would build."""
+    from recbole_llmemb.config.recbole_config import defaults
+
     folder = item_file_of("ml-100k", None).parent
     config = {**defaults("LLMEmbSASRec", "ml-100k"), "dataset": "ml-100k", "data_path": folder}
-    assert jobs[0].key == job_from_config(config).key
+    assert job_of(["--dataset=ml-100k"]).key == job_from_config(config).key
+
+
+def test_settings_of_files_are_those_of_run(tmp_path, job_of):
+    """All that decides the vectors, not the text alone; what is typed comes before it."""
+    path = write_dataset(tmp_path / "data")
+    settings = {
+        "llm_encoder": str(make_model(tmp_path / "encoder", "llama")),
+        "llm_dtype": "bfloat16",
+        "llm_pooling": "last",
+        "llm_max_length": 9,
+        "llm_normalize": True,
+        "llm_batch_size": 3,
+        "item_value_max_chars": 5,
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(settings))
+    place = [f"--data_path={tmp_path / 'data'}", f"--config_files={tmp_path / 'mine.yaml'}"]
+    job = job_of(["--dataset=tiny", *place])
+    config = {**settings, "dataset": "tiny", "data_path": path.parent}
+    wanted = job_from_config({**config, "item_prompt": job.prompt})
+    assert job.key == wanted.key and job.batch_size == 3
+    typed = job_of(
+        ["--dataset=tiny", *place, "--dtype=float32", "--no-normalize", "--fields=title"]
+    )
+    assert (typed.dtype, typed.normalize, typed.fields) == ("float32", False, ["title"])
+    assert typed.pooling == "last" and typed.key != job.key
+    (tmp_path / "mine.yaml").write_text("llm_dtype: int4\n")
+    with pytest.raises(UserError, match="llm_dtype"):
+        main(["--dataset=tiny", *place, f"--out={tmp_path / 'out'}"])
+
+
+def test_batches_are_as_large_as_those_of_run(job_of):
+    from recbole_llmemb.config.recbole_config import defaults
+
+    default = defaults("", "")["llm_batch_size"]
+    assert (
+        job_of(["--dataset=ml-100k"]).batch_size == EncodeJob(item_file="x").batch_size == default
+    )
 
 
 def test_module_imports_nothing_heavy():

@@ -123,8 +123,8 @@ def test_cache_of_the_environment_and_of_the_home(config, tmp_path, monkeypatch)
     ("change", "message"),
     [
         ({"dataset": "other"}, "dataset 'other' has no item file .*other.item"),
-        ({"llm_pooling": "max"}, "llm_pooling is 'max'"),
-        ({"llm_dtype": "int4"}, "llm_dtype is 'int4'"),
+        ({"llm_pooling": "max"}, "llm_pooling.* is 'max'"),
+        ({"llm_dtype": "int4"}, "llm_dtype.* is 'int4'"),
         ({"llm_pca_dim": 99}, "llm_pca_dim is 99.*16 wide.*1 to 16"),
         ({"llm_pca_dim": "many"}, "llm_pca_dim is 'many'; it must be a whole number"),
         ({"llm_encoder": "/not/here"}, "no encoder directory /not/here"),

@@ -16,10 +16,11 @@ from ray_stubs import stub, vector
 
 from recbole_llmemb.cli.encode import main
 from recbole_llmemb.cli.main import main as command
+from recbole_llmemb.core.cluster import require_ray
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import EncodeJob, run_job
-from recbole_llmemb.encode.workers import Workers, require_ray
+from recbole_llmemb.encode.options import Workers
 from recbole_llmemb.table import EmbeddingTable
 
 ITEMS = 60
@@ -33,7 +34,7 @@ def cluster():
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
         patch.setenv("OMP_NUM_THREADS", "1")
-        ray = require_ray()
+        ray = require_ray("encode --ray", "ray", "ray", {})
         options = {"num_cpus": 2, "object_store_memory": 100 << 20, "include_dashboard": False}
         for patience in (2, 1, 0):  # Ray gives a slow machine half a minute to start
             try:
@@ -70,7 +71,7 @@ def stubbed(tmp_path, monkeypatch):
     def put(sleep=0.0, broken=""):
         log = tmp_path / "log.txt"
         worker = stub(log, sleep, broken)
-        monkeypatch.setattr("recbole_llmemb.encode.ray_encode.EncodeWorker", worker)
+        monkeypatch.setattr("recbole_llmemb.encode.pools.EncodeWorker", worker)
         return log
 
     return put
@@ -102,7 +103,7 @@ def wait_for(condition, alive=lambda: True, seconds=600):
 
 def test_same_table_as_local(tmp_path, cluster, job, capfd):
     lines = []
-    result = run_job(job(), tmp_path / "ray", report=lines.append, workers=Workers(2))
+    result = run_job(job(), tmp_path / "ray", report=lines.append, workers=Workers(number=2))
     assert (result.rows, result.encoded, result.cache_hit) == (ITEMS, result.unique, False)
     assert result.unique < ITEMS
     assert any("workers 2, shards to encode 15 of 15" in line for line in lines)
@@ -115,7 +116,7 @@ def test_same_table_as_local(tmp_path, cluster, job, capfd):
         assert ours.manifest[key] == local.manifest[key], key
     # Each is a hit for the other, and nothing but the tables remains.
     assert run_job(job(), tmp_path / "ray").cache_hit
-    assert run_job(job(), tmp_path / "local", workers=Workers(1)).cache_hit
+    assert run_job(job(), tmp_path / "local", workers=Workers(number=1)).cache_hit
     left = {".local.lock", ".ray.lock", "local", "ray", "tiny"}
     assert set(os.listdir(tmp_path)) - {"cache"} == left
     assert "core_worker" not in capfd.readouterr().err  # Ray keeps its talk to itself
@@ -137,7 +138,7 @@ def test_lost_worker(tmp_path, cluster, job, stubbed):
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    result = run_job(job, out, workers=Workers(2))
+    result = run_job(job, out, workers=Workers(number=2))
     killer.join()
     assert 3 <= len(kept) < 15 and result.encoded == result.unique
     check_table(out, items)
@@ -153,12 +154,12 @@ def test_lost_worker(tmp_path, cluster, job, stubbed):
 DRIVER = """
 import sys
 from ray_stubs import stub
-from recbole_llmemb.encode import ray_encode
+from recbole_llmemb.encode import pools
 from recbole_llmemb.encode.job import EncodeJob, run_job
-from recbole_llmemb.encode.workers import Workers
-ray_encode.EncodeWorker = stub({log!r}, sleep=0.3)
+from recbole_llmemb.encode.options import Workers
+pools.EncodeWorker = stub({log!r}, sleep=0.3)
 job = EncodeJob(item_file={items!r}, encoder={encoder!r}, batch_size=4, shard_size=4)
-run_job(job, {out!r}, workers=Workers(1))
+run_job(job, {out!r}, workers=Workers(number=1))
 """
 
 
@@ -196,7 +197,7 @@ def test_killed_driver(tmp_path, cluster, job, encoder, stubbed):
     damaged.write_bytes(data)
 
     log = stubbed()
-    result = run_job(job, out, workers=Workers(1))
+    result = run_job(job, out, workers=Workers(number=1))
     check_table(out, items)
     again = [line.split(" ", 1)[1] for line in log.read_text().splitlines()]
     assert result.encoded == len(again) == result.unique - 4 * (len(kept) - 1)
@@ -205,8 +206,8 @@ def test_killed_driver(tmp_path, cluster, job, encoder, stubbed):
 
 def test_encoder_overflow_is_one_sentence(tmp_path, cluster, job, stubbed):
     stubbed(broken="soap")
-    with pytest.raises(UserError, match="NaN or infinity for 1 texts, the first of the text '"):
-        run_job(job(), tmp_path / "out", workers=Workers(1))
+    with pytest.raises(UserError, match="NaN or infinity for 1 texts, the first of item '"):
+        run_job(job(), tmp_path / "out", workers=Workers(number=1))
     assert not (tmp_path / "out").exists()
     assert (next(tmp_path.glob(".out.work-*")) / "ray.log").exists()
 
@@ -214,10 +215,10 @@ def test_encoder_overflow_is_one_sentence(tmp_path, cluster, job, stubbed):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--ray", "--num_workers=0"], "--num_workers is 0; it must be at least 1"),
-        (["--ray", "--gpus_per_worker=-1"], "--gpus_per_worker is -1.0"),
+        (["--ray", "--num_workers=0"], "--num_workers is 0"),
+        (["--ray", "--gpus_per_worker=-1"], "--gpus_per_worker is -1"),
         (["--ray", "--gpus_per_worker=1.5"], "--gpus_per_worker is 1.5"),
-        (["--ray", "--gpus_per_worker=nan"], "--gpus_per_worker is nan"),
+        (["--ray", "--gpus_per_worker=nan"], "--gpus_per_worker is 'nan'"),
         (["--ray", "--device=cuda:1"], "--device is 'cuda:1', but with --ray"),
         (["--ray", "--device=cpu", "--gpus_per_worker=1"], "--device is cpu, but"),
         (["--num_workers=2"], "are for --ray"),
@@ -236,12 +237,17 @@ def test_user_errors(tmp_path, job, encoder, options, message):
 
 def test_no_room_for_a_worker():
     nodes = [{"CPU": 4.0, "GPU": 3.0}, {"CPU": 1.0, "GPU": 2.0}]
-    assert Workers().fit(nodes, None) == Workers(4, 1)  # a CPU each
-    assert Workers().fit(nodes, "cpu") == Workers(5, 0)
-    assert Workers(gpus=0.5).fit(nodes, None) == Workers(5, 0.5)
-    assert Workers(gpus=2).fit(nodes, None) == Workers(2, 2)
-    assert Workers(9, 0).fit(nodes, None) == Workers(5, 0)
-    assert Workers(3, 0).fit(nodes, None) == Workers(3, 0)
+
+    def fitted(device=None, **options):
+        found = Workers(**options).fit(nodes, device)
+        return found.number, found.gpus
+
+    assert fitted() == (4, 1)  # a CPU each
+    assert fitted("cpu") == (5, 0)
+    assert fitted(gpus=0.5) == (5, 0.5)
+    assert fitted(gpus=2) == (2, 2)
+    assert fitted(number=9, gpus=0) == (5, 0)
+    assert fitted(number=3, gpus=0) == (3, 0)
     with pytest.raises(UserError, match="No node .* has 4 GPUs and a CPU"):
         Workers(gpus=4).fit(nodes, None)
     with pytest.raises(UserError, match="No node .* has 1 GPUs"):

@@ -18,7 +18,7 @@ from test_tune_search import settings_for
 from recbole_llmemb.apps.tune import search
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import EncodeJob, run_job
-from recbole_llmemb.encode.workers import Workers
+from recbole_llmemb.encode.options import Workers
 from recbole_llmemb.table import EmbeddingTable
 
 pytest.importorskip("ray")
@@ -122,7 +122,7 @@ def test_a_node_is_lost(tmp_path, nodes, monkeypatch):
     encoder = make_model(tmp_path / "tiny-model", "bert")
     log, out, killed = tmp_path / "log.txt", tmp_path / "out", []
     worker = stub(log, sleep=0.5)
-    monkeypatch.setattr("recbole_llmemb.encode.ray_encode.EncodeWorker", worker)
+    monkeypatch.setattr("recbole_llmemb.encode.pools.EncodeWorker", worker)
 
     def workers():
         lines = log.read_text().splitlines() if log.exists() else []
@@ -140,8 +140,8 @@ def test_a_node_is_lost(tmp_path, nodes, monkeypatch):
     lines = []
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    job = EncodeJob(path, encoder=str(encoder), batch_size=4, shard_size=4)
-    result = run_job(job, out, workers=Workers(2), report=lines.append)
+    job = EncodeJob(item_file=path, encoder=str(encoder), batch_size=4, shard_size=4)
+    result = run_job(job, out, workers=Workers(number=2), report=lines.append)
     killer.join()
     assert killed and any("nodes 2, workers 2, shards to encode 30 of 30" in line for line in lines)
     assert result.encoded == ITEMS

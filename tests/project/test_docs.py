@@ -377,11 +377,11 @@ def test_files_shown_are_readable(tmp_path):
 
 
 def test_manifest_shown_has_the_keys_written(table, tmp_path):
-    from recbole_llmemb.encode.job import EncodeJob, _manifest
+    from recbole_llmemb.encode.job import EncodeJob, manifest_of
 
     (tmp_path / "mine.item").write_text("item_id:token\ttitle:token_seq\nB1\tRose\nB2\tMint\n")
-    job = EncodeJob(tmp_path / "mine.item")
-    table.manifest = _manifest(job, job.prepare())
+    job = EncodeJob(item_file=tmp_path / "mine.item")
+    table.manifest = manifest_of(job)
     table.save(tmp_path / "table")
     (_, shown), *_ = blocks(DOCS / "tables.md", "json")
     written = json.loads((tmp_path / "table" / "manifest.json").read_text())

@@ -15,7 +15,7 @@ from torch import nn
 
 from recbole_llmemb.apps.serve.scorers import scores_are_products
 from recbole_llmemb.core.errors import UserError, name_some, refuse_twice
-from recbole_llmemb.encode.encode_new_items import encode_like
+from recbole_llmemb.encode.job import encode_new_items
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows
 from recbole_llmemb.records.items import read_dataset_items
 from recbole_llmemb.records.values import text_of, token_of
@@ -80,7 +80,7 @@ def vectors_of(items: NewItems, config) -> torch.Tensor:
     """Vectors of new items as the model's table has them before llm_pca_dim, ``(m, D)``."""
     vectors = items.vectors
     if vectors is None:
-        vectors = encode_like(config["llm_table_used"]["path"], items.attributes, config)
+        vectors = encode_new_items(config["llm_table_used"]["path"], items.attributes, config)
     broken = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
     if broken:
         raise UserError(
