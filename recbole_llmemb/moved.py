@@ -13,6 +13,7 @@ _MOVED = {
     "checkpoint": "core.checkpoint and config.plain",
     "convert": "apps.convert",
     "data.hooks": "plugin",
+    "encode.workers": "encode.options",
     "errors": "core.errors",
     "model": "models",
     "model.backbones": "models.llmemb.backbones",

@@ -20,14 +20,16 @@ def vector(text):
 
 
 class StubEncoder:
-    def __init__(self, log, sleep, broken):
-        self.log, self.sleep, self.broken = log, sleep, broken
+    def __init__(self, log, sleep, broken, deadly):
+        self.log, self.sleep, self.broken, self.deadly = log, sleep, broken, deadly
 
     def lengths(self, texts):
         return [len(text) for text in texts]
 
     def encode(self, texts):
         time.sleep(self.sleep)
+        if self.deadly in texts:
+            os._exit(1)
         with open(self.log, "a") as file:
             file.writelines(f"{os.getpid()} {text}\n" for text in texts)
         vectors = torch.tensor([vector(text) for text in texts])
@@ -36,9 +38,10 @@ class StubEncoder:
         return vectors
 
 
-def stub(log, sleep=0.0, broken=""):
-    """A class of workers that take ``sleep`` seconds per batch, and fail on texts of ``broken``."""
-    options = {"log": str(log), "sleep": sleep, "broken": broken}
+def stub(log, sleep=0.0, broken="", deadly=""):
+    """A class of workers that take ``sleep`` seconds per batch, fail on texts with ``broken`` in
+    them, and die of the text ``deadly``."""
+    options = {"log": str(log), "sleep": sleep, "broken": broken, "deadly": deadly}
     return type("StubWorker", (StubWorker,), {"options": options})
 
 

@@ -59,13 +59,18 @@ class EncodeOptions(DatasetOptions):
     )
 
 
+def build_parser() -> Options:
+    """The options of ``recbole-llm encode``."""
+    return Options("encode", _DESCRIPTION).add(EncodeOptions).add(EncodeJob).add(Workers)
+
+
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm encode``.
 
     ``argv``: what follows ``encode``.
     Returns 0.
     """
-    parser = Options("encode", _DESCRIPTION).add(EncodeOptions).add(EncodeJob).add(Workers)
+    parser = build_parser()
     typed = parser.typed(argv)
     options = EncodeOptions(**{k: v for k, v in typed.items() if k in EncodeOptions.model_fields})
     workers = Workers(**{k: v for k, v in typed.items() if k in Workers.model_fields})

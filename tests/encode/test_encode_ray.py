@@ -66,11 +66,11 @@ def job(tmp_path, encoder):
 
 @pytest.fixture
 def stubbed(tmp_path, monkeypatch):
-    """``stubbed(sleep, broken)``: workers without a model from now on; gives their log."""
+    """``stubbed(sleep, broken, deadly)``: workers without a model from now on; gives their log."""
 
-    def put(sleep=0.0, broken=""):
+    def put(sleep=0.0, broken="", deadly=""):
         log = tmp_path / "log.txt"
-        worker = stub(log, sleep, broken)
+        worker = stub(log, sleep, broken, deadly)
         monkeypatch.setattr("recbole_llmemb.encode.pools.EncodeWorker", worker)
         return log
 
@@ -212,13 +212,26 @@ def test_encoder_overflow_is_one_sentence(tmp_path, cluster, job, stubbed):
     assert (next(tmp_path.glob(".out.work-*")) / "ray.log").exists()
 
 
+def test_a_text_that_kills_its_workers(tmp_path, cluster, job, stubbed):
+    """Its shard is not tried for ever; the others are kept."""
+    deadly = texts_of(job().item_file)[9]
+    log = stubbed(deadly=deadly)
+    with pytest.raises(UserError, match="workers died over the shard 2 "):
+        run_job(job(), tmp_path / "out", workers=Workers(number=1))
+    assert not (tmp_path / "out").exists() and 2 not in finished(tmp_path)
+    stubbed()
+    kept = len(finished(tmp_path))
+    assert kept >= 2 and len({line.split()[0] for line in log.read_text().splitlines()}) >= 2
+    assert run_job(job(), tmp_path / "out", workers=Workers(number=1)).encoded <= ITEMS - 4 * kept
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--ray", "--num_workers=0"], "--num_workers is 0"),
         (["--ray", "--gpus_per_worker=-1"], "--gpus_per_worker is -1"),
         (["--ray", "--gpus_per_worker=1.5"], "--gpus_per_worker is 1.5"),
-        (["--ray", "--gpus_per_worker=nan"], "--gpus_per_worker is 'nan'"),
+        (["--ray", "--gpus_per_worker=nan"], "--gpus_per_worker is nan"),
         (["--ray", "--device=cuda:1"], "--device is 'cuda:1', but with --ray"),
         (["--ray", "--device=cpu", "--gpus_per_worker=1"], "--device is cpu, but"),
         (["--num_workers=2"], "are for --ray"),

@@ -114,9 +114,8 @@ def test_command(words, known_keys):
 
 def check_recbole_llm(arguments, known_keys):
     if arguments[0] == "encode":
-        options = encode.build_parser().parse_args(arguments[1:])
-        assert (options.dataset or options.items) is None or options.source is None
-        assert options.dataset or options.items or options.source
+        typed = set(encode.build_parser().typed(arguments[1:]))
+        assert ("source" in typed) != bool({"dataset", "items"} & typed)
         return
     if arguments[0] == "scft":
         scft.build_parser().parse_args(arguments[1:])
@@ -185,7 +184,7 @@ def keys_in(text):
 def test_keys_in_text(page, known_keys):
     commands = (convert, encode, export, order_test, recommend, scft)
     parsers = [command.build_parser() for command in commands]
-    options = {action.dest for parser in parsers for action in parser._actions}
+    options = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
     found = keys_in(page.read_text(encoding="utf-8"))
     assert found <= known_keys | options | set(SearchOptions.model_fields) | {"config_dict"}
 
