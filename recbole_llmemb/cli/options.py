@@ -126,7 +126,7 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(one for one in get_args(annotation) if one is not type(None))
     if get_origin(annotation) in (list, tuple, Sequence):
-        return get_args(annotation)[0], True
+        return _kind(get_args(annotation)[0])[0], True
     return annotation, False
 
 

@@ -79,10 +79,15 @@ class RecordFile:
                 yield from self._parquet(wanted, progress, size)
                 return
             read = self._json if self.kind == "json" else self._text
-            rows = read(wanted, on_bad or self.refuse, progress)
-            while part := list(itertools.islice(rows, size)):
-                numbers, values = zip(*part)
-                yield list(numbers), [list(column) for column in zip(*values)]
+            numbers, rows = [], []
+            for number, row in read(wanted, on_bad or self.refuse, progress):
+                numbers.append(number)
+                rows.append(row)
+                if len(rows) == size:
+                    yield numbers, [list(column) for column in zip(*rows)]
+                    numbers, rows = [], []
+            if rows:
+                yield numbers, [list(column) for column in zip(*rows)]
 
     def rows(self, wanted: Sequence[str]) -> Iterator[tuple[int, tuple]]:
         """Number and wanted values of one record after the other; bad ones are refused."""

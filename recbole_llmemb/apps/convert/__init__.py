@@ -2,9 +2,23 @@
 
 - :mod:`.columns` finds out which column is what, :mod:`.times` what kind of times there are;
 - :mod:`.interactions` keeps who, what and when as numbers, and drops the rare;
-- :mod:`.items` gathers the text of the items that are left, :mod:`.job` does all of it.
+- :mod:`.items` gathers the text of the items that are left, :mod:`.dataset` does all of it.
+
+What is named here is imported when it is first used, so that options cost nothing.
 """
 
-from recbole_llmemb.apps.convert.job import ConvertJob, convert
+from __future__ import annotations
 
-__all__ = ["ConvertJob", "convert"]
+import importlib
+
+_HOMES = {
+    "ConvertJob": "recbole_llmemb.apps.convert.job",
+    "convert": "recbole_llmemb.apps.convert.dataset",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

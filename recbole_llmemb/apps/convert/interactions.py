@@ -1,52 +1,32 @@
-"""Who did what and when, kept as numbers: 24 bytes an interaction, and each token once."""
+"""Who did what and when, kept as numbers: 20 bytes an interaction, and each token once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
-from recbole_llmemb.apps.convert.report import DropCounter
+from recbole_llmemb.apps.convert.report import Report
 from recbole_llmemb.apps.convert.times import Clock, numbers
 from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import one_line, token_of
 
-#: Why a line is left out while it is read, in the order in which it is looked at.
-REASONS = ("malformed", "no_user_or_item", "bad_time", "bad_rating", "low_rating")
-
 
 @dataclass
 class Interactions:
-    """Interactions, in the order of the files."""
+    """Interactions, in the order of the files, and what was left out."""
 
-    users: np.ndarray  # users, items: (n,): Numbers of tokens
-    items: np.ndarray
-    times: np.ndarray  # times, ratings: (n,): Seconds; ratings only where there are any
-    ratings: np.ndarray | None
-    user_tokens: list[str]  # user_tokens, item_tokens: By number
-    item_tokens: list[str]
-    read: int  # Lines that were read, those left out included
-    dropped: dict[str, DropCounter] = field(default_factory=dict)  # By :data:`REASONS`
-
-    def __len__(self):
-        return len(self.users)
-
-    def keep(self, chosen: np.ndarray) -> Interactions:
-        """Those chosen by a mask or by their places, with the same numbering."""
-        ratings = None if self.ratings is None else self.ratings[chosen]
-        return Interactions(
-            self.users[chosen], self.items[chosen], self.times[chosen], ratings,
-            self.user_tokens, self.item_tokens, self.read, self.dropped,
-        )  # fmt: skip
-
-    def sizes(self) -> tuple[int, int, int]:
-        """Numbers of interactions, users and items."""
-        return len(self), len(np.unique(self.users)), len(np.unique(self.items))
+    # user, item: numbers of tokens; time: seconds; rating: only where there are any.
+    table: pd.DataFrame
+    users: list[str]  # users, items: Tokens by number
+    items: list[str]
+    rows: Report
 
 
 def read_interactions(
-    sources: Sequence[RecordFile],
+    files: Sequence[RecordFile],
     roles: dict[str, str | None],
     clock: Clock,
     min_rating: float | None = None,
@@ -60,87 +40,79 @@ def read_interactions(
     ``min_rating``: lower ratings are left out.
     ``progress``: whether to show how far it is.
     """
-    dropped = {reason: DropCounter() for reason in REASONS}
-    user_numbers: dict[str, int] = {}
-    item_numbers: dict[str, int] = {}
+    rows = Report()
+    read, malformed = rows.row("interactions read"), rows.row("  - malformed lines")
+    # Why a line is left out while it is read, in the order in which it is looked at.
+    no_id, no_time, no_rating = (
+        rows.row(f"  - without {what}")
+        for what in ("user or item", "a time that can be read", "a rating that can be read")
+    )
+    low = None if min_rating is None else rows.row(f"  - rated below {min_rating:g}")
+    known: dict[str, dict[str, int]] = {"user": {}, "item": {}}
     wanted = [column for column in dict.fromkeys(roles.values()) if column]
-    parts: list[tuple] = []
-    read = 0
-    for source in sources:
-        where = "line " if len(sources) == 1 else f"{source.path.name} line "
-        for lines, columns in source.pieces(wanted, dropped["malformed"].within(where), progress):
-            found = dict(zip(wanted, columns))
-            users = [one_line(token_of(value)) for value in found[roles["user"]]]
-            items = [one_line(token_of(value)) for value in found[roles["item"]]]
-            times = np.arange(read, read + len(lines), dtype=np.float64)
+    parts = []
+    for file in files:
+        where = "line " if len(files) == 1 else f"{file.path.name} line "
+        for lines, columns in file.pieces(wanted, malformed.within(where), progress):
+            given = dict(zip(wanted, columns))
+            tokens = {role: _tokens(given[roles[role]], known[role]) for role in known}
+            times = np.arange(read.count, read.count + len(lines), dtype=np.float64)
             if roles["time"]:
-                times = clock.seconds(found[roles["time"]])
-            ratings = np.zeros(len(lines))
-            if roles["rating"]:
-                ratings = numbers(found[roles["rating"]])
-            read += len(lines)
-            no_id = np.array([not (user and item) for user, item in zip(users, items)])
-            bad = {
-                "no_user_or_item": no_id,
-                "bad_time": np.isnan(times),
-                "bad_rating": ~np.isfinite(ratings),
-                "low_rating": ratings < (-np.inf if min_rating is None else min_rating),
-            }
+                times = clock.seconds(given[roles["time"]])
+            ratings = numbers(given[roles["rating"]]) if roles["rating"] else np.zeros(len(lines))
+            read.count += len(lines)
             good = np.ones(len(lines), dtype=bool)
-            for reason, mask in bad.items():
-                dropped[reason].add((lines[i] for i in np.flatnonzero(good & mask)), where)
-                good &= ~mask
+            for reason, mask in (
+                (no_id, [not (user and item) for user, item in zip(*tokens.values())]),
+                (no_time, np.isnan(times)),
+                (no_rating, ~np.isfinite(ratings)),
+                (low, ratings < (-np.inf if min_rating is None else min_rating)),
+            ):
+                bad = good & mask
+                if reason is not None:
+                    reason.add((lines[i] for i in np.flatnonzero(bad)), where)
+                good &= ~bad
             chosen = np.flatnonzero(good)
-            parts.append(
-                (
-                    _numbered(users, chosen, user_numbers),
-                    _numbered(items, chosen, item_numbers),
-                    times[chosen],
-                    ratings[chosen].astype(np.float32),
-                )
-            )
-    read += dropped["malformed"].count
-    columns = [np.concatenate(part) for part in zip(*parts)] if parts else [np.zeros(0)] * 4
-    users, items, times, ratings = columns
-    return Interactions(
-        users.astype(np.int32), items.astype(np.int32), times,
-        ratings if roles["rating"] else None,
-        list(user_numbers), list(item_numbers), read, dropped,
-    )  # fmt: skip
+            part = {role: _numbered(tokens[role], chosen, known[role]) for role in known}
+            part |= {"time": times[chosen], "rating": ratings[chosen].astype(np.float32)}
+            parts.append(pd.DataFrame(part))
+    read.count += malformed.count
+    table = pd.concat(parts, ignore_index=True) if parts else _NONE
+    table = table if roles["rating"] else table.drop(columns="rating")
+    return Interactions(table, list(known["user"]), list(known["item"]), rows)
 
 
-def _numbered(tokens, chosen, numbers):
+_NONE = pd.DataFrame({"user": [], "item": [], "time": [], "rating": []})
+
+
+def _tokens(values, known):
+    return [v if type(v) is str and v in known else one_line(token_of(v)) for v in values]
+
+
+def _numbered(tokens, chosen, known):
     """Numbers of the chosen tokens; new ones get the next."""
-    found = (numbers.setdefault(tokens[i], len(numbers)) for i in chosen.tolist())
+    found = (known.setdefault(tokens[i], len(known)) for i in chosen.tolist())
     return np.fromiter(found, dtype=np.int32, count=len(chosen))
+
+
+def sizes(table: pd.DataFrame) -> tuple[int, int, int]:
+    """Numbers of interactions, users and items."""
+    return len(table), table["user"].nunique(), table["item"].nunique()
 
 
 # -- what is left out of interactions that are fine in themselves -------------------------
 
 
-def in_order(interactions: Interactions) -> np.ndarray:
-    """Places of the interactions by user, then time; equal times as they were read."""
-    return np.lexsort((interactions.times, interactions.users))
+def repeated(table: pd.DataFrame, which: str) -> np.ndarray:
+    """Mask of the interactions that repeat others, of those in the order of time.
 
-
-def repeated(interactions: Interactions, which: str) -> np.ndarray:
-    """Mask of the interactions that repeat others.
-
-    ``interactions``: by user, then time.
     ``which``: ``exact``: the same user, item and time as an earlier one. ``first`` and ``last``:
     the same user and item, where the earliest or the latest is to stay. ``none``: no one repeats.
     """
-    users, items, times = interactions.users, interactions.items, interactions.times
-    found = np.zeros(len(users), dtype=bool)
-    if which == "none" or not len(users):
-        return found
-    order = np.lexsort((items, users)) if which != "exact" else np.lexsort((items, times, users))
-    same = (users[order][1:] == users[order][:-1]) & (items[order][1:] == items[order][:-1])
-    if which == "exact":
-        same &= times[order][1:] == times[order][:-1]
-    # lexsort is stable, so that equals stand in the order of time.
-    found[order[:-1] if which == "last" else order[1:]] = same
-    return found
+    if which == "none":
+        return np.zeros(len(table), dtype=bool)
+    same = ["user", "item", "time"] if which == "exact" else ["user", "item"]
+    return table.duplicated(same, keep="last" if which == "last" else "first").to_numpy()
 
 
 def k_core(users, items, min_user: int, min_item: int) -> tuple[np.ndarray, int]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from recbole_llmemb.apps.convert.report import DropCounter
-from recbole_llmemb.apps.convert.writing import line_of
+from recbole_llmemb.apps.convert.report import Report
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.records.reader import RecordFile, is_number
 from recbole_llmemb.records.values import one_line, text_of, token_of
@@ -27,10 +26,7 @@ class ItemLines:
     numeric: list[bool]  # Which hold numbers in all lines where they hold anything
     has: np.ndarray  # (n_items,): Items of which there is a line
     empty: np.ndarray  # (n_items,): Of these, the ones with nothing in it
-    read: int = 0  # read, unmet: Lines read; those of items without interactions
-    unmet: int = 0
-    # ``malformed``, ``no_item``, ``repeated``.
-    dropped: dict[str, DropCounter] = field(default_factory=dict)
+    rows: Report  # What was read and left out
 
 
 def check_names(columns: Sequence[str]) -> None:
@@ -40,12 +36,13 @@ def check_names(columns: Sequence[str]) -> None:
     if twice:
         raise UserError(
             f"The columns {name_some(twice)} would both be the field {_name(twice[0])}; name those "
-            "to keep with --item_fields."
+            "to keep with --item_fields.",
+            key="item_fields",
         )
 
 
 def gather(
-    sources: Sequence[tuple[RecordFile, str]],
+    files: Sequence[tuple[RecordFile, str]],
     fields: Sequence[str],
     item_tokens: Sequence[str],
     path: Path,
@@ -53,55 +50,54 @@ def gather(
 ) -> ItemLines:
     """Read files of items once; keep on disk what is said of those with interactions.
 
-    ``sources`` (RecordFile, str): each with its column of the item.
+    ``files`` (RecordFile, str): each with its column of the item.
     ``fields``: columns to keep.
     ``item_tokens``: the items to keep.
     ``path``: where to write.
     ``progress``: whether to show how far it is.
     """
     numbers = {name: number for number, name in enumerate(item_tokens)}
-    names = [_name(field) for field in fields]
-    found = ItemLines(
-        path, names, [True] * len(fields),
-        np.zeros(len(numbers), dtype=bool), np.zeros(len(numbers), dtype=bool),
-        dropped={reason: DropCounter() for reason in ("malformed", "no_item", "repeated")},
-    )  # fmt: skip
-    filled = [False] * len(fields)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        for source, column in sources:
-            where = "line " if len(sources) == 1 else f"{source.path.name} line "
+    has, empty = np.zeros((2, len(numbers)), dtype=bool)
+    rows = Report()
+    read, malformed = rows.row("item lines read"), rows.row("  - malformed lines")
+    no_item = rows.row("  - without item")
+    repeated = rows.row("  - of an item that was there already")
+    unmet = rows.row("  - of items without interactions")
+    kinds: list[set[bool]] = [set() for _ in fields]  # Whether what a field holds are numbers
+    with open(path, "w", encoding="utf-8", newline="") as output:
+        for file, column in files:
+            where = "line " if len(files) == 1 else f"{file.path.name} line "
             # A file may lack a column that another one has.
-            own = [name for name in fields if name in source.columns]
-            wanted = [column, *own]
-            for lines, columns in source.pieces(
-                wanted, found.dropped["malformed"].within(where), progress
-            ):
-                found.read += len(lines)
-                for line, values in zip(lines, zip(*columns)):
-                    item = one_line(token_of(values[0]))
-                    if not item:
-                        found.dropped["no_item"].add([line], where)
-                        continue
+            own = [name for name in fields if name in file.columns]
+            for lines, columns in file.pieces([column, *own], malformed.within(where), progress):
+                read.count += len(lines)
+                for line, (given, *values) in zip(lines, zip(*columns)):
+                    item = one_line(token_of(given))
                     number = numbers.get(item)
-                    if number is None:
-                        found.unmet += 1
-                        continue
-                    if found.has[number]:
-                        found.dropped["repeated"].add([line], where)
-                        continue
-                    said = dict(zip(own, map(text_of, values[1:])))
-                    cells = [said.get(f, "") for f in fields]
-                    found.has[number], found.empty[number] = True, not any(cells)
-                    for place, cell in enumerate(cells):
-                        if cell:
-                            filled[place] = True
-                            found.numeric[place] = found.numeric[place] and is_number(cell)
-                    file.write(line_of([number, *cells]))
-    found.read += found.dropped["malformed"].count
-    found.numeric = [number and some for number, some in zip(found.numeric, filled)]
-    return found
+                    if not item:
+                        no_item.add([line], where)
+                    elif number is None:
+                        unmet.count += 1
+                    elif has[number]:
+                        repeated.add([line], where)
+                    else:
+                        said = dict(zip(own, map(text_of, values)))
+                        cells = [said.get(name, "") for name in fields]
+                        has[number], empty[number] = True, not any(cells)
+                        for kind, cell in zip(kinds, cells):
+                            if cell:
+                                kind.add(is_number(cell))
+                        output.write(line_of([number, *cells]))
+    read.count += malformed.count
+    numeric = [kind == {True} for kind in kinds]
+    return ItemLines(path, [_name(field) for field in fields], numeric, has, empty, rows)
 
 
 def _name(column):
     name = "_".join(column.replace(":", " ").split())
     return f"item_{name}" if name in _TAKEN else name
+
+
+def line_of(cells) -> str:
+    """A line of an atomic file; the cells hold neither tabs nor line breaks."""
+    return "\t".join(map(str, cells)) + "\n"

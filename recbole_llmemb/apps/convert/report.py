@@ -14,10 +14,12 @@ _SHOWN = 5
 
 
 @dataclass
-class DropCounter:
-    """How many of something were dropped, and the lines of the first few."""
+class Count:
+    """A row of the report: how many of something, and where the first few are."""
 
+    what: str
     count: int = 0
+    note: str = ""
     # ``line 7``, or ``file.csv line 7`` where several files are read.
     places: list[str] = field(default_factory=list)
 
@@ -33,13 +35,22 @@ class DropCounter:
         return lambda line, why: self.add([line], where)
 
     def __str__(self) -> str:
-        more = ", …" if self.count > len(self.places) else ""
-        return ", ".join(self.places) + more if self.places else ""
+        more = [self.note] if self.note else ["…"] if self.count > len(self.places) > 0 else []
+        return ", ".join([*self.places, *more])
+
+
+class Report(list):
+    """Rows of :class:`Count`."""
+
+    def row(self, what: str, count: int = 0, note: str = "") -> Count:
+        """Add a row, which may go on counting."""
+        self.append(Count(what, int(count), note))
+        return self[-1]
 
 
 @dataclass
 class Converted:
-    """What came out: where, how much, and the rows of the report."""
+    """What came out: where, how much, and the report."""
 
     path: Path  # path, settings: The dataset's folder and its property file
     settings: Path
@@ -47,17 +58,12 @@ class Converted:
     users: int
     items: int
     has_text: bool  # Whether there is an ``.item`` file
-    # What, how many interactions or lines, and where the first of them are.
-    rows: list[tuple] = field(default_factory=list)
+    rows: Report
 
     def table(self) -> str:
         """The report for people."""
-        rows = [
-            [what, f"{count:,}" if isinstance(count, int) else count, str(places)]
-            for what, count, places in self.rows
-        ]
         return tabulate(
-            rows,
+            [[row.what, f"{row.count:,}", str(row)] for row in self.rows],
             headers=["", "count", "first lines"],
             tablefmt="simple",
             disable_numparse=True,
@@ -72,54 +78,3 @@ class Converted:
             f"recbole-llm --model=LLMEmbSASRec --dataset={self.path.name} "
             f"--data_path={self.path.parent} --config_files={self.settings}{more}"
         )
-
-
-def rows_of(job, found, lines, steps, present, sizes) -> list[tuple]:
-    """The report: what was read, what was dropped and why, what was written.
-
-    ``found``: as read.
-    ``steps``: what was dropped after reading.
-    ``present`` (n_items,): items that are written.
-    ``sizes``: interactions, users and items written.
-    """
-    dropped = found.dropped
-    rows: list[tuple] = [("interactions read", found.read, "")]
-    reasons = {
-        "malformed": "malformed lines",
-        "no_user_or_item": "without user or item",
-        "bad_time": "without a time that can be read",
-        "bad_rating": "without a rating that can be read",
-        "low_rating": f"rated below {job.min_rating or 0:g}",
-    }
-    if job.min_rating is None:
-        del reasons["low_rating"]
-    rows += [(f"  - {words}", dropped[key].count, dropped[key]) for key, words in reasons.items()]
-    same = {"exact": "user, item and time", "none": "-"}.get(job.dedupe, "user and item")
-    rows.append((f"  - repeated (same {same})", steps["repeated"], ""))
-    if "without_metadata" in steps:
-        rows.append(("  - of items without metadata", steps["without_metadata"], ""))
-    rounds = f"in {steps['rounds']} round{'s' * (steps['rounds'] != 1)}; "
-    rounds += f"{steps['k_core_users']:,} users"
-    rounds += f" and {steps['k_core_items']:,} items went with them"
-    few = f"  - fewer than {job.min_user} per user or {job.min_item} per item"
-    rows.append((few, steps["k_core"], rounds))
-    rows.append(("interactions written", sizes[0], ""))
-    rows += [("  users", sizes[1], ""), ("  items", sizes[2], "")]
-    if lines is None:
-        return rows
-    rows.append(("item lines read", lines.read, ""))
-    words = {
-        "malformed": "malformed lines",
-        "no_item": "without item",
-        "repeated": "of an item that was there already",
-    }
-    rows += [
-        (f"  - {text}", lines.dropped[key].count, lines.dropped[key]) for key, text in words.items()
-    ]
-    rows.append(("  - of items without interactions", lines.unmet, ""))
-    gone = int((lines.has & ~present).sum())
-    rows.append(("  - of items whose interactions were dropped", gone, ""))
-    rows.append(("item lines written", int((lines.has & present).sum()), ""))
-    rows.append(("  with nothing in them", int((lines.empty & present).sum()), ""))
-    rows.append(("items without metadata", int((~lines.has).sum()), ""))
-    return rows

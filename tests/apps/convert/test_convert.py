@@ -39,11 +39,11 @@ def table(path):
 
 
 def counts(done):
-    return {what.strip(" -"): count for what, count, _ in done.rows}
+    return {row.what.strip(" -"): row.count for row in done.rows}
 
 
 def places(done):
-    return {what.strip(" -"): str(where) for what, _, where in done.rows}
+    return {row.what.strip(" -"): str(row) for row in done.rows}
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_csv_and_every_reason(write):
     found, where = counts(done), places(done)
     assert found["interactions read"] == 10
     assert (found["malformed lines"], found["without user or item"]) == (0, 2)  # of the items
-    rows = [(what.strip(" -"), count, str(place)) for what, count, place in done.rows]
+    rows = [(row.what.strip(" -"), row.count, str(row)) for row in done.rows]
     assert ("malformed lines", 1, "line 6") in rows
     assert where["without user or item"] == "line 4, line 8"
     assert where["without a time that can be read"] == "line 5"
@@ -324,7 +324,7 @@ def test_repeats(write, dedupe, kept):
     done, _ = job(interactions=[path], dedupe=dedupe)
     found = [time + item for _, item, time in table("dataset/mine/mine.inter")[1]]
     assert found == kept
-    (repeated,) = [count for what, count, _ in done.rows if "repeated" in what]
+    (repeated,) = [row.count for row in done.rows if "repeated" in row.what]
     assert repeated == 5 - len(kept)
 
 
@@ -441,14 +441,14 @@ def test_nothing_half_written(write, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="already holds a converted dataset"):
         job(interactions=[path])
     before = (tmp_path / "dataset/mine/mine.inter").read_bytes()
-    from recbole_llmemb.apps.convert import writing
+    from recbole_llmemb.apps.convert import dataset
 
     def fail(*_):
         raise OSError(28, "No space left on device")
 
     second = write("s.csv", "user,item,time\nu,a,1\nu,b,1\n")
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "write_settings", fail)
+        patch.setattr(dataset, "write_settings", fail)
         with pytest.raises(UserError, match="No space left"):
             job(interactions=[second], overwrite=True)
     assert _names("dataset") == ["mine"]
@@ -495,6 +495,19 @@ def test_convert_then_run(write, tmp_path, capsys):
     assert status == 0, err
     assert "test, all" in out and "tail items (least popular 80%)" in out
     assert main(argv) == 2 and "already holds a converted dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "kept"), [([], 4), (["--dedupe"], 3), (["--dedupe", "none"], 5)])
+def test_what_is_typed(write, capsys, typed, kept):
+    path = write("r.txt", "u\ta,b\t1\nu\tc\t2\nu\tc\t3\nu\td\t4\nu\td\t4\n")
+    more = ["--delimiter=tab", '--columns=user,"item",time', "--min_user=1", "--min_item=1"]
+    argv = ["convert", f"--interactions={path}", "--out=dataset/x", *more, "--show_progress=False"]
+    assert main(argv + typed) == 0
+    out, err = capsys.readouterr()
+    assert not err and len(table("dataset/x/x.inter")[1]) == kept
+    for wrong, key in (("--min_user=no", "min_user"), ("--format=xls", "format")):
+        assert main([*argv, "--overwrite", wrong]) == 2
+        assert f"--{key}" in capsys.readouterr().err
 
 
 def test_without_items_the_next_command_learns_ids(write, capsys):

@@ -1,0 +1,263 @@
+"""From files of any kind to a dataset that RecBole reads, with a count of what was dropped."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from recbole_llmemb.apps.convert.columns import AMAZON, find, text_fields
+from recbole_llmemb.apps.convert.interactions import (
+    Interactions,
+    k_core,
+    read_interactions,
+    repeated,
+    sizes,
+)
+from recbole_llmemb.apps.convert.items import ItemLines, check_names, gather, line_of
+from recbole_llmemb.apps.convert.job import ConvertJob
+from recbole_llmemb.apps.convert.report import Converted
+from recbole_llmemb.apps.convert.times import Clock
+from recbole_llmemb.core.directories import atomic_directory, require_free
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.records.reader import RecordFile, open_records
+
+_WHAT = "a converted dataset"
+_ROWS = 100_000
+_MARK = "# Made by recbole-llm convert"
+_HAS_ITEMS = "# The .item file beside it was made with it."
+
+
+def convert(job: ConvertJob, report: Callable = print) -> Converted:
+    """Convert files to a dataset; the folder appears whole or not at all.
+
+    ``report``: told in one line each what was found out about the files.
+    """
+    out = Path(job.out)
+    _check(job, out)
+    sources = [_open(job, path) for path in job.interactions]
+    roles = _roles(job, sources)
+    metadata = [_open(job, path) for path in job.items]
+    metadata = [(source, _item_column(job, source, roles["item"])) for source in metadata]
+    fields = _fields(job, metadata)
+    check_names(fields)
+    clock = Clock(job.time_unit, roles["time"] or "")
+
+    found = read_interactions(sources, roles, clock, job.min_rating, job.progress)
+    named = [f"{role} = {column}" for role, column in roles.items() if column and role != "time"]
+    time = f"time = {roles['time']} ({clock})" if roles["time"] else "time = order of the lines"
+    report(f"interactions: {', '.join(named)}, {time}")
+    if metadata:
+        report(f"items: {metadata[0][1]}, text from {', '.join(fields)}")
+
+    with (
+        atomic_directory(out, job.overwrite, converted_files, _WHAT) as folder,
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch,
+    ):
+        lines = None
+        if metadata:
+            where = Path(scratch) / "items"
+            lines = gather(metadata, fields, found.items, where, job.progress)
+        kept = _filtered(job, found, lines)
+        present = np.zeros(len(found.items), dtype=bool)
+        present[kept["item"]] = True
+        write_interactions(folder / f"{out.name}.inter", kept, found.users, found.items)
+        if lines is not None:
+            write_items(folder / f"{out.name}.item", lines, found.items, present)
+        about, settings = _settings(job, kept, lines, present)
+        write_settings(folder / f"{out.name}.yaml", about, settings)
+    if lines is not None:
+        rows, known = lines.rows, lines.has & present
+        gone = (lines.has & ~present).sum()
+        rows.row("  - of items whose interactions were dropped", gone)
+        rows.row("item lines written", known.sum())
+        rows.row("  with nothing in them", (lines.empty & present).sum())
+        rows.row("items without metadata", (~lines.has).sum())
+        found.rows += rows
+    return Converted(out, out / f"{out.name}.yaml", *sizes(kept), lines is not None, found.rows)
+
+
+# -- before reading -----------------------------------------------------------------------
+
+
+def _check(job, out):
+    if not job.interactions:
+        raise UserError(
+            "There is nothing to convert; give --interactions=FILE.", key="interactions"
+        )
+    if any(letter.isspace() for letter in str(out)) or not out.name:
+        raise UserError(
+            f"--out is {str(out)!r}; give a folder without blanks, as settings files are "
+            "separated by them, whose name becomes the dataset's.",
+            key="out",
+        )
+    refuse_inputs(out, [*job.interactions, *job.items])
+    require_free(out, job.overwrite, converted_files, _WHAT)
+
+
+def _open(job, path) -> RecordFile:
+    kind = {"auto": None, "amazon2023": "json"}.get(job.format, job.format)
+    delimiter = "\t" if job.delimiter in ("tab", "\\t") else job.delimiter
+    return open_records(path, kind, delimiter=delimiter, names=job.columns, encoding=job.encoding)
+
+
+def _roles(job, sources):
+    roles: dict = {}
+    for source in sources:
+        for role in ("user", "item", "rating", "time"):
+            given = getattr(job, role) or (AMAZON[role] if job.format == "amazon2023" else None)
+            column = find(role, source.columns, given, source.path.name)
+            if roles.setdefault(role, column) != column:
+                raise UserError(
+                    f"{source.path.name}: the {role} would be {column!r}, but {roles[role]!r} in "
+                    f"{sources[0].path.name}; say which with --{role}=COLUMN.",
+                    key=role,
+                    where=source.path,
+                )
+    if job.min_rating is not None and not roles["rating"]:
+        raise UserError(
+            "--min_rating needs ratings, but no column looks like them; name it with --rating.",
+            key="rating",
+        )
+    return roles
+
+
+def _item_column(job, source, same):
+    given = job.items_id
+    if given is None and same in source.columns:
+        given = same
+    return find("item", source.columns, given, source.path.name, "--items_id")
+
+
+def _fields(job, metadata):
+    fields: list[str] = []
+    offered = list(dict.fromkeys(c for source, _ in metadata for c in source.columns))
+    if metadata:
+        source, item = metadata[0]
+        fields = text_fields(offered, job.item_fields, item, source.path.name)
+    elif job.item_fields:
+        raise UserError(
+            "--item_fields says what to take of --items; give that file, too.", key="items"
+        )
+    return fields
+
+
+# -- after reading ------------------------------------------------------------------------
+
+
+def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame:
+    """The interactions to write, by user and time; the report tells what each step dropped."""
+    table, rows = found.table, found.rows
+    table = table.iloc[np.lexsort((table["time"], table["user"]))]  # stable
+    repeats = repeated(table, job.dedupe)
+    same = {"exact": "user, item and time", "none": "-"}.get(job.dedupe, "user and item")
+    rows.row(f"  - repeated (same {same})", repeats.sum())
+    table = table[~repeats]
+    if lines is not None and job.without_metadata == "drop":
+        has = lines.has[table["item"]]
+        rows.row("  - of items without metadata", (~has).sum())
+        table = table[has]
+    users, items = (table[name].to_numpy() for name in ("user", "item"))
+    left, rounds = k_core(users, items, job.min_user, job.min_item)
+    kept = table[left]
+    gone = [was - now for was, now in zip(sizes(table), sizes(kept))]
+    rows.row(
+        f"  - fewer than {job.min_user} per user or {job.min_item} per item",
+        gone[0],
+        f"in {rounds} round{'s' * (rounds != 1)}; {gone[1]:,} users and {gone[2]:,} items went "
+        "with them",
+    )
+    if not len(kept):
+        raise UserError(
+            f"Nothing is left of {rows[0].count:,} lines: {len(found.table):,} of them could be "
+            f"used, {len(table):,} after duplicates and items without metadata, and none has at "
+            f"least {job.min_user} interactions per user and {job.min_item} per item; lower "
+            "--min_user and --min_item, or check the columns.",
+            key="min_user",
+        )
+    for what, count in zip(("interactions written", "  users", "  items"), sizes(kept)):
+        rows.row(what, count)
+    return kept
+
+
+def _settings(job, kept, lines, present):
+    count, users, items = sizes(kept)
+    files = ", ".join(Path(path).name for path in [*job.interactions, *job.items])
+    about = [
+        f"from {files}",
+        f"{count:,} interactions of {users:,} users with {items:,} items.",
+        "For --config_files; a key of it that is given on the command line wins.",
+    ]
+    inter = ["user_id", "item_id", "timestamp"]
+    inter[2:2] = ["rating"] if "rating" in kept else []
+    settings: dict = {"load_col": ({"inter": inter}, "What RecBole reads.")}
+    if lines is not None:
+        settings["item_text_fields"] = (lines.fields, "What an item's text is made of.")
+        prompt = "The item has the following attributes: "
+        settings["item_prompt"] = (prompt, "What stands before them; name your domain.")
+        if (present & ~lines.has).any():
+            settings["llm_missing"] = ("mean", "Items without metadata get the mean vector.")
+    shares = {"tail_item_threshold": "Tail items: the 80% least popular.",
+              "short_user_threshold": "Short users: the 80% shortest."}  # fmt: skip
+    settings |= {key: (0.8, meaning) for key, meaning in shares.items()}
+    return about, settings
+
+
+# -- writing ------------------------------------------------------------------------------
+
+
+def converted_files(folder: Path) -> list[str]:
+    """What :func:`convert` wrote into a folder, which alone it may replace."""
+    settings = folder / f"{folder.name}.yaml"
+    if not settings.is_file():
+        return []
+    first, *others = settings.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    if not first.startswith(_MARK):
+        return []
+    has_items = any(line == _HAS_ITEMS for line in others)
+    return [settings.name, f"{folder.name}.inter"] + [f"{folder.name}.item"] * has_items
+
+
+def write_interactions(path: Path, table, users: list[str], items: list[str]) -> None:
+    """Write ``.inter`` from rows by user, then time; ``users``, ``items``: tokens by number."""
+    ratings = ["rating:float"] if "rating" in table else []
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.write(line_of(["user_id:token", "item_id:token", *ratings, "timestamp:float"]))
+        for begin in range(0, len(table), _ROWS):
+            piece = table.iloc[begin : begin + _ROWS]
+            cells = [map(users.__getitem__, piece["user"]), map(items.__getitem__, piece["item"])]
+            if ratings:
+                cells.append(f"{value:g}" for value in piece["rating"])
+            times = piece["time"].tolist()
+            cells.append(int(time) if time == int(time) else time for time in times)
+            file.writelines(map(line_of, zip(*cells)))
+
+
+def write_items(path: Path, lines, item_tokens, kept) -> None:
+    """Write ``.item`` from the gathered lines of the items that were kept, ``(n_items,)``."""
+    with (
+        open(lines.path, encoding="utf-8", newline="\n") as source,
+        open(path, "w", encoding="utf-8", newline="") as file,
+    ):
+        kinds = ["float" if number else "token_seq" for number in lines.numeric]
+        fields = [f"{name}:{kind}" for name, kind in zip(lines.fields, kinds)]
+        file.write(line_of(["item_id:token", *fields]))
+        for line in source:
+            number, *cells = line.removesuffix("\n").split("\t")
+            if kept[int(number)]:
+                file.write(line_of([item_tokens[int(number)], *cells]))
+
+
+def write_settings(path: Path, about: list[str], settings: dict[str, tuple]) -> None:
+    """Write a property file, the last of the folder: each key, its value and what it means."""
+    lines = [_MARK + f" {about[0]}", *(f"# {line}" for line in about[1:])]
+    lines += [_HAS_ITEMS] * path.with_suffix(".item").is_file()
+    for key, (value, meaning) in settings.items():
+        shown = yaml.safe_dump(value, default_flow_style=True, width=1000).split("\n")[0]
+        lines.append(f"{key}: {shown}  # {meaning}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
