@@ -5,7 +5,6 @@ RecBole itself splits text into ids when it loads a dataset, so the text is read
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ from pathlib import Path
 from recbole_llmemb.core.errors import UserError, name_some, refuse_twice
 from recbole_llmemb.records.reader import RecordFile, open_records
 from recbole_llmemb.records.values import is_broken, is_token, text_of, token_of
-
-Row = tuple[str, dict[str, str]]
 
 _TITLES = ("title", "name")
 
@@ -31,59 +28,48 @@ class ItemText:
     fields: list[str]  # The attribute names that were read
 
 
+@dataclass
 class ItemFile:
-    """An item file that was looked at, but not read: it is read in one direction, never held.
+    """An item file that was looked at, but not read: it is read in one direction, never held."""
 
-    ``fields``: the attributes that :meth:`rows` gives, in this order.
-    """
+    file: RecordFile
+    id_field: str
+    fields: list[str]  # The attributes that :meth:`rows` gives, in this order
 
-    def __init__(self, file: RecordFile, id_field: str, fields: list[str]):
-        self.file, self.id_field, self.fields = file, id_field, fields
-        self.path, self._given, self._told = file.path, 0, False
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.file.path
 
-    def rows(self, start: int = 0) -> Iterator[Row]:
-        """Item token and attributes of each row, from a place on; missing ones are not there.
+    def rows(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Item token and attributes of each row; missing ones are not there.
 
         Lines of text without an item are left out with a warning, as RecBole's dataset goes
         without them.
         """
         bare: list[int] = []
-        self._given = start
-        for row in itertools.islice(self._rows(bare), start, None):
-            self._given += 1
-            yield row
-        if bare and not self._told:
-            self._told = True
-            named = ", ".join(map(str, bare[:5])) + (", …" if len(bare) > 5 else "")
-            getLogger().warning(
-                f"{self.path}: {len(bare)} lines left out, which have no {self.id_field}: "
-                f"line {named}"
-            )
-
-    def place(self) -> int:
-        """Where the row begins that comes after the one that :meth:`rows` gave last."""
-        return self._given
-
-    def _rows(self, bare: list[int]) -> Iterator[Row]:
         typed = self.file.kind in ("json", "parquet")
         for number, (given, *values) in self.file.rows([self.id_field, *self.fields]):
             if not (given or typed):
                 bare.append(number)
                 continue
             where = f"{self.path}, {self.file.noun} {number}"
-            texts = {}
-            for name, value in zip(self.fields, values):
-                try:
-                    text = text_of(value)
-                except UnicodeDecodeError:
-                    raise UserError(
-                        f"{where}: {name} is no text; leave it out (item_text_fields).",
-                        key="item_text_fields",
-                        where=self.path,
-                    ) from None
-                if text:
-                    texts[name] = text
-            yield self._token(given, where), texts
+            try:
+                token, texts = self._token(given, where), list(map(text_of, values))
+            except UnicodeDecodeError:
+                bad = [n for n, value in zip(self.fields, values) if isinstance(value, bytes)]
+                raise UserError(
+                    f"{where}: {name_some(bad)} is no text; leave it out (item_text_fields).",
+                    key="item_text_fields",
+                    where=self.path,
+                ) from None
+            yield token, {name: text for name, text in zip(self.fields, texts) if text}
+        if bare:
+            named = ", ".join(map(str, bare[:5])) + (", …" if len(bare) > 5 else "")
+            getLogger().warning(
+                f"{self.path}: {len(bare)} lines left out, which have no {self.id_field}: "
+                f"line {named}"
+            )
 
     def _token(self, given, where: str) -> str:
         token, wrong = token_of(given), None
@@ -106,7 +92,6 @@ def open_items(
     id_field: str = "item_id",
     field_separator: str = "\t",
     encoding: str = "utf-8",
-    seen: bool = False,
 ) -> ItemFile:
     """Look at an item file, which its suffix tells the kind of, without holding its rows.
 
@@ -115,7 +100,6 @@ def open_items(
     ``fields``: the attributes to read, in this order. By default all that are text (vectors and
     nested values are none) but the id, in file order.
     ``field_separator``, ``encoding``: as in RecBole's settings; of files of text.
-    ``seen``: ``fields`` were found in this very file before.
     """
     path = Path(path)
     if not path.is_file():
@@ -125,29 +109,26 @@ def open_items(
             where=path,
         )
     separator = None if field_separator == "\t" else field_separator
-    file = open_records(
-        path, otherwise="atomic", delimiter=separator, encoding=encoding, peek=1 if seen else None
-    )
-    others = [name for name in file.columns if name != id_field]
+    file = open_records(path, otherwise="atomic", delimiter=separator, encoding=encoding, peek=None)
     if isinstance(fields, str):
         fields = [name.strip() for name in fields.strip("[] ").split(",") if name.strip()]
-    if not seen:
-        if id_field not in file.columns:
-            raise UserError(
-                f"{path} has no field {id_field!r} for the item token; it has "
-                f"{', '.join(others)}: set ITEM_ID_FIELD (--item_id_field) to one of these, or "
-                f"rename it to {id_field}, if that is its name in other files.",
-                key="ITEM_ID_FIELD",
-                where=path,
-            )
-        unknown = [name for name in fields or () if name not in file.columns]
-        if unknown:
-            raise UserError(
-                f"{path} has no field {name_some(unknown)} (item_text_fields); it has "
-                f"{', '.join(others)}.",
-                key="item_text_fields",
-                where=path,
-            )
+    others = [name for name in file.columns if name != id_field]
+    if id_field not in file.columns:
+        raise UserError(
+            f"{path} has no field {id_field!r} for the item token; it has {', '.join(others)}: "
+            "set ITEM_ID_FIELD (--item_id_field) to one of these, or rename it to "
+            f"{id_field}, if that is its name in other files.",
+            key="ITEM_ID_FIELD",
+            where=path,
+        )
+    unknown = [name for name in fields or () if name not in file.columns]
+    if unknown:
+        raise UserError(
+            f"{path} has no field {name_some(unknown)} (item_text_fields); it has "
+            f"{', '.join(others)}.",
+            key="item_text_fields",
+            where=path,
+        )
     return ItemFile(file, id_field, list(fields or (n for n in file.text if n != id_field)))
 
 

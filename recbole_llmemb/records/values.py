@@ -38,6 +38,8 @@ def text_of(value: Any) -> str:
 
 def token_of(value: Any) -> str:
     """A user or item as text, as it stands; empty where there is none."""
+    if isinstance(value, bytes):
+        return value.decode()
     if isinstance(value, float):
         if value != value:
             return ""
@@ -50,7 +52,7 @@ def is_token(value: Any) -> bool:
     """Whether a value can name a user or item: text, or a whole number."""
     if isinstance(value, float):
         return value != value or value.is_integer()
-    return not isinstance(value, bool | list | dict | bytes)
+    return not isinstance(value, bool | list | dict)
 
 
 def one_line(value: Any) -> str:

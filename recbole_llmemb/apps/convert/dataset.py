@@ -23,7 +23,7 @@ from recbole_llmemb.apps.convert.job import ConvertJob
 from recbole_llmemb.apps.convert.report import Converted
 from recbole_llmemb.apps.convert.times import Clock
 from recbole_llmemb.core.directories import atomic_directory, require_free
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.records.reader import RecordFile, open_records
 
@@ -48,7 +48,8 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     check_names(fields)
     clock = Clock(job.time_unit, roles["time"] or "")
 
-    found = read_interactions(sources, roles, clock, job.min_rating, job.progress)
+    with explained("A user or item is no text ({reason}).", UnicodeDecodeError):
+        found = read_interactions(sources, roles, clock, job.min_rating, job.progress)
     named = [f"{role} = {column}" for role, column in roles.items() if column and role != "time"]
     time = f"time = {roles['time']} ({clock})" if roles["time"] else "time = order of the lines"
     report(f"interactions: {', '.join(named)}, {time}")
@@ -62,7 +63,9 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
         lines = None
         if metadata:
             where = Path(scratch) / "items"
-            lines = gather(metadata, fields, found.items, where, job.progress)
+            no_text = "A value is no text ({reason}); leave its column out with --item_fields."
+            with explained(no_text, UnicodeDecodeError, key="item_fields"):
+                lines = gather(metadata, fields, found.items, where, job.progress)
         kept = _filtered(job, found, lines)
         present = np.zeros(len(found.items), dtype=bool)
         present[kept["item"]] = True

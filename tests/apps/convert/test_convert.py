@@ -426,6 +426,18 @@ def test_files_that_are_not_what_they_seem(tmp_path, name, content, words):
     assert not (tmp_path / "dataset").exists() or not _names("dataset")
 
 
+def test_bytes_that_are_no_text(write, tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"item": b"a", "title": "é".encode(), "photo": b"\xff"}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "i.parquet")
+    given = {"interactions": [write("r.csv", "user,item,time\nu,a,1\n")], "items": ["i.parquet"]}
+    job(**given)
+    assert table("dataset/mine/mine.item")[1] == [["a", "é"]]
+    with pytest.raises(UserError) as refused:
+        job("dataset/b", item_fields=["photo"], **given)
+    assert refused.value.key == "item_fields"
+
+
 def test_encoding(tmp_path):
     (tmp_path / "r.csv").write_bytes("user,item,time\nJosé,a,1\n".encode("latin-1"))
     job(interactions=["r.csv"], encoding="latin-1")

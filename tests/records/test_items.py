@@ -91,11 +91,6 @@ def test_a_lone_carriage_return_splits_no_line(tmp_path):
     items = read_items(path)
     assert items.tokens == ["1", "2", "3"]
     assert [item["t"] for item in items.attributes] == ["a b", "c d e", "ü"]
-    file, places = open_items(path), [0]
-    for _ in file.rows():
-        places.append(file.place())
-    for row, place in enumerate(places[1:3], start=1):  # as another process reads on
-        assert [token for token, _ in open_items(path).rows(place)] == items.tokens[row:]
 
 
 def test_same_text_as_pandas_on_real_files():
@@ -127,14 +122,25 @@ def test_refusals(tmp_path, text, message):
         read_items(write(tmp_path / "x.item", text))
 
 
-def test_lines_without_an_item_are_left_out_and_told_once(tmp_path, caplog):
-    """As the dataset does without them. A scan reads the file twice."""
+def test_lines_without_an_item_are_left_out_and_told(tmp_path, caplog):
+    """As the dataset does without them."""
     text = "item_id:token\tt:token\n\tno\n1\ta\n\t\n\n2\tb\t\n"
     file = open_items(write(tmp_path / "x.item", text))
-    for _ in range(2):
-        assert list(file.rows()) == [("1", {"t": "a"}), ("2", {"t": "b"})]
+    assert list(file.rows()) == [("1", {"t": "a"}), ("2", {"t": "b"})]
     (told,) = caplog.messages
     assert "x.item: 1 lines left out" in told and told.endswith("line 2")
+
+
+def test_bytes_are_text_if_they_are_utf_8(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"item_id": b"a", "t": "é".encode(), "v": b"\xff"}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    assert read_items(tmp_path / "x.parquet").attributes == [{}]
+    read = read_items(tmp_path / "x.parquet", ["t"])
+    assert read.tokens == ["a"] and read.attributes == [{"t": "é"}]
+    with pytest.raises(UserError, match="row 1: 'v' is no text") as refused:
+        read_items(tmp_path / "x.parquet", ["v"])
+    assert refused.value.key == "item_text_fields"
 
 
 def test_unknown_field_and_absent_file(tmp_path):
