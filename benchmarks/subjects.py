@@ -12,7 +12,7 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (heals RecBole before anything of it is imported)
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.run import stages
+from recbole_llmemb.run import artifacts, stages
 
 #: RecBole's own default sizes, which both sides get.
 SIZES = {
@@ -94,6 +94,7 @@ def configure(model: str, dataset: str, data_path: Path | None = None, **overrid
 def build(config, data=None) -> Subject:
     """Data (unless given), model and trainer."""
     data = data or stages.prepare_data(config)
+    artifacts.provide(config, data.train._dataset)
     model, trainer = stages.build(config, data)
     return Subject(config, data, model, trainer)
 

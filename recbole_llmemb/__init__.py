@@ -26,7 +26,7 @@ except UserError as missing:
 
 from recbole_llmemb import plugin  # noqa: E402  (RecBole must be healed before it is imported)
 
-plugin.register_all()
+plugin.install()
 llmemb = plugin.llmemb
 
 

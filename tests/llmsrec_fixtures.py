@@ -105,13 +105,13 @@ def settings(tiny):
 def cf_model(tmp_path_factory, tiny):
     """The checkpoint of a small CF model."""
     from recbole_llmemb.config.recbole_config import make_config
-    from recbole_llmemb.run.stages import run_side_job
+    from recbole_llmemb.run.stages import train_in_isolation
 
     folder = tmp_path_factory.mktemp("cf")
     own = {"item_embedding": "id", "align_weight": 0.0, "checkpoint_dir": str(folder), "epochs": 2}
     own |= {"n_layers": 1, "n_heads": 1, "inner_size": 16, "train_batch_size": 16}
     config = make_config("LLMEmbSASRec", "tiny", overrides=settings(tiny) | own)
-    return run_side_job(config).checkpoint
+    return train_in_isolation(config).checkpoint
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def parse(argv: list[str]) -> dict:
 def main(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
         from recbole_llmemb.config.recbole_config import preset_names
-        from recbole_llmemb.plugin import names
+        from recbole_llmemb.models.registry import names
 
         print(HELP.format(models=_wrapped(names()), presets=", ".join(preset_names())))
         return 0

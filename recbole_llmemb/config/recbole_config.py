@@ -82,6 +82,7 @@ def install() -> None:
     from recbole.config import Config
 
     from recbole_llmemb.config import measure
+    from recbole_llmemb.models import registry
     from recbole_llmemb.models.llmemb.backbones import settings
 
     if getattr(Config, "knows_llmemb", False):
@@ -95,7 +96,7 @@ def install() -> None:
         wanted = given.get("model") if model is None else model
         _check_names(wanted, given.get("dataset") if dataset is None else dataset)
         try:
-            settings.look_up(wanted)
+            registry.look_up(wanted)
             return look_up(self, model, dataset)
         except AttributeError:  # there is a module of that name, in small letters
             raise _no_model(wanted) from None
@@ -159,7 +160,7 @@ def install() -> None:
 
 
 def _is_ours(model):
-    from recbole_llmemb.plugin import is_ours
+    from recbole_llmemb.models.registry import is_ours
 
     return is_ours(model)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import recbole.data.utils as recbole_data
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import check_parts
@@ -23,25 +22,16 @@ _KEYS = (
 )  # fmt: skip
 
 
-def install() -> None:
-    """Let ``recbole.data.data_preparation`` note it in the configuration; idempotent.
+def note(config, splits) -> None:
+    """Note in the configuration what is trained on; refuse a split without training interactions.
 
-    It is where a split without training interactions is refused, RecBole's own models included.
+    ``splits``: training, validation and test, built. RecBole's own models pass here, too.
     """
-    original = recbole_data.create_samplers
-    if getattr(original, "knows_llmemb", False):
-        return
-
-    def create_samplers(config, dataset, built_datasets):
-        train = built_datasets[0]
-        if not len(train):
-            check_parts(built_datasets, config)
-        if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
-            config["trained_on"] = trained_on(config, train)
-        return original(config, dataset, built_datasets)
-
-    create_samplers.knows_llmemb = True
-    recbole_data.create_samplers = create_samplers
+    train = splits[0]
+    if not len(train):
+        check_parts(splits, config)
+    if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
+        config["trained_on"] = trained_on(config, train)
 
 
 def files_hash(config, kinds=("inter",)) -> str:

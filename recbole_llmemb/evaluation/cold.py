@@ -17,9 +17,9 @@ from recbole_llmemb.config.measure import KEEP_TARGET, history_in_words
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.holdout import histories, met_before
+from recbole_llmemb.models.contract import given_to, is_checkpoint
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_layer import prepared
-from recbole_llmemb.run.teacher import is_checkpoint
 
 METRICS = ("hit", "ndcg", "mrr")
 #: Among which items, and who ranks.
@@ -147,7 +147,9 @@ def cold_embeddings(config, dataset, model):
         getattr(model, "_init_weights", _xavier)(rows)
         rows = rows.weight.detach().to(device)
     else:
-        rows = prepared(config, dataset, tokens).to(device)
+        rows = prepared(config, given_to(config["model"], dataset, config, "table"), tokens).to(
+            device
+        )
         if isinstance(layer, TableItemEmbedding):
             rows = layer.adapter(rows.to(layer.table)).float()
     bias = rows.new_zeros(len(rows))

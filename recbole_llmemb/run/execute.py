@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +18,8 @@ from recbole_llmemb.config.recbole_config import make_config, preset_file
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.evaluation import cold
-from recbole_llmemb.run import stages
+from recbole_llmemb.models.registry import is_ours, look_up, model_class
+from recbole_llmemb.run import artifacts, stages
 from recbole_llmemb.run.per_user import read_users, write_users
 from recbole_llmemb.run.result import (
     SECONDS,
@@ -48,7 +50,7 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> dict:
     asked = _asked(typed)
     config, watch = asked.config, _Stages(report)
     data = _prepare(config, watch)
-    _make_what_is_missing(config, data, watch)
+    artifacts.provide(config, data.train._dataset, report, watch)
     model, trainer = stages.build(config, data)
     report(
         f"train: {config['model']} on {config['device']}, {torch.get_num_threads()} threads, "
@@ -90,9 +92,6 @@ class _Asked:
 
 def _asked(typed) -> _Asked:
     """The configuration that was typed; whatever cannot work is refused before any work."""
-    from recbole_llmemb.models.llmemb.backbones.settings import look_up
-    from recbole_llmemb.plugin import is_ours, model_class
-
     typed = dict(typed)
     files = str(typed.pop("config_files", None) or "").split()
     if typed.get("preset"):  # below the files, which may say otherwise
@@ -157,7 +156,8 @@ def _prepare(config, watch):
     ):
         init_logger(config)
     name = config["dataset"]
-    data = watch("prepare", f"reading {name}", lambda: stages.prepare_data(config))
+    work = partial(stages.prepare_data, config, artifacts=False)
+    data = watch("prepare", f"reading {name}", work)
     train = data.train._dataset
     watch.report(
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
@@ -168,25 +168,6 @@ def _prepare(config, watch):
     if config["holdout_items"]:
         watch.report(f"prepare: {cold.told(train.held_out)}")
     return data
-
-
-def _make_what_is_missing(config, data, watch):
-    """The item table and the teacher."""
-    from recbole_llmemb.models.llmemb.item_layer import has_learnt_adapter
-    from recbole_llmemb.models.llmemb.sources import item_table
-    from recbole_llmemb.plugin import is_ours
-    from recbole_llmemb.run.teacher import ensure_teacher
-
-    report, has_table = watch.report, config["item_embedding"] != "id"
-    if not (is_ours(config["model"]) and has_table and config["item_input"] != "text"):
-        return
-    # Matched here already: a table that does not fit is refused before the teacher.
-    size = config["embedding_size"] or config["hidden_size"]
-    narrow = None if has_learnt_adapter(config) else size
-    watch("encode", "item table", lambda: item_table(config, data.dataset, report, narrow))
-    if config["align_weight"] and size:  # else whoever builds the model finds it out
-        teacher = config["align_teacher"]
-        watch("teacher", teacher, lambda: ensure_teacher(config, size, report))
 
 
 def _table(config, data, outcome) -> str:

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.data import create_dataset, data_preparation
+from recbole.utils import ModelType, init_logger, init_seed
 
 from recbole_llmemb.config.plain import config_for, config_from_plain
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.core.gpus import usable_device
+from recbole_llmemb.data.dataset import LazySequentialDataset
+from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.records.atomic import interaction_files
+from recbole_llmemb.run.artifacts import rebuilt
 from recbole_llmemb.run.stages import Data, prepare_data
-
-# How models fail over settings, data or weights that are not theirs.
-_UNFIT = (RuntimeError, KeyError, NotImplementedError, TypeError)
 
 
 @dataclass
@@ -102,7 +104,7 @@ def restore(
     if llm is not None:
         config["llm_model"] = str(llm)
     with random_state.preserve():
-        data = prepare_data(config) if loaders else None
+        data = prepare_data(config, artifacts=False) if loaders else None
         if data is None:
             dataset, splits = _read(config)
         else:
@@ -110,24 +112,8 @@ def restore(
             splits = tuple(loader._dataset for loader in (data.train, data.valid, data.test))
         _check_items(saved, dataset, config)
         if model is None:
-            model = rebuild(saved, config, splits[0])
+            model = rebuilt(saved.state, config, splits[0], path)
     return Restored(path, config, dataset, splits, model, data)
-
-
-def rebuild(saved: Saved, config, train) -> torch.nn.Module:
-    """The model of a checkpoint over its training rows, on its device, in evaluation mode."""
-    from recbole.utils import get_model
-
-    with explained(
-        f"The weights in {saved.path} do not fit its configuration and data ({{reason}}); give the "
-        "data that it was trained on.",
-        *_UNFIT,
-        where=saved.path,
-    ):
-        model = get_model(config["model"])(config, train).to(config["device"])
-        model.load_state_dict(saved.state["state_dict"])
-    model.load_other_parameter(saved.state.get("other_parameter"))
-    return model.eval()
 
 
 def load_data_and_model(model_file):
@@ -136,9 +122,6 @@ def load_data_and_model(model_file):
     ``model_file``: A checkpoint that a trainer saved.
     Returns the config, the model, the dataset, and the training, validation and test data.
     """
-    from recbole.data import create_dataset, data_preparation
-    from recbole.utils import init_logger, init_seed
-
     saved = read(model_file)
     config = config_from_plain(saved.settings)
     folder = str(saved.settings.get("checkpoint_dir"))
@@ -151,7 +134,12 @@ def load_data_and_model(model_file):
     getLogger().info(dataset)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    return config, rebuild(saved, config, loaders[0]._dataset).train(), dataset, *loaders
+    return (
+        config,
+        rebuilt(saved.state, config, loaders[0]._dataset, saved.path).train(),
+        dataset,
+        *loaders,
+    )
 
 
 def _device(asked, plain) -> torch.device:
@@ -162,8 +150,6 @@ def _device(asked, plain) -> torch.device:
 
 
 def _check_data(config, path, sought):
-    from recbole.utils import ModelType
-
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         raise UserError(
             f"The checkpoint {path} is of {config['model']}, which reads no sequences; give one of "
@@ -245,11 +231,6 @@ def _use_teacher(config, path, given):
 
 def _read(config):
     """The dataset and its splits, without loaders."""
-    from recbole.data import create_dataset
-
-    from recbole_llmemb.data.dataset import LazySequentialDataset
-    from recbole_llmemb.plugin import is_ours
-
     with explained(
         f"Dataset {config['dataset']} in {config['data_path']} cannot be used: {{reason}}.",
         ValueError, KeyError, TypeError, AttributeError, key="data_path",

@@ -20,6 +20,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
+from recbole_llmemb.models.contract import Given
 from recbole_llmemb.records.atomic import check_header, interaction_files
 from recbole_llmemb.run.result import curve_of
 
@@ -94,13 +95,20 @@ def reuse_data(config, parts) -> Data:
     init_seed(config["seed"], config["reproducibility"])
     dataset, *splits = parts
     for part in parts:
-        part.config = config
+        part.config, part.given = config, None
     dataset.build = lambda: splits
     return Data(dataset, *data_preparation(config, dataset))
 
 
-def prepare_data(config) -> Data:
+def prepare_data(config, artifacts: bool = True) -> Data:
     """Read, filter, split and index the dataset, as RecBole's ``quick_start`` does.
+
+    Parameters
+    ----------
+    config : recbole.config.Config
+    artifacts : bool
+        Whether what the model needs beside its data is made or found at once; otherwise
+        :func:`recbole_llmemb.run.artifacts.provide` is to be called before :func:`build`.
 
     Raises
     ------
@@ -126,6 +134,7 @@ def prepare_data(config) -> Data:
         raise UserError(f"eval_args.order is {order!r}, but sequences are those of time; set TO.")
     try:
         dataset = create_dataset(config)
+        dataset.given = None if artifacts else Given()
         time = config["TIME_FIELD"]
         listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
         sorts = sequential and listed not in dataset.inter_feat
@@ -305,7 +314,7 @@ def train_and_evaluate(
     )
 
 
-def run_side_job(config, report: Callable = print) -> Outcome:
+def train_in_isolation(config, report: Callable = print) -> Outcome:
     """A whole run that leaves the caller's random numbers alone (a teacher's training)."""
     with random_state.preserve():
         data = prepare_data(config)

@@ -7,11 +7,21 @@ from pathlib import Path
 from time import perf_counter
 
 import torch
-from filelock import FileLock
+from recbole.data import create_dataset
+from recbole.utils import ModelType
 
 from recbole_llmemb.config.plain import config_from_plain
+from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core import checkpoint
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.artifacts import build_or_load
+from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.data.trained_on import check_same
+from recbole_llmemb.encode import cache_directory
+from recbole_llmemb.models.contract import is_checkpoint
+from recbole_llmemb.models.llmemb.backbones.settings import draws_none
+from recbole_llmemb.models.registry import model_class
+from recbole_llmemb.run import stages
+from recbole_llmemb.table import EmbeddingTable, match
 
 # Teachers trained as models of this package; any other is trained as RecBole's own.
 _OURS = ("SASRec", "GRU4Rec", "BERT4Rec")
@@ -47,13 +57,6 @@ def teacher_config(config, size: int):
     size : int
         Of the item embeddings.
     """
-    from recbole.utils import ModelType
-
-    from recbole_llmemb.config.recbole_config import make_config
-    from recbole_llmemb.encode import cache_directory
-    from recbole_llmemb.models.llmemb.backbones.settings import draws_none
-    from recbole_llmemb.plugin import model_class
-
     name = config["align_teacher"]
     ours = name in _OURS
     model = f"LLMEmb{name}" if ours else name
@@ -64,7 +67,7 @@ def teacher_config(config, size: int):
         )
     run = model_class(config["model"])
     shared = _SHARED
-    if not getattr(run, "teacher_shares_training", True):
+    if not run.teacher_shares_training:
         shared = [key for key in _SHARED if key not in _TRAINING]
     keys = [*config.parameters["Dataset"], *shared]
     values = {key: config[key] for key in keys if key in config}
@@ -100,11 +103,6 @@ def teacher_config(config, size: int):
     return own
 
 
-def is_checkpoint(teacher) -> bool:
-    """Whether ``align_teacher`` is a file; names of models are identifiers, paths are not."""
-    return bool(teacher) and not str(teacher).isidentifier()
-
-
 def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     """The checkpoint of the teacher, training it if there is none yet.
 
@@ -114,7 +112,7 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     size : int
         Size of the item embeddings to align.
     report : callable
-        Told in one line what happens.
+        Called with one line that says what happens.
 
     Returns
     -------
@@ -125,8 +123,6 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     UserError
         No such checkpoint or model.
     """
-    from recbole_llmemb.run.stages import run_key, run_side_job
-
     wanted = config["align_teacher"]
     if not wanted:
         raise UserError("align_weight is set but align_teacher is empty; name a model or set 0.")
@@ -134,36 +130,61 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
         if not Path(str(wanted)).is_file():
             raise UserError(f"align_teacher {wanted} does not exist; give a checkpoint or a model.")
         return Path(wanted)
+    if not size:
+        raise UserError(
+            f"align_teacher {wanted!r} cannot be trained, as {config['model']} does not say how "
+            "large its item embeddings are; let its class name the key that does (size_key)."
+        )
     own = teacher_config(config, size)
     folder = Path(own["checkpoint_dir"])
-    path = folder / f"{own['model']}-{own['dataset']}-{run_key(own)}.pth"
+    path = folder / f"{own['model']}-{own['dataset']}-{stages.run_key(own)}.pth"
     done = path.with_suffix(".done")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_suffix(".lock"))
-        # Two runs that need the same teacher: the second waits, then finds it trained.
-        with lock:
-            if done.is_file() and path.is_file():
-                report(f"teacher: {wanted}, already trained ({path})")
-                return path
-            report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
-            began = perf_counter()
-            try:
-                outcome = run_side_job(own, report)
-            except KeyError as error:  # of models that want labels or features of items
-                raise UserError(
-                    f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no "
-                    f"{error.args[0]!r}; name another model, such as SASRec."
-                ) from error
-            if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
-                Path(outcome.checkpoint).replace(path)
-            done.touch()  # only now: a checkpoint alone may be of a training that was cut short
-    except OSError as error:
-        raise UserError(
-            f"The teacher cannot be kept in {folder} ({error.strerror}); set llm_cache_dir."
-        ) from error
-    report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
+
+    def find():
+        return path if done.is_file() and path.is_file() else None
+
+    def build():
+        report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
+        began = perf_counter()
+        try:
+            outcome = stages.train_in_isolation(own, report)
+        except KeyError as error:  # of models that want labels or features of items
+            raise UserError(
+                f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no "
+                f"{error.args[0]!r}; name another model, such as SASRec."
+            ) from error
+        if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
+            Path(outcome.checkpoint).replace(path)
+        done.touch()  # only now: a checkpoint alone may be of a training that was cut short
+        report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
+        return path
+
+    sentence = f"The teacher cannot be kept in {folder} ({{reason}}); set llm_cache_dir."
+    with explained(sentence, OSError, key="llm_cache_dir", where=folder):
+        _, there = build_or_load(find, build, path, "teacher")
+    if there:
+        report(f"teacher: {wanted}, already trained ({path})")
     return path
+
+
+def item_rows(config, dataset, size: int, report: Callable = print) -> torch.Tensor:
+    """The teacher's item embeddings by the item ids of a dataset, ``(n_items, d)``.
+
+    ``config``: ``align_teacher``: a RecBole model to train (once, then cached) or a checkpoint.
+    ``size``: of the item embeddings of one that is trained.
+    """
+    given = is_checkpoint(config["align_teacher"])
+    path = (config["align_teacher_used"] or {}).get("path")  # of a checkpoint's training
+    if given or not (path and Path(path).is_file()):
+        path = ensure_teacher(config, size, report)
+    if given:
+        check_same(config, checkpoint.load(path).get("config"), path)
+    tokens, vectors = read_item_embeddings(path)
+    # So that an interrupted training is not continued towards another one.
+    mark = checkpoint.fingerprint({"item_embedding": vectors})
+    config["align_teacher_used"] = {"path": str(path), "fingerprint": mark}
+    table = EmbeddingTable(tokens, torch.as_tensor(vectors).float(), {})
+    return match(table, dataset.field2id_token[dataset.iid_field], where=f"teacher {path}")
 
 
 def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
@@ -192,9 +213,6 @@ def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
         )
     tokens = state.get("item_tokens")
     if tokens is None:  # written by RecBole's own trainer, which does not keep them
-        from recbole.data import create_dataset
-
-        config = config_from_plain(state["config"])
-        dataset = create_dataset(config)
+        dataset = create_dataset(config_from_plain(state["config"]))
         tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     return tokens[1:], weights["item_embedding.weight"][1 : len(tokens)].clone()

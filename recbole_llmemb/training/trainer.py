@@ -104,6 +104,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         before it.
         """
         began = perf_counter()
+        self._decay_learning_rate(epoch_idx)
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
         batches = train_data
@@ -148,6 +149,12 @@ class LLMEmbTrainer(Resumable, Trainer):
             )
         self.epoch_seconds.append(perf_counter() - began)
         return totals if len(totals) > 1 else totals[0]
+
+    def _decay_learning_rate(self, epoch):
+        """``learning_rate · learning_rate_decay ** epoch``, where a model's schedule has it."""
+        if self.config["learning_rate_decay"]:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * self.config["learning_rate_decay"] ** epoch
 
     # -- evaluation -------------------------------------------------------------------
 
@@ -197,6 +204,7 @@ class LLMEmbTrainer(Resumable, Trainer):
     ):  # fmt: skip
         """As RecBole's; also knows the groups and writes ``resume_file`` if one is set."""
         self._train_data = train_data
+        self.model.before_training(train_data)
         dataset = train_data._dataset
         self.evaluator.know_groups(self.config, dataset)
         if saved:

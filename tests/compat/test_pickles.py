@@ -360,12 +360,12 @@ def test_a_teacher_runs_nothing(hostile, tiny_settings, marker, teacher):
 
 
 def test_the_cf_model_of_llmsrec_runs_nothing(hostile, tiny_data, marker):
-    from recbole_llmemb.models.llmsrec.teacher import rebuild
+    from recbole_llmemb.run.artifacts import teacher_model
 
     path = hostile("SASRec")
     state = checkpoint.load(path)
     state["item_tokens"] = None
-    model, tokens = rebuild(state, path, tiny_data("SASRec")[1].dataset)
+    model, tokens = teacher_model(state, path, tiny_data("SASRec")[1].dataset)
     assert len(tokens) == 61
 
 

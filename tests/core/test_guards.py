@@ -3,9 +3,9 @@
 import threading
 
 import pytest
+from recbole.data.utils import get_dataloader
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.hooks import _our_loader
 from recbole_llmemb.data.prefixes import PrefixTrainDataLoader
 from recbole_llmemb.plugin import model_class
 from recbole_llmemb.run import stages, teacher
@@ -17,19 +17,19 @@ def test_a_backbone_that_sees_the_future_is_refused_in_sequence_mode(tiny_config
     with pytest.raises(UserError, match="LLMEmbSASRec is not causal.*train_mode: prefix"):
         tiny_config(train_mode="sequence")
     assert tiny_config()["train_mode"] == "prefix"
-    assert _our_loader(tiny_config(), "train") is PrefixTrainDataLoader
+    assert get_dataloader(tiny_config(), "train") is PrefixTrainDataLoader
 
 
 def test_two_runs_train_one_teacher(tiny_config, monkeypatch):
     config = tiny_config(align_weight=0.01, epochs=1)
     trained, both = [], threading.Barrier(2)
-    original = stages.run_side_job
+    original = stages.train_in_isolation
 
     def counted(own, report):
         trained.append(own["model"])
         return original(own, report)
 
-    monkeypatch.setattr(stages, "run_side_job", counted)
+    monkeypatch.setattr(stages, "train_in_isolation", counted)
     paths = []
 
     def run():

@@ -167,6 +167,6 @@ def test_values_are_read_not_run(tmp_path):
 
 def test_registering_twice_changes_nothing():
     load = Config._load_internal_config_dict
-    plugin.register_all()
+    plugin.install()
     assert Config._load_internal_config_dict is load
     assert not torch.is_anomaly_enabled()

@@ -13,7 +13,7 @@ from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
-from recbole_llmemb.plugin import is_ours, model_class
+from recbole_llmemb.models.registry import find, is_ours
 from recbole_llmemb.run.teacher import _TRAINING
 
 # Settings that name a place; relative ones mean the folder the search was started in, which
@@ -141,11 +141,8 @@ def _check_keys(space, config, settings):
 
 def needs_teacher(config) -> bool:
     """Whether building the model needs a teacher."""
-    if not is_ours(config["model"]):
-        return False
-    # LLMSRec reads its CF model whatever the weight of the distillation.
-    reads = not getattr(model_class(config["model"]), "teacher_shares_training", True)
-    return reads or bool(config["align_weight"] and config["item_embedding"] != "id")
+    model = find(config["model"])
+    return model is not None and bool(model.needs(config).teacher)
 
 
 def _fixed_teacher_settings(config, space) -> dict:
@@ -155,9 +152,10 @@ def _fixed_teacher_settings(config, space) -> dict:
     learning rate would train a teacher of its own. And a trial that was stopped early, run
     again for as many epochs, would have one that was stopped early.
     """
-    if not is_ours(config["model"]) or not (config["align_weight"] or "align_weight" in space.keys):
+    model = find(config["model"])
+    if model is None or not (config["align_weight"] or "align_weight" in space.keys):
         return {}
-    if not getattr(model_class(config["model"]), "teacher_shares_training", True):
+    if not model.teacher_shares_training:
         return {}
     keys = [key for key in [*space.keys, "epochs"] if key in _TRAINING]
     return {key: config[key] for key in sorted(keys)}

@@ -25,9 +25,9 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file
 from recbole_llmemb.encode import ensure_table
 from recbole_llmemb.encode.build_or_load import Overlay
-from recbole_llmemb.models.llmemb.sources import item_table
-from recbole_llmemb.plugin import is_ours
+from recbole_llmemb.models.registry import find, is_ours, model_class
 from recbole_llmemb.run import stages
+from recbole_llmemb.run.artifacts import item_table
 from recbole_llmemb.run.teacher import ensure_teacher
 
 # Settings of the encoder and of what is done to a table afterwards: not of the table itself.
@@ -68,7 +68,7 @@ def prepare(plan, config, space=None, report=print) -> Prepared:
     prepared = Prepared()
     for choices in _data_choices(config, space):
         own = make_config(plan.model, plan.dataset, overrides=plan.values(choices))
-        data = stages.prepare_data(own)
+        data = stages.prepare_data(own, artifacts=False)
         if not len(data.valid._dataset):
             raise UserError(
                 f"A search needs a validation part, but eval_args leave none of {own['dataset']} "
@@ -102,9 +102,8 @@ def _data_choices(config, space):
 
 
 def _table(config, data, searched, report):
-    if not is_ours(config["model"]):
-        return None
-    if config["item_embedding"] == "id" or config["item_input"] == "text":
+    model = find(config["model"])
+    if model is None or not model.needs(config).table:
         return None
     if any(_of_table(key) for key in searched):
         return None  # trials build their own, in the cache, where the next one finds it
@@ -124,7 +123,7 @@ def _teacher(plan, config, searched, report):
     if not needs_teacher(config) or searched & (own | data_keys(config)):
         return None
     config = make_config(plan.model, plan.dataset, overrides=plan.values({}))
-    size = config["embedding_size"] or config["hidden_size"]
+    size = model_class(config["model"]).needs(config).teacher_size
     return Files(ensure_teacher(config, size, report)) if size else None
 
 

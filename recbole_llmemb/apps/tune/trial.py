@@ -22,7 +22,7 @@ from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.encode import cache_directory
-from recbole_llmemb.plugin import is_ours
+from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run import stages
 
 #: Files of a trial's checkpoint: where it stands, its best epoch, and what else it needs.

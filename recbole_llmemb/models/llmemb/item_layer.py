@@ -7,12 +7,11 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter
+from recbole_llmemb.models.contract import given_to
 from recbole_llmemb.models.item_residual import ItemOffsets, trained_items
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding, TrainedRows
-from recbole_llmemb.models.llmemb.sources import item_table, table_projection
 from recbole_llmemb.models.table_dtype import table_dtype
 from recbole_llmemb.models.whitening import Whitening, rescaling
-from recbole_llmemb.table import EmbeddingTable, match
 
 
 def item_layer(config, dataset, layer, extra_rows=0):
@@ -43,7 +42,8 @@ def item_layer(config, dataset, layer, extra_rows=0):
         return layer
     size, freeze = layer.embedding_dim, config["llm_freeze"]
     narrow = not has_learnt_adapter(config)
-    table = item_table(config, dataset, size=size if narrow else None)
+    given = given_to(config["model"], dataset, config, "table")
+    table = given.rows()
     if narrow and table.shape[1] != size:
         raise UserError(_does_not_fit(config, table.shape[1], size))
     prepare = _preparation(config, table, narrow)
@@ -51,41 +51,35 @@ def item_layer(config, dataset, layer, extra_rows=0):
         table, prepare = prepare.of_table(table), prepare.float()
     if narrow and not freeze:
         learnt = torch.randn(extra_rows, size) * 0.02
-        return TrainedRows(torch.cat([table, learnt]), _way(config, prepare))
+        return TrainedRows(torch.cat([table, learnt]), _way(given, prepare))
     adapter = _adapter(config, table.shape[1], size)
     if freeze:
         kept = table_dtype(config["llm_table_dtype"], table.shape[1], config["device"])
-        # A checkpoint says what was used: another machine would choose for itself.
-        config["llm_table_dtype"] = str(kept).removeprefix("torch.")
         table = table.to(kept)
     offsets = None
     if kind in ("both", "residual"):
         own = layer.weight.detach()[: len(table)].clone()
         own = own if kind == "both" else torch.zeros_like(own)
         offsets = ItemOffsets(own, trained_items(dataset))
-    way = _way(config, prepare)
+    way = _way(given, prepare)
     return TableItemEmbedding(table, adapter, size, extra_rows, freeze, offsets, way)
 
 
-def _way(config, prepare):
+def _way(given, prepare):
     """From vectors as the encoder gives them to rows of the layer's table."""
-    steps = [step for step in (table_projection(config), prepare) if step is not None]
+    steps = [step for step in (given.projection(), prepare) if step is not None]
     return nn.Sequential(*steps)
 
 
-def prepared(config, dataset, tokens):
+def prepared(config, given, tokens):
     """Rows of items outside a dataset, as the layer's table has them after its preparation.
 
-    ``config``: that a layer was made with.
-    ``dataset``: whose items alone settle the preparation (whitening, rescaling).
+    ``given``: the table, by the items that alone settle the preparation (whitening, rescaling).
     ``tokens``: items of the table that the dataset does not have.
     Returns (n, D).
     """
-    known = item_table(config, dataset)  # of the width that the layer has settled on
-    path = config["llm_table_used"]["path"]
-    missing = config["llm_missing"] or "error"
-    rows = match(EmbeddingTable.load(path), ["[PAD]", *tokens], missing, where=path)[1:]
-    prepare = _preparation(config, known, not has_learnt_adapter(config))
+    prepare = _preparation(config, given.rows(), not has_learnt_adapter(config))
+    rows = given.rows_of(tokens)
     return rows if prepare is None else prepare(rows)
 
 

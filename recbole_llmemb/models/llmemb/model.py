@@ -2,7 +2,7 @@
 
 A backbone needs to read its items through ``self.item_embedding(ids)`` and
 ``self.item_embedding.weight``; then a subclass of :class:`LLMEmbMixin` and the backbone is
-the whole model, which :func:`recbole_llmemb.plugin.llmemb` makes.
+the whole model, which :func:`recbole_llmemb.llmemb` makes.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
+from recbole_llmemb.models.contract import Method, Needs, given_to
 from recbole_llmemb.models.fast_ops import quicken
 from recbole_llmemb.models.llmemb.backbones.examine import roles_of, settle_unknown
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
-from recbole_llmemb.models.llmemb.item_layer import item_layer
-from recbole_llmemb.models.llmemb.sources import teacher_embeddings
+from recbole_llmemb.models.llmemb.item_layer import has_learnt_adapter, item_layer
 from recbole_llmemb.models.losses import (
     AlignmentLoss,
     PairwiseBCE,
@@ -31,6 +31,7 @@ from recbole_llmemb.models.losses import (
 from recbole_llmemb.models.popularity import log_popularity
 from recbole_llmemb.models.ranking import Ranking
 from recbole_llmemb.models.scoring import ItemScores
+from recbole_llmemb.models.table_dtype import table_dtype
 
 
 class _BackboneConfig:
@@ -50,7 +51,7 @@ class _BackboneConfig:
         return key in self._config
 
 
-class LLMEmbMixin(Ranking):
+class LLMEmbMixin(Ranking, Method):
     """Put before a RecBole sequential model in a class's bases.
 
     With ``item_embedding: table`` the backbone's item embedding is replaced by the
@@ -87,8 +88,6 @@ class LLMEmbMixin(Ranking):
         it is built.
     """
 
-    causal = None
-    cloze = False
     trims = True
     losses = ("BCE", "BPR", "CE")
     similarity = True
@@ -98,6 +97,33 @@ class LLMEmbMixin(Ranking):
     recbole_loss = True
     every_item = False
     known = False
+    size_key = ""
+
+    @classmethod
+    def needs(cls, config):
+        table = config["item_embedding"] != "id"
+        aligned = table and bool(config["align_weight"])
+        narrow = table and not has_learnt_adapter(config)
+        return Needs(
+            table=table,
+            table_width=cls.item_size(config) if narrow else None,
+            teacher="items" if aligned else "",
+            teacher_size=cls.item_size(config) if aligned else None,
+        )
+
+    @classmethod
+    def item_size(cls, config):
+        """Size of its item embeddings; None where nobody has said."""
+        if cls.size_key:
+            return config[cls.size_key]
+        return config["embedding_size"] or config["hidden_size"]
+
+    @classmethod
+    def settled(cls, config, given):
+        if given.table is None or not config["llm_freeze"]:
+            return {}
+        kept = table_dtype(config["llm_table_dtype"], given.table.width, config["device"])
+        return {"llm_table_dtype": str(kept).removeprefix("torch.")}
 
     def __init__(self, config, dataset):
         self._every_position, self._chunks = False, None
@@ -128,7 +154,13 @@ class LLMEmbMixin(Ranking):
             self.align_weight = float(config["align_weight"])
             self.align_positions = config["align_items"] == "positions"
             self.alignment = AlignmentLoss(config["align_temperature"])
-            teacher = teacher_embeddings(config, dataset, size)
+            teacher = given_to(config["model"], dataset, config, "teacher")
+            if teacher.shape[1] != size:
+                raise UserError(
+                    f"align_teacher {config['align_teacher']} has item embeddings of size "
+                    f"{teacher.shape[1]}, the model of size {size}; train a teacher of that size "
+                    "or set align_weight: 0."
+                )
             self.register_buffer("teacher", teacher, persistent=False)
         self.adjust(config, dataset)
         if config["train_mode"] == "sequence" or config["prefix_trim"]:

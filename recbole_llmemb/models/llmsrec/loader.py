@@ -27,7 +27,7 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
 
     ``config, dataset, sampler, shuffle``: as for :class:`SequenceTrainDataLoader`.
 
-    ``book``: Makes the prompts beside the batch. The trainer sets it, as the model has it.
+    ``book``: Makes the prompts beside the batch. The model sets it before training.
     ``item_prompts``: Makes the prompts of items that are read by the LLM; as ``book``.
     """
 

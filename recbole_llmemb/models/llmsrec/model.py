@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from logging import getLogger
-from pathlib import Path
+from functools import partial
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -11,10 +10,10 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.contract import Method, Needs, given_to
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.item_inputs import TableForm, TextForm
 from recbole_llmemb.models.llmsrec.layers import two_layers
-from recbole_llmemb.models.llmsrec.llm import load_llm
 from recbole_llmemb.models.llmsrec.loader import (
     CANDIDATE_ITEMS,
     CANDIDATES,
@@ -30,11 +29,10 @@ from recbole_llmemb.models.llmsrec.losses import (
 )
 from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
 from recbole_llmemb.models.llmsrec.settings import check_settings
-from recbole_llmemb.models.llmsrec.teacher import load_teacher
-from recbole_llmemb.models.llmsrec.trainer import LLMSRecTrainer
+from recbole_llmemb.models.whitening import whiten
 
 
-class LLMSRec(SequentialRecommender):
+class LLMSRec(Method, SequentialRecommender):
     """A frozen LLM that reads histories through a frozen sequence model's item embeddings.
 
     Trained are the projections into the LLM's input, the learnt tokens and the heads
@@ -52,15 +50,23 @@ class LLMSRec(SequentialRecommender):
     known = True
     features = ()
     losses = ("CE",)
-    trainer_class = LLMSRecTrainer
     check_settings = staticmethod(check_settings)
     #: The CF model is trained by its own schedule, not by the LLM's.
     teacher_shares_training = False
 
+    @classmethod
+    def needs(cls, config):
+        table = config["item_input"] == "table"
+        return Needs(table=table, teacher="states", teacher_size=config["hidden_size"], llm=True)
+
+    @classmethod
+    def train_loader(cls, config):
+        return PairTrainDataLoader
+
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        self.llm = load_llm(config)
-        self.teacher = self._load_teacher(config, dataset)
+        given = partial(given_to, config["model"], dataset, config)
+        self.llm, self.teacher = given("llm"), given("teacher")
         self.time_list = config["TIME_FIELD"] + config["LIST_SUFFIX"]
         left = config["llm_padding_side"] == "left"
         if left and not self.llm.keeps_prefixes:
@@ -69,10 +75,7 @@ class LLMSRec(SequentialRecommender):
                 "counted from the left; leave it at 'right'."
             )
         if config["item_input"] == "table":
-            from recbole_llmemb.models.llmemb.sources import item_table
-            from recbole_llmemb.models.whitening import whiten
-
-            table = item_table(config, dataset)
+            table = given("table").rows()
             if config["llm_whiten"]:
                 table = whiten(table, config["llm_whiten"])
             table = table.to(config["device"])
@@ -93,38 +96,6 @@ class LLMSRec(SequentialRecommender):
         self.in_batch = bool(config["in_batch_negatives"])
         self.show_progress = bool(config["show_progress"])
         self._items = None
-
-    @staticmethod
-    def _load_teacher(config, dataset):
-        from recbole_llmemb.run.teacher import ensure_teacher
-
-        used = (config["teacher_used"] or {}).get("path")
-        moved = Path(config["align_teacher"])
-        if used and not moved.is_file():  # a checkpoint's, whoever would train it now
-            if not Path(used).is_file():
-                raise UserError(
-                    f"The CF model that this model was trained with was in {used} and is gone; put "
-                    "it back there, or say where it is (align_teacher)."
-                )
-            return load_teacher(used, config, dataset)
-        path = ensure_teacher(config, config["hidden_size"], report=getLogger().info)
-        return load_teacher(path, config, dataset)
-
-    @staticmethod
-    def own_loader(config, phase, default):
-        """The loader class of a phase; ``default`` gives the one for ranking."""
-        if phase == "train":
-            return PairTrainDataLoader
-        loader = default()
-        if not config["user_sample"]:
-            return loader
-        from recbole_llmemb.data.histories import with_sampled_users
-
-        def sampled(config, dataset, sampler, shuffle=False):
-            dataset = with_sampled_users(dataset, config["user_sample"])
-            return loader(config, dataset, sampler, shuffle=shuffle)
-
-        return sampled
 
     @property
     def frozen_parameters(self):
@@ -166,6 +137,11 @@ class LLMSRec(SequentialRecommender):
         return self._items[1]
 
     # -- training ---------------------------------------------------------------------
+
+    def before_training(self, loader):
+        """Let prompts be made beside the batches."""
+        loader.book = self.form.book
+        loader.item_prompts = getattr(self.form, "item_prompts", None)
 
     def calculate_loss(self, interaction):
         """RecBole's training entry: retrieval, distillation and uniformity, those that count."""

@@ -361,7 +361,8 @@ def test_a_node_without_our_files_builds_the_same_model(tiny, tiny_settings, tin
     def built():
         plan.settings["llm_cache_dir"] = str(tmp_path / "node")
         config = trial_config(plan, prepared, {"learning_rate": 0.01}, tmp_path / "s", {"CPU": 1})
-        model, _ = stages.build(config, load_data(config, prepared.data))
+        data = load_data(config, prepared.data)
+        model, _ = stages.build(config, data)
         return config, model.state_dict()
 
     config, expected = built()

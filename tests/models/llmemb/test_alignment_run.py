@@ -48,7 +48,7 @@ def test_trained_once_then_kept(tiny_config, teachers, monkeypatch):
     assert lines[0].startswith("teacher: training SASRec of size 8 on tiny")
     tokens, vectors = read_item_embeddings(path)
     assert vectors.shape == (60, 8) and vectors.std() > 0 and len(set(tokens)) == 60
-    monkeypatch.setattr("recbole_llmemb.run.stages.run_side_job", None)
+    monkeypatch.setattr("recbole_llmemb.run.stages.train_in_isolation", None)
     lines.clear()
     assert ensure_teacher(tiny_config(align_weight=0.5, epochs=3), 8, lines.append) == path
     assert len(lines) == 1 and "already trained" in lines[0]
@@ -216,9 +216,9 @@ def test_both_parts_of_the_loss_are_reported(tiny_run, tiny, tmp_path):
 
 def trained(config):
     """The checkpoint of a run, small and short."""
-    from recbole_llmemb.run.stages import run_side_job
+    from recbole_llmemb.run.stages import train_in_isolation
 
-    return run_side_job(config, [].append).checkpoint
+    return train_in_isolation(config, [].append).checkpoint
 
 
 OTHER_SPLITS = [

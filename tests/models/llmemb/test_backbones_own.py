@@ -66,7 +66,7 @@ def forget():
     for name in set(plugin.MODELS) - before:
         if plugin.MODELS[name].__bases__[-1].__module__ == __name__:
             del plugin.MODELS[name]
-            del sys.modules[f"recbole.model.sequential_recommender.{name.lower()}"]
+            sys.modules.pop(f"recbole.model.sequential_recommender.{name.lower()}", None)
 
 
 def test_a_users_class_in_one_line(small, tmp_path, forget, capsys):

@@ -5,7 +5,7 @@ import torch
 
 from recbole_llmemb.config.plain import config_from_plain, config_to_plain
 from recbole_llmemb.core.errors import TableError, UserError
-from recbole_llmemb.models.llmemb.sources import item_table
+from recbole_llmemb.run.artifacts import item_table
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -14,12 +14,12 @@ def test_another_table_at_the_same_place_is_refused(tiny_data, tiny_table, tmp_p
     mine = tmp_path / "mine"
     table.save(mine)
     config, data = tiny_data(llm_table=str(mine))
-    rows = item_table(config, data.dataset)
+    rows = item_table(config, data.dataset, print).rows()
     again = config_from_plain(config_to_plain(config))
-    assert torch.equal(item_table(again, data.dataset), rows)
+    assert torch.equal(item_table(again, data.dataset, print).rows(), rows)
     EmbeddingTable(table.tokens, table.vectors + 1, {}).save(mine, overwrite=True)
     with pytest.raises(TableError, match="is not the table this model was trained over"):
-        item_table(again, data.dataset)
+        item_table(again, data.dataset, print)
 
 
 def test_loaders_are_not_kept_as_pickles(tiny_config):

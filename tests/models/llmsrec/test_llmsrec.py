@@ -20,7 +20,15 @@ from recbole_llmemb.models.llmsrec.losses import (
     uniformity_loss,
 )
 from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
+from recbole_llmemb.run.artifacts import provide
 from recbole_llmemb.run.stages import build, train_and_evaluate
+
+
+def built(config, data):
+    """A model for data that was prepared for another configuration."""
+    provide(config, data.train._dataset)
+    return build(config, data)[0]
+
 
 sys.path.insert(0, str(ROOT))
 from benchmarks.llmsrec_reference import Reference  # noqa: E402
@@ -237,13 +245,13 @@ def test_a_cf_model_is_found_from_another_folder(llmsrec, cf_model, tmp_path, mo
     plain = config_to_plain(config)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again, _ = build(config_from_plain(plain), data)
+    again = built(config_from_plain(plain), data)
     assert torch.equal(again.teacher.item_embeddings, model.teacher.item_embeddings)
     (tmp_path / "cf.pth").unlink()
-    monkeypatch.setattr("recbole_llmemb.run.teacher.ensure_teacher", None)
+    monkeypatch.setattr("recbole_llmemb.run.artifacts.ensure_teacher", None)
     for named in ("./cf.pth", "SASRec"):
         with pytest.raises(UserError, match="cf.pth and is gone"):
-            build(config_from_plain(plain | {"align_teacher": named}), data)
+            built(config_from_plain(plain | {"align_teacher": named}), data)
 
 
 def test_a_cf_model_of_other_interactions_is_refused(llmsrec, cf_model, tmp_path):
@@ -267,7 +275,7 @@ def test_a_checkpoint_refuses_another_llm_table_or_cf_model(llmsrec, tmp_path, l
 
     def rebuilt(**changes):
         config = config_from_plain(state["config"] | changes)
-        return build(config, data)[0]
+        return built(config, data)
 
     again = rebuilt()
     again.load_state_dict(state["state_dict"])
@@ -344,9 +352,9 @@ def test_a_checkpoint_finds_its_cf_model_again(llmsrec, cf_model, monkeypatch):
     """Also where training it today would give another: by the file it was read from."""
     config, data, model, trainer = llmsrec("llama", epochs=1)
     state = checkpoint.load(train_and_evaluate(config, data, model, trainer).checkpoint)
-    monkeypatch.setattr("recbole_llmemb.run.teacher.ensure_teacher", None)
+    monkeypatch.setattr("recbole_llmemb.run.artifacts.ensure_teacher", None)
     config = config_from_plain(state["config"] | {"align_teacher": "SASRec"})
-    again, _ = build(config, data)
+    again = built(config, data)
     assert torch.equal(again.teacher.item_embeddings, model.teacher.item_embeddings)
 
 

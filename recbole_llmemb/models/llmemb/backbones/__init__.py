@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: What the name of a model over a backbone begins with.
+PREFIX = "LLMEmb"
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -33,6 +36,8 @@ class Traits:
         Class in :mod:`.special` that makes a model of it, where the common one does not do.
     refused : str
         Why it cannot be served; empty where it can.
+    size_key : str
+        The key that says how large its item embeddings are; empty where nobody has said.
     note : str
         What else a user should know.
     """
@@ -44,6 +49,7 @@ class Traits:
     features: bool = False
     kind: str = ""
     refused: str = ""
+    size_key: str = "embedding_size"
     note: str = ""
 
     @property
@@ -67,9 +73,10 @@ _GRAPH = Traits(
 
 #: RecBole's sequential models.
 BACKBONES: dict[str, Traits] = {
-    "SASRec": Traits(causal=True, trims="always"),
+    "SASRec": Traits(size_key="hidden_size", causal=True, trims="always"),
     "GRU4Rec": Traits(causal=True, trims="always"),
     "BERT4Rec": Traits(
+        size_key="hidden_size",
         trims="always",
         kind="BERT4RecModel",
         note="its own cloze task; in sequence mode each sequence is read once",
@@ -84,8 +91,12 @@ BACKBONES: dict[str, Traits] = {
     ),
     "Caser": Traits(kind="CaserModel", note="one filter size per position of MAX_ITEM_LIST_LENGTH"),
     "HGN": Traits(kind="HGNModel", note="scores through a second layer over the same table"),
-    "LightSANs": Traits(),
-    "FEARec": Traits(kind="FEARecModel", note="`contrast` adds its contrastive terms, in prefix"),
+    "LightSANs": Traits(size_key="hidden_size"),
+    "FEARec": Traits(
+        size_key="hidden_size",
+        kind="FEARecModel",
+        note="`contrast` adds its contrastive terms, in prefix",
+    ),
     "CORE": Traits(
         trims="always",
         losses=("CE",),
@@ -94,7 +105,12 @@ BACKBONES: dict[str, Traits] = {
         note="its own cosine, temperature and dropout of items",
     ),
     "SINE": Traits(),
-    "GCSAN": Traits(trims="always", kind="GCSANModel", note="builds graphs row by row, in Python"),
+    "GCSAN": Traits(
+        size_key="hidden_size",
+        trims="always",
+        kind="GCSANModel",
+        note="builds graphs row by row, in Python",
+    ),
     "SRGNN": Traits(trims="always", note="builds graphs row by row, in Python"),
     "SHAN": Traits(
         trims="always",
@@ -113,6 +129,7 @@ BACKBONES: dict[str, Traits] = {
     ),
     "FOSSIL": Traits(kind="FOSSILModel"),
     "S3Rec": Traits(
+        size_key="hidden_size",
         causal=True,
         trims="always",
         features=True,
@@ -120,10 +137,14 @@ BACKBONES: dict[str, Traits] = {
         note="fine-tuning, from scratch or from the weights in `pre_model_path`",
     ),
     "GRU4RecF": Traits(causal=True, trims="always", features=True),
-    "SASRecF": Traits(causal=True, trims="always", features=True),
-    "FDSA": Traits(causal=True, trims="always", features=True),
+    "SASRecF": Traits(size_key="hidden_size", causal=True, trims="always", features=True),
+    "FDSA": Traits(size_key="hidden_size", causal=True, trims="always", features=True),
     "SASRecCPR": Traits(
-        losses=("CE",), similarity=False, kind="CPRModel", note="its own partitioned softmax"
+        size_key="hidden_size",
+        losses=("CE",),
+        similarity=False,
+        kind="CPRModel",
+        note="its own partitioned softmax",
     ),
     "GRU4RecCPR": Traits(
         losses=("CE",), similarity=False, kind="CPRModel", note="its own partitioned softmax"

@@ -7,24 +7,11 @@ from pathlib import Path
 
 import yaml
 
-from recbole_llmemb import plugin
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import first_line
 
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
-
-
-def look_up(model):
-    """The class of a model of ours, refusing one that there is not; anything else as it is.
-
-    ``model``: A class is registered, so that RecBole knows it by name too.
-    """
-    if isinstance(model, str) and model.lower().startswith(plugin.PREFIX.lower()):
-        return plugin.model_class(model)
-    if isinstance(model, type) and hasattr(model, "backbone"):
-        return plugin.register(model)
-    return model
 
 
 def backbones_defaults(model_class) -> dict:

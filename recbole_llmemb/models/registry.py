@@ -1,0 +1,157 @@
+"""Models by name: those over RecBole's backbones, made when they are asked for, and others."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+
+from recbole.model.abstract_recommender import SequentialRecommender
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.llmemb.backbones import BACKBONES, PREFIX, Traits, bert4rec, special
+from recbole_llmemb.models.llmemb.model import LLMEmbMixin
+from recbole_llmemb.models.llmsrec.model import LLMSRec
+
+#: Where RecBole looks for sequential models, each in a module called as it is in small letters.
+PLACE = "recbole.model.sequential_recommender"
+#: Model classes by name; those over RecBole's backbones once they were asked for.
+MODELS: dict[str, type] = {"LLMSRec": LLMSRec}
+
+
+def is_ours(model: str) -> bool:
+    """Whether this model name belongs to this package."""
+    return model in MODELS or _backbone(model) is not None
+
+
+def names() -> list[str]:
+    """The models that there are: over RecBole's backbones, and registered ones."""
+    ours = [PREFIX + name for name, traits in BACKBONES.items() if not traits.refused]
+    return ours + [name for name in MODELS if name not in ours]
+
+
+def find(model: str) -> type | None:
+    """The class of a model of this package; None for any other."""
+    return model_class(model) if is_ours(model) else None
+
+
+def by_module(name: str) -> str | None:
+    """The model whose module is called so: its name in small letters."""
+    known = [*MODELS, *(PREFIX + backbone for backbone in BACKBONES)]
+    return {model.lower(): model for model in known}.get(name)
+
+
+def model_class(name: str) -> type:
+    """The class of one of our models, by its name."""
+    if name in MODELS:
+        return MODELS[name]
+    backbone = _backbone(name)
+    if backbone is None:
+        raise no_such_model(name)
+    refused = BACKBONES[backbone].refused
+    if refused:
+        raise UserError(
+            f"{name} cannot be had: {backbone} cannot read items from a table, because {refused}; "
+            "take another model (the documentation's page on backbones lists them)."
+        )
+    module = importlib.import_module(f"{PLACE}.{backbone.lower()}")
+    return _make(getattr(module, backbone), BACKBONES[backbone])
+
+
+def look_up(model):
+    """The class of a model of ours, refusing one that there is not; anything else as it is.
+
+    ``model``: A class is registered, so that RecBole knows it by name too.
+    """
+    if isinstance(model, str) and model.lower().startswith(PREFIX.lower()):
+        return model_class(model)
+    if isinstance(model, type) and hasattr(model, "backbone"):
+        return register(model)
+    return model
+
+
+def llmemb(backbone: type) -> type:
+    """Give a sequential model an item table: the model ``LLMEmb<its name>``.
+
+    Parameters
+    ----------
+    backbone : type
+        A RecBole sequential model that reads its items through ``self.item_embedding``. Its
+        ``forward`` has arguments called as in RecBole's models (``item_seq``,
+        ``item_seq_len``, ``user``). With the attribute ``causal = True`` it is trained at
+        every position unless told otherwise.
+
+    Returns
+    -------
+    type
+        A class that RecBole takes where it takes a model, and knows by name from now on.
+
+    Raises
+    ------
+    UserError
+        Not a sequential model, one that cannot be served, or a name that is taken.
+    """
+    if not (isinstance(backbone, type) and issubclass(backbone, SequentialRecommender)):
+        shown = getattr(backbone, "__name__", repr(backbone))
+        raise UserError(f"{shown} is no sequential model of RecBole; give such a class.")
+    name = PREFIX + backbone.__name__
+    if backbone.__name__ in BACKBONES:
+        if backbone.__module__.startswith(f"{PLACE}."):
+            return model_class(name)
+        raise UserError(f"{name} is a model already; give the class {backbone} another name.")
+    if getattr(MODELS.get(name), "backbone", None) is backbone:
+        return MODELS[name]
+    return _make(backbone, Traits(causal=getattr(backbone, "causal", None)), known=False)
+
+
+def register(model_class: type) -> type:
+    """Make RecBole's own entry points know a model class of ours under its class name.
+
+    Parameters
+    ----------
+    model_class : type
+        A subclass of :class:`~recbole_llmemb.models.llmemb.model.LLMEmbMixin` and a RecBole
+        sequential model.
+
+    Returns
+    -------
+    type
+        The class, so that this can be used as a decorator.
+    """
+    MODELS[model_class.__name__] = model_class
+    return model_class
+
+
+def no_such_model(name: str) -> UserError:
+    """An error that names those that are called almost so."""
+    by_lower = {one.lower(): one for one in names()}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=3)
+    if near:
+        advice = "take " + " or ".join(by_lower[one] for one in near)
+    else:
+        advice = "the documentation's page on backbones lists those there are"
+    return UserError(f"There is no model {name!r}; {advice}.")
+
+
+def _backbone(name):
+    """RecBole's sequential model that a name of ours stands for, or None."""
+    backbone = str(name).removeprefix(PREFIX)
+    return backbone if str(name) == PREFIX + backbone and backbone in BACKBONES else None
+
+
+def _make(backbone, traits, known=True):
+    kinds = vars(special) | vars(bert4rec)
+    base = kinds[traits.kind] if traits.kind else LLMEmbMixin
+    name = PREFIX + backbone.__name__
+    contents = {
+        "__doc__": f"{backbone.__name__} over an LLM item table (LLMEmb §3.3).",
+        "__module__": f"{PLACE}.{name.lower()}",
+        "backbone": backbone,
+        "features": traits.features,
+        "losses": traits.losses,
+        "similarity": traits.similarity,
+        "causal": traits.causal,
+        "trims": {"always": True, "never": False}.get(traits.trims, traits.trims),
+        "size_key": traits.size_key,
+        "known": known,
+    }
+    return register(type(name, (base, backbone), contents))

@@ -1,0 +1,213 @@
+"""What a model needs beside its data, made or found before it is built: table, teacher, LLM."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+
+import torch
+from recbole.data import create_dataset
+from recbole.utils import ModelType, get_model
+
+from recbole_llmemb.config.plain import config_for
+from recbole_llmemb.core import checkpoint, random_state
+from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
+from recbole_llmemb.data.trained_on import check_same
+from recbole_llmemb.encode import ensure_table
+from recbole_llmemb.models import registry
+from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoint
+from recbole_llmemb.models.llmsrec.llm import load_llm
+from recbole_llmemb.models.llmsrec.teacher import FrozenTeacher
+from recbole_llmemb.run.teacher import ensure_teacher, item_rows
+from recbole_llmemb.table.format import read_manifest
+
+# How models fail over settings, data or weights that are not theirs.
+_UNFIT = (RuntimeError, KeyError, NotImplementedError, TypeError)
+
+
+def provide(config, train, report: Callable[[str], None] | None = None, stage=None) -> Given:
+    """Make or find what the model of a configuration needs, and hang it on the training split.
+
+    What was used is noted in the configuration, which a checkpoint keeps: ``llm_table_used``,
+    ``teacher_used``, ``align_teacher_used``, ``llm_model_used``.
+
+    ``config``: one that comes from a checkpoint names what the model was trained with.
+    ``train``: the dataset whose items count; the model is built with it.
+    ``report``: called with one line for each; the log by default.
+    ``stage``: called with a name, in words what it is, and the work; returns what the work does.
+    """
+    found = Given.of(train, config)
+    if found is None:
+        found = _made(config, train, report or getLogger().info, stage or _at_once)
+        train.given = found
+    return found
+
+
+def _at_once(name, what, work):
+    return work()
+
+
+def _made(config, train, report, stage):
+    model = registry.find(config["model"])
+    needs = Needs() if model is None else model.needs(config)
+    given = Given(config=config)
+    with random_state.preserve():
+        if needs.table:
+            work = partial(item_table, config, train, report, needs.table_width)
+            given.table = stage("encode", "item table", work)
+        if needs.teacher:
+            make = item_rows if needs.teacher == "items" else frozen_teacher
+            work = partial(make, config, train, needs.teacher_size, report)
+            given.teacher = stage("teacher", config["align_teacher"], work)
+        if needs.llm:
+            given.llm = load_llm(config, report)
+    if model is not None:
+        for key, value in model.settled(config, given).items():
+            config[key] = value
+    return given
+
+
+def item_table(config, dataset, report: Callable[[str], None], width=None) -> ItemTable:
+    """The table of a configuration, made if it is not there, for the items of a dataset.
+
+    ``config``: one that comes from a checkpoint names the table the model was trained over.
+    ``width``: reduce a wider table to this many columns, unless ``llm_pca_dim`` says to how many.
+    """
+    path = _table_in_use(config) or ensure_table(config, report=report)
+    tokens = dataset.field2id_token[dataset.iid_field]
+    missing = config["llm_missing"] or "error"
+    found = ItemTable(path, tokens, missing, bool(config["llm_pca_dim"]))
+    table = found.load()
+    if width and table.width > width and not config["llm_pca_dim"]:
+        report(f"table: {table.width} wide and no adapter to learn, so llm_pca_dim is {width}")
+        config["llm_pca_dim"] = width  # as a checkpoint will say
+        path = ensure_table(config, report=report)
+        found = ItemTable(path, tokens, missing, reduced=True)
+        table = found.load()
+    needed = config["llm_table_used"]
+    if needed and needed["fingerprint"] != table.fingerprint:
+        raise TableError(
+            f"{path} is not the table this model was trained over (fingerprint "
+            f"{table.fingerprint}, not {needed['fingerprint']}, then in {needed['path']}); "
+            "set llm_table to that one."
+        )
+    # The checkpoint names the table it needs: where it was and what was in it.
+    where = str(Path(path).absolute())  # a checkpoint may be read from another folder
+    config["llm_table_used"] = {"path": where, "fingerprint": table.fingerprint}
+    return found
+
+
+def _table_in_use(config):
+    """The table that a checkpoint's configuration names, if it is still there and the same.
+
+    Found without a look at the item file, which may have got new items since.
+    """
+    used, chosen = config["llm_table_used"], config["llm_table"]
+    if used and chosen and Path(chosen).is_dir() and Path(chosen).absolute() != Path(used["path"]):
+        return None  # another one is asked for, which is to be looked at
+    try:
+        same = used and read_manifest(used["path"]).get("fingerprint") == used["fingerprint"]
+    except TableError:
+        same = False
+    return Path(used["path"]) if same else None
+
+
+def rebuilt(state, config, train, path):
+    """The model of a checkpoint, with what it needs and its weights, in evaluation mode.
+
+    ``state``: what :func:`~recbole_llmemb.core.checkpoint.load` read from ``path``.
+    ``train``: what it is built with: its training split, or a dataset with the same items.
+    """
+    with random_state.preserve():
+        provide(config, train)
+        with explained(
+            f"The weights in {path} do not fit its configuration and data ({{reason}}); give the "
+            "data that it was trained on.",
+            *_UNFIT,
+            where=path,
+        ):
+            model = get_model(config["model"])(config, train).to(config["device"])
+            model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
+    return model.eval()
+
+
+def frozen_teacher(config, dataset, size: int, report: Callable[[str], None]) -> FrozenTeacher:
+    """The whole teacher of a run, from a checkpoint of any RecBole sequential model.
+
+    ``config``: of the run. One that comes from a checkpoint names the teacher the model was trained
+    with; a new one is given its name.
+    """
+    needed = config["teacher_used"]
+    if needed and not Path(config["align_teacher"]).is_file():  # whoever would train it now
+        path = needed["path"]
+        if not Path(path).is_file():
+            raise UserError(
+                f"The CF model that this model was trained with was in {path} and is gone; put "
+                "it back there, or say where it is (align_teacher).",
+                key="align_teacher",
+            )
+    else:
+        path = ensure_teacher(config, size, report)
+    state = checkpoint.load(path)
+    found = checkpoint.fingerprint(state.get("state_dict", {}))
+    if needed and needed["fingerprint"] != found:
+        raise UserError(
+            f"{path} is not the CF model this model was trained with (fingerprint {found}, not "
+            f"{needed['fingerprint']}, then in {needed['path']}); set align_teacher to that one.",
+            key="align_teacher",
+        )
+    if not needed and is_checkpoint(config["align_teacher"]):
+        check_same(config, state.get("config"), path)
+    where = str(Path(path).absolute())  # a checkpoint may be read from another folder
+    config["teacher_used"] = {"path": where, "fingerprint": found}
+    model, tokens = teacher_model(state, path, dataset, config["device"])
+    report(f"teacher: {type(model).__name__} of {path}")
+    if not torch.is_tensor(getattr(getattr(model, "item_embedding", None), "weight", None)):
+        raise UserError(
+            f"Checkpoint {path} is of {state['config']['model']}, which has no item_embedding, so "
+            "it cannot be the CF model; give a sequential model with one (align_teacher).",
+            key="align_teacher",
+        )
+    ours = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    number = {token: i for i, token in enumerate(tokens)}
+    absent = [token for token in ours[1:] if token not in number]
+    if absent:
+        raise UserError(
+            f"CF model {path} does not know {len(absent)} of the dataset's items "
+            f"({name_some(absent)}); train one on this dataset (align_teacher).",
+            key="align_teacher",
+        )
+    ids = torch.tensor([0, *(number[token] for token in ours[1:])])
+    teacher = FrozenTeacher(model, ids.to(config["device"]))
+    if not teacher.gives_states():
+        raise UserError(
+            f"Checkpoint {path} is of {state['config']['model']}, which does not turn a history of "
+            "items into one state as wide as an item embedding, so it cannot be the CF model; give "
+            "another (align_teacher).",
+            key="align_teacher",
+        )
+    return teacher
+
+
+def teacher_model(state, path, dataset=None, device=None):
+    """The model of a teacher's checkpoint, and the item tokens it was trained with.
+
+    ``dataset``: used where it has the same items; the checkpoint's own data is read otherwise.
+    """
+    if "config" not in state or "state_dict" not in state:
+        raise UserError(f"Checkpoint {path} has no configuration; give one of a trainer.")
+    config = config_for(state["config"], torch.device(device or "cpu"))
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        raise UserError(f"Checkpoint {path} is of {config['model']}, which is no sequential model.")
+    config["align_weight"] = 0.0  # which only training needs
+    tokens = state.get("item_tokens")
+    ours = None if dataset is None else dataset.field2id_token[dataset.iid_field]
+    if ours is None or tokens is None or [str(token) for token in ours] != list(tokens):
+        dataset = create_dataset(config)
+        tokens = tokens or [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+    # A copy: what the run's own model is given hangs on the dataset, too.
+    return rebuilt(state, config, copy.copy(dataset), path), tokens
