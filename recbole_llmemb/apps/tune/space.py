@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -16,43 +16,13 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.optional import optional
 from recbole_llmemb.core.suggestions import nearest
 
-
-class Kind(NamedTuple):
-    """A way to search a key."""
-
-    holds: str  # What its list holds
-    suggest: Callable  # Of an optuna.trial.Trial, a key and the list: a value
-
-
-def _choice(trial, key, *values):  # by number, as Optuna takes no lists for values
-    return values[trial.suggest_categorical(key, list(range(len(values))))]
-
-
-def _uniform(trial, key, low, high):
-    return trial.suggest_float(key, low, high)
-
-
-def _loguniform(trial, key, low, high):
-    return trial.suggest_float(key, low, high, log=True)
-
-
-def _quniform(trial, key, low, high, step):
-    value = low + step * trial.suggest_int(key, 0, math.floor((high - low) / step + 1e-9))
-    # Sizes must stay whole numbers, and 0.1 + 2 * 0.1 is to be 0.3.
-    return value if isinstance(value, int) else round(value, 12)
-
-
-def _randint(trial, key, low, high):
-    return trial.suggest_int(key, low, high)
-
-
-#: How a key may be searched.
+#: How a key may be searched, and what its list holds.
 KINDS = {
-    "choice": Kind("the values", _choice),
-    "uniform": Kind("low, high", _uniform),
-    "loguniform": Kind("low, high", _loguniform),
-    "quniform": Kind("low, high, step", _quniform),
-    "randint": Kind("low, high, both counted in", _randint),
+    "choice": "the values",
+    "uniform": "low, high",
+    "loguniform": "low, high",
+    "quniform": "low, high, step",
+    "randint": "low, high, both counted in",
 }
 
 
@@ -72,7 +42,17 @@ class Dimension:
 
     def suggest(self, trial):
         """A value, from an :class:`optuna.trial.Trial`."""
-        return KINDS[self.kind].suggest(trial, self.key, *self.values)
+        if self.kind == "choice":  # by number, as Optuna takes no lists for values
+            return self.values[trial.suggest_categorical(self.key, list(range(len(self.values))))]
+        low, high, *step = self.values
+        if self.kind == "randint":
+            return trial.suggest_int(self.key, low, high)
+        if self.kind != "quniform":
+            return trial.suggest_float(self.key, low, high, log=self.kind == "loguniform")
+        steps = math.floor((high - low) / step[0] + 1e-9)
+        value = low + trial.suggest_int(self.key, 0, steps) * step[0]
+        # Sizes must stay whole numbers, and 0.1 + 2 * 0.1 is to be 0.3.
+        return value if isinstance(value, int) else round(value, 12)
 
 
 class Space:
@@ -83,20 +63,20 @@ class Space:
 
     def __init__(self, dimensions, where="the space"):
         self.where = where
-        self.dimensions = []
-        waiting = {one.key: one for one in dimensions}
-        for one in waiting.values():
+        by_key = {one.key: one for one in dimensions}
+        order = TopologicalSorter(dict.fromkeys(by_key, ()))
+        for one in dimensions:
             with _refusals(where, one.key):
                 for parent, allowed in one.when.items():
-                    _check_condition(parent, waiting.get(parent), allowed)
-        while waiting:
-            ready = [one for one in waiting.values() if not set(one.when) & set(waiting)]
-            if not ready:
-                told = f"In {where}, the conditions of {', '.join(waiting)} wait for each other."
-                raise UserError(told, where=where)
-            self.dimensions += ready
-            for one in ready:
-                del waiting[one.key]
+                    _check_condition(parent, by_key.get(parent), allowed)
+            order.add(one.key, *one.when)
+        try:
+            self.dimensions = [by_key[key] for key in order.static_order()]
+        except CycleError as error:
+            names = ", ".join(sorted(set(error.args[1])))
+            raise UserError(
+                f"In {where}, the conditions of {names} wait for each other.", where=where
+            ) from None
 
     @property
     def keys(self) -> list[str]:
@@ -201,7 +181,7 @@ def _from_lines(text: str, where: str) -> Space:
     if not found:
         told = f"{where} has no keys to search; write lines `key choice [a,b]`."
         raise UserError(told, where=where)
-    return Space(found.values(), where)
+    return Space(list(found.values()), where)
 
 
 def _as_hyperopt(kind: str, values: Any) -> Any:
@@ -221,7 +201,7 @@ def _dimension(key: str, kind: Any, values: Any, when: Any = None) -> Dimension:
         near = nearest(str(kind), KINDS, 1) or [f"one of {', '.join(KINDS)}"]
         raise ValueError(f"there is no {kind!r}; take {near[0]}")
     if not isinstance(values, (list, tuple)) or not values:
-        raise ValueError(f"{kind} is {values!r}; write [{KINDS[kind].holds}]")
+        raise ValueError(f"{kind} is {values!r}; write [{KINDS[kind]}]")
     values = tuple(map(_number, values))
     if kind != "choice":
         _check_bounds(kind, values)
@@ -245,7 +225,7 @@ def _check_bounds(kind: str, values: tuple) -> None:
     wanted = 3 if kind == "quniform" else 2
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     if len(values) != wanted or not numbers or not all(map(math.isfinite, values)):
-        raise ValueError(f"{kind} is {list(values)}; write [{KINDS[kind].holds}] as numbers")
+        raise ValueError(f"{kind} is {list(values)}; write [{KINDS[kind]}] as numbers")
     low, high, *step = values
     if not low < high:
         raise ValueError(f"{kind} goes from {low} to {high}; the second must be larger")

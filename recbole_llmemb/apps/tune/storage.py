@@ -63,30 +63,21 @@ class Storage:
 
     def require_same_search(self, record: dict, resume: bool) -> None:
         """Refuse to begin over what is here, or to go on with another search."""
-        earlier, path = self.read(), self.path
+        earlier, path, wrong = self.read(), self.path, None
         if earlier is None:
             found = self.files.get_file_info(fs.FileSelector(self.folder))
             if found:
-                raise UserError(
-                    f"{path} holds something else than a search ({min(f.base_name for f in found)})"
-                    ", which its report might replace; give this one another --name.",
-                    key="name",
-                    where=path,
+                first = min(file.base_name for file in found)
+                wrong = f"{path} holds something else than a search ({first});"
+        elif not resume:
+            wrong = f"There is a search in {path} already; continue it with --resume, or"
+        else:
+            wanted = json.loads(json.dumps(record, default=str))
+            # Older searches noted less.
+            others = [key for key in wanted if earlier.get(key, wanted[key]) != wanted[key]]
+            if others:
+                wrong = (
+                    f"The search in {path} was begun with another {others[0]}, so it cannot go on;"
                 )
-            return
-        if not resume:
-            raise UserError(
-                f"There is a search in {path} already; continue it with --resume, or give this one "
-                "another --name.",
-                key="resume",
-                where=path,
-            )
-        wanted = json.loads(json.dumps(record, default=str))
-        for key, value in wanted.items():
-            if earlier.get(key, value) != value:  # older searches noted less
-                raise UserError(
-                    f"The search in {path} was begun with another {key}, so it cannot be continued "
-                    "with this one; give this one another --name.",
-                    key=key,
-                    where=path,
-                )
+        if wrong:
+            raise UserError(f"{wrong} give this one another --name.", key="name", where=path)

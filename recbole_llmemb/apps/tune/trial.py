@@ -39,9 +39,9 @@ def trainable(model, dataset=None, config_files=(), metric=None, report=print, *
     ``model``: any model of this package or of RecBole.
     ``dataset``: ``ml-100k`` if not given.
     ``metric``: what ``score`` is; ``valid_metric`` of the configuration if not given.
-    ``report``: told in one line each what is being prepared.
+    ``report``: called with one line per stage.
     ``**settings``: any configuration key.
-    Returns takes a configuration, whose keys win over all of these.
+    Returns a function of a configuration, whose keys win over all of these.
     """
     plan, config = make_plan(model, dataset or "ml-100k", config_files, settings, None, metric)
     return bind(plan, prepare(plan, config, report=report))
