@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import hashlib
 import json
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole_llmemb.core.artifacts import build_lock
+from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
@@ -162,45 +161,51 @@ def run_job(
     """
     began = time.perf_counter()
     out = Path(out)
-    ready = job.prepare()
+    ready, source = job.prepare(), job.text.settings.source
     processes = job.processes()
     if not processes.first:
         report = _nothing
     precision = processes.precision(job.precision)
     key = job.key(precision, processes.count)
+    work = out.parent / f".{out.name}.work-{key}"
 
-    # The first process looks and locks for all of them.
-    manifest = processes.tell(_find(key, out) if processes.first else None)
-    hit = manifest is not None
-    if not hit:
-        with build_lock(out, "adapter") if processes.first else contextlib.nullcontext():
-            manifest = processes.tell(_find(key, out) if processes.first else None)
-            hit = manifest is not None
-            if not hit:
-                if processes.first:
-                    refuse_inputs(out, [job.text.item_file, job.text.settings.source.location])
-                    require_free(out, overwrite, _written, "an adapter")
-                work = out.parent / f".{out.name}.work-{key}"
-                if processes.first and not resume:
-                    shutil.rmtree(work, ignore_errors=True)
-                processes.wait()
-                from recbole_llmemb.scft.training import train  # only now: it loads libraries
+    def train() -> tuple[Callable[[Path], None], dict]:
+        from recbole_llmemb.scft.training import train  # only now: it loads libraries
 
-                report(
-                    f"scft: training {out} ({len(ready.train.items):,} items, "
-                    f"{len(ready.held.items):,} held out, encoder {job.text.settings.source.name})"
-                )
-                save, facts = train(job, processes, precision, work, report)
-                manifest = _manifest(job, precision, processes.count, key) | facts
-                if processes.first:
-                    with atomic_directory(out, overwrite, _written, "an adapter") as fresh:
-                        save(fresh)
-                        manifest["files"] = [*files_in(fresh), MANIFEST]
-                        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-                        (fresh / MANIFEST).write_text(text, encoding="utf-8")
-                    for old in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
-                        shutil.rmtree(old, ignore_errors=True)
-                processes.wait()
+        return train(job, processes, precision, work, report)
+
+    def build() -> dict:
+        """Of the first process, when it has the lock."""
+        refuse_inputs(out, [job.text.item_file, source.location])
+        require_free(out, overwrite, _written, "an adapter")
+        if not resume:
+            shutil.rmtree(work, ignore_errors=True)
+        report(
+            f"scft: training {out} ({len(ready.train.items):,} items, "
+            f"{len(ready.held.items):,} held out, encoder {source.name})"
+        )
+        processes.tell(None)
+        save, facts = train()
+        manifest = _manifest(job, precision, processes.count, key) | facts
+        with atomic_directory(out, overwrite, _written, "an adapter") as fresh:
+            save(fresh)
+            manifest["files"] = [*files_in(fresh), MANIFEST]
+            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+            (fresh / MANIFEST).write_text(text, encoding="utf-8")
+        for old in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        return processes.tell(manifest)
+
+    if processes.first:
+        manifest, hit = build_or_load(lambda: _find(key, out), build, out, "adapter")
+        if hit:
+            processes.tell(manifest)
+    else:  # the first looks and locks for all: what it has found, or nothing, and then training
+        manifest = processes.tell(None)
+        hit = manifest is not None
+        if not hit:
+            train()
+            manifest = processes.tell(None)
     seconds = time.perf_counter() - began
     report(f"scft: {'cache hit' if hit else 'trained'} {out} ({seconds:.1f} s)")
     return ScftResult(out, manifest, hit, seconds)

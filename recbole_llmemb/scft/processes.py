@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
+from typing import Any
 
 import torch
 
 from recbole_llmemb.core.errors import UserError
 
+# The others wait while the first one waits for an adapter that somebody else is training.
+_PATIENCE = timedelta(days=30)
+
 
 class Processes:
-    """This process among those that train together. Costs nothing while there is only one.
+    """This process among those that train together.
+
+    The group is made when they first have something to tell, as it waits for all of them.
 
     ``device``: ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
 
@@ -18,26 +25,37 @@ class Processes:
     ``cpu``: Whether they train on the CPU.
     """
 
-    def __init__(self, device=None):
+    def __init__(self, device: Any = None):
         kind, _, number = str(device or "auto").partition(":")
         if kind not in ("auto", "cpu", "cuda") or number not in ("", "0"):
             raise UserError(
                 f"llm_device is {str(device)!r}, which scft cannot train on; set auto, cpu or "
-                "cuda, and CUDA_VISIBLE_DEVICES to the GPU if there are several."
+                "cuda, and CUDA_VISIBLE_DEVICES to the GPU if there are several.",
+                key="llm_device",
             )
         if kind == "cuda" and not torch.cuda.is_available():
-            raise UserError("llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu.")
+            raise UserError(
+                "llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu.", key="llm_device"
+            )
         self.cpu = kind == "cpu" or not torch.cuda.is_available()
-        started = "LOCAL_RANK" in os.environ  # what both launchers set
+        # Both launchers tell by the environment, before there is a group that could be asked.
+        started = "LOCAL_RANK" in os.environ
         self.count = int(os.environ.get("WORLD_SIZE", 1)) if started else 1
         self.first = not started or int(os.environ.get("RANK", 0)) == 0
 
     @property
+    def state(self) -> Any:
+        """Accelerate's state of several processes: the device of this one, and the group."""
+        from accelerate import PartialState
+
+        return PartialState(cpu=self.cpu, timeout=_PATIENCE)
+
+    @property
     def device(self) -> torch.device:
         """Where this process trains."""
-        if self.cpu:
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) if self.count > 1 else 0)
+        if self.count > 1:
+            return self.state.device
+        return torch.device("cpu") if self.cpu else torch.device("cuda", 0)
 
     def precision(self, wanted: str) -> str:
         """What ``auto`` stands for here: bfloat16 where the GPU computes in it, else float32."""
@@ -48,25 +66,21 @@ class Processes:
         if wanted == "float16" and self.cpu:
             raise UserError(
                 "scft_precision is 'float16', in which a CPU does not train; set float32 or "
-                "bfloat16."
+                "bfloat16.",
+                key="scft_precision",
             )
         return wanted
 
-    def tell(self, thing):
+    def tell(self, thing: Any) -> Any:
         """What the first process has, on all of them."""
         if self.count == 1:
             return thing
         from accelerate.utils import broadcast_object_list
 
-        self._state()
+        _ = self.state
         return broadcast_object_list([thing])[0]
 
     def wait(self) -> None:
         """Until all of them are here."""
         if self.count > 1:
-            self._state().wait_for_everyone()
-
-    def _state(self):
-        from accelerate import PartialState
-
-        return PartialState(cpu=self.cpu)
+            self.state.wait_for_everyone()

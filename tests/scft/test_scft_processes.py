@@ -16,6 +16,7 @@ pytest.importorskip("peft")
 pytest.importorskip("datasets")
 
 from recbole_llmemb.cli.main import main  # noqa: E402
+from recbole_llmemb.core.artifacts import build_lock  # noqa: E402
 from recbole_llmemb.scft.processes import Processes  # noqa: E402
 from recbole_llmemb.scft.trainer import last_checkpoint  # noqa: E402
 
@@ -39,24 +40,52 @@ def weights(folder, out):
     return load_file(folder / out / "adapter_model.safetensors")
 
 
+# The command, where whoever waits for a group gives up soon, unless told to wait.
+DRIVER = """
+import datetime, os, sys
+from pathlib import Path
+from torch.distributed import distributed_c10d
+from recbole_llmemb.cli.main import main
+from recbole_llmemb.scft.processes import Processes
+
+distributed_c10d.default_pg_timeout = datetime.timedelta(seconds=4)
+tell = Processes.tell
+
+def marked(self, thing):
+    Path(f"waits-{os.environ['RANK']}").touch()
+    return tell(self, thing)
+
+Processes.tell = marked
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="PyTorch without gloo")
 def test_two_processes_are_one_with_a_larger_batch(tmp_path):
-    """Views are compared across processes, and the gradient is that of the whole batch."""
+    """Views are compared across processes, and the gradient is that of the whole batch. While
+    somebody else makes the adapter, both wait, longer than a group would."""
     options = ["--steps=7", "--lora_dropout=0"]
     two = arguments(tmp_path, "qwen2", "two", "--batch_size=4", *options)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     launch += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    done = subprocess.run(
-        [*launch, str(ROOT / "run_recbole_llm.py"), *two],
-        env=child_env(),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("scft: trained") == 1  # one of them speaks
+    (tmp_path / "driver.py").write_text(DRIVER)
+    with build_lock(tmp_path / "two", "adapter"):
+        started = subprocess.Popen(
+            [*launch, str(tmp_path / "driver.py"), *two],
+            env={**child_env(), "PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2400):
+            if (tmp_path / "waits-1").exists() or started.poll() is not None:
+                break
+            time.sleep(0.05)
+        time.sleep(10)
+    out, error = started.communicate(timeout=240)
+    assert started.returncode == 0, error[-3000:]
+    assert out.count("scft: trained") == 1  # one of them speaks
     assert main(arguments(tmp_path, "qwen2", "one", "--batch_size=8", *options)) == 0
     one, two = weights(tmp_path, "one"), weights(tmp_path, "two")
     assert max(value.abs().max().item() for value in one.values()) > 0.05
