@@ -25,8 +25,8 @@ def ours(job, work):
     import logging
     import warnings
 
-    from recbole_llmemb.scft.lora import add_lora
-    from recbole_llmemb.scft.training import load_base, make_trainer
+    from recbole_llmemb.scft.model import add_lora, load_base
+    from recbole_llmemb.scft.training import make_trainer
 
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)  # transformers' to its developers
@@ -54,8 +54,8 @@ def plain(job):
     from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
     from recbole_llmemb.encode.encoder import DTYPES
-    from recbole_llmemb.scft.lora import find_targets
     from recbole_llmemb.scft.losses import FORMS
+    from recbole_llmemb.scft.model import find_targets
 
     processes = job.processes()
     device, precision = processes.device, processes.precision(job.precision)

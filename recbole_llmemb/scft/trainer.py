@@ -1,24 +1,122 @@
-"""sentence-transformers' trainer, made to survive being killed and to stop on NaN."""
+"""sentence-transformers' trainer: its batches of views, its measures, and a training that survives
+being killed and stops on NaN."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.sampler import DefaultBatchSampler
 from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.scft.batches import ShuffledBatches
+from recbole_llmemb.scft.views import Views
 
 _STATE = "trained.safetensors"
 _WHOLE = "whole"
+
+
+class ShuffledBatches(DefaultBatchSampler):
+    """Every item once an epoch, in an order that depends on seed and epoch alone.
+
+    The trainer's own sampler draws from one generator on and on, so that a training resumed in
+    its third epoch would begin with the order of the first.
+    """
+
+    views: Views
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.views.epoch)
+        order = torch.randperm(len(self.sampler), generator=generator).tolist()
+        for start in range(0, len(order) - self.batch_size + 1, self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+class Parts:
+    """Collates rows of two views into parts of texts of similar length.
+
+    Little is padded so, and a part is what GradCache embeds at a time.
+
+    ``preprocess``: texts to tokens, padded on the right; a SentenceTransformer's.
+    ``size``: texts of a part; by default all are one part.
+    """
+
+    valid_label_columns = ("label",)
+
+    def __init__(self, preprocess, size: int | None):
+        self._preprocess, self._size = preprocess, size
+
+    def __call__(self, rows: list[dict[str, str]]) -> dict[str, object]:
+        """Tokens under ``part<i>_…``, and as ``label`` where each view went."""
+        texts = [row["view_a"] for row in rows] + [row["view_b"] for row in rows]
+        tokens = self._preprocess(texts)
+        width = tokens["attention_mask"].shape[1]
+        lengths = tokens["attention_mask"].sum(1)
+        order = torch.argsort(lengths, descending=True, stable=True)
+        batch: dict[str, object] = {"label": torch.argsort(order)}
+        for number, members in enumerate(order.split(self._size or len(texts))):
+            longest = int(lengths[members[0]])
+            for key, value in tokens.items():
+                if torch.is_tensor(value):
+                    value = value[members]
+                    if value.dim() > 1 and value.shape[1] == width:
+                        value = value[:, :longest]
+                batch[f"part{number}_{key}"] = value
+        return batch
+
+
+def measures(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    """Measures of two views' embeddings, both (n, D), of any length.
+
+    Returns ``top1``: share of views nearest, by cosine, to the same item's other view, both ways (a
+    tie counts). ``alignment``: mean squared distance of an item's views, and ``uniformity``: log of
+    the mean over pairs of items of exp(−2·distance²), both on the unit sphere (Wang & Isola, 2020);
+    lower is better.
+    """
+    x, y = F.normalize(x.float(), dim=1), F.normalize(y.float(), dim=1)
+    near = x @ y.t()
+    own = near.diagonal() + 1e-6
+    found = (own >= near.amax(1)).float().mean() + (own >= near.amax(0)).float().mean()
+    spread = [torch.pdist(v).square().mul(-2).exp().mean() for v in (x, y)]
+    return {
+        "top1": (found / 2).item(),
+        "alignment": (x - y).square().sum(1).mean().item(),
+        "uniformity": (sum(spread) / 2).log().item(),
+    }
+
+
+class HeldOut(BaseEvaluator):
+    """Measures of a fixed pair of views per held-out item.
+
+    ``pairs`` (str, str): two prompts per item.
+    ``batch_size``: texts per forward pass.
+    """
+
+    def __init__(self, pairs: Sequence[Sequence[str]], batch_size: int):
+        super().__init__()
+        self.texts = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+        self.batch_size = batch_size
+
+    def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
+        """See :func:`measures`."""
+        training = model.training
+        vectors = model.encode(
+            self.texts,
+            batch_size=self.batch_size,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )
+        model.train(training)
+        return measures(*vectors.chunk(2))
 
 
 class ScftTrainer(SentenceTransformerTrainer):

@@ -12,15 +12,25 @@ import torch
 
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quiet_loading
+from recbole_llmemb.encode.encoder import quiet_loading
 from recbole_llmemb.scft.job import ScftJob
 from recbole_llmemb.scft.processes import Processes
 
 try:
     import datasets
-    import peft
     from sentence_transformers import SentenceTransformerTrainingArguments
-    from sentence_transformers.base.losses import gradcache as _gradcache  # noqa: F401
+
+    from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
+    from recbole_llmemb.scft.model import add_lora, load_base
+    from recbole_llmemb.scft.trainer import (
+        HeldOut,
+        Parts,
+        ScftTrainer,
+        describe,
+        drop_halves,
+        last_checkpoint,
+        step_of,
+    )
 except ImportError as error:
     raise UserError(
         f"scft needs what is not installed ({error.name or error}): "
@@ -66,15 +76,6 @@ def _quiet():
 
 
 def _train(job, processes, precision, work, report):
-    from recbole_llmemb.scft.evaluate import HeldOut
-    from recbole_llmemb.scft.lora import add_lora
-    from recbole_llmemb.scft.trainer import (
-        describe,
-        drop_halves,
-        last_checkpoint,
-        step_of,
-    )
-
     ready = job.prepare()
     torch.manual_seed(job.seed)
     model = load_base(job, processes.device, precision)
@@ -127,58 +128,8 @@ def _train(job, processes, precision, work, report):
     return save, facts
 
 
-def load_base(job: ScftJob, device: torch.device, precision: str):
-    """The encoder to adapt, frozen weights in ``precision``, ending in un-normalised pooling."""
-    options = {}
-    if job.quantize:
-        options = {"quantization_config": _quantization(job.quantize, device, precision)}
-        options["device_map"] = {"": device}
-    model = load_pipeline(
-        job.text.settings.source,
-        pooling=job.text.pooling,
-        dtype=DTYPES[precision],
-        device=str(device),
-        max_length=job.text.max_length,
-        trust_remote_code=job.text.trust_remote_code,
-        model_options=options,
-    )
-    # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalises again
-    # where the encoder's own pipeline does.
-    for name, module in list(model.named_children()):
-        if type(module).__name__ == "Normalize":
-            delattr(model, name)
-    if job.quantize:
-        peft.prepare_model_for_kbit_training(
-            model.transformers_model, use_gradient_checkpointing=False
-        )
-    if job.gradient_checkpointing:
-        # Not the re-entrant kind, which wants inputs that need gradients: the embedding is frozen.
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    return model
-
-
-def _quantization(bits: int, device: torch.device, precision: str):
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
-    if not is_bitsandbytes_available() or device.type == "cpu":
-        raise UserError(
-            f"scft_quantize is {bits}, which needs a GPU and bitsandbytes; pip install "
-            "bitsandbytes there, or leave it empty."
-        )
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[precision]
-    )
-
-
 def make_trainer(job, processes, precision, work, report, model, evaluator=None):
     """The trainer of a job, with its data and loss."""
-    from recbole_llmemb.scft.batches import Parts
-    from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
-    from recbole_llmemb.scft.trainer import ScftTrainer
-
     views = job.prepare().train
     items = datasets.Dataset.from_dict({"item": list(range(len(views.items)))})
     items.set_transform(views)

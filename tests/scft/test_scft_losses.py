@@ -11,9 +11,9 @@ pytest.importorskip("datasets")
 
 from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
 from recbole_llmemb.encode.source import find_encoder  # noqa: E402
-from recbole_llmemb.scft.batches import Parts  # noqa: E402
-from recbole_llmemb.scft.lora import add_lora  # noqa: E402
 from recbole_llmemb.scft.losses import FORMS, CachedViewLoss, ViewLoss  # noqa: E402
+from recbole_llmemb.scft.model import add_lora  # noqa: E402
+from recbole_llmemb.scft.trainer import Parts  # noqa: E402
 
 WORDS = ["red", "blue", "soap", "gel", "one", "two", "movie", "beauty"]
 

@@ -1,4 +1,4 @@
-"""Low-rank adapters on an encoder: where they go, and putting them there."""
+"""The encoder that is adapted: loaded, frozen, with low-rank adapters in it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,65 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import peft
 import torch
 from torch import nn
 
 from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.encode.encoder import DTYPES, load_pipeline
+from recbole_llmemb.scft.job import ScftJob
 
 # The last number in a module's name, a layer's or an expert's, and what follows it:
 # encoder.layer.3.attention.self.query, layers.3.self_attn.q_proj, h.3.mlp.c_fc.
 _IN_LAYER = re.compile(r"(?:.*\.)?\d+\.(?P<rest>[A-Za-z].*)")
 # A mixture of experts chooses its experts with it; it is no projection of the MLP.
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
+
+
+def load_base(job: ScftJob, device: torch.device, precision: str):
+    """The encoder to adapt, frozen weights in ``precision``, ending in un-normalised pooling."""
+    options = {}
+    if job.quantize:
+        options = {"quantization_config": _quantization(job.quantize, device, precision)}
+        options["device_map"] = {"": device}
+    model = load_pipeline(
+        job.text.settings.source,
+        pooling=job.text.pooling,
+        dtype=DTYPES[precision],
+        device=str(device),
+        max_length=job.text.max_length,
+        trust_remote_code=job.text.trust_remote_code,
+        model_options=options,
+    )
+    # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalises again
+    # where the encoder's own pipeline does.
+    for name, module in list(model.named_children()):
+        if type(module).__name__ == "Normalize":
+            delattr(model, name)
+    if job.quantize:
+        peft.prepare_model_for_kbit_training(
+            model.transformers_model, use_gradient_checkpointing=False
+        )
+    if job.gradient_checkpointing:
+        # Not the re-entrant kind, which wants inputs that need gradients: the embedding is frozen.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def _quantization(bits: int, device: torch.device, precision: str):
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available() or device.type == "cpu":
+        raise UserError(
+            f"scft_quantize is {bits}, which needs a GPU and bitsandbytes; pip install "
+            "bitsandbytes there, or leave it empty."
+        )
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[precision]
+    )
 
 
 def find_targets(model: nn.Module) -> str:
@@ -60,11 +109,9 @@ def add_lora(
     ``targets``: names of linear layers; by default those of :func:`find_targets`.
     Returns how many parameters are trained.
     """
-    from peft import LoraConfig
-
     inner = model.transformers_model
     model.add_adapter(
-        LoraConfig(
+        peft.LoraConfig(
             r=rank,
             lora_alpha=alpha,
             lora_dropout=dropout,
