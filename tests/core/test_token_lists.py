@@ -6,7 +6,7 @@ import pytest
 from serve_runs import saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.cli import convert, order_test
+from recbole_llmemb.cli import order_test
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.cli.recommend import users_of
 from recbole_llmemb.core.errors import UserError
@@ -78,4 +78,3 @@ def test_files_and_columns_whose_names_hold_a_comma(tmp_path):
     assert order_test._files(str(both)) == [str(both)]
     assert order_test._files(f"A={both}") == [f"A={both}"]
     assert order_test._files(f'"A={both}",c.pth') == [f"A={both}", "c.pth"]
-    assert convert._names('user,"item, id"') == ["user", "item, id"]
