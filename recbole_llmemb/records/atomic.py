@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import first_line
@@ -10,7 +11,7 @@ from recbole_llmemb.core.files import first_line
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 
 
-def interaction_files(config) -> list[Path]:
+def interaction_files(config: Any) -> list[Path]:
     """Where a dataset's interactions are: one file, or those of ``benchmark_filename``."""
     folder, name = Path(config["data_path"]), config["dataset"]
     parts = config["benchmark_filename"]
@@ -19,7 +20,7 @@ def interaction_files(config) -> list[Path]:
     )
 
 
-def check_header(path, config) -> None:
+def check_header(path: Path, config: Any) -> None:
     """Refuse a file whose first line does not name fields as ``name:type``.
 
     ``path``: RecBole's ``.inter`` file, which exists.
@@ -33,11 +34,11 @@ def check_header(path, config) -> None:
     atomic_header(line, separator, path)
 
 
-def atomic_header(line: str, separator: str, path) -> list[tuple[str, str]]:
+def atomic_header(line: str, separator: str, path: Path) -> list[tuple[str, str]]:
     """Names and types of the fields that an atomic file's first line names."""
-    found = [name_and_type(column) for column in line.split(separator)]
-    for column, named in zip(line.split(separator), found):
-        if named is None:
+    found = []
+    for column in line.split(separator):
+        if (named := name_and_type(column)) is None:
             raise UserError(
                 f"{path}: the first line must name the fields as name:type (of "
                 f"{', '.join(FIELD_TYPES)}), but {column[:40]!r} is not; check the file and "
@@ -45,6 +46,7 @@ def atomic_header(line: str, separator: str, path) -> list[tuple[str, str]]:
                 key="field_separator",
                 where=path,
             )
+        found.append(named)
     return found
 
 

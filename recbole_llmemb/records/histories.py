@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.token_lists import split_tokens
@@ -11,7 +13,9 @@ from recbole_llmemb.records.reader import open_records
 from recbole_llmemb.records.values import token_of
 
 
-def read_histories(path):
+def read_histories(
+    path: str | os.PathLike[str],
+) -> tuple[list[list[str]], list[str], list[list[float] | None], list[str]]:
     """Histories from a file with a record per history: json lines, or any other that is known.
 
     A record has ``history`` (a list of item tokens, oldest first, or one string with spaces
@@ -20,7 +24,9 @@ def read_histories(path):
 
     Returns lists of histories, names, times (each a list or None) and places (file and line).
     """
-    histories, names, times, places = [], [], [], []
+    histories: list[list[str]] = []
+    times: list[list[float] | None] = []
+    names, places = [], []
     for place, value in _records(path):
         where = f"{path}, {place}"
         value = {"history": value} if isinstance(value, list) else value
@@ -42,7 +48,7 @@ def read_histories(path):
     return histories, names, times, places
 
 
-def _records(path) -> Iterator[tuple[str, object]]:
+def _records(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
     file = open_records(path, otherwise="json", peek=0)
     if file.kind == "json":
         records = file.values()
@@ -52,7 +58,7 @@ def _records(path) -> Iterator[tuple[str, object]]:
         yield f"{file.noun} {number}", value
 
 
-def _times(given, count: int, where: str) -> list[float] | None:
+def _times(given: Any, count: int, where: str) -> list[float] | None:
     if given is None or given == "":
         return None
     given = given.split() if isinstance(given, str) else given

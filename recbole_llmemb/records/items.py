@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 from recbole_llmemb.core.errors import UserError, name_some, refuse_twice
 from recbole_llmemb.records.reader import RecordFile, open_records
@@ -53,16 +54,12 @@ class ItemFile:
             if not (given or typed):
                 bare.append(number)
                 continue
-            where = f"{self.path}, {self.file.noun} {number}"
             try:
-                token, texts = self._token(given, where), list(map(text_of, values))
+                token, texts = self._token(given, number), list(map(text_of, values))
             except UnicodeDecodeError:
                 bad = [n for n, value in zip(self.fields, values) if isinstance(value, bytes)]
-                raise UserError(
-                    f"{where}: {name_some(bad)} is no text; leave it out (item_text_fields).",
-                    key="item_text_fields",
-                    where=self.path,
-                ) from None
+                said = f"{name_some(bad)} is no text; leave it out (item_text_fields)"
+                self.file.refuse(number, said, "item_text_fields")
             yield token, {name: text for name, text in zip(self.fields, texts) if text}
         if bare:
             named = ", ".join(map(str, bare[:5])) + (", …" if len(bare) > 5 else "")
@@ -71,7 +68,7 @@ class ItemFile:
                 f"line {named}"
             )
 
-    def _token(self, given, where: str) -> str:
+    def _token(self, given: Any, number: int) -> str:
         token, wrong = token_of(given), None
         if not is_token(given):
             wrong = f"is {given!r}; it must be text or a whole number"
@@ -82,12 +79,12 @@ class ItemFile:
         elif is_broken(token):
             wrong = f"is {token!r}, which is no text"
         if wrong:
-            raise UserError(f"{where}: the item token ({self.id_field}) {wrong}.", where=self.path)
+            self.file.refuse(number, f"the item token ({self.id_field}) {wrong}")
         return token
 
 
 def open_items(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     fields: Sequence[str] | str | None = None,
     id_field: str = "item_id",
     field_separator: str = "\t",
@@ -114,26 +111,22 @@ def open_items(
         fields = [name.strip() for name in fields.strip("[] ").split(",") if name.strip()]
     others = [name for name in file.columns if name != id_field]
     if id_field not in file.columns:
-        raise UserError(
-            f"{path} has no field {id_field!r} for the item token; it has {', '.join(others)}: "
-            "set ITEM_ID_FIELD (--item_id_field) to one of these, or rename it to "
-            f"{id_field}, if that is its name in other files.",
-            key="ITEM_ID_FIELD",
-            where=path,
+        file.refuse(
+            0,
+            f"it has no field {id_field!r} for the item token, but {', '.join(others)}: set "
+            "ITEM_ID_FIELD (--item_id_field) to one of these, or rename it to "
+            f"{id_field}, if that is its name in other files",
+            "ITEM_ID_FIELD",
         )
     unknown = [name for name in fields or () if name not in file.columns]
     if unknown:
-        raise UserError(
-            f"{path} has no field {name_some(unknown)} (item_text_fields); it has "
-            f"{', '.join(others)}.",
-            key="item_text_fields",
-            where=path,
-        )
+        said = f"{name_some(unknown)} (item_text_fields), but {', '.join(others)}"
+        file.refuse(0, f"it has no field {said}", "item_text_fields")
     return ItemFile(file, id_field, list(fields or (n for n in file.text if n != id_field)))
 
 
 def read_items(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     fields: Sequence[str] | str | None = None,
     id_field: str = "item_id",
     field_separator: str = "\t",
@@ -147,7 +140,9 @@ def read_items(
     return _read(open_items(path, fields, id_field, field_separator, encoding))
 
 
-def read_dataset_items(path, config, also: Sequence[str] = ()) -> ItemText:
+def read_dataset_items(
+    path: str | os.PathLike[str], config: Any, also: Sequence[str] = ()
+) -> ItemText:
     """Read an item file as a run's settings say how.
 
     ``also``: fields to read even if they are not text by default, where there are such.
@@ -180,7 +175,7 @@ def check_tokens(tokens: Sequence[str], path: Path) -> None:
 # -- titles -------------------------------------------------------------------------------
 
 
-def item_titles(config, field: str | None = None) -> dict[str, str]:
+def item_titles(config: Any, field: str | None = None) -> dict[str, str]:
     """Titles by item token, from the dataset's ``.item`` file.
 
     ``field``: empty: ``item_title_field``, else a field called title or name, or ending so, else
@@ -205,13 +200,13 @@ def item_titles(config, field: str | None = None) -> dict[str, str]:
     return {token: attributes[chosen] for token, attributes in pairs if chosen in attributes}
 
 
-def title_of(attributes: dict[str, str], config) -> str:
+def title_of(attributes: dict[str, str], config: Any) -> str:
     """The title among an item's attributes; empty where there is none."""
     field = config["item_title_field"] or _title_field(list(attributes), config)
     return attributes.get(field, "")
 
 
-def _title_field(fields, config):
+def _title_field(fields: list[str], config: Any) -> str:
     for name in _TITLES:
         for field in fields:
             if field.lower() == name or field.lower().endswith(f"_{name}"):

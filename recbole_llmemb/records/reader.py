@@ -12,12 +12,13 @@ import gzip
 import io
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -37,10 +38,12 @@ KINDS = {
 _DELIMITERS = ("\t", ",", ";", "|")
 _PEEKED = 1000  # rows of json, whose keys may differ
 _LONGEST_FIELD = 1 << 20
-_NO_OBJECT = "is not a JSON object with a field per attribute"
+_NO_OBJECT = "not a JSON object with a field per attribute"
 
 #: Told of a record that is not as it should be: its number, and what is wrong with it.
 OnBad = Callable[[int, str], None]
+Rows = Iterator[tuple[int, list[Any]]]  # Number and values
+Piece = tuple[list[int], list[list[Any]]]  # Numbers, and values by column
 
 
 @dataclass
@@ -68,7 +71,7 @@ class RecordFile:
         on_bad: OnBad | None = None,
         progress: bool = False,
         size: int = 50_000,
-    ) -> Iterator[tuple[list[int], list[list[Any]]]]:
+    ) -> Iterator[Piece]:
         """Numbers of some records, from 1, and a list of values per wanted column.
 
         What is missing is None or empty. ``on_bad``: by default bad records are refused, else left
@@ -89,12 +92,14 @@ class RecordFile:
             if rows:
                 yield numbers, [list(column) for column in zip(*rows)]
 
-    def rows(self, wanted: Sequence[str]) -> Iterator[tuple[int, tuple]]:
+    def rows(self, wanted: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """Number and wanted values of one record after the other; bad ones are refused."""
         for numbers, columns in self.pieces(wanted, size=512):
             yield from zip(numbers, zip(*columns))
 
-    def values(self, on_bad: OnBad | None = None, progress: bool = False) -> Iterator[tuple]:
+    def values(
+        self, on_bad: OnBad | None = None, progress: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         """Numbers and values of a json file: of its lines, or of its only list's entries."""
         with self._readable():
             if self.entries is not None:
@@ -106,33 +111,34 @@ class RecordFile:
                 try:
                     value = json.loads(line)
                 except (ValueError, RecursionError) as error:  # broken encodings included
-                    (on_bad or self.refuse)(number, f"is not JSON ({reason_of(error)})")
+                    (on_bad or self.refuse)(number, f"not JSON ({reason_of(error)})")
                     continue
                 yield number, value
 
-    def refuse(self, number: int, why: str) -> None:
-        """Refuse a record."""
-        raise UserError(f"{self.path}, {self.noun} {number} {why}.", where=self.path)
+    def refuse(self, number: int, why: str, key: str | None = None) -> NoReturn:
+        """Refuse the record of a number, or with 0 the file."""
+        place = f", {self.noun} {number}" if number else ""
+        raise UserError(f"{self.path}{place}: {why}.", key=key, where=self.path)
 
-    def _json(self, wanted, on_bad, progress):
+    def _json(self, wanted: Sequence[str], on_bad: OnBad, progress: bool) -> Rows:
         for number, value in self.values(on_bad, progress):
             if isinstance(value, dict):
                 yield number, [value.get(name) for name in wanted]
             else:
                 on_bad(number, _NO_OBJECT)
 
-    def _text(self, wanted, on_bad, progress):
+    def _text(self, wanted: Sequence[str], on_bad: OnBad, progress: bool) -> Rows:
         places, width = [self.columns.index(name) for name in wanted], len(self.columns)
         for number, row in (self._csv if self.kind == "csv" else self._atomic)(progress):
             if len(row) != width:
                 if self.kind == "csv" or any(cell.strip() for cell in row[width:]):
-                    fields = f"has {len(row)} fields where the first line names {width}"
+                    fields = f"{len(row)} fields where the first line names {width}"
                     on_bad(number, f"{fields}; check the separator")
                     continue
                 row += [""] * (width - len(row))
             yield number, [row[place] for place in places]
 
-    def _csv(self, progress):
+    def _csv(self, progress: bool) -> Rows:
         csv.field_size_limit(_LONGEST_FIELD)
         rows, line = csv.reader(map(_ended, _lines(self, progress)), delimiter=self.delimiter), 1
         try:
@@ -141,18 +147,18 @@ class RecordFile:
                 if row and (number or not self.header):
                     yield first, row
         except csv.Error as error:
-            raise UserError(
-                f"{self.path}, line {line}: {error}; a quote that is never closed may be the "
-                "reason: double it, or write tabs between columns and no quotes.",
-                where=self.path,
-            ) from None
+            self.refuse(
+                line,
+                f"{error}; a quote that is never closed may be the reason: double it, or write "
+                "tabs between columns and no quotes",
+            )
 
-    def _atomic(self, progress):
+    def _atomic(self, progress: bool) -> Rows:
         for number, line in enumerate(_lines(self, progress), start=1):
             if number > 1 and line.strip():
                 yield number, line.removesuffix("\n").removesuffix("\r").split(self.delimiter)
 
-    def _parquet(self, wanted, progress, size):
+    def _parquet(self, wanted: Sequence[str], progress: bool, size: int) -> Iterator[Piece]:
         file, done = _open_parquet(self.path), 0
         columns = list(dict.fromkeys(wanted))
         with tqdm(
@@ -182,7 +188,7 @@ class RecordFile:
 
 
 def open_records(
-    path,
+    path: str | os.PathLike[str],
     kind: str | None = None,
     *,
     otherwise: str | None = None,
@@ -224,18 +230,16 @@ def open_records(
             _look_at_text(file, delimiter, names)
     twice = [name for name in file.columns if file.columns.count(name) > 1]
     if twice:
-        raise UserError(f"{path} has two columns {twice[0]!r}; rename one of them.", where=path)
+        file.refuse(0, f"it has two columns {twice[0]!r}; rename one of them")
     if not (file.columns or peek == 0):
-        raise UserError(
-            f"{path} has no columns: it is empty, or not what its name says.", where=path
-        )
+        file.refuse(0, "it has no columns: it is empty, or not what its name says")
     return file
 
 
 # -- looking at a file --------------------------------------------------------------------
 
 
-def _look_at_text(file, delimiter, names):
+def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] | None) -> None:
     first = _ended(next(_lines(file), "")).removesuffix("\n")
     if delimiter is None and file.kind == "csv":
         delimiter = max(_DELIMITERS, key=first.count)
@@ -250,23 +254,17 @@ def _look_at_text(file, delimiter, names):
         file.text = [name for name, kind in header if kind != "float_seq"]  # vectors are no text
         return
     if len(delimiter) != 1:
-        raise UserError(f"The delimiter is {delimiter!r}; it must be one character.")
+        file.refuse(0, f"the delimiter is {delimiter!r}; it must be one character", "delimiter")
     cells = next(csv.reader([first], delimiter=delimiter), [])
     file.columns = [cell.strip() for cell in cells]
     if names:
         if len(names) != len(cells):
-            raise UserError(
-                f"{file.path} has {len(cells)} columns in its first line, but {len(names)} are "
-                f"named ({', '.join(names)}); name each.",
-                where=file.path,
-            )
+            said = f"{len(names)} are named ({', '.join(names)}); name each"
+            file.refuse(0, f"{len(cells)} columns in its first line, but {said}", "columns")
         file.columns, file.header = list(names), False
     elif any(map(is_number, cells)):
-        raise UserError(
-            f"{file.path}: the first line does not name the columns ({first.strip()[:60]!r}); "
-            "name them in their order, as in --columns=user,item,rating,timestamp.",
-            where=file.path,
-        )
+        said = f"the first line does not name the columns ({first.strip()[:60]!r})"
+        file.refuse(0, f"{said}; name them in their order, as in --columns=user,item", "columns")
     file.text = file.columns
 
 
@@ -278,7 +276,7 @@ def is_number(cell: str) -> bool:
         return False
 
 
-def _entries(path):
+def _entries(path: Path) -> list[Any] | None:
     """What a file called .json lists, None where it is json lines."""
     if path.suffix.lower() != ".json":
         return None
@@ -293,10 +291,10 @@ def _entries(path):
     return found if all(isinstance(entry, (dict, list)) for entry in found) else None
 
 
-def _json_columns(file, peek):
+def _json_columns(file: RecordFile, peek: int | None) -> dict[str, bool]:
     """Columns in order of appearance, and whether they are text in all rows."""
     seen: dict[str, bool] = {}
-    on_bad = file.refuse if peek is None else lambda *_: None
+    on_bad: OnBad = file.refuse if peek is None else lambda number, why: None
     for number, row in itertools.islice(file.values(on_bad), peek):
         if not isinstance(row, dict):
             on_bad(number, _NO_OBJECT)
@@ -306,11 +304,11 @@ def _json_columns(file, peek):
     return seen
 
 
-def _open_parquet(path):
+def _open_parquet(path: Path) -> Any:
     return optional("pyarrow.parquet", "parquet", f"Reading {path}").ParquetFile(path)
 
 
-def _is_text(kind) -> bool:
+def _is_text(kind: Any) -> bool:
     """Whether a Parquet column has text, numbers or times, or lists of text."""
     from pyarrow import types
 

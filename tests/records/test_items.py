@@ -110,7 +110,7 @@ def test_same_text_as_pandas_on_real_files():
     [
         ("item_id\ttitle:token\n1\ta\n", "'item_id' is not"),
         ("iid:token\ttitle:token\n1\ta\n", "no field 'item_id'.*iid, title.*ITEM_ID_FIELD"),
-        ("item_id:token\tt:token\n1\ta\tb\n", "line 2 has 3 fields where the first line names 2"),
+        ("item_id:token\tt:token\n1\ta\tb\n", "line 2: 3 fields where the first line names 2"),
         ("item_id:token\tt:token\n\ta\n", "no items"),
         ("item_id:token\tt:token\n1\ta\n2\tb\n1\tc\n", "1 item token.* more than once: '1'"),
         ("item_id:token\tt:token\n", "no items"),
@@ -144,7 +144,7 @@ def test_bytes_are_text_if_they_are_utf_8(tmp_path):
 
 
 def test_unknown_field_and_absent_file(tmp_path):
-    with pytest.raises(UserError, match="no field 'color'.*it has title, brand, price"):
+    with pytest.raises(UserError, match="no field 'color'.*but title, brand, price"):
         read_items(write_dataset(tmp_path), fields=["title", "color"])
     with pytest.raises(UserError, match="no item file .*gone.item.*llm_table"):
         read_items(tmp_path / "gone.item")
@@ -219,7 +219,7 @@ def test_files_with_types(tmp_path, suffix):
         "price": "1.5",
         "title": "red soap",
     }
-    with pytest.raises(UserError, match="no field 'color'.*it has title, tags, price, v, new"):
+    with pytest.raises(UserError, match="no field 'color'.*but title, tags, price, v, new"):
         read_items(path, fields=["color"])
     with pytest.raises(UserError, match="no field 'asin'.*--item_id_field"):
         read_items(path, id_field="asin")
@@ -244,8 +244,8 @@ def test_refusals_of_files_with_types(tmp_path, suffix, rows, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"item_id": "a"}\n{"item_id"\n', "line 2 is not JSON"),
-        ('["a"]\n', "line 1 is not a JSON object"),
+        ('{"item_id": "a"}\n{"item_id"\n', "line 2: not JSON"),
+        ('["a"]\n', "line 1: not a JSON object"),
         ('{"item_id": "a", "t": {"x": 1}}\n', None),
         ('{"item_id": "a\\ud800"}\n', "line 1: the item token .* is no text"),
     ],

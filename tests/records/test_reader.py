@@ -88,7 +88,7 @@ def test_bad_records_are_refused_or_counted(write, name, text, number):
     good = list(file.pieces(["a", "b"], lambda number, why: seen.append(number)))
     assert seen == [number]
     assert sum(len(numbers) for numbers, _ in good) == (name != "x.item")
-    with pytest.raises(UserError, match=f" {number} ") as refused:
+    with pytest.raises(UserError, match=f" {number}: ") as refused:
         list(file.rows(["a", "b"]))
     assert refused.value.where == str(path)
 

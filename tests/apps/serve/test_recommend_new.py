@@ -132,7 +132,7 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
     with pytest.raises(UserError, match="new.jsonl, line 3.*item_id"):
         recommender.add_items(file)
     file.write_text('{"item_id": "a", "title": "soap"}\n{"item_id": \n')
-    with pytest.raises(UserError, match="new.jsonl, line 2 is not JSON"):
+    with pytest.raises(UserError, match="new.jsonl, line 2: not JSON"):
         recommender.add_items(file)
     with pytest.raises(UserError, match="none of the fields .*title, categories"):
         recommender.add_items([{"item_id": "a", "name": "soap"}])
