@@ -313,10 +313,10 @@ def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind):
-        return types.is_string(kind.value_type) or types.is_large_string(kind.value_type)
-    return not types.is_nested(kind) and not (
-        types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-    )
+        kind = kind.value_type
+        return bool(types.is_string(kind) or types.is_large_string(kind))
+    of_bytes = types.is_binary, types.is_large_binary, types.is_fixed_size_binary
+    return not (types.is_nested(kind) or any(is_one(kind) for is_one in of_bytes))
 
 
 # -- lines --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,8 @@ TOKENS_FILE = "items.txt"
 MANIFEST_FILE = "manifest.json"
 PROJECTION_FILE = "projection.safetensors"
 TENSOR_NAME = "embeddings"
+
+Content = tuple[int, int | None, list[str]]  # Tokens and vectors by what changes with them
 
 _AGAIN = "encode or import it again"
 _VERSIONED = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors")
@@ -57,8 +60,8 @@ class EmbeddingTable:
     manifest: dict[str, Any] = field(default_factory=dict)
     projection: dict[str, torch.Tensor] | None = None
     # The content that was found valid, and the one that was hashed: both take reading all of it.
-    _valid: tuple | None = field(default=None, init=False, repr=False, compare=False)
-    _hashed: tuple[tuple, str] | None = field(default=None, init=False, repr=False, compare=False)
+    _valid: Content | None = field(default=None, init=False, repr=False, compare=False)
+    _hashed: tuple[Content, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -76,8 +79,7 @@ class EmbeddingTable:
             self._hashed = content, _fingerprint(self.tokens, self.vectors)
         return self._hashed[1]
 
-    def _content(self) -> tuple:
-        """Tokens and vectors by what changes with them, cheap to compare."""
+    def _content(self) -> Content:
         # PyTorch counts changes in place, but not of tensors of inference mode.
         version = None if self.vectors.is_inference() else self.vectors._version
         return id(self.vectors), version, list(self.tokens)
@@ -104,7 +106,7 @@ class EmbeddingTable:
                 key="llm_pca_dim",
             )
 
-    def save(self, directory: str | os.PathLike, overwrite: bool = False) -> Path:
+    def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> Path:
         """Write the table so that ``directory`` holds all of it or nothing.
 
         Parameters
@@ -147,7 +149,7 @@ class EmbeddingTable:
 
     @classmethod
     def load(
-        cls, directory: str | os.PathLike, expected_width: int | None = None
+        cls, directory: str | os.PathLike[str], expected_width: int | None = None
     ) -> EmbeddingTable:
         """Read a table and check that its three files belong together.
 
@@ -214,7 +216,7 @@ def table_files(directory: Path) -> set[str]:
     return names if isinstance(manifest, dict) and "format_version" in manifest else set()
 
 
-def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
+def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a table directory."""
     path = Path(directory) / MANIFEST_FILE
     with _readable(path):
@@ -227,7 +229,7 @@ def read_manifest(directory: str | os.PathLike) -> dict[str, Any]:
     return manifest
 
 
-def read_projection(directory: str | os.PathLike) -> dict[str, torch.Tensor] | None:
+def read_projection(directory: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
     """What a table was reduced with (:attr:`EmbeddingTable.projection`), if it was."""
     path = Path(directory) / PROJECTION_FILE
     return _read_tensors(path, "matrix", "mean") if path.is_file() else None
@@ -248,7 +250,7 @@ def _unfit(where: Path, what: str) -> TableError:
     return TableError(f"table {where}: {what}; {_AGAIN}.", where=where)
 
 
-def _readable(path: Path):
+def _readable(path: Path) -> AbstractContextManager[None]:
     return explained(
         f"{path} is truncated or damaged ({{reason}}); {_AGAIN}.",
         SafetensorError, OSError, ValueError, kind=TableError, where=path,
@@ -334,5 +336,5 @@ def _fingerprint(tokens: list[str], vectors: torch.Tensor) -> str:
     digest.update(f"{tuple(vectors.shape)} {vectors.dtype}\n".encode())
     digest.update("\n".join(tokens).encode())
     # As bytes: NumPy has no bfloat16.
-    digest.update(vectors.detach().cpu().contiguous().view(torch.uint8).numpy())
+    digest.update(vectors.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,8 +26,8 @@ from recbole_llmemb.table.restricted_pickle import load_arrays_pickle
 
 
 def import_table(
-    path: str | os.PathLike,
-    tokens_path: str | os.PathLike | None = None,
+    path: str | os.PathLike[str],
+    tokens_path: str | os.PathLike[str] | None = None,
     allow_pickle_file: bool = False,
     token_column: str | None = None,
 ) -> EmbeddingTable:
@@ -64,7 +65,7 @@ def import_table(
         raise TableError(f"There is no file {path} to import embeddings from.", where=path)
     suffix = path.suffix.lower()
     tokens = None if tokens_path is None else read_tokens_file(tokens_path)
-    found: Sequence[str] | None = None
+    found: Sequence[Any] | np.ndarray | None = None
     if suffix == ".npy":
         with _readable(path, "NumPy file"):
             vectors = np.load(path, allow_pickle=False)
@@ -77,32 +78,32 @@ def import_table(
     elif suffix in (".pkl", ".pickle"):
         vectors = load_arrays_pickle(path, allowed=allow_pickle_file)
     else:
-        raise TableError(
-            f"{path}: embeddings cannot be imported from a {suffix or 'suffix-less'} file; "
-            "the kinds known are .npy, .npz, .parquet, .itememb, .pkl and .pickle.",
-            where=path,
+        raise _unusable(
+            path,
+            f"embeddings cannot be imported from a {suffix or 'suffix-less'} file; "
+            "the kinds known are .npy, .npz, .parquet, .itememb, .pkl and .pickle",
         )
     if found is not None and tokens is not None:
-        raise TableError(
-            f"{path} holds its own item tokens; leave the tokens file out, so that there is no "
-            "doubt which ones count.",
-            key="tokens",
-            where=path,
+        raise _unusable(
+            path,
+            "it holds its own item tokens; leave the tokens file out, so that there is no "
+            "doubt which ones count",
+            "tokens",
         )
     tokens = tokens if found is None else _token_strings(found, path)
     if tokens is None:
-        raise TableError(
-            f"{path} holds vectors without item tokens; give a text file with one item token "
-            "per line in the order of the rows (--tokens).",
-            key="tokens",
-            where=path,
+        raise _unusable(
+            path,
+            "it holds vectors without item tokens; give a text file with one item token "
+            "per line in the order of the rows (--tokens)",
+            "tokens",
         )
     table = EmbeddingTable(tokens, _as_tensor(vectors, path), {"imported_from": path.name})
     table.validate(where=str(path))
     return table
 
 
-def read_tokens_file(path: str | os.PathLike) -> list[str]:
+def read_tokens_file(path: str | os.PathLike[str]) -> list[str]:
     """Item tokens of a text file, one per line."""
     sentence = f"The item tokens cannot be read from {path} ({{reason}})."
     with explained(sentence, OSError, ValueError, kind=TableError, key="tokens", where=path):
@@ -110,7 +111,11 @@ def read_tokens_file(path: str | os.PathLike) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _readable(path: Path, kind: str, *errors: type[Exception]):
+def _unusable(path: Path, what: str, key: str | None = None) -> TableError:
+    return TableError(f"{path}: {what}.", key=key, where=path)
+
+
+def _readable(path: Path, kind: str, *errors: type[Exception]) -> AbstractContextManager[None]:
     sentence = f"{path} cannot be read as a {kind} ({{reason}})."
     return explained(sentence, OSError, ValueError, EOFError, *errors, kind=TableError, where=path)
 
@@ -118,16 +123,14 @@ def _readable(path: Path, kind: str, *errors: type[Exception]):
 def _as_tensor(vectors: np.ndarray, path: Path) -> torch.Tensor:
     vectors = np.asarray(vectors)
     if vectors.dtype.kind not in "fiu":
-        raise TableError(
-            f"{path}: the embeddings are of type {vectors.dtype}; numbers are needed.", where=path
-        )
+        raise _unusable(path, f"the embeddings are of type {vectors.dtype}; numbers are needed")
     kept = np.float16 if vectors.dtype == np.float16 else np.float32
     # Values beyond float32 become infinity here, which validation then names.
     with np.errstate(over="ignore"):
         return torch.from_numpy(np.ascontiguousarray(vectors, dtype=kept))
 
 
-def _token_strings(values: Sequence[Any], path: Path) -> list[str]:
+def _token_strings(values: Sequence[Any] | np.ndarray, path: Path) -> list[str]:
     """Tokens as text: whole numbers without a decimal point, as an .item file has them."""
     array = np.asarray(values)
     wrong = None
@@ -139,7 +142,7 @@ def _token_strings(values: Sequence[Any], path: Path) -> list[str]:
             "store them as text"
         )
     if wrong:
-        raise TableError(f"{path}: the item tokens {wrong}.", where=path)
+        raise _unusable(path, f"the item tokens {wrong}")
     if array.dtype.kind == "S":
         sentence = f"{path}: the item tokens are not in utf-8 ({{reason}})."
         with explained(sentence, UnicodeDecodeError, kind=TableError, where=path):
@@ -154,10 +157,10 @@ def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     matrices = [array for array in arrays.values() if array.ndim == 2]
     lists = [array for array in arrays.values() if array.ndim == 1]
     if len(matrices) != 1 or len(lists) > 1:
-        raise TableError(
-            f"{path} holds the arrays {name_some(arrays)}; exactly one 2-D array of embeddings "
-            "and at most one 1-D array of item tokens are needed.",
-            where=path,
+        raise _unusable(
+            path,
+            f"it holds the arrays {name_some(arrays)}; exactly one 2-D array of embeddings "
+            "and at most one 1-D array of item tokens are needed",
         )
     return matrices[0], lists[0] if lists else None
 
@@ -177,19 +180,17 @@ def _from_parquet(
         texts += [name for name, kind in kinds.items() if types.is_large_string(kind)]
         token_column = named[0] if named else texts[0] if len(texts) == 1 else None
     elif token_column not in kinds:
-        raise TableError(
-            f"{path} has no column {token_column!r}; it has {name_some(kinds)}.",
-            key="token_column",
-            where=path,
+        raise _unusable(
+            path,
+            f"it has no column {token_column!r}; it has {name_some(kinds)}",
+            "token_column",
         )
     found = None
     if token_column is not None:
         kinds.pop(token_column)
         column = frame.column(token_column)
         if column.null_count:
-            raise TableError(
-                f"{path}: {column.null_count} item tokens are missing (null).", where=path
-            )
+            raise _unusable(path, f"{column.null_count} item tokens are missing (null)")
         found = column.to_pylist()
     is_list = types.is_list, types.is_large_list, types.is_fixed_size_list
     lists = [name for name, kind in kinds.items() if any(is_one(kind) for is_one in is_list)]
@@ -199,15 +200,15 @@ def _from_parquet(
     if len(lists) == 1:
         return _from_lists(frame.column(lists[0]), found or tokens, path), found
     if lists or not numbers:
-        raise TableError(
-            f"{path} has the columns {name_some(frame.column_names)}; either one column of lists "
-            "or numeric columns are needed beside the item tokens.",
-            where=path,
+        raise _unusable(
+            path,
+            f"it has the columns {name_some(frame.column_names)}; either one column of lists "
+            "or numeric columns are needed beside the item tokens",
         )
     return np.stack([frame.column(name).to_numpy() for name in numbers], axis=1), found
 
 
-def _from_lists(column, tokens: Sequence[str] | None, path: Path) -> np.ndarray:
+def _from_lists(column: Any, tokens: Sequence[str] | None, path: Path) -> np.ndarray:
     """(n, D) from a Parquet column of lists; a number that is missing is NaN."""
     from pyarrow import compute
 
@@ -224,10 +225,10 @@ def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
     of = {kind: [n for n, k in zip(file.columns, file.types) if k == kind] for kind in FIELD_TYPES}
     sequences, floats = of["float_seq"], of["float"]
     if not of["token"] or len(sequences) > 1 or not (sequences or floats):
-        raise TableError(
-            f"{path}: the first line must name a token field and one float_seq field (or float "
-            "fields), tab-separated, such as 'iid:token<TAB>item_emb:float_seq'.",
-            where=path,
+        raise _unusable(
+            path,
+            "the first line must name a token field and one float_seq field (or float "
+            "fields), tab-separated, such as 'iid:token<TAB>item_emb:float_seq'",
         )
     tokens, rows = [], []
     for number, (token, *cells) in file.rows([of["token"][0], *(sequences or floats)]):
@@ -242,12 +243,12 @@ def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
 def _check_widths(widths: np.ndarray, tokens: Sequence[str] | None, path: Path) -> None:
     """Refuse vectors of different width, naming the items whose vector has not that of most."""
     if not len(widths):
-        raise TableError(f"{path} holds no vectors.", where=path)
+        raise _unusable(path, "it holds no vectors")
     odd = np.flatnonzero(widths != np.bincount(widths).argmax()).tolist()
     if odd:
         names = [tokens[i] if tokens and i < len(tokens) else f"row {i}" for i in odd]
-        raise TableError(
-            f"{path}: {len(odd)} of {len(widths)} vectors are not {np.bincount(widths).argmax()} "
-            f"wide like the others: {name_some(names)} (the first has {widths[odd[0]]}).",
-            where=path,
+        raise _unusable(
+            path,
+            f"{len(odd)} of {len(widths)} vectors are not {np.bincount(widths).argmax()} "
+            f"wide like the others: {name_some(names)} (the first has {widths[odd[0]]})",
         )

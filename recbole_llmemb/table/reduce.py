@@ -63,6 +63,6 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
     )
 
 
-def _widened(columns, dim):
+def _widened(columns: torch.Tensor, dim: int) -> torch.Tensor:
     """``(n, k)`` to ``(n, dim)``, with columns of zeros."""
     return torch.nn.functional.pad(columns.float(), (0, dim - columns.shape[1])).contiguous()

@@ -44,12 +44,12 @@ def find(role: str, columns: list[str], given: str | None, where: str, option: s
     ``given``: the name that somebody gave; ``none`` where there is to be none.
     ``where``: the file, for messages.
     ``option``: what to say it with, by default ``--`` and the role.
-    Returns None: there is none, and none is needed.
+    Returns "": there is none, and none is needed.
     """
     option = option or f"--{role}"
     if given is not None:
         if given not in columns and given == "none" and role in ("time", "rating"):
-            return None
+            return ""
         return _there(given, columns, where, option)
     found = [name for name in columns if plain(name) in KNOWN[role]]
     keys = {plain(name) for name in found}
@@ -68,7 +68,7 @@ def find(role: str, columns: list[str], given: str | None, where: str, option: s
     if found:
         return found[0]
     if not _NEEDED[role]:
-        return None
+        return ""
     more = ""
     if role == "time":
         more = ", or --time=none where the lines are in the order of time"

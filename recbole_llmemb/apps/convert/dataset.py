@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,11 +43,11 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     _check(job, out)
     sources = [_open(job, path) for path in job.interactions]
     roles = _roles(job, sources)
-    metadata = [_open(job, path) for path in job.items]
-    metadata = [(source, _item_column(job, source, roles["item"])) for source in metadata]
+    files = [_open(job, path) for path in job.items]
+    metadata = [(file, _item_column(job, file, roles["item"])) for file in files]
     fields = _fields(job, metadata)
     check_names(fields)
-    clock = Clock(job.time_unit, roles["time"] or "")
+    clock = Clock(job.time_unit, roles["time"])
 
     with explained("A user or item is no text ({reason}).", UnicodeDecodeError):
         found = read_interactions(sources, roles, clock, job.min_rating, job.progress)
@@ -233,7 +234,8 @@ def write_interactions(path: Path, table, users: list[str], items: list[str]) ->
         file.write(line_of(["user_id:token", "item_id:token", *ratings, "timestamp:float"]))
         for begin in range(0, len(table), _ROWS):
             piece = table.iloc[begin : begin + _ROWS]
-            cells = [map(users.__getitem__, piece["user"]), map(items.__getitem__, piece["item"])]
+            cells: list[Any] = [map(users.__getitem__, piece["user"])]
+            cells.append(map(items.__getitem__, piece["item"]))
             if ratings:
                 cells.append(f"{value:g}" for value in piece["rating"])
             times = piece["time"].tolist()

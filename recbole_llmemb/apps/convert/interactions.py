@@ -27,15 +27,15 @@ class Interactions:
 
 def read_interactions(
     files: Sequence[RecordFile],
-    roles: dict[str, str | None],
+    roles: dict[str, str],
     clock: Clock,
     min_rating: float | None = None,
     progress: bool = True,
 ) -> Interactions:
     """Read files of interactions.
 
-    ``roles``: column of the ``user``, ``item``, ``time`` and ``rating``; None for a time that is
-    the order of the lines, and for no rating.
+    ``roles``: column of the ``user``, ``item``, ``time`` and ``rating``; empty for a time that
+    is the order of the lines, and for no rating.
     ``clock``: reads the times.
     ``min_rating``: lower ratings are left out.
     ``progress``: whether to show how far it is.
