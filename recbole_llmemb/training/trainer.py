@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from time import perf_counter
 
-import numpy as np
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import get_gpu_usage, set_color
@@ -15,8 +14,8 @@ from tqdm import tqdm
 
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.evaluation.candidates import EXCLUDED
-from recbole_llmemb.evaluation.collector import CandidateScores, GroupCollector
+from recbole_llmemb.evaluation.collector import GroupCollector
+from recbole_llmemb.evaluation.evaluate import evaluate
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.training.resume import Resumable
 
@@ -158,43 +157,25 @@ class LLMEmbTrainer(Resumable, Trainer):
 
     # -- evaluation -------------------------------------------------------------------
 
-    @torch.no_grad()
-    def evaluate(self, eval_data, *args, **kwargs):
+    def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """As RecBole's; leaves the groups in ``groups_of_last_evaluation``."""
         began = perf_counter()
         self.evaluator.group_metrics = self.evaluator.details = None  # as it stays without any row
-        result = super().evaluate(eval_data, *args, **kwargs)
+        result = None
+        if eval_data:
+            if load_best_model:
+                file = model_file or self.saved_model_file
+                best = checkpoint.load(file, self.device)
+                self.model.load_state_dict(best["state_dict"])
+                self.model.load_other_parameter(best.get("other_parameter"))
+                self.logger.info(f"Loading model structure and parameters from {file}")
+            how = self.eval_collector, self.evaluator, show_progress
+            result = evaluate(self.config, self.model, eval_data, *how)
+            if not self.config["single_spec"]:
+                result = self._map_reduce(result, len(eval_data))
+            self.wandblogger.log_eval_metrics(result, head="eval")
         self.evaluation_seconds.append(perf_counter() - began)
         return result
-
-    def _full_sort_batch_eval(self, batched_data):
-        # Scores are needed here only to be ranked: RecBole's form, minus its try/except
-        # around every batch that falls back to scoring item by item.
-        interaction, history_index, positive_u, positive_i = batched_data
-        scores = self.model.full_sort_predict(interaction.to(self.device)).float()
-        scores = scores.view(-1, self.tot_item_num)
-        scores[:, 0] = -np.inf
-        if history_index is not None:
-            scores[tuple(map(self._index, history_index))] = -np.inf
-        return interaction, scores, positive_u, positive_i
-
-    def _index(self, numbers):
-        """Row or column numbers where scores are, without waiting for these."""
-        if self.device.type != "cuda":
-            return numbers
-        return numbers.pin_memory().to(self.device, non_blocking=True)
-
-    def _neg_sample_batch_eval(self, batched_data):
-        interaction, candidates, positive_u, positive_i = batched_data
-        if candidates is None or candidates.dim() != 2:  # RecBole's own loader
-            return super()._neg_sample_batch_eval(batched_data)
-        moved = interaction.to(self.device)
-        candidates = candidates.to(self.device)
-        scores = self.model.rank_candidates(moved, candidates).float()
-        if EXCLUDED in moved:
-            scores = scores.masked_fill(moved[EXCLUDED], -torch.inf)
-        found = CandidateScores(scores, candidates, self.tot_item_num)
-        return interaction, found, positive_u, positive_i
 
     # -- the run ----------------------------------------------------------------------
 

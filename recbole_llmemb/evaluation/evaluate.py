@@ -1,0 +1,74 @@
+"""One pass of a model over the rows that it is evaluated on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.utils import EvaluatorType, get_gpu_usage, set_color
+from tqdm import tqdm
+
+from recbole_llmemb.evaluation.candidates import EXCLUDED
+from recbole_llmemb.evaluation.collector import CandidateScores
+
+
+@torch.no_grad()
+def evaluate(config, model, loader, collector, evaluator, show_progress=False) -> dict:
+    """Rank the rows of a loader as RecBole's trainer does, and evaluate the ranking.
+
+    ``collector``: gathers the batches for ``evaluator``; it may have read the training data.
+    Returns ``{metric: value}``.
+    """
+    model.eval()
+    score = _full if isinstance(loader, FullSortEvalDataLoader) else _candidates
+    batches = loader
+    if show_progress:
+        description = set_color("Evaluate   ", "pink")
+        batches = tqdm(loader, total=len(loader), ncols=100, desc=description)
+    for batch in batches:
+        scores = score(config, model, batch, loader._dataset.item_num)
+        if show_progress and config["device"].type == "cuda":
+            memory = "GPU RAM: " + get_gpu_usage(config["device"])
+            batches.set_postfix_str(set_color(memory, "yellow"))
+        interaction, _, positive_u, positive_i = batch
+        collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
+    collector.model_collect(model)
+    return evaluator.evaluate(collector.get_data_struct())
+
+
+def _full(config, model, batch, n_items):
+    """Scores of all items, ``(B, n_items)``, ``-inf`` for what must not be recommended."""
+    interaction, history, _, _ = batch
+    scores = model.full_sort_predict(interaction.to(config["device"])).float()
+    scores = scores.view(-1, n_items)
+    scores[:, 0] = -np.inf
+    if history is not None:
+        scores[tuple(_moved(part, scores.device) for part in history)] = -np.inf
+    return scores
+
+
+def _moved(numbers, device):
+    """Row or column numbers where scores are, without waiting for these."""
+    if device.type != "cuda":
+        return numbers
+    return numbers.pin_memory().to(device, non_blocking=True)
+
+
+def _candidates(config, model, batch, n_items):
+    """Scores of each row's candidates; of a matrix of all items with RecBole's own loader."""
+    interaction, candidates, positive_u, _ = batch
+    device = config["device"]
+    if candidates is None or candidates.dim() != 2:
+        size = config["eval_batch_size"]
+        parts = [interaction[at : at + size] for at in range(0, len(interaction), size)]
+        found = torch.cat([model.predict(part.to(device)).reshape(-1) for part in parts])
+        if config["eval_type"] == EvaluatorType.VALUE:
+            return found
+        scores = found.new_full((int(positive_u[-1]) + 1, n_items), -np.inf)
+        scores[candidates, interaction[config["ITEM_ID_FIELD"]]] = found
+        return scores
+    moved, candidates = interaction.to(device), candidates.to(device)
+    scores = model.rank_candidates(moved, candidates).float()
+    if EXCLUDED in moved:
+        scores = scores.masked_fill(moved[EXCLUDED], -torch.inf)
+    return CandidateScores(scores, candidates, n_items)
