@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Literal
 
-from recbole_llmemb.core.token_lists import split_tokens
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.core.checked import Checked, option
+from recbole_llmemb.core.errors import UserError
 
 _DESCRIPTION = """\
 Compare runs by their result files (--result_json): means over seeds, changes, paired tests.
@@ -22,34 +24,31 @@ network.
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of ``recbole-llm compare``."""
-    parser = argparse.ArgumentParser(
-        prog="recbole-llm compare",
-        usage="recbole-llm compare FILE … [LABEL=FILE,FILE …] [--out=DIR] [--KEY=VALUE …]",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+_MAPS = "item maps (from the checkpoints, with --out)"
+
+
+class CompareOptions(Checked):
+    """Options of a comparison."""
+
+    files: list[str] = option(
+        [], "result files, or LABEL=FILE,FILE", positional=True, metavar="FILE"
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help="result files, or LABEL=FILE,FILE")
-    parser.add_argument(
-        "--labels", action="append", default=[], metavar="LABEL=FILES",
-        help="the same as LABEL=FILE,FILE without the option, before the others",
+    labels: list[str] = option(
+        [], "the same as LABEL=FILE,FILE without the option, before the others",
+        repeat=True, metavar="LABEL=FILES",
     )  # fmt: skip
-    parser.add_argument("--baseline", metavar="LABEL", help="a label, or what only one has")
-    parser.add_argument("--metrics", help="columns: a,b,c (default: all that the files have)")
-    parser.add_argument("--metric", help="of the figures (default: what training watched)")
-    parser.add_argument(
-        "--test", choices=("t", "wilcoxon"), default="t", help="paired test over users (default: t)"
+    baseline: str | None = option(None, "a label, or what only one has", metavar="LABEL")
+    metrics: list[str] = option([], "columns (default: all that the files have)")
+    metric: str | None = option(None, "of the figures (default: what training watched)")
+    test: Literal["t", "wilcoxon"] = option("t", "paired test over users")
+    out: str | None = option(None, "where to write tables, figures and report", metavar="DIR")
+    map: Literal["pca", "tsne", "none"] = option("pca", "how", group=_MAPS)
+    category_field: str | None = option(
+        None, "field of the .item file that colors the items", group=_MAPS
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write tables, figures and report")
-    maps = parser.add_argument_group("item maps", "from the checkpoints, with --out")
-    maps.add_argument(
-        "--map", choices=("pca", "tsne", "none"), default="pca", help="how (default: pca)"
+    data_path: str | None = option(
+        None, "folder that holds the dataset's folder, if it moved", group=_MAPS
     )
-    maps.add_argument("--category_field", help="field of the .item file that colours the items")
-    maps.add_argument("--data_path", help="folder that holds the dataset's folder, if it moved")
-    return parser
 
 
 def main(argv: list[str]) -> int:
@@ -57,30 +56,23 @@ def main(argv: list[str]) -> int:
 
     Returns 0.
     """
-    options = build_parser().parse_args(argv)
+    options = CompareOptions(**Options("compare", _DESCRIPTION).add(CompareOptions).typed(argv))
     from recbole_llmemb.apps.compare.comparison import compare
     from recbole_llmemb.apps.compare.grouping import choose_baseline, read_groups
-    from recbole_llmemb.apps.compare.tables import tables_of, to_text
-    from recbole_llmemb.core.errors import UserError
-    from recbole_llmemb.core.out_folder import OutFolder
+    from recbole_llmemb.apps.compare.report import LISTING, render_files, tables_of, to_text
+    from recbole_llmemb.core.reports import OutFolder
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
-    folder = OutFolder(options.out, "report.html") if options.out else None
+    folder = OutFolder(options.out, LISTING) if options.out else None
     groups = choose_baseline(read_groups([*options.labels, *options.files]), options.baseline)
-    metrics = split_tokens(options.metrics or "", where="--metrics")
-    found = compare(groups, metrics, options.metric, options.test)
+    found = compare(groups, options.metrics, options.metric, options.test)
     for table in tables_of(found):
         print(to_text(table), end="\n\n")
-    noted = len(found.notes)
-    for note in found.notes:
-        print(note)
+    print(*found.notes, sep="\n")
     if folder is not None:
-        from recbole_llmemb.apps.compare.contents import contents_of
-
+        noted = len(found.notes)
         how = None if options.map == "none" else options.map
-        *_, page = folder.write(contents_of(found, how, options.category_field, options.data_path))
-        for note in found.notes[noted:]:
-            print(note)
-        print(f"report: {page}")
+        *_, page = folder.write(render_files(found, how, options.category_field, options.data_path))
+        print(*found.notes[noted:], f"report: {page}", sep="\n")
     return 0

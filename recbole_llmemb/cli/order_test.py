@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
+
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.core.checked import Checked, option
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.token_lists import split_tokens
 
 _DESCRIPTION = """\
@@ -18,55 +23,77 @@ Evaluate checkpoints on their test sets, with histories as they are and with shu
 A model that uses the order of a history must lose by this. The CF model of an LLM-SRec
 checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.png.
 """
-_CHANGES = ("metrics", "topk", "user_sample", "data_path", "llm_table", "llm_model",
-            "align_teacher", "eval_batch_size", "llm_cache_dir", "use_gpu",
-            "trust_remote_code")  # fmt: skip
+_MEASURE = "evaluation (default: the checkpoint's settings)"
+_PLACES = "files, where they are not any more where they were"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of ``recbole-llm order-test``."""
-    from recbole_llmemb.cli.recommend import add_trust_option
+def _mode(text: str) -> str:
+    from recbole_llmemb.config.recbole_checks import check_mode
 
-    parser = argparse.ArgumentParser(
-        prog="recbole-llm order-test",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--checkpoint", action="append", required=True, metavar="[NAME=]FILE",
-        help="what to test; again, or separated by commas, for more",
+    if text == "labeled":
+        raise UserError(f"--mode is {text!r}; it must be full, uniNNN or popNNN.", key="mode")
+    check_mode(text)
+    return text
+
+
+def _history(value):
+    from recbole_llmemb.config.measure import VALUES
+    from recbole_llmemb.config.recbole_config import typed_value
+
+    found = typed_value("exclude_history", value) if isinstance(value, str) else value
+    if found not in VALUES:
+        told = f"--exclude_history is {value!r}; it must be True, False or keep_target."
+        raise UserError(told, key="exclude_history")
+    return found
+
+
+def _metric(name: str) -> str:
+    from recbole_llmemb.config.measure import list_metrics
+
+    if name.lower() not in list_metrics():
+        offered = ", ".join(sorted(list_metrics()))
+        raise UserError(f"--metrics names {name!r}; it must be some of {offered}.", key="metrics")
+    return name
+
+
+class OrderTestOptions(Checked):
+    """Options of an order test."""
+
+    checkpoint: list[str] = option(
+        ..., "what to test; again, or separated by commas, for more",
+        repeat=True, metavar="[NAME=]FILE",
     )  # fmt: skip
-    parser.add_argument("--shuffles", type=int, default=5, help="how often (default: 5; 0: not)")
-    parser.add_argument("--seed", type=int, default=2020, help="of the first; then seed + 1, …")
-    parser.add_argument("--last", type=int, help="shuffle only so many items at the end")
-    parser.add_argument("--out", metavar="DIR", help="where to write JSON, Markdown and figure")
-    parser.add_argument(
-        "--teacher", action=argparse.BooleanOptionalAction, default=True,
-        help="whether the CF model of LLM-SRec is tested too",
-    )  # fmt: skip
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-    changed = parser.add_argument_group("evaluation", "default: the checkpoint's settings")
-    changed.add_argument("--mode", help="full, or uniNNN for NNN sampled items; a,b for both")
-    changed.add_argument(
-        "--exclude_history",
-        help="whether what a user met is no candidate: True, False or keep_target; a,b for both",
+    shuffles: int = option(5, "how often (0: not)", ge=0)
+    seed: int = option(2020, "of the first; then seed + 1, …", ge=0)
+    last: int | None = option(None, "shuffle only so many items at the end", ge=1)
+    out: str | None = option(None, "where to write JSON, Markdown and figure", metavar="DIR")
+    teacher: bool = option(True, "test the CF model of LLM-SRec, too")
+    quiet: bool = option(False, "no progress bars")
+    mode: list[Annotated[str, AfterValidator(_mode)]] | None = option(
+        None, "full, or uniNNN for NNN sampled items; a,b for both", group=_MEASURE
     )
-    changed.add_argument("--metrics", default="Hit,NDCG", help="a,b,c (default: %(default)s)")
-    changed.add_argument("--topk", default="10,20", help="cut-offs (default: %(default)s)")
-    changed.add_argument("--user_sample", type=int, help="only this many users, always the same")
-    changed.add_argument("--eval_batch_size", type=int, help="users per batch")
-    changed.add_argument("--use_gpu", type=_switch, help="True or False")
-
-    moved = parser.add_argument_group("files", "where they are not any more where they were")
-    moved.add_argument("--data_path", help="folder that holds the dataset's folder")
-    moved.add_argument("--llm_table", help="the embedding table")
-    moved.add_argument("--llm_model", help="the LLM of LLM-SRec")
-    moved.add_argument("--align_teacher", help="the checkpoint of its CF model")
-    moved.add_argument("--llm_cache_dir", help="the cache of tables and teachers")
-    add_trust_option(parser)
-    return parser
+    exclude_history: list[Annotated[Any, AfterValidator(_history)]] | None = option(
+        None, "leave a user's history out of the candidates: True, False or keep_target; a,b for "
+        "both", group=_MEASURE,
+    )  # fmt: skip
+    metrics: list[Annotated[str, AfterValidator(_metric)]] = option(
+        ["Hit", "NDCG"], "of ranked lists", group=_MEASURE
+    )
+    topk: list[Annotated[int, Field(ge=1)]] = option([10, 20], "cut-offs", group=_MEASURE)
+    user_sample: int | None = option(
+        None, "only this many users, always the same", ge=1, group=_MEASURE
+    )
+    eval_batch_size: int | None = option(None, "users per batch", ge=1, group=_MEASURE)
+    use_gpu: bool | None = option(None, "use a GPU if there is one", group=_MEASURE)
+    data_path: str | None = option(None, "folder that holds the dataset's folder", group=_PLACES)
+    llm_table: str | None = option(None, "the embedding table", group=_PLACES)
+    llm_model: str | None = option(None, "the LLM of LLM-SRec", group=_PLACES)
+    align_teacher: str | None = option(None, "the checkpoint of its CF model", group=_PLACES)
+    llm_cache_dir: str | None = option(None, "the cache of tables and teachers", group=_PLACES)
+    trust_remote_code: bool = option(
+        False, "run code that comes with the encoder or LLM of the checkpoint; only where you have "
+        "read it", also=["llm_trust_remote_code"],
+    )  # fmt: skip
 
 
 def main(argv: list[str]) -> int:
@@ -74,114 +101,35 @@ def main(argv: list[str]) -> int:
 
     Returns 0.
     """
-    options = build_parser().parse_args(argv)
-    from recbole_llmemb.core.errors import UserError
-
-    for name, least in (("shuffles", 0), ("last", 1), ("user_sample", 1), ("eval_batch_size", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} is {value}; it must be at least {least}.")
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}; it must not be negative.")
+    typed = Options("order-test", _DESCRIPTION).add(OrderTestOptions).typed(argv)
+    options = OrderTestOptions(**typed)
+    for key in ("mode", "exclude_history", "metrics", "topk"):
+        if getattr(options, key) == []:
+            raise UserError(f"--{key} names nothing; leave it out, or write --{key}=A,B.", key=key)
     chosen = [_named(text) for given in options.checkpoint for text in _files(given)]
     if not chosen:
         raise UserError("--checkpoint names no file; give the path of a checkpoint.")
     if len(chosen) > 1:  # models' names would not tell them apart
         chosen = [(name or Path(file).stem, file) for name, file in chosen]
-    changes = _changes(options)
+    for key in ("llm_table", "align_teacher"):
+        given = getattr(options, key)
+        if given is not None and not Path(given).exists():
+            raise UserError(f"--{key} {given} does not exist; give the one of the checkpoint.")
+    ours = {"checkpoint", "shuffles", "seed", "last", "out", "teacher", "quiet"}
+    changes = options.model_dump(exclude=ours, exclude_none=True)
+    changes["show_progress"] = not options.quiet
 
-    from recbole_llmemb.apps.order_test.report import contents_of, to_text, told
-    from recbole_llmemb.apps.order_test.shuffling import order_test, settings_of, teacher_of
-    from recbole_llmemb.core.out_folder import OutFolder
+    from recbole_llmemb.apps.order_test import in_words, order_tests, render_files, to_text
+    from recbole_llmemb.core.reports import OutFolder
 
     folder = OutFolder(options.out, "order.json") if options.out else None
     shared = {"shuffles": options.shuffles, "seed": options.seed, "last": options.last}
-    found, seen = [], {str(file) for _, file in chosen}
-    for name, file in chosen:
-        found += order_test(file, name=name, changes=changes, **shared)
-        teacher = teacher_of(file, changes) if options.teacher else None
-        if teacher and teacher not in seen:
-            seen.add(teacher)
-            own = {**settings_of(file), **changes}
-            label = f"CF model of {name}" if name else "CF model"
-            found += order_test(teacher, name=label, changes=own, **shared)
-    print()
-    print(to_text(found))
-    print(f"\n{told(found)}")
+    found = order_tests(chosen, options.teacher, changes=changes, **shared)
+    print(f"\n{to_text(found)}\n\n{in_words(found)}")
     if folder:
-        for file in folder.write(contents_of(found)):
+        for file in folder.write(render_files(found)):
             print(f"written: {file}")
     return 0
-
-
-def _changes(options):
-    """What the options say of the configuration."""
-    from recbole_llmemb.core.errors import UserError
-
-    changes = {key: getattr(options, key) for key in _CHANGES}
-    changes["metrics"] = _metrics(options.metrics)
-    cutoffs = split_tokens(options.topk, where="--topk")
-    if not cutoffs or not all(k.isdecimal() and int(k) for k in cutoffs):
-        raise UserError(f"--topk is {options.topk!r}; it must be numbers: 10,20.")
-    changes["topk"] = [int(k) for k in cutoffs]
-    if options.mode is not None:
-        changes["modes"] = _modes(options.mode)
-    if options.exclude_history is not None:
-        changes["exclude_history"] = _histories(options.exclude_history)
-    for name in ("llm_table", "align_teacher"):
-        given = changes[name]
-        if given is not None and not Path(given).exists():
-            raise UserError(f"--{name} {given} does not exist; give the one of the checkpoint.")
-    changes["show_progress"] = not options.quiet
-    return {key: value for key, value in changes.items() if value is not None}
-
-
-def _metrics(text):
-    from recbole.evaluator import metric_types
-    from recbole.utils import EvaluatorType
-
-    from recbole_llmemb.config.recbole_checks import WITHOUT_CUTOFF
-    from recbole_llmemb.core.errors import UserError
-
-    offered = {
-        name
-        for name, kind in metric_types.items()
-        if kind == EvaluatorType.RANKING and name not in WITHOUT_CUTOFF
-    }
-    chosen = split_tokens(text, where="--metrics")
-    if not chosen or any(name.lower() not in offered for name in chosen):
-        raise UserError(
-            f"--metrics is {text!r}; it must be metrics of ranked lists: "
-            f"{', '.join(sorted(offered))}."
-        )
-    return chosen
-
-
-def _modes(text):
-    from recbole_llmemb.config.recbole_checks import check_mode
-    from recbole_llmemb.core.errors import UserError
-
-    modes = split_tokens(text, where="--mode")
-    if not modes or "labeled" in modes:
-        raise UserError(f"--mode is {text!r}; it must be full, uniNNN, popNNN, or several: a,b.")
-    for mode in modes:
-        check_mode(mode)
-    return modes
-
-
-def _histories(text):
-    from recbole_llmemb.config.measure import VALUES
-    from recbole_llmemb.config.recbole_config import typed_value
-    from recbole_llmemb.core.errors import UserError
-
-    chosen = split_tokens(text, where="--exclude_history")
-    found = [typed_value("exclude_history", part) for part in chosen]
-    if not found or any(value not in VALUES for value in found):
-        raise UserError(
-            f"--exclude_history is {text!r}; it must be True, False or keep_target, or several: "
-            "a,b."
-        )
-    return found
 
 
 def _files(text):
@@ -195,9 +143,3 @@ def _named(text):
     if not given or Path(text).is_file():
         return None, text
     return name, file
-
-
-def _switch(text):
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"

@@ -6,7 +6,7 @@ code takes them out (``filter_viewed`` of RecTools). The key ``exclude_history``
 
 from __future__ import annotations
 
-from recbole.evaluator import smaller_metrics
+from recbole.evaluator import metric_types, smaller_metrics
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.core.errors import UserError
@@ -57,6 +57,12 @@ def history_in_words(excluded) -> str:
 def less_is_better(metric: str) -> bool:
     """Whether a metric such as ``giniindex@10`` is better the smaller it is."""
     return metric.lower().split("@")[0] in smaller_metrics
+
+
+def list_metrics() -> set[str]:
+    """RecBole's metrics of ranked lists, which are given at cut-offs."""
+    kinds = (name for name, kind in metric_types.items() if kind == EvaluatorType.RANKING)
+    return set(kinds) - {"gauc"}
 
 
 def check_measure(config, ours: bool) -> None:

@@ -1,4 +1,4 @@
-"""What all figures share: an empty one, colours, saving, and the plane of a cloud of points."""
+"""What all figures share: an empty one, colors, saving, and the plane of a cloud of points."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 from recbole_llmemb.core.optional import optional
 
-#: Okabe and Ito's colours, which colour-blind readers tell apart as well.
+#: Okabe and Ito's colors, which color-blind readers tell apart as well.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX*"  # one more than colours, so that no pair of the two comes back soon
+MARKERS = "osD^vPX*"  # one more than colors, so that no pair of the two comes back soon
 LINES = ("-", "--", "-.", ":")
 
 

@@ -13,10 +13,10 @@ from recbole_llmemb.evaluation.collector import CandidateScores
 
 
 @torch.no_grad()
-def evaluate(config, model, loader, collector, evaluator, show_progress=False) -> dict:
+def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
     """Rank the rows of a loader as RecBole's trainer does, and evaluate the ranking.
 
-    ``collector``: gathers the batches for ``evaluator``; it may have read the training data.
+    ``evaluator``: with a collector, see :class:`~recbole_llmemb.evaluation.groups.GroupEvaluator`.
     Returns ``{metric: value}``.
     """
     model.eval()
@@ -31,9 +31,9 @@ def evaluate(config, model, loader, collector, evaluator, show_progress=False) -
             memory = "GPU RAM: " + get_gpu_usage(config["device"])
             batches.set_postfix_str(set_color(memory, "yellow"))
         interaction, _, positive_u, positive_i = batch
-        collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
-    collector.model_collect(model)
-    return evaluator.evaluate(collector.get_data_struct())
+        evaluator.collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
+    evaluator.collector.model_collect(model)
+    return evaluator.evaluate(evaluator.collector.get_data_struct())
 
 
 def _full(config, model, batch, n_items):

@@ -169,8 +169,7 @@ class LLMEmbTrainer(Resumable, Trainer):
                 self.model.load_state_dict(best["state_dict"])
                 self.model.load_other_parameter(best.get("other_parameter"))
                 self.logger.info(f"Loading model structure and parameters from {file}")
-            how = self.eval_collector, self.evaluator, show_progress
-            result = evaluate(self.config, self.model, eval_data, *how)
+            result = evaluate(self.config, self.model, eval_data, self.evaluator, show_progress)
             if not self.config["single_spec"]:
                 result = self._map_reduce(result, len(eval_data))
             self.wandblogger.log_eval_metrics(result, head="eval")

@@ -22,7 +22,7 @@ from recbole_llmemb.config.measure import (  # isort: skip
     measure_of,
     measure_of_run,
 )
-from recbole_llmemb.apps.order_test.shuffling import order_test  # isort: skip
+from recbole_llmemb.apps.order_test import order_test  # isort: skip
 from recbole_llmemb.apps.tune.plan import make_plan  # isort: skip
 
 KEPT, REMOVED, BUT_TARGET = VALUES = (False, True, "keep_target")

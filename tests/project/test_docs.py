@@ -18,17 +18,18 @@ import yaml
 
 from recbole_llmemb.apps.tune.options import SearchOptions
 from recbole_llmemb.cli import (
-    compare,
     convert,
     encode,
     export,
-    order_test,
     recommend,
     run,
     scft,
     tune,
 )
+from recbole_llmemb.cli.compare import CompareOptions
 from recbole_llmemb.cli.main import COMMANDS
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.cli.order_test import OrderTestOptions
 from recbole_llmemb.config import checks
 from recbole_llmemb.config import recbole_config as config
 from recbole_llmemb.core.errors import UserError
@@ -121,11 +122,13 @@ def check_recbole_llm(arguments, known_keys):
         scft.build_parser().parse_args(arguments[1:])
         return
     if arguments[0] == "compare":
-        compare.build_parser().parse_args(arguments[1:])
+        Options(arguments[0], "").add(CompareOptions).typed(arguments[1:])
         return
-    if arguments[0] in ("convert", "recommend", "export", "order-test"):
-        own = {"convert": convert, "recommend": recommend, "export": export}
-        own = {**own, "order-test": order_test}[arguments[0]]
+    if arguments[0] == "order-test":
+        Options(arguments[0], "").add(OrderTestOptions).typed(arguments[1:])
+        return
+    if arguments[0] in ("convert", "recommend", "export"):
+        own = {"convert": convert, "recommend": recommend, "export": export}[arguments[0]]
         own.build_parser().parse_args(arguments[1:])
         return
     if arguments[0] == "tune":
@@ -182,11 +185,12 @@ def keys_in(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_keys_in_text(page, known_keys):
-    commands = (convert, encode, export, order_test, recommend, scft)
+    commands = (convert, encode, export, recommend, scft)
     parsers = [command.build_parser() for command in commands]
     options = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
     found = keys_in(page.read_text(encoding="utf-8"))
-    assert found <= known_keys | options | set(SearchOptions.model_fields) | {"config_dict"}
+    options |= {*SearchOptions.model_fields, *OrderTestOptions.model_fields}
+    assert found <= known_keys | options | {"config_dict"}
 
 
 def test_another_backbone_is_as_short_as_shown(monkeypatch):

@@ -400,7 +400,7 @@ def test_folders_that_cannot_be_looked_into_are_not_lost(ratings, monkeypatch, c
 
 
 def test_a_listing_names_files_of_its_folder_alone(tmp_path):
-    from recbole_llmemb.core.out_folder import OutFolder
+    from recbole_llmemb.core.reports import OutFolder
 
     (tmp_path / "mine").mkdir()
     names = ["figures/a.png", "../mine/b.png", str(tmp_path / "mine" / "c.png")]

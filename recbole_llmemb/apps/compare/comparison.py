@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass, field
 
-from recbole_llmemb.apps.compare.significance import (
-    TESTS,
-    check_same_users,
-    holm,
-    paired_p,
-    values_of,
-)
-from recbole_llmemb.core.errors import UserError
+import numpy as np
+
+from recbole_llmemb.config.measure import less_is_better
+from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
+from recbole_llmemb.run.per_user import read_users
 
-_SMALLER = ("averagepopularity", "giniindex", "logloss", "mae", "rmse")
+#: Paired tests over users: name on the command line → in words.
+TESTS = {
+    "t": "two-sided paired t-test",
+    "wilcoxon": "two-sided Wilcoxon signed-rank test",
+}
+_LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cell:
     """One number of a table."""
 
@@ -29,6 +30,18 @@ class Cell:
     change: float | None = None
     p: float | None = None  # Adjusted p-value against the baseline, where it was tested
     best: bool = False  # Whether no group has more, to the digits shown
+
+    @property
+    def parts(self) -> tuple[str, str, str, str]:
+        """Mean, spread, change and marks as they are shown, empty where there are none."""
+        mean = "" if self.mean is None else f"{self.mean:.4f}"
+        std = "" if self.std is None else f"{self.std:.4f}"
+        change = "" if self.change is None else f"{self.change:+.1%}"
+        return mean, std, change, mark(self.p) if change else ""
+
+    def __str__(self) -> str:
+        mean, std, change, stars = self.parts
+        return " ".join(filter(None, (mean or "-", std and f"± {std}", change + stars)))
 
 
 @dataclass
@@ -44,8 +57,8 @@ class Comparison:
     # where the files do not have them or they are not of the same rows.
     by_group: list[dict] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)  # Rows of each of these
-    test: str | None = None  # The test in words, if there was one
-    notes: list[str] = field(default_factory=list)  # What readers should know, in whole sentences
+    marks: str | None = None  # What the marks mean; None where nothing was tested
+    notes: list[str] = field(default_factory=list)  # What readers should know, marks included
 
     @property
     def runs(self) -> list:
@@ -57,22 +70,17 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
 
     ``metrics``: the columns; all that the files have if not given.
     ``main``: metric of the figures; the runs' ``valid_metric``, or NDCG@10, if not given.
-    ``test``: one of :data:`~recbole_llmemb.apps.compare.significance.TESTS`.
+    ``test``: one of :data:`TESTS`.
     """
     runs = [run for group in groups for run in group.runs]
     _check_alike(runs)
     metrics = _choose_metrics(runs, metrics)
-    main = _main_metric(runs, metrics, main)
-    found = Comparison(groups, runs[0].dataset, metrics, main)
+    found = Comparison(groups, runs[0].dataset, metrics, _main_metric(runs, metrics, main))
     p_values = _test(found, test)
-    for place, group in enumerate(groups):
-        cells = {}
-        for metric in metrics:
-            values = [run.test[metric] for run in group.runs]
-            theirs = [run.test[metric] for run in groups[0].runs] if place else None
-            cells[metric] = _cell(values, theirs, p_values.get((place, metric)))
-        found.overall.append(cells)
-    found.overall = _with_best(found.overall, is_smaller_better)
+    found.overall = _rows(groups, metrics, lambda run, metric: run.test[metric])
+    for (place, metric), p in p_values.items():
+        found.overall[place][metric].p = p
+    _tell_best(found.overall, less_is_better)
     _by_group(found)
     if any(len(group.runs) == 1 for group in groups):
         found.notes.append("A value without ± is of one run; it says nothing about its spread.")
@@ -80,131 +88,62 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
 
 
 def _check_alike(runs):
-    first = runs[0]
     for run in runs[1:]:
-        if run.dataset != first.dataset:
-            raise UserError(
-                f"{str(first.file)!r} is of dataset {first.dataset} and {str(run.file)!r} of "
-                f"{run.dataset}; compare runs on one dataset at a time."
-            )
-        if None not in (run.rows, first.rows) and run.rows != first.rows:
-            raise UserError(
-                f"{str(first.file)!r} was tested on {first.rows:,} rows and {str(run.file)!r} on "
-                f"{run.rows:,}; compare runs on the same data and split."
-            )
-        ours, theirs = first.config.get("eval_args"), run.config.get("eval_args")
-        if ours and theirs and ours != theirs:
-            raise UserError(
-                f"{str(first.file)!r} was tested under eval_args {ours} and {str(run.file)!r} "
-                f"under {theirs}, whose numbers say nothing about each other; compare runs "
-                "under the same."
-            )
-        ours, theirs = (run.config.get("exclude_history", False) for run in (first, run))
-        if ours != theirs:
-            raise UserError(
-                f"{str(first.file)!r} was tested with exclude_history: {ours} and "
-                f"{str(run.file)!r} with exclude_history: {theirs}, which are two measures; "
-                "compare runs under the same, or evaluate their checkpoints under both "
-                "(recbole-llm order-test --exclude_history=False,True)."
-            )
+        pair = runs[0], run
+        for fact, values, advice in (
+            ("is of dataset {}", [r.dataset for r in pair], "on one dataset at a time"),
+            ("was tested on {:,} rows", [r.rows for r in pair], "on the same data and split"),
+            ("was tested under eval_args {}", [r.config.get("eval_args") or None for r in pair],
+             "under the same, as others say nothing about each other"),
+            ("was tested with exclude_history: {}",
+             [r.config.get("exclude_history", False) for r in pair],
+             "under the same measure, or evaluate their checkpoints under both "
+             "(recbole-llm order-test --exclude_history=False,True)"),
+        ):  # fmt: skip
+            if None not in values and values[0] != values[1]:
+                told = [f"{str(r.file)!r} {fact.format(v)}" for r, v in zip(pair, values)]
+                raise UserError(f"{' and '.join(told)}; compare runs {advice}.", where=run.file)
 
 
 def _choose_metrics(runs, wanted):
     first = runs[0]
     common = [name for name in first.test if all(name in run.test for run in runs)]
+    advice = f"add --metrics={','.join(common)}" if common else "compare others"
     wanted = [name.lower() for name in wanted] if wanted else None
     for run in runs:
+        has = f"{str(run.file)!r} has {', '.join(run.test)}"
         lacking = [name for name in wanted or first.test if name not in run.test]
-        extra = [] if wanted else [name for name in run.test if name not in first.test]
-        if not (lacking or extra):
-            continue
-        advice = f"add --metrics={','.join(common)}" if common else "compare others"
-        if wanted:
+        if wanted and lacking:
+            raise UserError(f"{has}, but no {', '.join(lacking)}; {advice}.", where=run.file)
+        if not wanted and set(run.test) != set(first.test):
             raise UserError(
-                f"{str(run.file)!r} has no {', '.join(lacking)}; it has {', '.join(run.test)}: "
-                f"{advice}."
+                f"{str(first.file)!r} has the metrics {', '.join(first.test)} and {has}; {advice}.",
+                where=run.file,
             )
-        raise UserError(
-            f"{str(first.file)!r} has the metrics {', '.join(first.test)} and {str(run.file)!r} "
-            f"has {', '.join(run.test)}; {advice}."
-        )
     return wanted or list(first.test)
 
 
 def _main_metric(runs, metrics, main):
     if main is not None:
-        if main.lower() not in runs[0].test or any(main.lower() not in r.test for r in runs):
-            raise UserError(f"--metric is {main!r}; it must be one of {', '.join(metrics)}.")
+        if any(main.lower() not in run.test for run in runs):
+            offered = ", ".join(metrics)
+            raise UserError(f"--metric is {main!r}; it must be one of {offered}.", key="metric")
         return main.lower()
     watched = str(runs[0].config.get("valid_metric", "ndcg@10")).lower()
     return next((name for name in (watched, "ndcg@10") if name in metrics), metrics[0])
 
 
-def _test(found, test) -> dict[tuple, float]:
-    """Adjusted p-values by place of the group and metric; notes what was and was not tested."""
-    if len(found.groups) < 2:
-        return {}
-    values = [values_of(group) for group in found.groups]
-    labels = [group.label for group in found.groups]
-    lacking = [label for label, each in zip(labels, values, strict=True) if each is None]
-    if values[0] is None or len(lacking) >= len(values) - 1:
-        whose = "any run" if len(lacking) == len(labels) else ", ".join(lacking)
-        found.notes.append(
-            f"Not tested for significance: there are no per-user files of {whose} (run with "
-            "--save_users=True)."
-        )
-        return {}
-    users, base = values[0]
-    raw = {}
-    for place, each in enumerate(values[1:], start=1):
-        if each is None:
-            continue
-        files = [found.groups[i].runs[0].users_file for i in (0, place)]
-        check_same_users(files[0], users, files[1], each[0])
-        for metric in found.metrics:
-            if metric in base and metric in each[1]:
-                raw[place, metric] = paired_p(each[1][metric], base[metric], test)
-    if not raw:
-        return {}
-    found.test = TESTS[test]
-    found.notes.append(
-        f"Marks: {found.test} against {labels[0]} over {len(users):,} users, each user's value "
-        f"averaged over seeds first; p-values adjusted by Holm's method for {len(raw)} "
-        "comparisons; * p < 0.05, ** p < 0.01, *** p < 0.001."
-    )
-    if lacking:
-        found.notes.append(f"Not tested, for lack of per-user files: {', '.join(lacking)}.")
-    return dict(zip(raw, holm(list(raw.values())), strict=True))
-
-
-def _by_group(found):
-    """Fill the table by group; rows differ where thresholds did, and are not compared then."""
-    names = [
-        name
-        for name in GROUP_NAMES
-        if all(run.groups.get(name, {}).get(found.main) is not None for run in found.runs)
-    ]
-    alike = []
-    for name in names:
-        sizes = {run.groups[name]["users"] for run in found.runs}
-        if len(sizes) == 1:
-            alike.append(name)
-            found.sizes[name] = sizes.pop()
-    other = [name.replace("_", " ") for name in names if name not in alike]
-    if other:
-        found.notes.append(
-            f"Left out: {', '.join(other)}; the runs draw their lines at different thresholds."
-        )
-    if not alike:
-        return
-    for place, group in enumerate(found.groups):
-        cells = {}
-        for name in alike:
-            values = [run.groups[name][found.main] for run in group.runs]
-            base = [run.groups[name][found.main] for run in found.groups[0].runs]
-            cells[name] = _cell(values, base if place else None)
-        found.by_group.append(cells)
-    found.by_group = _with_best(found.by_group, lambda _: is_smaller_better(found.main))
+def _rows(groups, keys, value_of):
+    """``{key: Cell}`` of each group, changes against the first."""
+    rows: list[dict] = []
+    for group in groups:
+        rows.append({})
+        for key in keys:
+            mean, std = mean_std([value_of(run, key) for run in group.runs])
+            base = rows[0][key].mean if len(rows) > 1 else None
+            change = mean / base - 1 if base and mean is not None else None
+            rows[-1][key] = Cell(mean, std, change)
+    return rows
 
 
 def mean_std(values) -> tuple[float | None, float | None]:
@@ -215,36 +154,136 @@ def mean_std(values) -> tuple[float | None, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def _cell(values, base=None, p=None) -> Cell:
-    mean, std = mean_std(values)
-    against = mean_std(base)[0] if base else None
-    change = mean / against - 1 if against and mean is not None else None
-    return Cell(mean, std, change, p)
-
-
-def is_smaller_better(metric) -> bool:
-    """Whether less of a metric is more, as RecBole sees it."""
-    return metric.partition("@")[0] in _SMALLER
-
-
-def _with_best(rows, smaller):
-    """The same, with the best of each column told: only where there is something to beat."""
-    if len(rows) < 2:
-        return rows
-    best = {}
-    for key in rows[0]:
+def _tell_best(rows, smaller) -> None:
+    """Mark the best of each column, where there is something to beat."""
+    for key in rows[0] if len(rows) > 1 else ():
         means = [row[key].mean for row in rows if row[key].mean is not None]
-        best[key] = (min if smaller(key) else max)(means, default=math.inf)
-    return [
-        {
-            key: Cell(
-                cell.mean,
-                cell.std,
-                cell.change,
-                cell.p,
-                cell.mean is not None and f"{cell.mean:.4f}" == f"{best[key]:.4f}",
-            )
-            for key, cell in row.items()
-        }
-        for row in rows
-    ]
+        best = (min if smaller(key) else max)(means, default=None)
+        for row in rows:
+            mean = row[key].mean
+            row[key].best = mean is not None and f"{mean:.4f}" == f"{best:.4f}"
+
+
+def _by_group(found):
+    """Fill the table by group; rows differ where thresholds did, and are not compared then."""
+    left_out = []
+    for name in GROUP_NAMES:
+        groups = [run.groups.get(name, {}) for run in found.runs]
+        if any(group.get(found.main) is None for group in groups):
+            continue
+        if len({group["users"] for group in groups}) == 1:
+            found.sizes[name] = groups[0]["users"]
+        else:
+            left_out.append(name.replace("_", " "))
+    if left_out:
+        found.notes.append(
+            f"Left out: {', '.join(left_out)}; the runs draw their lines at different thresholds."
+        )
+    if found.sizes:
+        found.by_group = _rows(found.groups, found.sizes, lambda run, n: run.groups[n][found.main])
+        _tell_best(found.by_group, lambda _: less_is_better(found.main))
+
+
+# -- significance ---------------------------------------------------------------------
+
+
+def _test(found, test) -> dict[tuple, float]:
+    """Adjusted p-values by place of the group and metric; notes what was and was not tested."""
+    if len(found.groups) < 2:
+        return {}
+    labels, values = [g.label for g in found.groups], [values_of(g) for g in found.groups]
+    lacking = [label for label, each in zip(labels, values, strict=True) if each is None]
+    if values[0] is None or len(lacking) >= len(values) - 1:
+        whose = "any run" if len(lacking) == len(labels) else ", ".join(lacking)
+        found.notes.append(
+            f"Not tested for significance: there are no per-user files of {whose} (run with "
+            "--save_users=True)."
+        )
+        return {}
+    users, base = values[0]
+    raw = {}
+    for place, each in enumerate(values):
+        if place and each is not None:
+            files = [found.groups[i].runs[0].users_file for i in (0, place)]
+            check_same_users(files[0], users, files[1], each[0])
+            tested = [name for name in found.metrics if name in base and name in each[1]]
+            raw |= {(place, name): paired_p(each[1][name], base[name], test) for name in tested}
+    if not raw:
+        return {}
+    found.marks = (
+        f"Marks: {TESTS[test]} against {labels[0]} over {len(users):,} users, each user's value "
+        f"averaged over seeds first; p-values adjusted by Holm's method for {len(raw)} "
+        "comparisons; * p < 0.05, ** p < 0.01, *** p < 0.001."
+    )
+    found.notes.append(found.marks)
+    if lacking:
+        found.notes.append(f"Not tested, for lack of per-user files: {', '.join(lacking)}.")
+    return dict(zip(raw, holm(list(raw.values())), strict=True))
+
+
+def values_of(group) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """Each user's metrics, averaged over the group's seeds.
+
+    Returns user tokens and ``{metric: (n_users,)}``; None if not every run has a per-user file.
+    """
+    files = [run.users_file for run in group.runs]
+    if not all(files):
+        return None
+    found = [read_users(file).by_user() for file in files]
+    users, first = found[0]
+    for file, (others, _) in zip(files, found, strict=True):
+        check_same_users(files[0], users, file, others)
+    names = [name for name in first if all(name in values for _, values in found)]
+    return users, {name: np.mean([values[name] for _, values in found], axis=0) for name in names}
+
+
+def check_same_users(file, users, other_file, others) -> None:
+    """Refuse to pair the users of one file with others."""
+    if users != others:
+        apart = name_some(sorted(set(users) ^ set(others)), 3)
+        raise UserError(
+            f"{str(file)!r} and {str(other_file)!r} have different users ({len(users):,} and "
+            f"{len(others):,}; in one of them only: {apart}), so they cannot be compared user by "
+            "user; compare runs on the same data and split.",
+            where=other_file,
+        )
+
+
+def paired_p(ours, theirs, test: str = "t") -> float:
+    """Two-sided p-value of two systems' values ``(n_users,)`` on the same users in one order.
+
+    Returns 1 where no user differs; NaN for fewer than two users.
+    """
+    from scipy import stats
+
+    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    if len(difference) < 2:
+        return float("nan")
+    if not difference.any():
+        return 1.0
+    if test == "wilcoxon":
+        return float(stats.wilcoxon(difference).pvalue)
+    if difference.std() < 1e-12 * abs(difference.mean()):
+        return 0.0  # the same difference for each of them, of which SciPy warns
+    return float(stats.ttest_rel(ours, theirs).pvalue)
+
+
+def holm(p_values) -> list[float]:
+    """Adjust p-values for their number (Holm's step-down method).
+
+    ``p_values``: NaN stays NaN and does not count.
+    Returns in the same order; not below the given ones, at most 1.
+    """
+    adjusted = np.array(p_values, dtype=float)
+    counted = np.flatnonzero(~np.isnan(adjusted))
+    order = counted[np.argsort(adjusted[counted], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(adjusted[order] * factors), 1.0)
+    return adjusted.tolist()
+
+
+def mark(p: float | None) -> str:
+    """``***`` below 0.001, ``**`` below 0.01, ``*`` below 0.05."""
+    if p is None or p != p:
+        return ""
+    return next((stars for level, stars in _LEVELS if p < level), "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-
 from recbole_llmemb.apps.compare.comparison import mean_std
 from recbole_llmemb.core.drawing import new_figure, style
 
@@ -21,28 +19,20 @@ def figures_of(found) -> dict[str, tuple[str, object]]:
     """
     figures = {}
     without = [g.label for g in found.groups if not all(run.bins for run in g.runs)]
-    for kind, words in _BINS.items():
-        if len(without) < len(found.groups):
-            caption = (
-                f"{found.main} of the test set by {words}, mean and standard deviation over "
-                "seeds. Bars: test users in each bin; those with hardly any at either end are put "
-                "together with the next."
-            )
-            figures[kind] = caption, draw_bins(found, kind)
-    drawn = [g.label for g in found.groups if any(run.curve for run in g.runs)]
-    if drawn:
+    for kind, words in _BINS.items() if len(without) < len(found.groups) else ():
+        caption = (
+            f"{found.main} of the test set by {words}, mean and standard deviation over "
+            "seeds. Bars: test users in each bin; those with hardly any at either end are put "
+            "together with the next."
+        )
+        figures[kind] = caption, draw_bins(found, kind)
+    if any(run.curve for run in found.runs):
         caption = (
             f"Validation {_watched(found)} and training loss at each validation, one line per run. "
             "Losses of different kinds cannot be compared with each other."
         )
         figures["learning_curves"] = caption, draw_curves(found)
-    if any(run.seconds.get("train") for run in found.runs):
-        caption = (
-            f"Test {found.main} against seconds of training (small: single runs, large: their "
-            "mean), and seconds per epoch."
-        )
-        figures["training_cost"] = caption, draw_cost(found)
-    if without and ("item_popularity" in figures or drawn):
+    if without and figures:
         found.notes.append(
             f"Not in every figure: {', '.join(without)}; these result files hold no results by "
             "popularity and history length."
@@ -52,6 +42,12 @@ def figures_of(found) -> dict[str, tuple[str, object]]:
             "No figures by popularity and history length, and no learning curves: the result "
             "files do not hold what they need, as those of earlier versions."
         )
+    if any(run.seconds.get("train") for run in found.runs):
+        caption = (
+            f"Test {found.main} against seconds of training (small: single runs, large: their "
+            "mean), and seconds per epoch."
+        )
+        figures["training_cost"] = caption, draw_cost(found)
     return figures
 
 
@@ -61,7 +57,7 @@ def bin_label(row) -> str:
 
 
 def merge_small(rows, least=0.01) -> list[dict]:
-    """Bins at either end with hardly any users, put together with their neighbours.
+    """Bins at either end with hardly any users, put together with their neighbors.
 
     A mean over three users would set the scale of the whole figure.
 
@@ -70,11 +66,10 @@ def merge_small(rows, least=0.01) -> list[dict]:
     """
     rows = list(rows)
     enough = min(max(10, least * sum(row["users"] for row in rows)), 100)
-    for end, inner in ((0, 1), (-1, -2)):
-        while len(rows) > 2 and rows[end]["users"] < enough:
-            both = sorted((rows[end], rows[inner]), key=lambda row: row["from"])
-            rows[inner] = _together(*both)
-            rows.pop(end)
+    while len(rows) > 2 and rows[0]["users"] < enough:
+        rows[:2] = [_together(*rows[:2])]
+    while len(rows) > 2 and rows[-1]["users"] < enough:
+        rows[-2:] = [_together(*rows[-2:])]
     return rows
 
 
@@ -90,43 +85,30 @@ def _together(low, high) -> dict:
 
 def draw_bins(found, kind):
     """The main metric by ``item_popularity`` or ``history_length``."""
-    sizes, labels = {}, {}
-    rows_of = {id(run): merge_small(run.bins.get(kind, [])) for run in found.runs}
-    for run in found.runs:
-        for row in rows_of[id(run)]:
-            sizes[row["from"]] = row["users"]
-            labels[row["from"]] = bin_label(row)
-    places = {first: place for place, first in enumerate(sorted(sizes))}
+    by_group = [[merge_small(run.bins.get(kind, [])) for run in g.runs] for g in found.groups]
+    shown = {row["from"]: row for runs in by_group for rows in runs for row in rows}
+    firsts = sorted(shown)
     figure = new_figure(7, 4)
     axes = figure.subplots()
     behind = axes.twinx()
-    behind.bar(
-        list(places.values()), [sizes[first] for first in places], color="0.9", width=0.8, zorder=0
-    )
+    users = [shown[first]["users"] for first in firsts]
+    behind.bar(range(len(firsts)), users, color="0.9", width=0.8, zorder=0)
     behind.set_ylabel("test users", color="0.45")
     behind.tick_params(axis="y", colors="0.45")
     axes.set_zorder(behind.get_zorder() + 1)  # lines in front of the bars
     axes.patch.set_visible(False)
-    for number, group in enumerate(found.groups):
-        values: dict[int, list] = {}
-        for run in group.runs:
-            for row in rows_of[id(run)]:
-                if row.get(found.main) is not None:
-                    values.setdefault(row["from"], []).append(row[found.main])
-        if not values:
-            continue
-        firsts = sorted(values)
-        points = [mean_std(values[first]) for first in firsts]
-        axes.errorbar(
-            [places[first] for first in firsts],
-            [mean for mean, _ in points],
-            yerr=[std or float("nan") for _, std in points],
-            label=group.label,
-            capsize=2,
-            markersize=4,
-            **style(number),
-        )
-    axes.set_xticks(list(places.values()), [labels[first] for first in places], fontsize=8)
+    for number, (group, runs) in enumerate(zip(found.groups, by_group)):
+        points = {}
+        for place, first in enumerate(firsts):
+            bins = [row for rows in runs for row in rows if row["from"] == first]
+            mean, std = mean_std([row.get(found.main) for row in bins])
+            if mean is not None:
+                points[place] = mean, std or float("nan")
+        if points:
+            means, spreads = zip(*points.values())
+            look = {"capsize": 2, "markersize": 4, **style(number)}
+            axes.errorbar(list(points), means, yerr=spreads, label=group.label, **look)
+    axes.set_xticks(range(len(firsts)), [bin_label(shown[first]) for first in firsts], fontsize=8)
     axes.set_xlabel(_BINS[kind])
     axes.set_ylabel(f"test {found.main}")
     axes.set_ylim(bottom=0)
@@ -139,17 +121,15 @@ def draw_curves(found):
     figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     for number, group in enumerate(found.groups):
-        look = {**style(number), "marker": ""}
         label = group.label
         for run in group.runs:
             if not run.curve:
                 continue
             epochs = [row["epoch"] + 1 for row in run.curve]
-            scores = [row["valid_score"] for row in run.curve]
-            losses = [sum(row["train_loss"]) for row in run.curve]
-            few = {"marker": ".", "markersize": 5} if len(epochs) < 30 else {}
-            left.plot(epochs, scores, label=label, linewidth=1.2, **{**look, **few})
-            right.plot(epochs, losses, linewidth=1.2, **{**look, **few})
+            few = {"marker": ".", "markersize": 5} if len(epochs) < 30 else {"marker": ""}
+            look = {**style(number), "linewidth": 1.2, **few}
+            left.plot(epochs, [row["valid_score"] for row in run.curve], label=label, **look)
+            right.plot(epochs, [sum(row["train_loss"]) for row in run.curve], **look)
             label = None
     left.set(xlabel="epoch", ylabel=f"validation {_watched(found)}")
     right.set(xlabel="epoch", ylabel="training loss, summed over the epoch")
@@ -169,19 +149,16 @@ def draw_cost(found):
     bars = []
     for number, group in enumerate(found.groups):
         look = style(number)
-        runs = [
-            run
-            for run in group.runs
-            if run.seconds.get("train") and run.test[found.main] is not None
-        ]
-        if runs:
-            x = [run.seconds["train"] for run in runs]
-            y = [run.test[found.main] for run in runs]
+        points = [(run.seconds.get("train"), run.test[found.main]) for run in group.runs]
+        points = [(seconds, score) for seconds, score in points if seconds and score is not None]
+        if points:
             only = {"color": look["color"], "marker": look["marker"]}
-            left.scatter(x, y, s=12, alpha=0.5, **only)
-            left.scatter(statistics.fmean(x), statistics.fmean(y), s=60, label=group.label, **only)
-        spent = [run.seconds.get("train_per_epoch") for run in group.runs]
-        bars.append((group.label, *mean_std(spent), look["color"]))
+            left.scatter(*zip(*points), s=12, alpha=0.5, **only)
+            x, y = (mean_std(each)[0] for each in zip(*points))
+            left.scatter(x, y, s=60, label=group.label, **only)
+        mean, std = mean_std([run.seconds.get("train_per_epoch") for run in group.runs])
+        if mean is not None:
+            bars.append((group.label, mean, std or float("nan"), look["color"]))
     left.set_xscale("log")
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -189,16 +166,10 @@ def draw_cost(found):
     left.set(xlabel="seconds of training, validation included", ylabel=f"test {found.main}")
     left.grid(alpha=0.25)
     left.legend(fontsize=8)
-    bars = [bar for bar in bars if bar[1] is not None]
-    right.barh(
-        [label for label, *_ in bars],
-        [mean for _, mean, _, _ in bars],
-        xerr=[std or float("nan") for _, _, std, _ in bars],
-        color=[colour for *_, colour in bars],
-        capsize=2,
-        height=0.6,
-    )
-    right.set_ylim(len(bars) - 0.5, -0.5)
+    if bars:
+        labels, means, spreads, colors = zip(*bars)
+        right.barh(labels, means, xerr=spreads, color=colors, capsize=2, height=0.6)
+        right.set_ylim(len(bars) - 0.5, -0.5)
     right.set_xlabel("seconds per epoch")
     right.tick_params(axis="y", labelsize=8)
     return figure

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from recbole_llmemb.core.drawing import COLORS, bare, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.records.items import read_items
+from recbole_llmemb.run.restore import restore
+from recbole_llmemb.table import EmbeddingTable, match
 
 _NAMES = ("category", "categories", "genre", "genres", "class", "main_category", "main_cat")
 _MOST = 2000  # items on a map: more hide each other, and t-SNE takes its time
-METHODS = ("pca", "tsne")
 
 
 @dataclass
@@ -39,8 +41,6 @@ def read_map(checkpoint, category_field=None, data_path=None) -> ItemMap:
     ``category_field``: field of the ``.item`` file; the first of the usual names if not given.
     ``data_path``: the folder that holds the dataset's folder, if it is not where it was.
     """
-    from recbole_llmemb.run.restore import restore
-
     loaded = restore(checkpoint, device="cpu", data_path=data_path)
     dataset, layer = loaded.dataset, getattr(loaded.model, "item_embedding", None)
     if layer is None:
@@ -58,8 +58,6 @@ def read_map(checkpoint, category_field=None, data_path=None) -> ItemMap:
 
 def _raw_rows(config, dataset, picked):
     """The table's rows before whitening and the adapter, or None without a table."""
-    from recbole_llmemb.table import EmbeddingTable, match
-
     used = config["llm_table_used"]
     if not used:
         return None
@@ -82,7 +80,8 @@ def _categories(config, tokens, wanted):
     if wanted is not None and wanted not in text.fields:
         raise UserError(
             f"--category_field is {wanted!r}, which {file} does not have; it has "
-            f"{', '.join(text.fields)}."
+            f"{', '.join(text.fields)}.",
+            key="category_field",
         )
     field = wanted or next((name for name in _NAMES if name in text.fields), None)
     if field is None:
@@ -101,63 +100,77 @@ def first_category(text: str) -> str:
 
 
 def flatten(vectors, method, seed=0) -> tuple[torch.Tensor, str]:
-    """Points ``(n, 2)`` for ``(n, D)`` vectors, and in words how they came about."""
+    """Points ``(n, 2)`` for ``(n, D)`` vectors by ``pca`` or ``tsne``, and how in words."""
     if method == "pca":
         points, share = principal_plane(vectors)
         return points, f"two components, {share:.0%} of the variance"
     from sklearn.manifold import TSNE
 
     if len(vectors) < 5:
-        raise UserError("t-SNE needs at least 5 items; leave --map=pca.")
+        raise UserError("t-SNE needs at least 5 items; leave --map=pca.", key="map")
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(
-        vectors.numpy()
-    )
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    points = tsne.fit_transform(vectors.numpy())
     return torch.from_numpy(points - points.mean(0)), "t-SNE"
 
 
-def draw_map(shown: ItemMap, method: str, title: str):
-    """Before and after (columns), coloured by category and by popularity (rows).
+def maps_of(found, method, category_field, data_path) -> dict[str, tuple[str, object]]:
+    """A map of the first run of each group that has a checkpoint; notes what has none.
 
-    ``method``: one of :data:`METHODS`.
+    Returns by file name without suffix: caption and figure.
     """
-    stages = [("table", shown.before)] if shown.before is not None else []
-    stages.append(("model", shown.after))
-    rows = (["category"] if shown.categories else []) + ["popularity"]
-    figure = new_figure(4.2 * len(stages) + 1.6, 4.2 * len(rows), "compressed")
+    figures, refused = {}, {}
+    for group in tqdm(found.groups, desc="item maps", unit="checkpoint", disable=None):
+        run = next((run for run in group.runs if run.checkpoint), None)
+        if run is None:
+            continue
+        try:
+            shown = read_map(run.checkpoint, category_field, data_path)
+        except UserError as error:
+            if error.key == "category_field":
+                raise  # typed wrongly, not gone
+            refused[group.label] = str(error)
+            continue
+        name = "item_map_" + "".join(c if c.isalnum() else "_" for c in group.label)
+        while name in figures:
+            name += "_"
+        caption = (
+            f"Items of {group.label} (seed {run.seed}), {len(shown.after):,} of them"
+            + (", before and after adaptation" if shown.before is not None else "")
+            + ". Each map has its own axes."
+        )
+        figures[name] = caption, draw_map(shown, method, group.label)
+    found.notes += [f"No item map of {label}: {why}" for label, why in refused.items()]
+    return figures
+
+
+def draw_map(shown: ItemMap, method: str, title: str):
+    """Before and after (columns), colored by category and by popularity (rows)."""
+    stages = [("item embeddings", shown.after)]
+    if shown.before is not None:
+        stages = [("before: the table", shown.before), ("after adaptation", shown.after)]
+    drawers = [_by_category] if shown.categories else []
+    drawers.append(_by_popularity)
+    figure = new_figure(4.2 * len(stages) + 1.6, 4.2 * len(drawers), "compressed")
     figure.suptitle(title, fontsize=10)
-    grid = figure.subplots(len(rows), len(stages), squeeze=False)
-    for column, (name, vectors) in enumerate(stages):
+    grid = figure.subplots(len(drawers), len(stages), squeeze=False)
+    for column, (words, vectors) in enumerate(stages):
         points, how = flatten(vectors, method)
-        words = "before: the table" if name == "table" else "item embeddings"
-        if name == "model" and len(stages) > 1:
-            words = "after adaptation"
-        for row, kind in enumerate(rows):
-            axes = grid[row, column]
+        for axes, draw in zip(grid[:, column], drawers):
             bare(axes, points, f"{words} ({how})")
-            last = column == len(stages) - 1
-            if kind == "category":
-                _by_category(axes, points, shown, legend=last)
-            else:
-                drawn = _by_popularity(axes, points, shown.popularity)
-                if last:
-                    # Beside the map, as the legend above; ax=axes would take from its width.
-                    beside = axes.inset_axes((1.03, 0, 0.04, 1))
-                    figure.colorbar(drawn, cax=beside, label="training interactions")
+            draw(figure, axes, points.numpy(), shown, legend=column == len(stages) - 1)
     return figure
 
 
-def _by_category(axes, points, shown, legend):
+def _by_category(figure, axes, points, shown, legend):
     most = [name for name, _ in Counter(filter(None, shown.categories)).most_common(len(COLORS))]
+    look = {"s": 7, "alpha": 0.6, "linewidths": 0}
     of = np.array([most.index(c) if c in most else -1 for c in shown.categories])
     for place in (-1, *range(len(most))):
         chosen = of == place
         if chosen.any():
-            colour, name = ("0.8", "other") if place < 0 else (COLORS[place], most[place])
-            axes.scatter(
-                *points[torch.from_numpy(chosen)].t().numpy(),
-                s=7, alpha=0.6, linewidths=0, color=colour, label=name,
-            )  # fmt: skip
+            color, name = ("0.8", "other") if place < 0 else (COLORS[place], most[place])
+            axes.scatter(*points[chosen].T, color=color, label=name, **look)
     if legend:
         axes.legend(
             title=shown.field, fontsize=7, title_fontsize=8, markerscale=2,
@@ -165,12 +178,14 @@ def _by_category(axes, points, shown, legend):
         )  # fmt: skip
 
 
-def _by_popularity(axes, points, popularity):
+def _by_popularity(figure, axes, points, shown, legend):
     from matplotlib.colors import LogNorm
 
-    order = np.argsort(popularity, kind="stable")  # popular items, the few, on top
-    norm = LogNorm(1, max(2, int(popularity.max())))
-    return axes.scatter(
-        *points[torch.from_numpy(order)].t().numpy(),
-        c=np.maximum(popularity[order], 1), norm=norm, cmap="viridis", s=7, alpha=0.7, linewidths=0,
-    )  # fmt: skip
+    order = np.argsort(shown.popularity, kind="stable")  # popular items, the few, on top
+    look = {"norm": LogNorm(1, max(2, int(shown.popularity.max()))), "cmap": "viridis"}
+    counts = np.maximum(shown.popularity[order], 1)
+    drawn = axes.scatter(*points[order].T, c=counts, s=7, alpha=0.7, linewidths=0, **look)
+    if legend:
+        # Beside the map, as the legend above; ax=axes would take from its width.
+        beside = axes.inset_axes((1.03, 0, 0.04, 1))
+        figure.colorbar(drawn, cax=beside, label="training interactions")

@@ -12,7 +12,7 @@ from tabulate import tabulate
 from recbole_llmemb import __version__
 from recbole_llmemb.apps.tune import figures
 from recbole_llmemb.apps.tune.trials import ranked_trials, short
-from recbole_llmemb.core.html import render_page
+from recbole_llmemb.core.reports import render
 from recbole_llmemb.run.result import plain, results_table
 
 
@@ -101,7 +101,7 @@ def write(plan, space, found, place) -> list[str]:
 
 def _page(plan, space, found, text, pictures) -> str:
     """The report as one page that needs no other file."""
-    return render_page(
+    return render(
         __package__,
         "search.html.j2",
         title=f"{plan.model} on {plan.dataset}: a search",

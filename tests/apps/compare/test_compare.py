@@ -9,10 +9,24 @@ from scipy import stats
 
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.apps.compare import grouping
-from recbole_llmemb.apps.compare.comparison import Cell, compare
+from recbole_llmemb.apps.compare.comparison import (
+    Cell,
+    compare,
+    holm,
+    mark,
+    paired_p,
+    values_of,
+)
 from recbole_llmemb.apps.compare.grouping import choose_baseline, differing_settings, read_groups
-from recbole_llmemb.apps.compare.significance import holm, mark, paired_p, values_of
-from recbole_llmemb.apps.compare.tables import Table, latex, to_html, to_latex, to_markdown, to_text
+from recbole_llmemb.apps.compare.report import (
+    Table,
+    latex,
+    render_files,
+    tables_of,
+    to_latex,
+    to_markdown,
+    to_text,
+)
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import UserError
 
@@ -196,12 +210,12 @@ def test_users_are_compared_over_seeds(tmp_path, test):
     cell = found.overall[1]["hit@10"]
     assert cell.p == pytest.approx(2 * raw, rel=1e-3)  # two metrics, equal p-values
     assert found.overall[0]["hit@10"].p is None
-    assert ("t-test" if test == "t" else "Wilcoxon") in found.test
+    assert ("t-test" if test == "t" else "Wilcoxon") in found.marks
     assert any("30 users" in note and "2 comparisons" in note for note in found.notes)
     # One seed of one group without its file: no test of that group.
     result(tmp_path, "b-2", 0.5, seed=2)
     found = compare(read_groups([tmp_path / "*.json"]))
-    assert found.test is None and "per-user files of b" in found.notes[0]
+    assert found.marks is None and "per-user files of b" in found.notes[0]
 
 
 # -- tables -------------------------------------------------------------------------------
@@ -242,7 +256,7 @@ def test_markdown():
 
 
 def test_latex():
-    assert to_latex(TABLE, ["Marks: p < 0.05."]) == (
+    assert to_latex(TABLE, "Marks: p < 0.05.") == (
         "\\begin{table}[t]\n"
         "\\centering\n"
         "\\caption{Test set of my\\_data. Marks: p $<$ 0.05.}\n"
@@ -263,9 +277,19 @@ def test_latex():
     )
 
 
-def test_html_escapes():
-    table = Table("<t>", ["run"], [["<script>alert(1)</script>"]])
-    assert "<script>" not in to_html(table) and "&lt;script&gt;" in to_html(table)
+def test_the_caption_has_what_the_marks_mean_whatever_was_noted_before(tmp_path):
+    pytest.importorskip("matplotlib")
+    users = {f"u{i}": float(i % 3) for i in range(6)}
+    for name in "ab":
+        result(tmp_path, f"{name}-1", 0.1, users=users)
+    found = compare(read_groups([tmp_path / "*.json"]))
+    found.notes.insert(0, "Something else.")
+    written = render_files(found, map_method=None)
+    captions = [line for line in written["table.tex"].decode().split("\n") if "caption" in line]
+    assert len(captions) == len(tables_of(found)) == 3
+    assert ["Marks: two-sided" in line for line in captions] == [True, False, False]
+    assert "Something else" not in written["table.tex"].decode()
+    assert "Something else." in written["table.md"].decode()
 
 
 # -- the command --------------------------------------------------------------------------
@@ -322,9 +346,12 @@ def test_bad_input(tmp_path, capsys):
         (result(tmp_path, "p", 0.1, test_result={"hit@10": float("nan")}),): "NaN",
         (good, result(tmp_path, "o", 0.1, dataset="other")): "of dataset toy and",
         (good, result(tmp_path, "t", 0.1, test_result={"mrr@5": 1.0})): "has the metrics hit@10",
-        (good, "--metrics=hit@5"): "has no hit@5; it has hit@10, ndcg@10",
+        (good, "--metrics=hit@5"): "has hit@10, ndcg@10, but no hit@5",
         (good, "--metric=hit@5"): "--metric is 'hit@5'; it must be one of hit@10, ndcg@10",
         (good, "--baseline=z"): "--baseline is 'z'",
+        (good, "--test=z"): "--test is 'z'",
+        (good, "--map=umap"): "--map is 'umap'",
+        (good, "--metics=hit@10"): "--metrics",
         (f"x={good}", f"y={good}"): "is given twice, as 'y' and before",
         (f"x={good}", f"x={empty}"): "is no result file",
         ("x=",): "'x=' is neither a file nor of the form LABEL=FILE,FILE",

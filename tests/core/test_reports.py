@@ -7,7 +7,7 @@ import base64
 import pytest
 from jinja2 import UndefinedError
 
-from recbole_llmemb.core.html import render_page
+from recbole_llmemb.core.reports import render
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_a_page_is_whole_and_what_is_filled_in_is_escaped(package):
-    page = render_page(package, "mine.html.j2", title="a < b", text="<b>", png=b"bytes")
+    page = render(package, "mine.html.j2", title="a < b", text="<b>", png=b"bytes")
     assert page.startswith("<!doctype html>") and page.rstrip().endswith("</html>")
     assert page.count("a &lt; b") == 2 and "<p>&lt;b&gt;</p>" in page
     assert base64.b64encode(b"bytes").decode() in page
@@ -34,4 +34,4 @@ def test_a_page_is_whole_and_what_is_filled_in_is_escaped(package):
 
 def test_what_a_template_lacks_is_an_error(package):
     with pytest.raises(UndefinedError, match="text"):
-        render_page(package, "mine.html.j2", title="t", png=b"")
+        render(package, "mine.html.j2", title="t", png=b"")

@@ -1,16 +1,50 @@
-"""The folder of ``--out``: refused before any work, its files whole or not there."""
+"""Reports: text and pages made from templates, and the folder of ``--out`` that they go to."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import uuid
 from pathlib import Path
+from typing import Any
 
-from recbole_llmemb.core.drawing import check_matplotlib
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
+
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file
+from recbole_llmemb.core.optional import optional
+
+_IN_LATEX = {
+    "variable_start_string": "<<",
+    "variable_end_string": ">>",
+    "block_start_string": "<%",
+    "block_end_string": "%>",
+}
+
+
+def render(package: str, template: str, **values: Any) -> str:
+    """Text from a template in a package's folder ``templates``.
+
+    What is filled into HTML is escaped. ``base.html.j2`` of this package, which pages extend, has
+    the frame and the style, ``figure.html.j2`` a macro for figures. Templates of LaTeX, which is
+    full of braces, have ``<< >>`` and ``<% %>`` in their place.
+    """
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(__package__)]),
+        autoescape=select_autoescape(["html.j2"], default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **(_IN_LATEX if template.endswith(".tex.j2") else {}),
+    )
+    environment.filters["data_uri"] = _data_uri
+    return environment.get_template(template).render(**values)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 class OutFolder:
@@ -21,10 +55,10 @@ class OutFolder:
     a comment (:func:`comment`).
     """
 
-    def __init__(self, folder, listing):
+    def __init__(self, folder, listing: str):
         self.folder, self.listing = Path(folder), listing
         self._check([listing])
-        check_matplotlib("--out")
+        optional("matplotlib", "figures", "--out")
         self._write({f".probe-{uuid.uuid4().hex}": b""})[0].unlink()
 
     def write(self, contents: dict[str, bytes]) -> list[Path]:
@@ -37,11 +71,10 @@ class OutFolder:
         return files
 
     def _write(self, contents):
-        files = [self.folder / name for name in contents]
-        for file, content in zip(files, contents.values()):
-            with atomic_file(file) as fresh:
+        for name, content in contents.items():
+            with atomic_file(self.folder / name) as fresh:
                 fresh.write_bytes(content)
-        return files
+        return [self.folder / name for name in contents]
 
     def _listed(self) -> set[str]:
         """The files of an earlier run that are there."""
@@ -63,7 +96,9 @@ class OutFolder:
             if name not in listed and os.path.lexists(self.folder / name):
                 raise UserError(
                     f"{self.folder / name} was there before and is not of an earlier run of this "
-                    "command, so it is not replaced; move it away, or give --out another folder."
+                    "command, so it is not replaced; move it away, or give --out another folder.",
+                    key="out",
+                    where=self.folder / name,
                 )
 
 

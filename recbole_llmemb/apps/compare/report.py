@@ -1,0 +1,172 @@
+"""The tables of a comparison for the terminal, and what ``--out`` holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from recbole_llmemb import __version__
+from recbole_llmemb.apps.compare.comparison import Cell
+from recbole_llmemb.apps.compare.figures import figures_of
+from recbole_llmemb.apps.compare.grouping import differing_settings
+from recbole_llmemb.apps.compare.maps import maps_of
+from recbole_llmemb.core.drawing import png
+from recbole_llmemb.core.reports import comment, render
+
+LISTING = "report.html"
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "≥": r"$\geq$", "<": "$<$", ">": "$>$", "–": "--",
+}  # fmt: skip
+
+
+@dataclass
+class Table:
+    """A table before it is written: the first column names the rows."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str | Cell]]
+
+
+def tables_of(found) -> list[Table]:
+    """Overall metrics, the main metric by group, and what the runs cost."""
+    labels = [group.label for group in found.groups]
+    seeds = [str(len(group.runs)) for group in found.groups]
+    tables = [
+        Table(
+            f"Test set of {found.dataset}",
+            ["run", "seeds", *found.metrics],
+            [[*row, *cells.values()] for *row, cells in zip(labels, seeds, found.overall)],
+        )
+    ]
+    if found.by_group:
+        titles = [f"{name.replace('_', ' ')} ({size:,})" for name, size in found.sizes.items()]
+        rows = [[label, *cells.values()] for label, cells in zip(labels, found.by_group)]
+        tables.append(Table(f"{found.main} by group (test users)", ["run", *titles], rows))
+    return [*tables, _cost(found)]
+
+
+def _cost(found) -> Table:
+    columns = ["run", "epochs", "s per epoch", "training s", "trained parameters", "frozen"]
+    rows = []
+    for group in found.groups:
+        epochs = "/".join("-" if run.epochs is None else str(run.epochs) for run in group.runs)
+        seconds = [run.seconds for run in group.runs]
+        parameters = [run.parameters for run in group.runs]
+        rows.append(
+            [
+                group.label,
+                epochs,
+                _mean([each.get("train_per_epoch") for each in seconds], "{:,.1f}"),
+                _mean([each.get("train") for each in seconds], "{:,.1f}"),
+                _mean([each.get("trainable") for each in parameters], "{:,.0f}"),
+                _mean([each.get("frozen") for each in parameters], "{:,.0f}"),
+            ]
+        )
+    return Table("What the runs cost", columns, rows)
+
+
+def _mean(values, form) -> str:
+    values = [value for value in values if value is not None]
+    return form.format(sum(values) / len(values)) if values else "-"
+
+
+def to_text(table: Table) -> str:
+    """For the terminal."""
+    rows = [[str(cell) for cell in row] for row in table.rows]
+    align = ["left", *["right"] * (len(table.columns) - 1)]
+    grid = tabulate(rows, table.columns, "simple", disable_numparse=True, colalign=align)
+    return f"{table.title}\n\n{grid}"
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table, the best of each column in bold."""
+    return render(__package__, "table.md.j2", table=table)
+
+
+def to_latex(table: Table, note: str | None = None) -> str:
+    """A ``table`` environment with booktabs rules, the best of each column in bold.
+
+    ``note``: put into the caption.
+    """
+    caption = f"{table.title}. {note or ''}".rstrip()
+    return render(__package__, "table.tex.j2", table=table, caption=caption, latex=latex)
+
+
+def latex(text) -> str:
+    """Text with what means something to LaTeX made harmless."""
+    return "".join(_LATEX.get(letter, letter) for letter in str(text))
+
+
+def render_files(found, map_method="pca", category_field=None, data_path=None) -> dict[str, bytes]:
+    """``table.md``, ``table.tex``, ``figures/*.png`` and ``report.html``, by their paths.
+
+    ``found``: to which notes are added.
+    ``map_method``: ``pca`` or ``tsne``; None draws no maps.
+    ``category_field``, ``data_path``: see :func:`~recbole_llmemb.apps.compare.maps.read_map`.
+    """
+    figures = figures_of(found)
+    if map_method:
+        figures |= maps_of(found, map_method, category_field, data_path)
+    drawn = {name: (caption, png(figure)) for name, (caption, figure) in figures.items()}
+    tables = tables_of(found)
+    markdown = [f"## {each.title}\n\n{to_markdown(each)}" for each in tables]
+    # LaTeX has what the marks mean in the caption of the table that has them.
+    latex_tables = [to_latex(each, None if at else found.marks) for at, each in enumerate(tables)]
+    notes = "".join(f"\n{note}\n" for note in found.notes)
+    contents = {
+        **{f"figures/{name}.png": data for name, (_, data) in drawn.items()},
+        "table.md": "\n\n".join(markdown) + f"\n{notes}",
+        "table.tex": "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(latex_tables) + "\n",
+    }
+    page = _page(found, tables, drawn)
+    contents[LISTING] = page.replace("\n", f"\n{comment([*contents, LISTING])}\n", 1)
+    return {k: v if isinstance(v, bytes) else v.encode() for k, v in contents.items()}
+
+
+def _page(found, tables, drawn) -> str:
+    """One page with everything on it."""
+    sections = [(table.title, "table", table) for table in tables]
+    if found.marks is not None:
+        p_values = _p_values(found)
+        sections.insert(1, (p_values.title, "table", p_values))
+    sections += [(name.replace("_", " ").capitalize(), "figure", drawn[name]) for name in drawn]
+    lists = [table for table in (_settings(found), _files(found)) if table.rows]
+    sections += [(table.title, "long", table) for table in lists]
+    return render(
+        __package__,
+        "report.html.j2",
+        title=f"Comparison on {found.dataset}",
+        found=found,
+        sections=sections,
+        version=__version__,
+    )
+
+
+def _p_values(found) -> Table:
+    """Adjusted p-values of all groups but the baseline."""
+    rows = [
+        [group.label, *("-" if cell.p is None else f"{cell.p:.2g}" for cell in cells.values())]
+        for group, cells in zip(found.groups[1:], found.overall[1:], strict=True)
+    ]
+    return Table("Adjusted p-values", ["run", *found.metrics], rows)
+
+
+def _settings(found) -> Table:
+    rows = [
+        [key, *("" if value is None else str(value) for value in row)]
+        for key, row in differing_settings(found.groups).items()
+    ]
+    return Table("Settings that differ", ["setting", *(g.label for g in found.groups)], rows)
+
+
+def _files(found) -> Table:
+    files = [
+        ", ".join(f"{run.file.name} (seed {run.seed})" for run in group.runs)
+        for group in found.groups
+    ]
+    rows = [[g.label, g.runs[0].model, names] for g, names in zip(found.groups, files)]
+    return Table("Result files", ["run", "model", "files"], rows)

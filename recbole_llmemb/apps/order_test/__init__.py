@@ -1,1 +1,0 @@
-"""Whether a model reads the order of a history."""
