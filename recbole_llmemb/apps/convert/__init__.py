@@ -1,6 +1,6 @@
 """Bring your own data: csv, parquet or json files to a RecBole dataset.
 
-- :mod:`.columns` finds out which column is what, :mod:`.times` what kind of times there are;
+- :mod:`.columns` finds out which column is what;
 - :mod:`.interactions` keeps who, what and when as numbers, and drops the rare;
 - :mod:`.items` gathers the text of the items that are left, :mod:`.dataset` does all of it.
 

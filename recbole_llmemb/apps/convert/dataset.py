@@ -13,6 +13,7 @@ import yaml
 
 from recbole_llmemb.apps.convert.columns import AMAZON, find, text_fields
 from recbole_llmemb.apps.convert.interactions import (
+    Clock,
     Interactions,
     k_core,
     read_interactions,
@@ -22,7 +23,6 @@ from recbole_llmemb.apps.convert.interactions import (
 from recbole_llmemb.apps.convert.items import ItemLines, check_names, gather, line_of
 from recbole_llmemb.apps.convert.job import ConvertJob
 from recbole_llmemb.apps.convert.report import Converted
-from recbole_llmemb.apps.convert.times import Clock
 from recbole_llmemb.core.directories import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import refuse_inputs

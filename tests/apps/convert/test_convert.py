@@ -426,6 +426,12 @@ def test_files_that_are_not_what_they_seem(tmp_path, name, content, words):
     assert not (tmp_path / "dataset").exists() or not _names("dataset")
 
 
+def test_files_without_a_line(write):
+    given = write("r.csv", "user,item,time\n"), write("i.csv", "item,title\n")
+    with pytest.raises(UserError, match="Nothing is left of 0 lines"):
+        job(interactions=given[:1], items=given[1:])
+
+
 def test_bytes_that_are_no_text(write, tmp_path):
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [{"item": b"a", "title": "é".encode(), "photo": b"\xff"}]

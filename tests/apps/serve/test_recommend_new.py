@@ -54,6 +54,35 @@ def test_a_copy_of_an_items_text_ranks_next_to_it(from_text, tiny, tmp_path, mod
     assert new[0]["title"].startswith("the item number")
 
 
+@pytest.mark.parametrize("kind", ["item", "jsonl", "json", "csv", "parquet"])
+def test_an_item_is_encoded_alike_whatever_the_file_and_the_command(
+    from_text,  # noqa: F811
+    tmp_path,
+    kind,
+):
+    """By recommend --new_items, as by encode --items."""
+    row = {"item_id": "می\u200cn", "title": "soap \u200d x", "categories": ["gel", "kind"], "a": 1}
+    file = tmp_path / f"new.{kind}"
+    if kind == "parquet":
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pa.Table.from_pylist([row]), file)
+    elif kind.startswith("json"):
+        file.write_text(json.dumps([row] if kind == "json" else row))
+    else:
+        line = [row["item_id"], row["title"], "gel, kind"]
+        cells = [f'"{cell}"' for cell in line] if kind == "csv" else line
+        header = HEADER.replace(":token_seq", "").replace(":token", "").replace("\t", ",")
+        text = f"{header}{','.join(cells)}\n" if kind == "csv" else HEADER + "\t".join(cells)
+        file.write_text(text)
+    recommender = Recommender(from_text())
+    assert recommender.add_items(file) == [row["item_id"]]
+    recommender.add_items([{**row, "item_id": "same"}])
+    recommender.add_items([{**row, "item_id": "other", "title": "soap x"}])
+    this, same, other = recommender.item_vectors[-3:]
+    torch.testing.assert_close(this, same)
+    assert not torch.allclose(this, other)
+
+
 def test_bert4rec_gives_new_items_the_mean_bias_and_keeps_its_mask(from_text, tiny):  # noqa: F811
     recommender = Recommender(from_text("LLMEmbBERT4Rec"))
     before = recommender.recommend("all", topk=100)
