@@ -56,8 +56,9 @@ class ItemFile:
                 continue
             try:
                 token, texts = self._token(given, number), list(map(text_of, values))
-            except UnicodeDecodeError:
-                bad = [n for n, value in zip(self.fields, values) if isinstance(value, bytes)]
+            except (UnicodeDecodeError, RecursionError):
+                nested = bytes, list, dict
+                bad = [n for n, value in zip(self.fields, values) if isinstance(value, nested)]
                 said = f"{name_some(bad)} is no text; leave it out (item_text_fields)"
                 self.file.refuse(number, said, "item_text_fields")
             yield token, {name: text for name, text in zip(self.fields, texts) if text}

@@ -260,6 +260,12 @@ def test_json_lines(tmp_path, text, message):
         assert read_items(path, fields=["t"]).attributes == [{"t": "x: 1"}]
 
 
+def test_lists_in_lists_without_end(tmp_path):
+    nested = f'{{"item_id": "a", "t": {"[" * 600 + "]" * 600}}}'
+    with pytest.raises(UserError, match="line 1: 't' is no text"):
+        read_items(write(tmp_path / "x.jsonl", nested), fields=["t"])
+
+
 @pytest.mark.parametrize("name", ["gone.jsonl", "gone.parquet"])
 def test_absent_and_damaged_files(tmp_path, name):
     if name.endswith("parquet"):

@@ -49,7 +49,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     check_names(fields)
     clock = Clock(job.time_unit, roles["time"])
 
-    with explained("A user or item is no text ({reason}).", UnicodeDecodeError):
+    with explained("A user or item is no text ({reason}).", UnicodeDecodeError, RecursionError):
         found = read_interactions(sources, roles, clock, job.min_rating, job.progress)
     named = [f"{role} = {column}" for role, column in roles.items() if column and role != "time"]
     time = f"time = {roles['time']} ({clock})" if roles["time"] else "time = order of the lines"
@@ -65,7 +65,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
         if metadata:
             where = Path(scratch) / "items"
             no_text = "A value is no text ({reason}); leave its column out with --item_fields."
-            with explained(no_text, UnicodeDecodeError, key="item_fields"):
+            with explained(no_text, UnicodeDecodeError, RecursionError, key="item_fields"):
                 lines = gather(metadata, fields, found.items, where, job.progress)
         kept = _filtered(job, found, lines)
         present = np.zeros(len(found.items), dtype=bool)
