@@ -36,7 +36,7 @@ from recbole_llmemb.models.registry import (
     names,
     register,
 )
-from recbole_llmemb.run import artifacts
+from recbole_llmemb.run import artifacts, schema  # noqa: F401  (every key is known from here)
 from recbole_llmemb.run.restore import load_data_and_model
 from recbole_llmemb.training.trainer import LLMEmbTrainer
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +134,9 @@ def _encode(options: EncodeOptions, job: EncodeJob, workers: Workers | None) -> 
 
 def settings_for(options: DatasetOptions, typed: dict[str, Any]) -> dict[str, Any]:
     """The settings that ``run`` would have: the dataset's, those of files, those typed."""
-    from recbole_llmemb.config.checks import check_choices, check_numbers
     from recbole_llmemb.config.recbole_config import defaults, settings_of
 
-    files = settings_of(options.config_files)
-    settings = defaultdict(lambda: None, defaults("", options.dataset or "") | files | typed)
-    check_numbers(settings)
-    check_choices(settings)
-    return settings
+    return defaults("", options.dataset or "") | settings_of(options.config_files) | typed
 
 
 def item_file_of(dataset: str, data_path: str | None) -> Path:

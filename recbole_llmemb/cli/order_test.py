@@ -28,7 +28,7 @@ _PLACES = "files, where they are not any more where they were"
 
 
 def _mode(text: str) -> str:
-    from recbole_llmemb.config.recbole_checks import check_mode
+    from recbole_llmemb.config.forms import check_mode
 
     if text == "labeled":
         raise UserError(f"--mode is {text!r}; it must be full, uniNNN or popNNN.", key="mode")

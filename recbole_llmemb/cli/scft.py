@@ -109,10 +109,8 @@ def main(argv: list[str]) -> int:
     """Run ``recbole-llm scft``; parameters and errors as of :mod:`recbole_llmemb.cli.encode`."""
     options = build_parser().parse_args(argv)
     from recbole_llmemb.cli.encode import item_file_of
-    from recbole_llmemb.config.checks import check_choices, check_numbers
     from recbole_llmemb.config.recbole_config import defaults, settings_of
     from recbole_llmemb.core.files import refuse_inputs
-    from recbole_llmemb.encode.build_or_load import Overlay
     from recbole_llmemb.scft import job_from_config, run_job
 
     # The same as `run` would do, unless told otherwise.
@@ -126,9 +124,7 @@ def main(argv: list[str]) -> int:
     folder = item_file_of(options.dataset, options.data_path).parent
     place = {"dataset": options.dataset, "data_path": str(folder)}
     files = settings_of(options.config_files)
-    config = Overlay({**defaults("", options.dataset), **files, **typed, **place})
-    check_numbers(config)
-    check_choices(config)
+    config = {**defaults("", options.dataset), **files, **typed, **place}
     if options.figure:
         from recbole_llmemb.scft.figure import check_figure
 

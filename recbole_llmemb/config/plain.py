@@ -6,29 +6,21 @@ import contextlib
 import copy
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from recbole_llmemb.config.keys import Use, declared, use_of
+from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
 from recbole_llmemb.core.serialization import DERIVED, config_to_plain
 
 __all__ = ["config_for", "config_from_plain", "config_to_plain", "without_argv"]
 
-# What a file does not decide: whether code from elsewhere is run, which pickles are read or
-# written, where things are kept, and what is told to others. Only whoever gives a command says so.
-_HARMLESS = {
-    "llm_trust_remote_code": False,
-    "dataset_save_path": None,
-    "dataloaders_save_path": None,
-    "save_dataset": False,
-    "save_dataloaders": False,
-    "checkpoint_dir": "saved",
-    "llm_cache_dir": None,
-    "log_wandb": False,
-}
+# What an empty value of these meant before it was refused; of others, as if it was not there.
+_EMPTY = {"llm_freeze": False, "holdout_targets": "all"}
 
 
 @contextlib.contextmanager
@@ -69,7 +61,10 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     """
     from recbole.config import Config
 
-    entries = _harmless(copy.deepcopy(dict(plain)))
+    # What a file does not decide: whether code from elsewhere is run, which pickles are read or
+    # written, where things are kept, and what is told to others. Only whoever gives a command does.
+    own = {name: field.default for name, field in declared() if use_of(field) & Use.TRUST}
+    entries = _filled(_without(own, copy.deepcopy(dict(plain))))
     missing = [key for key in ("model", "dataset") if not entries.get(key)]
     if missing:
         raise UserError(
@@ -108,7 +103,7 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     config.final_config_dict.update(entries)
     # Defaults may come from a file, too: the dataset's name chooses it.
     config.final_config_dict.update(
-        {key: value for key, value in _HARMLESS.items() if key in config.final_config_dict}
+        {key: value for key, value in own.items() if key in config.final_config_dict}
     )
     return config
 
@@ -126,13 +121,22 @@ def config_for(plain: Mapping[str, Any], device: torch.device):
     return config
 
 
-def _harmless(entries: dict[str, Any]) -> dict[str, Any]:
-    """The settings but for those that a file does not decide, in settings of teachers too."""
+def _without(keys: Collection[str], entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings but for some keys, in settings of teachers too."""
     return {
-        key: _harmless(value) if isinstance(value, dict) else value
+        key: _without(keys, value) if isinstance(value, dict) else value
         for key, value in entries.items()
-        if key not in _HARMLESS
+        if key not in keys
     }
+
+
+def _filled(entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an older checkpoint without values that are no longer taken."""
+    optional = {name for name, field in declared() if may_be_empty(field)}
+    needed = {name for name, _ in declared()} - optional
+    gone = {key for key, value in entries.items() if value is None and key in needed}
+    kept = {key: value for key, value in entries.items() if key not in gone}
+    return kept | {key: value for key, value in _EMPTY.items() if key in gone}
 
 
 def _undo_config(settings: dict[str, Any]) -> None:

@@ -10,17 +10,24 @@ from pathlib import Path
 import yaml
 
 from recbole_llmemb.config.arithmetic import value_of
-from recbole_llmemb.config.checks import TEXTS, check, check_common
-from recbole_llmemb.config.key_names import (
+from recbole_llmemb.config.checks import (
     OLD,
     advice,
-    keys_of_files,
+    check,
+    check_stock,
+    keys_of_any_model,
     known_keys,
     nearest,
+    text_keys,
     warn_of_keys,
 )
+from recbole_llmemb.config.keys import Use
 from recbole_llmemb.config.plain import without_argv
+from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.core.errors import UserError
+
+# Options of commands that are names or paths, and no keys.
+_OPTIONS = ("result_json", "name", "storage", "space")
 
 
 def properties_folder() -> Path:
@@ -114,16 +121,18 @@ def install() -> None:
         own = Path(folder or "") / str(self.dataset)
         if folder and self.dataset == "ml-100k" and (own / "ml-100k.inter").is_file():
             self.final_config_dict["data_path"] = str(own)
-        measure.check_measure(_Lookup(self.final_config_dict), _is_ours(self.model))
+        measure.check_measure(self, _is_ours(self.model))
 
     def _set_default_parameters(self):
         values = self.final_config_dict
         if not self.restored:
-            warn_of_keys(self, properties_folder())
+            warn_of_keys(self)
         if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
             values["train_neg_sample_args"] = None  # yaml makes a text of None
         given = self.external_config_dict
         if not _is_ours(self.model):
+            if not self.restored:
+                check_stock(values)
             set_recboles(self)
             reads = {"selected_features", "item_attribute"} & set(self.internal_config_dict)
             if reads and (Path(values["data_path"]) / f"{self.dataset}.item").is_file():
@@ -132,10 +141,8 @@ def install() -> None:
         settings.settle(values, given, self.model_class)
         if values.get("adapter", "") is None:
             values["adapter"] = "none"  # as typed, --adapter=none is read as no value
-        check(_Lookup(values))
-        settings.check_backbone(_Lookup(values), self.model_class)
-        if hasattr(self.model_class, "check_settings"):  # keys that only this model has
-            self.model_class.check_settings(_Lookup(values))
+        check(values, self.model_class)
+        settings.check_backbone(values, self.model_class)
         if values["loss_type"] == "CE":
             values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
         if values["train_mode"] == "sequence":
@@ -144,6 +151,7 @@ def install() -> None:
             values["transform"] = None  # masking is part of the loader there
         _load_times(values)
         set_recboles(self)
+        EvaluationSettings.of(values).check_valid_metric()
         if self.model_class.features:
             settings.settle_features(values, given, self.model_class)
         if values["loss_type"] == "BCE":  # RecBole knows CE and BPR only
@@ -184,13 +192,6 @@ def _no_model(name):
     )
 
 
-class _Lookup(dict):
-    """A dict that gives None for what is not set, as RecBole's Config does."""
-
-    def __missing__(self, key):
-        return None
-
-
 def _load_times(values):
     """Sequences need times; RecBole's default for a dataset it does not know loads none."""
     columns = values.get("load_col") or {}
@@ -203,12 +204,12 @@ def typed_value(key, text):
     """What the text of a setting means: a number, list, dictionary, switch, or itself.
 
     Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
-    paths (:data:`~recbole_llmemb.config.checks.TEXTS`) stay text: 2026-11-21 is a folder.
+    paths stay text: 2026-11-21 is a folder.
     """
     value = value_of(text)
     if isinstance(value, str) and value == text:
         value = {"true": True, "false": False}.get(text.lower(), text)
-    stays = key in TEXTS or key.endswith(("_path", "_dir"))
+    stays = key in _OPTIONS or key.endswith(("_path", "_dir")) or key in text_keys()
     return text if stays and not isinstance(value, (str, type(None))) else value
 
 
@@ -272,14 +273,13 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
             message = error.args[0] if error.args else str(error)
             text = str(message).rstrip(".")
             raise UserError(f"The configuration cannot be used: {text}.") from error
-    if not _is_ours(config["model"]):  # ours have been looked at before RecBole fills in the rest
-        check_common(config)
+    EvaluationSettings.of(config, only=Use.ANY).check_valid_metric()
     known = known_keys(config)
     for key in strict:
         if key in OLD:
             raise UserError(f"--{key} is a key of older RecBoles: {advice(key)}.")
         if key not in known:
-            if key in keys_of_files(properties_folder()):
+            if key in keys_of_any_model():
                 raise UserError(
                     f"--{key} is a key of other models, which {config['model']} does not read; "
                     "leave it out, or give it to a teacher by align_teacher_config."

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import types
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from recbole_llmemb.core.errors import UserError
 
-_WANTED = {
-    "literal_error": "{expected}",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "int_parsing_size": "a smaller whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "True or False",
-    "bool_parsing": "True or False",
-    "string_type": "text, in quotes if need be",
-    "string_too_short": "text",
-    "list_type": "a list",
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "more than {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "less than {lt}",
+_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text, in quotes if need be",
+    dict: "a dictionary",
+    list: "a list",
 }
 
 
@@ -72,22 +62,80 @@ def refusal(error: ValidationError, fields: dict[str, FieldInfo]) -> UserError:
 
 
 def refused_value(
-    error: ValidationError, key: str, field: FieldInfo | None, name: str
+    error: ValidationError, key: str, field: FieldInfo | None, name: str, value: Any = ...
 ) -> UserError:
     """The first of pydantic's complaints about one value, in a sentence.
 
     ``field``: its declaration, None for what is not declared.
     ``name``: what to call it, such as ``--batch_size``.
+    ``value``: all of it, where the complaint may be about a part.
     """
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UserError):  # a validator's own sentence
+        cause.key = cause.key or key or None
         return cause
     if field is None:
         return UserError(f"{name or 'The settings'}: {first['msg']}.", key=key or None)
-    wanted = _WANTED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
-    if type(None) in get_args(field.annotation) and not name.startswith("-"):
-        wanted += ", or empty"
-    value = first["input"]
-    shown = value if first["type"].startswith(("greater", "less")) else repr(value)
-    return UserError(f"{name} is {shown}; it must be {wanted}.", key=key)
+    value = first["input"] if value is ... else value
+    number = first["type"].startswith(("greater", "less"))  # in quotes, where it was typed
+    shown = value if number and isinstance(value, str) else _shown(value)
+    shown = "empty" if value is None or value == "" else shown
+    must = wanted(field)
+    if name.startswith("-"):  # an option without a value is left out
+        must = must.removesuffix(", or empty")
+    return UserError(f"{name} is {shown}; it must be {must}.", key=key)
+
+
+def wanted(field: FieldInfo) -> str:
+    """What a field's value must be, in words: as it says itself, or of its type and bounds."""
+    extra = field.json_schema_extra
+    text = extra.get("wanted") if isinstance(extra, dict) else None
+    if not text:
+        choices = choices_of(field)
+        kind = _WORDS.get(type_of(field), f"a {type_of(field).__name__}")
+        text = f"one of {', '.join(map(repr, choices))}" if choices else kind + _range(field)
+    return f"{text}, or empty" if may_be_empty(field) else str(text)
+
+
+def _range(field: FieldInfo) -> str:
+    bounds: dict[str, Any] = {}
+    for one in field.metadata:
+        bounds |= {b: getattr(one, b) for b in ("ge", "gt", "le", "lt") if hasattr(one, b)}
+    if {"ge", "le"} <= bounds.keys():
+        return f" from {bounds['ge']:,} to {bounds['le']:,}"
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    told = [f"{words[b]} {bounds[b]:,}" for b in words if b in bounds]
+    return f" of {' and '.join(told)}" if told else ""
+
+
+def may_be_empty(field: FieldInfo) -> bool:
+    """Whether no value is a value."""
+    return type(None) in get_args(field.annotation)
+
+
+def choices_of(field: FieldInfo) -> tuple[Any, ...]:
+    """The values that a field may have, where they are counted; else nothing."""
+    first = _first(field)
+    return get_args(first) if get_origin(first) is Literal else ()
+
+
+def type_of(field: FieldInfo) -> type:
+    """The type of a field's values, of several the first."""
+    choices, first = choices_of(field), _first(field)
+    found = type(choices[0]) if choices else get_origin(first) or first
+    return found if isinstance(found, type) else object
+
+
+def _first(field: FieldInfo) -> Any:
+    if get_origin(field.annotation) in (types.UnionType, Union):
+        return get_args(field.annotation)[0]
+    return field.annotation
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no more than some thousand digits
+        text = hex(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

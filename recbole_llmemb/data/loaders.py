@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.data.batching import plan_batches
 from recbole_llmemb.data.lazy import POSITION
 from recbole_llmemb.data.negatives import NegativeSampler
@@ -59,16 +60,16 @@ class SequenceTrainDataLoader:
         store = dataset.sorted_interactions
         self.items = store.fields[self.iid_field]
         rows = dataset.inter_feat
-        max_length = config["MAX_ITEM_LIST_LENGTH"]
+        training = TrainingSettings.of(config)
         self.windows = self.make_windows(
             rows[POSITION].numpy(),
             rows[self.length_field].numpy(),
             rows[self.uid_field].numpy(),
-            max_length,
-            config["sequence_stride"] or max(1, max_length // 2),
+            training.MAX_ITEM_LIST_LENGTH,
+            training.stride,
         )
         self.negatives, self.negatives_per_target = None, 0
-        args = config["train_neg_sample_args"] or {}
+        args = training.train_neg_sample_args or {}
         if args.get("distribution", "none") != "none" and args.get("sample_num") not in ("none", 0):
             self.negatives_per_target = args["sample_num"]
             self.negatives = self._negative_sampler(args)
@@ -80,7 +81,7 @@ class SequenceTrainDataLoader:
             known[self.iid_field],
             self.n_items,
             self.generator,
-            excludes=self.config["negative_excludes"] or "history",
+            excludes=TrainingSettings.of(self.config).negative_excludes,
             distribution=args["distribution"],
             alpha=args.get("alpha", 1.0),
         )

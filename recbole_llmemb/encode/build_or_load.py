@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_llmemb.config.keys import values_of
+from recbole_llmemb.config.shared import DataSettings
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode.job import find_table, run_job
-from recbole_llmemb.encode.options import DEFAULT_BATCH_SIZE, EncodeJob
-from recbole_llmemb.encode.texts import DEFAULT_MAX_CHARS
+from recbole_llmemb.encode.options import EncodeJob
+from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.reduce import reduce_pca
 
@@ -30,7 +32,7 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
     Parameters
     ----------
     config : mapping
-        RecBole's Config or a dict; missing keys count as None.
+        RecBole's Config or a dict; missing keys have their defaults.
     report : callable
         Is given one line of text saying what is built or found, and the seconds.
 
@@ -46,14 +48,15 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
     TableError
         When the table given cannot be used.
     """
-    if _get(config, "scft"):
+    if values_of(config).get("scft"):
         from recbole_llmemb.scft import ensure_adapter
 
-        config = Overlay(config, llm_adapter=ensure_adapter(config, report), scft=False)
-    given = _get(config, "llm_table")
-    pca_dim = _number(config, "llm_pca_dim")
-    if given:
-        path = Path(os.path.expanduser(given))
+        adapter = str(ensure_adapter(config, report))
+        config = {**values_of(config), "llm_adapter": adapter, "scft": False}
+    settings = EncodeSettings.of(config)
+    pca_dim = settings.llm_pca_dim
+    if settings.llm_table:
+        path = Path(os.path.expanduser(settings.llm_table))
         if not path.is_dir():
             raise TableError(
                 f"There is no embedding table at {path} (llm_table); give a table directory, "
@@ -66,7 +69,7 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
 
     job = job_from_config(config)
     short = job.settings.source.short_name
-    name = f"{_get(config, 'dataset')}-{short}-{job.key[:12]}"
+    name = f"{values_of(config)['dataset']}-{short}-{job.key[:12]}"
     # A damaged table in the cache is replaced: nobody but this function puts tables there.
     path = run_job(job, cache_directory(config) / name, overwrite=True, report=report).path
     if not pca_dim:
@@ -76,7 +79,7 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
 
 def cache_directory(config: Mapping[str, Any]) -> Path:
     """``llm_cache_dir``, else $RECBOLE_LLMEMB_CACHE, else ``~/.cache/recbole-llmemb``."""
-    chosen = _get(config, "llm_cache_dir") or os.environ.get(CACHE_VARIABLE)
+    chosen = EncodeSettings.of(config).llm_cache_dir or os.environ.get(CACHE_VARIABLE)
     return Path(os.path.expanduser(chosen or os.path.join("~", ".cache", "recbole-llmemb")))
 
 
@@ -85,34 +88,31 @@ def job_from_config(config: Mapping[str, Any], items: Path | None = None) -> Enc
 
     ``items``: their file, where it is not the dataset's.
     """
-    dataset = _get(config, "dataset")
-    item_file = items or Path(_get(config, "data_path") or ".") / f"{dataset}.item"
+    settings, data = EncodeSettings.of(config), DataSettings.of(config)
+    item_file = items or Path(data.data_path) / f"{data.dataset}.item"
     if items is None and not item_file.is_file():
         raise UserError(
-            f"The dataset {dataset!r} has no item file {item_file}, whose text would be encoded; "
-            "provide it, give a ready table (llm_table), or set item_embedding to id."
+            f"The dataset {data.dataset!r} has no item file {item_file}, whose text would be "
+            "encoded; provide it, give a ready table (llm_table), or set item_embedding to id."
         )
-    max_chars = _number(config, "item_value_max_chars")
-    device = _get(config, "llm_device")
-    if device in (None, "", "auto"):  # as training
-        device = _get(config, "device")
+    as_training = values_of(config).get("device")
     return EncodeJob(
         item_file=item_file,
-        encoder=_get(config, "llm_encoder"),
-        fields=_get(config, "item_text_fields"),
-        prompt=_get(config, "item_prompt"),
-        value_max_chars=DEFAULT_MAX_CHARS if max_chars is None else max_chars,
-        id_field=_get(config, "ITEM_ID_FIELD") or "item_id",
-        field_separator=_get(config, "field_separator") or "\t",
-        encoding=_get(config, "encoding") or "utf-8",
-        pooling=_get(config, "llm_pooling") or None,
-        dtype=_get(config, "llm_dtype") or "float32",
-        max_length=_number(config, "llm_max_length"),
-        normalize=bool(_get(config, "llm_normalize")),
-        trust_remote_code=bool(_get(config, "llm_trust_remote_code")),
-        adapter=_get(config, "llm_adapter"),
-        batch_size=_number(config, "llm_batch_size") or DEFAULT_BATCH_SIZE,
-        device=device,
+        encoder=settings.llm_encoder,
+        fields=settings.item_text_fields,
+        prompt=settings.item_prompt,
+        value_max_chars=settings.item_value_max_chars,
+        id_field=data.ITEM_ID_FIELD,
+        field_separator=data.field_separator,
+        encoding=data.encoding or "utf-8",
+        pooling=settings.llm_pooling,
+        dtype=settings.llm_dtype,
+        max_length=settings.llm_max_length,
+        normalize=settings.llm_normalize,
+        trust_remote_code=settings.llm_trust_remote_code,
+        adapter=settings.llm_adapter,
+        batch_size=settings.llm_batch_size,
+        device=as_training if settings.llm_device == "auto" else settings.llm_device,
     )
 
 
@@ -138,29 +138,3 @@ def _reduced(source: Path, dim: int, cache: Path, stem: str, report: Callable[[s
     seconds = time.perf_counter() - began
     report(f"table: {'cache hit' if hit else f'reduced to {dim}'} {out} ({seconds:.1f} s)")
     return out
-
-
-class Overlay:
-    """A configuration with other values for some keys, and None for those that are missing."""
-
-    def __init__(self, config: Mapping[str, Any], **values: Any):
-        self._config, self._values = config, values
-
-    def __getitem__(self, key: str) -> Any:
-        return self._values[key] if key in self._values else _get(self._config, key)
-
-
-def _get(config: Mapping[str, Any], key: str) -> Any:
-    try:
-        return config[key]
-    except KeyError:
-        return None
-
-
-def _number(config: Mapping[str, Any], key: str) -> int | None:
-    value = _get(config, key)
-    if value is None or value == "":
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"{key} is {value!r}; it must be a whole number, or empty.")
-    return value

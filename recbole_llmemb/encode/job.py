@@ -18,8 +18,9 @@ from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.directories import require_free
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
-from recbole_llmemb.encode.options import DEFAULT_BATCH_SIZE, EncodeJob, Workers
+from recbole_llmemb.encode.options import EncodeJob, Workers
 from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
+from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.encode.shards import (
     assemble,
     encode_resumably,
@@ -199,7 +200,7 @@ def encode_new_items(
 def _job_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, Any]) -> EncodeJob:
     """The job that made a table; refuses an encoder or an adapter that has changed since."""
     revision, used = str(manifest["revision"]), manifest.get("adapter") or {}
-    pooling = manifest.get("pooling")
+    pooling, settings = manifest.get("pooling"), EncodeSettings.of(config)
     job = EncodeJob(
         item_file=table,
         encoder=manifest["encoder"],
@@ -212,9 +213,9 @@ def _job_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, Any]) 
         max_length=manifest.get("max_length"),
         normalize=bool(manifest.get("normalize")),
         adapter=used.get("path"),
-        batch_size=config["llm_batch_size"] or DEFAULT_BATCH_SIZE,
+        batch_size=settings.llm_batch_size,
         device=config["device"],
-        trust_remote_code=bool(config["llm_trust_remote_code"]),
+        trust_remote_code=settings.llm_trust_remote_code,
     )
     found, adapter = job.settings.source, job.settings.adapter
     if found.revision != revision:

@@ -13,7 +13,7 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from recbole_llmemb.config.measure import KEEP_TARGET, history_in_words
+from recbole_llmemb.config.measure import KEEP_TARGET, excluded_of, history_in_words
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.holdout import histories, met_before
@@ -78,7 +78,7 @@ def evaluate_cold(config, data, model) -> dict:
         "targets": len(held),
         "target_items": len(set(held.items.tolist())),
         "without_history": held.without_history,
-        "exclude_history": config["exclude_history"] or False,
+        "exclude_history": excluded_of(config),
     }
     for name, candidates in zip(CATALOGUES, (n_all, n_cold)):
         allowed, found = ranks[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import with_shuffled_sequences
 from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
@@ -105,6 +106,7 @@ class Method:
     causal = None
     cloze = False
     teacher_shares_training = True
+    Keys: type[Settings] | None = None  # Its own, beside those of every model
 
     @classmethod
     def needs(cls, config) -> Needs:

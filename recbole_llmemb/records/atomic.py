@@ -26,12 +26,11 @@ def check_header(path: Path, config: Any) -> None:
     ``path``: RecBole's ``.inter`` file, which exists.
     ``config``: ``field_separator`` and ``encoding``.
     """
-    separator = config["field_separator"] or "\t"
     with explained(f"{path} cannot be read ({{reason}}).", OSError, where=path):
         line = first_line(path, config["encoding"])
     if not line.strip():
         raise UserError(f"{path} has no first line that names its fields as name:type.", where=path)
-    atomic_header(line, separator, path)
+    atomic_header(line, config["field_separator"], path)
 
 
 def atomic_header(line: str, separator: str, path: Path) -> list[tuple[str, str]]:

@@ -150,8 +150,8 @@ def read_dataset_items(
     """
     file = open_items(
         path,
-        id_field=config["ITEM_ID_FIELD"] or "item_id",
-        field_separator=config["field_separator"] or "\t",
+        id_field=config["ITEM_ID_FIELD"],
+        field_separator=config["field_separator"],
         encoding=config["encoding"] or "utf-8",
     )
     more = [name for name in also if name in file.file.columns and name not in file.fields]

@@ -23,15 +23,8 @@ from recbole_llmemb.evaluation.details import PerRowMetrics
 from recbole_llmemb.models.contract import Given
 from recbole_llmemb.records.atomic import check_header, interaction_files
 from recbole_llmemb.run.result import curve_of
-
-# What may differ between two runs that give the same numbers.
-_NOT_IN_KEY = {
-    "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
-    "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
-    "align_teacher_used",
-    "trained_on", "align_teacher_unchecked", "config_files", "resume", "data_path", "save_users",
-}  # fmt: skip
-
+from recbole_llmemb.run.schema import Use, keys
+from recbole_llmemb.scft.settings import ScftSettings
 
 # Another one since the same files became other data: sorted by their own times.
 _READING = "2"
@@ -40,7 +33,8 @@ _READING = "2"
 def settings(config) -> dict:
     """Everything in a configuration that changes what comes out, as plain values."""
     plain = config_to_plain(config)
-    kept = {key: value for key, value in plain.items() if key not in _NOT_IN_KEY}
+    gone = keys(Use.MACHINE) | {"trained_on"}
+    kept = {k: v for k, v in plain.items() if k not in gone and not k.endswith("_used")}
     if not plain.get("holdout_items"):  # how they would be drawn changes nothing
         kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}
     if not plain.get("shuffle_train"):
@@ -49,11 +43,29 @@ def settings(config) -> dict:
 
 
 def run_key(config) -> str:
-    """Short hash of :func:`settings` and of the data."""
+    """Short hash of what changes the numbers of a run, whatever its model has settled since."""
+    asked = {**config.internal_config_dict, **config.external_config_dict}
+    found = settings(config)
+    found |= {key: asked.get(key) for key in keys(Use.SETTLED) & set(found)}
+    # As if nobody had set it.
+    alike = keys(Use.SPEED) | (set() if found.get("scft") else set(ScftSettings.model_fields))
+    found |= {key: config.internal_config_dict.get(key) for key in alike & set(found)}
+    return _digest(config, found)
+
+
+def run_name(config, folder) -> str:
+    """The name of a run's files in a folder: the one of earlier releases, if there are such."""
+    start = f"{config['model']}-{config['dataset']}-"
+    older = Path(folder) / (start + _digest(config, settings(config)))
+    there = any(older.with_name(older.name + end).is_file() for end in (".pth", ".resume.pth"))
+    return older.name if there else start + run_key(config)
+
+
+def _digest(config, found):
     columns = config["load_col"]
     # What items and users are like is trained on, too, where a model reads it.
     read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
-    text = json.dumps(settings(config), sort_keys=True, default=str) + data_hash(config)
+    text = json.dumps(found, sort_keys=True, default=str) + data_hash(config)
     text += files_hash(config, read) + _READING
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -237,7 +249,7 @@ def train_and_evaluate(
     report : callable
         Told, in one line each, what is going on.
     """
-    name = f"{config['model']}-{config['dataset']}-{run_key(config)}"
+    name = run_name(config, config["checkpoint_dir"])
     trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{name}.pth")
     resume_file = os.path.join(config["checkpoint_dir"], f"{name}.resume.pth")
     if hasattr(trainer, "resume_file"):

@@ -21,26 +21,11 @@ from recbole_llmemb.models.contract import is_checkpoint
 from recbole_llmemb.models.llmemb.backbones.settings import draws_none
 from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages
+from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.table import EmbeddingTable, match
 
 # Teachers trained as models of this package; any other is trained as RecBole's own.
 _OURS = ("SASRec", "GRU4Rec", "BERT4Rec")
-# What a teacher shares with the run that asks for it, beside dataset and evaluation.
-_SHARED = (
-    "loss_type", "train_mode", "sequence_stride", "negative_excludes", "train_neg_sample_args",
-    "train_batch_size", "learning_rate", "epochs", "stopping_step", "eval_step", "clip_grad_norm",
-    "eval_batch_size", "metrics", "topk", "valid_metric", "eval_args", "repeatable",
-    "tail_item_threshold", "short_user_threshold", "show_progress", "state", "gpu_id", "use_gpu",
-    "enable_amp", "amp_dtype", "llm_cache_dir", "encoding",
-    "holdout_items", "holdout_seed",
-)  # fmt: skip
-
-# Of these, what says how a model learns: not shared with a run that learns in another way.
-_TRAINING = {
-    "loss_type", "train_mode", "sequence_stride", "negative_excludes", "train_neg_sample_args",
-    "train_batch_size", "learning_rate", "epochs", "stopping_step", "eval_step", "clip_grad_norm",
-    "enable_amp", "amp_dtype",
-}  # fmt: skip
 
 
 def teacher_config(config, size: int):
@@ -66,11 +51,10 @@ def teacher_config(config, size: int):
             f"out; with holdout_items name one of {', '.join(_OURS)}, or set align_weight: 0."
         )
     run = model_class(config["model"])
-    shared = _SHARED
+    shared = keys(Use.SHARED) | set(config.parameters["Dataset"])
     if not run.teacher_shares_training:
-        shared = [key for key in _SHARED if key not in _TRAINING]
-    keys = [*config.parameters["Dataset"], *shared]
-    values = {key: config[key] for key in keys if key in config}
+        shared -= keys(Use.LEARNING)
+    values = {key: config[key] for key in sorted(shared) if key in config}
     values |= {
         "data_path": str(Path(config["data_path"]).parent),
         "checkpoint_dir": str(cache_directory(config) / "teachers"),
@@ -137,7 +121,7 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
         )
     own = teacher_config(config, size)
     folder = Path(own["checkpoint_dir"])
-    path = folder / f"{own['model']}-{own['dataset']}-{stages.run_key(own)}.pth"
+    path = folder / f"{stages.run_name(own, folder)}.pth"
     done = path.with_suffix(".done")
 
     def find():

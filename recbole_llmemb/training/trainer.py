@@ -12,6 +12,7 @@ from torch import optim
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.collector import GroupCollector
@@ -113,7 +114,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         if not self.config["single_spec"] and hasattr(train_data.sampler, "set_epoch"):
             train_data.sampler.set_epoch(epoch_idx)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
-        amp_dtype = getattr(torch, self.config["amp_dtype"] or "bfloat16")
+        amp_dtype = getattr(torch, TrainingSettings.of(self.config).amp_dtype)
 
         totals = None
         for interaction in batches:

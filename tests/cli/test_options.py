@@ -62,7 +62,7 @@ def test_what_was_typed(parser, argv, values):
         (["--size=0"], "size", ["--size is 0", "at least 1"]),
         (["--size=many"], "size", ["--size is 'many'", "whole number"]),
         (["--share=nan"], "share", ["--share", "nan"]),
-        (["--bits=3"], "bits", ["--bits", "4 or 8"]),
+        (["--bits=3"], "bits", ["--bits", "4, 8"]),
         (["--overwrite=perhaps"], "overwrite", ["--overwrite", "'perhaps'"]),
         (["--feilds=a"], "feilds", ["--feilds", "--fields"]),
         (["--siz=3"], "siz", ["--siz"]),  # no abbreviations

@@ -92,7 +92,7 @@ def test_presets_on_fewer_items_than_the_model_is_wide(name, width, tmp_path, ca
 
 def test_files_and_arguments_win_over_a_preset(tiny_settings, tmp_path, monkeypatch, capsys):
     seen = []
-    from recbole_llmemb.config import recbole_config as module
+    from recbole_llmemb.run import execute as module
 
     original = module.make_config
 

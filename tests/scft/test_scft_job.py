@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,10 @@ from recbole_llmemb.scft.trainer import ScftTrainer, last_checkpoint  # noqa: E4
 def run(tmp_path):
     """``run(out, **changes)``: fine-tune, give the result and the lines reported."""
 
-    def run(out="out", overwrite=False, resume=True, **changes):
+    def run(out="out", overwrite=False, resume=True, learning_rate=None, **changes):
         lines = []
         job = job_from_config(settings(tmp_path, **changes))
+        job = job if learning_rate is None else replace(job, learning_rate=learning_rate)
         result = run_job(job, tmp_path / out, overwrite, resume, lines.append)
         return result, lines
 
@@ -74,7 +76,7 @@ def test_manifest_and_report(run, tmp_path):
     kept = json.loads((result.path / "scft.json").read_text())
     assert kept == result.manifest and not result.cache_hit
     assert kept["pooling"] == "mean" and kept["fields"] == ["title", "brand", "class"]
-    assert kept["prompt"] == "The item has the following attributes:"
+    assert kept["prompt"].strip() == "The item has the following attributes:"
     assert kept["items"] == {"train": 32, "held_out": 8} and kept["steps"] == 6
     for measures in (kept["before"], kept["after"]):
         assert 0 <= measures["top1"] <= 1 and set(measures) == {"top1", "alignment", "uniformity"}
@@ -254,7 +256,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(run, monkeypatch, tmp_path
 
 def test_diverging_learning_rate(run):
     with pytest.raises(UserError, match="diverged: at step 6 .*there was no checkpoint yet"):
-        run(scft_learning_rate=1e30, scft_save_steps=6)
+        run(learning_rate=1e30, scft_save_steps=6)
 
 
 def test_views_are_new_in_every_epoch_and_orders_too(run, monkeypatch):

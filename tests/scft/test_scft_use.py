@@ -200,9 +200,9 @@ def test_command(command, tmp_path, capsys):
     ("option", "message"),
     [
         ("--loss=triplet", "scft_loss is 'triplet'; it must be one of 'soft', 'infonce'"),
-        ("--steps=0", "scft_steps is 0; it must be a whole number of at least 1"),
-        ("--drop_ratio=1.5", "scft_drop_ratio is 1.5; it must be a number between 0 and 1"),
-        ("--temperature=0", "scft_temperature is 0.0; it must be a positive number"),
+        ("--steps=0", "scft_steps is 0; it must be a whole number from 1"),
+        ("--drop_ratio=1.5", "scft_drop_ratio is 1.5; it must be a number from 0 to 1"),
+        ("--temperature=0", "scft_temperature is 0.0; it must be a number of more than 0"),
         ("--precision=int8", "scft_precision is 'int8'; it must be one of"),
         ("--quantize=3", "scft_quantize is 3; it must be one of 4, 8"),
         ("--fields=plot", "has no field 'plot'"),
@@ -221,25 +221,22 @@ def test_user_errors_of_the_command(command, tmp_path, capsys, option, message):
 def test_help_names_every_key():
     """Options of the command and keys of a run are the same."""
     from recbole_llmemb.cli.scft import build_parser
-    from recbole_llmemb.config.recbole_config import defaults
-    from recbole_llmemb.scft.ensure import KEYS
+    from recbole_llmemb.scft.settings import ScftSettings
 
-    known = {key for key in defaults("", "") if key.startswith("scft_")}
-    assert known == set(KEYS)
+    known = set(ScftSettings.model_fields) - {"scft"}
     assert all(f"--{key}" in build_parser()._option_string_actions for key in known)
 
 
 def test_default_values_are_those_of_the_job():
     from dataclasses import fields
 
-    from recbole_llmemb.config.recbole_config import defaults
-    from recbole_llmemb.scft.ensure import KEYS
     from recbole_llmemb.scft.job import ScftJob
+    from recbole_llmemb.scft.settings import ScftSettings
 
-    known = defaults("", "")
-    for field in fields(ScftJob):
-        if f"scft_{field.name}" in KEYS:
-            assert known[f"scft_{field.name}"] == field.default, field.name
+    own = {field.name: field.default for field in fields(ScftJob)}
+    for name, field in ScftSettings.model_fields.items():
+        if name != "scft":
+            assert own[name.removeprefix("scft_")] == field.default, name
 
 
 def test_item_file_is_made_of_several_words():

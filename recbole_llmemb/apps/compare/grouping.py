@@ -11,11 +11,10 @@ from pathlib import Path
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.token_lists import split_tokens
 from recbole_llmemb.run.result import RunResult
+from recbole_llmemb.run.schema import Use, keys
 
 # Settings that may differ between runs that are otherwise the same.
-_APART = {
-    "seed", "reproducibility", "eval_batch_size", "llm_device", "llm_batch_size", "log_dir",
-}  # fmt: skip
+_APART = {"seed", "reproducibility", "log_dir"} | keys(Use.SPEED)
 # Settings that say what a run is about, to be named before others in which it differs.
 _FIRST = ("item_embedding", "adapter", "item_similarity", "loss_type", "train_mode", "llm_encoder")
 
@@ -156,10 +155,10 @@ def _telling(settings, most=3) -> list[str]:
     order = [*(key for key in _FIRST if key in settings), *settings]
     texts = {key: [_text(value) for value in settings[key]] for key in order}
     for count in range(1, most + 1):
-        for keys in itertools.combinations(texts, count):
-            values = list(zip(*(texts[key] for key in keys)))
+        for chosen in itertools.combinations(texts, count):
+            values = list(zip(*(texts[key] for key in chosen)))
             if len(set(values)) == len(values):
-                return list(keys)
+                return list(chosen)
     return list(texts)[:most]
 
 

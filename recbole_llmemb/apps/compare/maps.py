@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from recbole_llmemb.core.drawing import COLORS, bare, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.records.items import read_items
+from recbole_llmemb.models.llmemb.settings import ItemSettings
+from recbole_llmemb.records.items import read_dataset_items
 from recbole_llmemb.run.restore import restore
 from recbole_llmemb.table import EmbeddingTable, match
 
@@ -62,7 +63,7 @@ def _raw_rows(config, dataset, picked):
     if not used:
         return None
     tokens = dataset.field2id_token[dataset.iid_field]
-    missing = config["llm_missing"] or "error"
+    missing = ItemSettings.of(config).llm_missing
     table = EmbeddingTable.load(used["path"])
     return match(table, tokens, missing=missing, where=used["path"])[picked].float()
 
@@ -71,12 +72,7 @@ def _categories(config, tokens, wanted):
     file = Path(config["data_path"]) / f"{config['dataset']}.item"
     if not file.is_file():
         return "", None
-    text = read_items(
-        file,
-        id_field=config["ITEM_ID_FIELD"] or "item_id",
-        field_separator=config["field_separator"] or "\t",
-        encoding=config["encoding"] or "utf-8",
-    )
+    text = read_dataset_items(file, config)
     if wanted is not None and wanted not in text.fields:
         raise UserError(
             f"--category_field is {wanted!r}, which {file} does not have; it has "

@@ -195,7 +195,7 @@ class Recommender:
         """
         new_items.check_places_new(self.model, self.config)
         if isinstance(items, Sequence) and all(isinstance(one, Mapping) for one in items):
-            found = new_items.of_mappings(items, self.config["ITEM_ID_FIELD"] or "item_id")
+            found = new_items.of_mappings(items, self.config["ITEM_ID_FIELD"])
         else:
             found = new_items.read_new_items(items, self.config)
         new_items.refuse_known(found, self.catalogue.number, self.config["dataset"])

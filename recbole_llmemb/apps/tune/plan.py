@@ -7,22 +7,14 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from recbole_llmemb.config.key_names import known_keys, nearest
+from recbole_llmemb.config.checks import known_keys, nearest
 from recbole_llmemb.config.measure import less_is_better
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
 from recbole_llmemb.models.registry import find, is_ours
-from recbole_llmemb.run.teacher import _TRAINING
-
-# Settings that name a place; relative ones mean the folder the search was started in, which
-# is not where trials run.
-_PLACES = ("data_path", "llm_table", "llm_adapter", "llm_encoder", "llm_model", "align_teacher")
-
-# What makes scores of trials compare.
-_COMPARED_BY = ("model", "dataset", "data_path", "metrics", "topk", "valid_metric", "eval_args",
-                "exclude_history")  # fmt: skip
+from recbole_llmemb.run.schema import Use, keys, sections_of
 
 
 @dataclass
@@ -75,7 +67,8 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     config = make_config(model, dataset, files, settings, strict=settings)
     merged = {k: v for k, v in config.file_config_dict.items() if k not in ("model", "dataset")}
     merged |= settings
-    for key in _PLACES:
+    # Relative ones mean the folder that the search was started in, where trials do not run.
+    for key in keys(Use.PLACE):
         if isinstance(merged.get(key), str) and os.path.exists(merged[key]):
             merged[key] = os.path.abspath(os.path.expanduser(merged[key]))
     # Made where it is not there yet; without this, by every trial in its own folder.
@@ -129,7 +122,7 @@ def _check_keys(space, config, settings):
         wrong = None
         if key in settings and key != "valid_metric":
             wrong = "is both set and searched; drop one of the two."
-        elif key in _COMPARED_BY:
+        elif key in keys(Use.MEASURE):
             wrong = "cannot be searched: scores would not compare."
         elif key not in known:
             near = nearest(key, known)
@@ -137,6 +130,20 @@ def _check_keys(space, config, settings):
             wrong = f"is no configuration key of {config['model']}{hint}"
         if wrong:
             raise UserError(f"In {space.where}, {key} {wrong}", key=key, where=space.where)
+    _check_values(space, config.model_class)
+
+
+def _check_values(space, model_class):
+    """Refuse, before the first trial, choices and bounds that no trial could have."""
+    for section in sections_of(model_class):
+        for one in space.dimensions:
+            values = one.values if one.kind == "choice" else one.values[:2]
+            for value in values if one.key in section.model_fields else ():
+                try:
+                    section.refuse_value(one.key, value)
+                except UserError as error:
+                    told = f"In {space.where}: {error}"
+                    raise UserError(told, key=one.key, where=space.where) from None
 
 
 def needs_teacher(config) -> bool:
@@ -157,5 +164,5 @@ def _fixed_teacher_settings(config, space) -> dict:
         return {}
     if not model.teacher_shares_training:
         return {}
-    keys = [key for key in [*space.keys, "epochs"] if key in _TRAINING]
-    return {key: config[key] for key in sorted(keys)}
+    learning = keys(Use.LEARNING) & {*space.keys, "epochs"}
+    return {key: config[key] for key in sorted(learning)}

@@ -24,15 +24,12 @@ from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file
 from recbole_llmemb.encode import ensure_table
-from recbole_llmemb.encode.build_or_load import Overlay
 from recbole_llmemb.models.registry import find, is_ours, model_class
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.artifacts import item_table
+from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.run.teacher import ensure_teacher
 
-# Settings of the encoder and of what is done to a table afterwards: not of the table itself.
-_AFTER = ("llm_pca_dim", "llm_whiten", "llm_missing", "llm_freeze", "llm_table_dtype",
-          "llm_init_std", "llm_cache_dir", "llm_batch_size", "llm_device")  # fmt: skip
 # More than this many variants of the dataset are left to the trials.
 _VARIANTS = 4
 # Smaller arrays are not worth a place of their own.
@@ -91,8 +88,8 @@ def prepare(plan, config, space=None, report=print) -> Prepared:
 
 
 def _data_choices(config, space):
-    keys = data_keys(config)
-    found = [one for one in (space.dimensions if space else ()) if one.key in keys]
+    own = data_keys(config)
+    found = [one for one in (space.dimensions if space else ()) if one.key in own]
     count = 1
     for one in found:
         count *= len(one.values) if one.kind == "choice" and not one.when else _VARIANTS + 1
@@ -105,17 +102,12 @@ def _table(config, data, searched, report):
     model = find(config["model"])
     if model is None or not model.needs(config).table:
         return None
-    if any(_of_table(key) for key in searched):
+    if searched & keys(Use.TABLE):
         return None  # trials build their own, in the cache, where the next one finds it
     item_table(config, data.dataset, report)  # refused here, if it does not fit
     # As it was before its reduction, for which each width has a copy in the cache.
-    return Files(ensure_table(Overlay(config, llm_pca_dim=None), report=lambda line: None))
-
-
-def _of_table(key) -> bool:
-    text = ("item_text_fields", "item_prompt", "item_value_max_chars", "item_embedding")
-    ours = key.startswith(("llm_", "scft")) and not key.startswith("llm_model")
-    return (ours and key not in _AFTER) or key in (*text, "item_input")
+    whole = {**config.final_config_dict, "llm_pca_dim": None}
+    return Files(ensure_table(whole, report=lambda line: None))
 
 
 def _teacher(plan, config, searched, report):

@@ -28,7 +28,7 @@ from recbole_llmemb.models.llmsrec.losses import (
     uniformity_loss,
 )
 from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
-from recbole_llmemb.models.llmsrec.settings import check_settings
+from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
 from recbole_llmemb.models.whitening import whiten
 
 
@@ -50,7 +50,7 @@ class LLMSRec(Method, SequentialRecommender):
     known = True
     features = ()
     losses = ("CE",)
-    check_settings = staticmethod(check_settings)
+    Keys = LLMSRecSettings
     #: The CF model is trained by its own schedule, not by the LLM's.
     teacher_shares_training = False
 

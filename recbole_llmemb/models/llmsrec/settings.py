@@ -1,53 +1,101 @@
-"""Settings of LLM-SRec that cannot work, refused before anything is read."""
+"""Keys of LLM-SRec, and its own defaults of others: the sizes and the schedule of the paper."""
 
 from __future__ import annotations
 
-from recbole_llmemb.config.recbole_checks import is_number
-from recbole_llmemb.core.errors import UserError
+from typing import Any, ClassVar, Literal
 
-CHOICES = {
-    "item_input": ("table", "text"),
-    "train_targets": ("one", "last", "every"),
-    "distill_loss": ("mse", "contrastive"),
-    "llm_model_dtype": ("float32", "bfloat16", "float16"),
-    "llm_quantize": ("8bit", "4bit"),
-    "llm_padding_side": ("right", "left"),
-    "loss_type": ("CE",),
-}
-_WHOLE = ("history_items", "negative_items", "head_hidden_size", "representation_size",
-          "user_sample")  # fmt: skip
-_POSITIVE = ("distill_temperature", "learning_rate_decay")
-_NOT_NEGATIVE = ("uniformity_weight", "prefix_cache")
-_SWITCHES = ("in_batch_negatives", "prompt_dates")
+from recbole_llmemb.config.keys import (
+    BATCH,
+    COUNT,
+    NAME,
+    POSITIVE,
+    SIZE,
+    WEIGHT,
+    WHOLE,
+    Settings,
+    Text,
+    Use,
+    key,
+)
 
 
-def check_settings(config) -> None:
-    """Refuse impossible values of the keys of LLM-SRec, each in one sentence.
+class LLMSRecSettings(Settings):
+    """LLM-SRec"""
 
-    ``config``: anything with ``config[key]``, None where a key is not set.
-    """
-    for key, allowed in CHOICES.items():
-        if config[key] is not None and config[key] not in allowed:
-            raise UserError(
-                f"{key} is {config[key]!r}; for LLMSRec it must be "
-                f"{' or '.join(map(repr, allowed))}."
-            )
-    for key in _WHOLE:
-        value = config[key]
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if value is not None and not whole:
-            raise UserError(f"{key} is {value!r}; it must be a whole number of at least 1.")
-    for key in _POSITIVE + _NOT_NEGATIVE:
-        value = config[key]
-        fits = is_number(value) and (value > 0 or (value == 0 and key in _NOT_NEGATIVE))
-        if value is not None and not fits:
-            kind = "positive number" if key in _POSITIVE else "number that is not negative"
-            raise UserError(f"{key} is {value!r}; it must be a {kind}.")
-    for key in _SWITCHES:
-        if config[key] is not None and not isinstance(config[key], bool):
-            raise UserError(f"{key} is {config[key]!r}; it must be True or False.")
-    if not config["align_teacher"]:
-        raise UserError(
-            "align_teacher is empty, but LLMSRec reads its histories through a CF model; name a "
-            "RecBole model or give a checkpoint."
-        )
+    shared: ClassVar[bool] = False
+
+    item_input: Literal["table", "text"] = key("table", Use.TABLE)
+    """How items come before the LLM: 'table', their table row and CF vector, a slot each; 'text',
+    the paper's prompts with titles."""
+    item_title_field: Text = None
+    """Field of the .item file with the titles for the prompts; empty: 'title', or the first of
+    item_text_fields."""
+    prompt_dates: bool | None = None
+    """Whether prompts name the dates of interactions; empty: where the time field holds real
+    times."""
+    history_items: int = key(10, **SIZE)
+    """Items of a history that the LLM reads, the last ones; the CF model reads up to
+    MAX_ITEM_LIST_LENGTH."""
+
+    llm_model: Text = key(None, Use.PLACE)
+    """Hugging Face id or path of the LLM, an encoder or a decoder; empty: llm_encoder."""
+    llm_model_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format of the LLM: float32, bfloat16 or float16; empty: bfloat16 on a GPU, else
+    float32."""
+    llm_quantize: Literal["8bit", "4bit"] | None = None
+    """Load the LLM in '8bit' or '4bit' (bitsandbytes, on a GPU); empty: neither."""
+    llm_padding_side: Literal["right", "left"] = "right"
+    """Where prompts of a batch are padded: right, or left for decoders that want it."""
+    llm_batch_size: int = key(64, **BATCH)
+    """Items per forward pass where the LLM reads the whole catalogue (and texts per batch of the
+    encoder)."""
+    prefix_cache: float = key(4, **WEIGHT)
+    """Gigabytes for keys and values of the beginnings of item prompts (text form, decoders); 0:
+    none are kept."""
+
+    align_teacher: str = key("SASRec", **NAME)
+    """The CF model: a RecBole sequential model, trained once and cached, or the path of a
+    checkpoint."""
+    align_teacher_config: dict[str, Any] | None = {"loss_type": "CE"}
+    """Configuration of a trained CF model where it should differ from its own defaults."""
+    hidden_size: int = key(64, **SIZE)
+    """Size of the CF model's item embeddings and states where it is trained here."""
+
+    head_hidden_size: int = key(2048, **SIZE)
+    """Width inside the user and the item head."""
+    representation_size: int = key(128, **SIZE)
+    """Size of user and item representations."""
+    llm_whiten: float = key(1.0, **WEIGHT)
+    """Whiten the table, to columns of this standard deviation (table form); 0: take it as it is."""
+
+    loss_type: Literal["CE"] = "CE"
+    """Cross-entropy of the next item against the candidates; there is no other."""
+    negative_items: int = key(3, **SIZE)
+    """Random items beside the next one among a user's candidates."""
+    in_batch_negatives: bool = False
+    """Whether the next items of the batch's other users are candidates too."""
+    align_weight: float = key(1.0, **WEIGHT)
+    """Weight of the distillation; 0: none."""
+    distill_loss: Literal["mse", "contrastive"] = "mse"
+    """'mse' of unit vectors, or 'contrastive' over the batch (an ablation of the paper)."""
+    distill_temperature: float = key(0.1, **POSITIVE)
+    """Of the contrastive distillation."""
+    uniformity_weight: float = key(1.0, **WEIGHT)
+    """Weight of the uniformity of users and of projected CF states; 0: none."""
+
+    train_targets: Literal["one", "last", "every"] = "one"
+    """What of each user makes an epoch: 'one' target drawn anew, the 'last' one, or 'every' one."""
+    train_batch_size: int = key(20, **BATCH)
+    """Users per step."""
+    eval_batch_size: int = key(256, **BATCH)
+    """Users per evaluation batch."""
+    learning_rate: float = key(0.0001, **WEIGHT)
+    """Of Adam, in the first epoch."""
+    learning_rate_decay: float = key(0.95, **POSITIVE)
+    """What it is multiplied by after each epoch."""
+    epochs: int = key(10, **WHOLE)
+    """At most."""
+    stopping_step: int = key(5, **WHOLE)
+    """Stop after this many validations without a better valid_metric."""
+    user_sample: int | None = key(None, **COUNT)
+    """Train on and evaluate this many users only, the same ones in every run; empty: all."""

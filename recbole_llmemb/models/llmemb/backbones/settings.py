@@ -7,11 +7,17 @@ from pathlib import Path
 
 import yaml
 
+from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import first_line
+from recbole_llmemb.models.llmemb.settings import ItemSettings
 
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
+# Keys of scores that are a state times an item.
+_OF_SCORES = (
+    "item_similarity", "similarity_temperature", "learn_temperature", "popularity_adjustment"
+)  # fmt: skip
 
 
 def backbones_defaults(model_class) -> dict:
@@ -70,49 +76,50 @@ def _settle_loss(values, given, model_class):
     getLogger().warning("train_neg_sample_args is empty, so loss_type is CE; set it for another.")
 
 
-def check_backbone(values, model_class) -> None:
+def check_backbone(values: dict, model_class) -> None:
     """Refuse settings that a backbone cannot have, instead of ignoring them."""
-    name = model_class.__name__
-    unknown = not model_class.known
+    training, items = TrainingSettings.of(values), ItemSettings.of(values)
+    name, unknown = model_class.__name__, not model_class.known
     offered = model_class.causal or model_class.cloze
     # A class that nobody has spoken for is examined when it is built.
     open_question = unknown and model_class.causal is None
-    if values["train_mode"] == "sequence" and not (offered or open_question):
+    if training.train_mode == "sequence" and not (offered or open_question):
         raise UserError(
             f"{name} is not causal (or gives no output at every position), so a pass over a "
-            "whole sequence would show it its targets; set train_mode: prefix."
+            "whole sequence would show it its targets; set train_mode: prefix.",
+            key="train_mode",
         )
-    if values["loss_type"] not in model_class.losses:
+    if training.loss_type not in model_class.losses:
         raise UserError(
-            f"loss_type is {values['loss_type']!r}, but {name} has a loss of its own that offers "
-            f"{' and '.join(model_class.losses)} only; set loss_type: {model_class.losses[0]}."
+            f"loss_type is {training.loss_type!r}, but {name} has a loss of its own that offers "
+            f"{' and '.join(model_class.losses)} only; set loss_type: {model_class.losses[0]}.",
+            key="loss_type",
         )
     if not model_class.similarity:
-        for key, plain in (
-            ("item_similarity", "dot"),
-            ("similarity_temperature", None),
-            ("learn_temperature", False),
-            ("popularity_adjustment", 0),
-        ):
-            if values[key] not in (None, plain):
+        for key in _OF_SCORES:
+            field = ItemSettings.model_fields.get(key) or TrainingSettings.model_fields[key]
+            if values.get(key, field.default) not in (None, field.default):
                 raise UserError(
                     f"{key} is {values[key]!r}, but {name} makes scores in a way of its own; "
-                    f"leave {key} at its default."
+                    f"leave {key} at its default.",
+                    key=key,
                 )
-    if values["prefix_trim"] and values["train_mode"] == "prefix" and not unknown:
+    if training.prefix_trim and training.train_mode == "prefix" and not unknown:
         cut = model_class.trims is True or (
-            model_class.trims == "zero" and values["item_embedding"] != "id"
+            model_class.trims == "zero" and items.item_embedding != "id"
         )
         if not cut:
             raise UserError(
                 f"prefix_trim is on, but {name} does not give the same without the padding of "
-                "its histories; set prefix_trim: False."
+                "its histories; set prefix_trim: False.",
+                key="prefix_trim",
             )
-    if values["train_stage"] not in (None, "finetune"):
+    if values.get("train_stage") not in (None, "finetune"):
         raise UserError(
             f"train_stage is {values['train_stage']!r}, but {name} offers fine-tuning only; "
             "pre-train RecBole's own model, name its checkpoint in pre_model_path, and leave "
-            "train_stage out."
+            "train_stage out.",
+            key="train_stage",
         )
 
 

@@ -1,0 +1,163 @@
+"""Keys of a configuration: each is declared once, in a section beside the code that reads it.
+
+A section is a subclass of :class:`Settings`. The type of a key, its bounds and default, what it is
+for (the text under it) and what it means to the rest of the package all stand there. Our code
+reads sections, ``EncodeSettings.of(config).llm_dtype``, and no raw value with a fallback.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from typing_extensions import Self
+
+from recbole_llmemb.core.checked import refused_value
+from recbole_llmemb.core.errors import UserError
+
+
+class Use(enum.Flag):
+    """What a key means to those who do not read it."""
+
+    RESULT = 0  # It changes what comes out, as each does that says nothing else.
+    ANY = enum.auto()  # RecBole's own models read it, too.
+    MACHINE = enum.auto()  # Where a run computes, keeps things and is told of: no part of its key.
+    SPEED = enum.auto()  # How fast, with other roundings at most: tells no runs apart either.
+    SETTLED = enum.auto()  # Where it is empty, the table settles it: run keys have what was asked.
+    PLACE = enum.auto()  # A file or folder, relative to where the command was given.
+    TRUST = enum.auto()  # Never taken from a file that came from elsewhere.
+    TABLE = enum.auto()  # It decides which table is built.
+    SHARED = enum.auto()  # A teacher that is trained for a run has the run's.
+    LEARNING = enum.auto()  # ... unless the run's model learns in a way of its own.
+    MEASURE = enum.auto()  # Scores of runs that differ in it do not compare.
+
+
+# Bounds of numbers: nothing is asked of a machine that none can do.
+COUNT: dict[str, Any] = {"ge": 1, "le": 2**31 - 1}
+WHOLE: dict[str, Any] = {"ge": 0, "le": 2**31 - 1}
+BATCH: dict[str, Any] = {"ge": 1, "le": 2**20}
+SIZE: dict[str, Any] = {"ge": 1, "le": 2**16}
+LAYERS: dict[str, Any] = {"ge": 1, "le": 2**10}
+SEED: dict[str, Any] = {"ge": 0, "le": 2**32 - 1}
+SHARE: dict[str, Any] = {"ge": 0, "le": 1}
+WEIGHT: dict[str, Any] = {"ge": 0, "le": 10**6}
+POSITIVE: dict[str, Any] = {"gt": 0, "le": 10**6}
+NAME: dict[str, Any] = {"min_length": 1}
+
+
+def key(default: Any, use: Use = Use.RESULT, wanted: str = "", **bounds: Any) -> Any:
+    """A key that has a use or bounds; any other needs no more than its type and default.
+
+    ``default``: where a configuration lacks the key. It is not checked: None where there is none.
+    ``wanted``: what a value must be, in words, where type and bounds do not say it.
+    """
+    more: dict[str, Any] = {"use": use, "wanted": wanted}
+    return Field(default, json_schema_extra=more, **bounds)
+
+
+class Settings(BaseModel):
+    """A section of a configuration: values that were checked and do not change.
+
+    A model that has keys of its own names their section (``Keys``), which is not ``shared``; any
+    other section is one of every model of ours.
+    """
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+    sections: ClassVar[list[type[Settings]]] = []
+    shared: ClassVar[bool] = True
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        Settings.sections.append(cls)
+
+    @classmethod
+    def of(cls, config: Any, only: Use | None = None) -> Self:
+        """The section of a configuration, RecBole's or a mapping; what it lacks has its default.
+
+        ``only``: look at no keys but those of this use.
+        """
+        values = values_of(config)
+        given = {name: values[name] for name in cls.model_fields if name in values}
+        if only is not None:
+            given = {k: v for k, v in given.items() if use_of(cls.model_fields[k]) & only}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise _refusal(cls, error, given) from None
+
+    @classmethod
+    def refuse_value(cls, name: str, value: Any) -> None:
+        """Refuse what a key cannot be, whatever the others are."""
+        try:
+            cls.model_validate({name: value})
+        except ValidationError as error:
+            if error.errors()[0]["loc"]:  # else it contradicts others
+                raise _refusal(cls, error, {name: value}) from None
+
+
+def _refusal(section: type[Settings], error: ValidationError, given: Mapping) -> UserError:
+    name = str(next(iter(error.errors()[0]["loc"]), ""))
+    return refused_value(error, name, section.model_fields.get(name), name, given.get(name))
+
+
+def values_of(config: Any) -> Mapping[str, Any]:
+    """The values of a configuration, RecBole's or a mapping."""
+    return getattr(config, "final_config_dict", config)
+
+
+def sections_of(model_class: type | None = None) -> list[type[Settings]]:
+    """The sections that a model reads: those of every model of ours, and its own."""
+    own = getattr(model_class, "Keys", None)
+    return [one for one in Settings.sections if one.shared] + ([own] if own else [])
+
+
+def declared() -> Iterator[tuple[str, FieldInfo]]:
+    """Every key with its declaration; once more where a model has a default of its own."""
+    for section in Settings.sections:
+        yield from section.model_fields.items()
+
+
+def keys(use: Use) -> set[str]:
+    """The keys that have one of these uses."""
+    return {name for name, field in declared() if use_of(field) & use}
+
+
+def use_of(field: FieldInfo) -> Use:
+    """What a key means to those who do not read it."""
+    return _more(field).get("use", Use.RESULT)
+
+
+def _more(field: FieldInfo) -> dict[str, Any]:
+    return typing.cast("dict[str, Any]", field.json_schema_extra or {})
+
+
+def _as_list(value: Any) -> Any:
+    """One name or number as a list of it, a tuple as a list, ``[a, b]`` in text as what it says."""
+    if isinstance(value, str):
+        return [name.strip() for name in value.strip("[] ").split(",") if name.strip()]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _as_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _as_none(value: Any) -> Any:
+    return None if value == "" else _as_text(value)
+
+
+#: A name or path, of which the second may be none, as empty text is.
+Place = Annotated[str, BeforeValidator(_as_text)]
+Text = Annotated[str | None, BeforeValidator(_as_none)]
+Names = Annotated[list[str], BeforeValidator(_as_list)]
+MaybeNames = Annotated[list[str] | None, BeforeValidator(_as_list)]
+Counts = Annotated[list[Annotated[int, Field(**COUNT)]], BeforeValidator(_as_list)]

@@ -1,0 +1,323 @@
+"""Keys of every run: of data, training and evaluation, and of RecBole's those that are checked.
+
+RecBole takes its own as they come, and fails over them late and obscurely.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, model_validator
+
+from recbole_llmemb.config import forms
+from recbole_llmemb.config.keys import (
+    BATCH,
+    NAME,
+    SEED,
+    SHARE,
+    SIZE,
+    WEIGHT,
+    WHOLE,
+    Counts,
+    MaybeNames,
+    Names,
+    Place,
+    Settings,
+    Text,
+    Use,
+    key,
+)
+from recbole_llmemb.core.errors import UserError
+
+ANY, MACHINE, TRUST, MEASURE, SHARED = Use.ANY, Use.MACHINE, Use.TRUST, Use.MEASURE, Use.SHARED
+LEARNING = Use.LEARNING | SHARED
+
+#: RecBole's metrics that look at no list's first K.
+WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
+# RecBole's changes of histories in training, and the setting that each cannot do without.
+_TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "eta", "reorder_itemseq": "beta"}
+
+Dict = dict[str, Any]
+Transform = Literal[
+    "mask_itemseq", "crop_itemseq", "reorder_itemseq", "inverse_itemseq", "user_defined"
+]
+Interval = Annotated[str | None, AfterValidator(forms.interval)]
+Threshold = Annotated[int | float, AfterValidator(forms.threshold)]
+_INTERVAL = "an interval such as '[5,inf)'"
+_THRESHOLD = (
+    "a whole number of at least 1 (fewer training interactions than that) or a fraction between "
+    "0 and 1, such as 0.8 (that share, fewest first)"
+)
+
+
+class DataSettings(Settings):
+    """The dataset"""
+
+    model: str = key("", ANY | MEASURE)
+    """Name of the model."""
+    dataset: str = key("", ANY | MEASURE)
+    """Name of the dataset."""
+    data_path: Place = key("dataset/", ANY | MACHINE | Use.PLACE | MEASURE, **NAME)
+    """Folder that holds the dataset's folder."""
+    encoding: Text = key(None, ANY | SHARED)
+    """Of the dataset's files; empty: utf-8."""
+    field_separator: str = key("\t", ANY, **NAME)
+    """What stands between two fields."""
+    seq_separator: str = key(" ", ANY, **NAME)
+    """What stands between the values of one field."""
+    USER_ID_FIELD: str = key("user_id", ANY, **NAME)
+    """Field of the users."""
+    ITEM_ID_FIELD: str = key("item_id", ANY, **NAME)
+    """Field of the items."""
+    TIME_FIELD: str = key("timestamp", ANY, **NAME)
+    """Field that orders a user's interactions."""
+    RATING_FIELD: str = key("rating", ANY, **NAME)
+    """Field of the ratings."""
+    LABEL_FIELD: str = key("label", ANY, **NAME)
+    """Field of the labels."""
+    NEG_PREFIX: str = key("neg_", ANY, **NAME)
+    """What the fields of negatives begin with."""
+    LIST_SUFFIX: str = key("_list", ANY, **NAME)
+    """What the fields of histories end in."""
+    ITEM_LIST_LENGTH_FIELD: str = key("item_length", ANY, **NAME)
+    """Field of the lengths of histories."""
+    load_col: Annotated[Dict | None, AfterValidator(forms.columns)] = key(None, ANY)
+    """Fields of each file that are read; empty: all."""
+    val_interval: Annotated[Dict | None, AfterValidator(forms.intervals)] = key(None, ANY)
+    """Which interactions are kept, by field."""
+    user_inter_num_interval: Interval = key("[0,inf)", ANY, wanted=_INTERVAL)
+    """How many interactions a user must have."""
+    item_inter_num_interval: Interval = key("[0,inf)", ANY, wanted=_INTERVAL)
+    """How many interactions an item must have."""
+    benchmark_filename: MaybeNames = key(
+        None, ANY, "three parts of the dataset, such as [train, valid, test]",
+        min_length=3, max_length=3,
+    )  # fmt: skip
+    """The parts of a dataset that is split already."""
+    save_dataset: bool = key(False, ANY | TRUST)
+    """Whether RecBole keeps the dataset as a pickle."""
+    dataset_save_path: Text = key(None, ANY | TRUST)
+    """Where it keeps it."""
+    save_dataloaders: bool = key(False, TRUST)
+    """Whether loaders are kept as pickles, which is not offered here."""
+    dataloaders_save_path: Text = key(None, TRUST)
+    """Where they would be kept."""
+    holdout_items: float | None = key(None, SHARED, "a share of the items, such as 0.1", ge=0, lt=1)
+    """Share of the items that are kept out of training altogether, to see how well items are ranked
+    that nobody has met; empty: none."""
+    holdout_seed: int = key(2020, SHARED, **SEED)
+    """Of their sample; runs of other seeds hold out the same items."""
+    holdout_targets: Literal["last", "all"] = "last"
+    """Which interactions with held-out items are test targets: those that are their user's 'last'
+    one, or 'all'."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSettings:
+        if self.benchmark_filename and self.holdout_items:
+            raise UserError(
+                "holdout_items takes items out of interactions that are split afterwards, which "
+                "those of benchmark_filename are already; leave one of the two empty.",
+                key="holdout_items",
+            )
+        if self.save_dataloaders or self.dataloaders_save_path:
+            raise UserError(
+                "save_dataloaders and dataloaders_save_path keep loaders as pickles, which are not "
+                "read here; leave them off, as the loaders of these models take no time to build.",
+                key="save_dataloaders",
+            )
+        return self
+
+
+class TrainingSettings(Settings):
+    """Training"""
+
+    train_mode: Literal["sequence", "prefix"] | None = key(None, LEARNING)
+    """'sequence': one pass per user sequence, a loss at every position; 'prefix': RecBole's
+    augmentation; empty: sequence where the backbone offers it."""
+    prefix_trim: bool = False
+    """In prefix mode, whether to leave padding out and to draw dropout faster: same loss, other
+    random numbers than RecBole's."""
+    MAX_ITEM_LIST_LENGTH: int = key(50, ANY, **SIZE)
+    """Items of a history that a model reads."""
+    sequence_stride: int | None = key(None, LEARNING, **SIZE)
+    """Distance of the windows of a sequence longer than MAX_ITEM_LIST_LENGTH; empty: half of
+    that."""
+    loss_type: Literal["CE", "BPR", "BCE"] = key("BCE", LEARNING)
+    """'BCE' (the authors'), 'BPR' or 'CE' (RecBole's). Where only train_neg_sample_args is given,
+    and is empty: CE."""
+    popularity_adjustment: float = key(0.0, **WEIGHT)
+    """With CE, how much of an item's log popularity is added to its logit in training only, for
+    better tail items (logit adjustment); 0: none."""
+    negative_excludes: Literal["history", "target"] = key("history", LEARNING)
+    """What a sampled negative must not be: in the user's training 'history', or just the
+    'target'."""
+    train_neg_sample_args: Dict | None = key(
+        {"distribution": "uniform", "sample_num": 1}, ANY | LEARNING
+    )
+    """Negatives of BCE and BPR; CE takes every item and ignores this."""
+    shuffle_train: bool = False
+    """Whether to train on histories in a wrong order, shuffled once by the seed, to see what order
+    is worth; evaluation is on the true one."""
+    train_batch_size: int = key(128, ANY | LEARNING, **BATCH)
+    """In sequence mode: user sequences per step, on average; in prefix mode: rows."""
+    learning_rate: float = key(0.001, ANY | LEARNING, **WEIGHT)
+    """Of Adam."""
+    epochs: int = key(200, ANY | LEARNING, **WHOLE)
+    """At most."""
+    stopping_step: int = key(20, ANY | LEARNING, **WHOLE)
+    """Stop after this many validations without a better valid_metric."""
+    eval_step: int = key(1, ANY | LEARNING, **WHOLE)
+    """Epochs from one validation to the next."""
+    weight_decay: float = key(0.0, ANY, **WEIGHT)
+    """Of the optimizer."""
+    clip_grad_norm: Annotated[Dict | None, AfterValidator(forms.clipping)] = key(
+        None, ANY | LEARNING, "a dictionary such as {'max_norm': 5.0}, perhaps with norm_type"
+    )
+    """To what length gradients are cut."""
+    enable_amp: bool = key(False, ANY | LEARNING)
+    """Whether to compute in mixed precision."""
+    amp_dtype: Literal["bfloat16", "float16"] = key("bfloat16", LEARNING)
+    """Number format under enable_amp: bfloat16, or float16 (then set enable_scaler too)."""
+    shuffle: bool = key(True, ANY)
+    """Whether the rows of each epoch come in another order."""
+    transform: Transform | None = key(None, ANY)
+    """RecBole's change of histories in training."""
+    mask_ratio: float | None = key(None, ANY, **SHARE)
+    """The share of items masked in training."""
+    ft_ratio: float | None = key(None, ANY, **SHARE)
+    """The share of sequences masked at their last item only, as in prediction."""
+    eta: float | None = key(None, ANY, **WEIGHT)
+    """The share of a history that transform: crop_itemseq keeps."""
+    beta: float | None = key(None, ANY, **WEIGHT)
+    """The share of a history that transform: reorder_itemseq shuffles."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSettings:
+        stride, length = self.sequence_stride, self.MAX_ITEM_LIST_LENGTH
+        if stride and stride > length:
+            raise UserError(
+                f"sequence_stride is {stride}, longer than MAX_ITEM_LIST_LENGTH {length}, "
+                "so some positions would never be trained on; make it at most that.",
+                key="sequence_stride",
+            )
+        if self.popularity_adjustment and self.loss_type != "CE":
+            raise UserError(
+                f"popularity_adjustment is {self.popularity_adjustment}, but loss_type is "
+                f"{self.loss_type}, which compares no more than sampled items; set loss_type: CE, "
+                "or popularity_adjustment: 0.",
+                key="popularity_adjustment",
+            )
+        needed = _TRANSFORMS.get(self.transform or "")
+        share = getattr(self, needed) if needed else 0
+        if share is None or share > 1:
+            raise UserError(
+                f"transform is {self.transform!r}, but {needed} is {share or 'empty'}; with that "
+                f"it must be a number between 0 and 1, such as {needed}: 0.2.",
+                key=needed,
+            )
+        if (self.train_neg_sample_args or {}).get("dynamic") and self.train_mode == "sequence":
+            raise UserError(
+                "train_neg_sample_args.dynamic needs a score for every candidate before each step, "
+                "which train_mode: sequence does not offer; set dynamic: False or "
+                "train_mode: prefix.",
+                key="train_neg_sample_args",
+            )
+        return self
+
+    @property
+    def stride(self) -> int:
+        """Distance of the windows of a sequence."""
+        return self.sequence_stride or max(1, self.MAX_ITEM_LIST_LENGTH // 2)
+
+    def check_negatives(self, loss_type: str) -> None:
+        """Refuse a loss that compares targets with sampled negatives where none are drawn.
+
+        ``loss_type``: of the model, which may be one of RecBole's.
+        """
+        if loss_type not in ("BPR", "BCE"):
+            return
+        args = self.train_neg_sample_args or {}
+        count, alpha = args.get("sample_num", 1), args.get("alpha", 1.0)
+        drawn = args and args.get("distribution", "uniform") not in (None, "none", "None")
+        if drawn and not forms.is_number(alpha):
+            told = f"train_neg_sample_args.alpha is {alpha!r}; it must be a number."
+            raise UserError(told, key="train_neg_sample_args")
+        if not drawn or not isinstance(count, int) or not 1 <= count <= 2**20:
+            raise UserError(
+                f"loss_type {loss_type} compares targets with sampled negatives, but "
+                f"train_neg_sample_args is {args if drawn else None}; give it a distribution "
+                "('uniform' or 'popularity') and a sample_num of at least 1, or set loss_type: CE.",
+                key="train_neg_sample_args",
+            )
+
+
+class EvaluationSettings(Settings):
+    """Evaluation"""
+
+    eval_args: Annotated[Dict, AfterValidator(forms.evaluation)] = key({}, ANY | SHARED | MEASURE)
+    """How interactions are split, and among what targets are ranked."""
+    repeatable: bool = key(True, ANY | SHARED)
+    """Whether items may come again, as those of sequences do."""
+    metrics: Names = key(["Hit", "NDCG", "MRR"], ANY | SHARED | MEASURE, **NAME)
+    """Any of RecBole's."""
+    topk: Counts = key([10, 20], ANY | SHARED | MEASURE, "a list of whole numbers above 0", **NAME)
+    """Cut-offs of the metrics."""
+    valid_metric: str = key("NDCG@10", ANY | SHARED | MEASURE, **NAME)
+    """What early stopping watches."""
+    eval_batch_size: int = key(1024, ANY | SHARED | Use.SPEED, **BATCH)
+    """Users per evaluation batch."""
+    metric_decimal_place: int = key(4, ANY, ge=0, le=32)
+    """Decimals of the metrics."""
+    exclude_history: Literal[False, True, "keep_target"] | None = key(False, ANY | MEASURE)
+    """Among what a target is ranked: False: all items, as RecBole; True: without those that the
+    user met before, where a target that was met before is a miss; 'keep_target': without those but
+    for the target."""
+    tail_item_threshold: Threshold = key(4, SHARED, _THRESHOLD)
+    """Tail items have fewer training interactions than this; 0.8: they are the 80% least
+    popular."""
+    short_user_threshold: Threshold = key(9, SHARED, _THRESHOLD)
+    """Short users have fewer training interactions than this; 0.8: they are the 80% shortest."""
+
+    def check_valid_metric(self) -> None:
+        """Refuse to watch what is not measured."""
+        plain = [name for name in self.metrics if name.lower() in WITHOUT_CUTOFF]
+        cut = [name for name in self.metrics if name not in plain]
+        offered = [f"{name}@{k}" for name in cut for k in self.topk] + plain
+        if self.valid_metric.lower() not in [name.lower() for name in offered]:
+            raise UserError(
+                f"valid_metric is {self.valid_metric!r}, which metrics and topk do not give; "
+                f"it must be one of {', '.join(offered)}.",
+                key="valid_metric",
+            )
+
+
+class RunSettings(Settings):
+    """The run"""
+
+    seed: int = key(2020, ANY, **SEED)
+    """Of everything that is drawn."""
+    reproducibility: bool = key(True, ANY)
+    """Whether the same run gives the same numbers."""
+    save_users: bool = key(False, MACHINE)
+    """Whether to keep the test metrics of every user beside the result file (`--result_json`), for
+    paired tests by `recbole-llm compare`."""
+    resume: bool = key(True, MACHINE)
+    """Whether to continue an interrupted run of the same configuration."""
+    config_files: Text = key(None, ANY | MACHINE)
+    """Files of settings, separated by blanks; later ones win."""
+    checkpoint_dir: Place = key("saved", ANY | MACHINE | TRUST, **NAME)
+    """Folder of the checkpoints."""
+    gpu_id: int | str | tuple = key("0", ANY | MACHINE | SHARED, "the number of a GPU")
+    """Which GPU is seen."""
+    use_gpu: bool = key(True, ANY | MACHINE | SHARED)
+    """Whether to compute on one."""
+    worker: int = key(0, ANY | MACHINE, ge=0, le=2**10)
+    """Processes that prepare batches beside."""
+    state: Text = key("INFO", ANY | MACHINE | SHARED)
+    """How much the log is told."""
+    show_progress: bool = key(True, ANY | MACHINE | SHARED)
+    """Whether there are progress bars."""
+    log_wandb: bool = key(False, ANY | MACHINE | TRUST)
+    """Whether Weights & Biases is told of a run."""
+    wandb_project: Text = key("recbole", ANY | MACHINE)
+    """Under which project it is."""

@@ -1,0 +1,191 @@
+"""Keys of items and scores: the adapter, the alignment and the similarity; and of backbones."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from recbole_llmemb.config.keys import (
+    LAYERS,
+    POSITIVE,
+    SHARE,
+    SIZE,
+    WEIGHT,
+    Settings,
+    Text,
+    Use,
+    key,
+)
+from recbole_llmemb.core.errors import UserError
+
+ANY = Use.ANY
+#: A learnt temperature stays between these.
+TEMPERATURES = (0.01, 10.0)
+
+
+class BackboneSettings(Settings):
+    """The backbone, of whose keys many models of RecBole's have the same"""
+
+    n_layers: int = key(None, ANY, **LAYERS)
+    """The number of transformer layers."""
+    n_heads: int = key(None, ANY, **LAYERS)
+    """The number of attention heads."""
+    num_layers: int = key(None, ANY, **LAYERS)
+    """The number of GRU layers."""
+    hidden_size: int = key(None, ANY, **SIZE)
+    """The size of hidden states and item embeddings."""
+    embedding_size: int = key(None, ANY, **SIZE)
+    """The size of item embeddings."""
+    inner_size: int = key(None, ANY, **SIZE)
+    """The inner size of the feed-forward layers."""
+    hidden_dropout_prob: float = key(None, ANY, **SHARE)
+    """The dropout of hidden states."""
+    attn_dropout_prob: float = key(None, ANY, **SHARE)
+    """The dropout of attention scores."""
+    dropout_prob: float = key(None, ANY, **SHARE)
+    """The dropout of input embeddings."""
+    hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = key(None)
+    """The activation of the feed-forward layers."""
+    layer_norm_eps: float = key(None, **POSITIVE)
+    """A value added to the denominator for numerical stability."""
+    initializer_range: float = key(None, ANY, **WEIGHT)
+    """The standard deviation of initial weights."""
+
+    @model_validator(mode="after")
+    def _check(self) -> BackboneSettings:
+        if self.hidden_size and self.n_heads and self.hidden_size % self.n_heads:
+            raise UserError(
+                f"hidden_size is {self.hidden_size} and n_heads {self.n_heads}; it must be a "
+                "multiple of the latter.",
+                key="n_heads",
+            )
+        return self
+
+
+class ItemSettings(Settings):
+    """The adapter and the alignment (RAT, section 3.3 of the LLMEmb paper)"""
+
+    llm_whiten: float = key(0.2, **WEIGHT)
+    """Whiten the table before the adapter, to columns of this standard deviation; 0: take it as it
+    is (the paper). Without effect on `adapter: none`."""
+    llm_missing: Literal["error", "mean", "zero"] = "error"
+    """Items without a row: 'error' refuses them, 'mean' and 'zero' fill them."""
+    llm_freeze: bool = True
+    """Whether the table stays as it is during training."""
+    llm_table_dtype: Literal["float32", "bfloat16", "float16"] | None = key(None, Use.SETTLED)
+    """What a frozen table is kept and multiplied in: float32, bfloat16 or float16; empty: bfloat16
+    for tables wider than 1,024 where the device computes in it, else float32."""
+    item_embedding: Literal["table", "id", "both", "residual"] = key("table", Use.TABLE)
+    """'table': adapted LLM table; 'id': the backbone's own learnt layer, under the same training;
+    'both': their sum; 'residual': the table plus a learnt offset per item that starts at zero."""
+    adapter: Literal["linear", "mlp", "none", "whitening"] = "linear"
+    """From the table to the model: 'linear' (the paper), 'mlp' (a hidden layer with GELU), 'none'
+    (the table's principal components as they are) or 'whitening' (these, uncorrelated and of equal
+    spread)."""
+    adapter_hidden_size: int | None = key(None, ge=0, le=2**16)
+    """Width between the two layers of an adapter; empty: half the table's; 0: no adapter, as
+    `adapter: none`."""
+    adapter_dropout: float = key(0.0, **SHARE)
+    """Dropout of the hidden layer of `adapter: mlp`."""
+    llm_init_std: float | None = key(None, **POSITIVE)
+    """With `adapter: none`, bring the table to this standard deviation over all its numbers; empty:
+    as it is."""
+    offset_decay: float | None = key(None, **WEIGHT)
+    """With `item_embedding: residual`, weight of the mean squared length of a step's offsets in the
+    loss; empty: 0."""
+    item_learning_rate: float | None = key(None, **WEIGHT)
+    """Learning rate of what is learnt per item (IDs, offsets, a trained table); empty:
+    learning_rate."""
+    align_weight: float = key(0.01, **WEIGHT)
+    """Weight of the alignment with the teacher (alpha in the paper); 0: none, no teacher needed."""
+    align_temperature: float = key(2.0, **POSITIVE)
+    """Temperature of the alignment (tau in the paper)."""
+    align_items: Literal["distinct", "positions"] = "distinct"
+    """Over which of a batch's positive items: each 'distinct' one once, or every one of the
+    'positions' (the authors' code)."""
+    align_teacher: Text = key("SASRec", Use.PLACE)
+    """Who to align with: a RecBole model, trained once and cached, or the path of a checkpoint."""
+    align_teacher_unchecked: bool = key(False, Use.MACHINE)
+    """Whether a checkpoint may be the teacher that was trained on another split or other data than
+    this run's."""
+    align_teacher_config: dict[str, Any] | None = None
+    """Configuration of a trained teacher where it should differ from this run's."""
+    item_similarity: Literal["dot", "cosine"] = "dot"
+    """How a state and an item make a score: 'dot' product or 'cosine'; the same in training and
+    ranking."""
+    similarity_temperature: float | None = key(None, **POSITIVE)
+    """What a score is divided by; empty: 0.07 for cosine, 1 for dot."""
+    learn_temperature: bool = False
+    """Whether the temperature is learnt, from that value, between 0.01 and 10."""
+
+    @property
+    def learns_adapter(self) -> bool:
+        """Whether a layer with parameters stands between the table and the model."""
+        return self.adapter in ("linear", "mlp") and self.adapter_hidden_size != 0
+
+    @model_validator(mode="after")
+    def _check_items(self) -> ItemSettings:
+        if self.offset_decay and self.item_embedding != "residual":
+            raise UserError(
+                f"offset_decay is {self.offset_decay}, but item_embedding is "
+                f"{self.item_embedding!r}, which has no offsets; set item_embedding: residual "
+                "or leave offset_decay empty.",
+                key="offset_decay",
+            )
+        own = self.item_embedding in ("both", "residual")
+        if own and not self.learns_adapter and not self.llm_freeze:
+            linear = self.adapter == "linear"
+            which = "adapter_hidden_size: 0" if linear else f"adapter: {self.adapter}"
+            raise UserError(
+                f"item_embedding is {self.item_embedding!r}, but with {which} and "
+                "llm_freeze: False each item's vector is learnt already; set llm_freeze: True or "
+                "item_embedding: table.",
+                key="item_embedding",
+            )
+        low, high = TEMPERATURES
+        tau = self.similarity_temperature
+        if self.learn_temperature and tau is not None and not low <= tau <= high:
+            raise UserError(
+                f"similarity_temperature is {tau}, but a learnt one stays between {low} and "
+                f"{high}; start it there, or set learn_temperature: False.",
+                key="similarity_temperature",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> ItemSettings:
+        adapter, hidden = self.adapter, self.adapter_hidden_size
+        if self.item_embedding == "id":
+            return self
+        if adapter == "mlp" and hidden == 0:
+            raise UserError(
+                "adapter is 'mlp', but adapter_hidden_size is 0, which leaves no hidden layer; "
+                "give it a width, or set adapter: none.",
+                key="adapter_hidden_size",
+            )
+        if adapter in ("none", "whitening") and hidden:
+            raise UserError(
+                f"adapter_hidden_size is {hidden}, but adapter is {adapter!r}, which has no "
+                "layers; leave it empty, or set adapter: linear or mlp.",
+                key="adapter_hidden_size",
+            )
+        if self.adapter_dropout and adapter != "mlp":
+            raise UserError(
+                f"adapter_dropout is {self.adapter_dropout}, but adapter is {adapter!r}, which "
+                "has no hidden layer; set it to 0, or adapter: mlp.",
+                key="adapter_dropout",
+            )
+        if adapter == "whitening" and self.llm_whiten == 0:
+            raise UserError(
+                "adapter is 'whitening', but llm_whiten is 0; give it the standard deviation that "
+                "the item embeddings shall have.",
+                key="llm_whiten",
+            )
+        if self.llm_init_std and (adapter in ("mlp", "whitening") or self.learns_adapter):
+            raise UserError(
+                f"llm_init_std is {self.llm_init_std}, but adapter is {adapter!r}; it is for "
+                "adapter: none, and llm_whiten sets the spread for the others.",
+                key="llm_init_std",
+            )
+        return self

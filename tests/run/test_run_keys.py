@@ -1,0 +1,84 @@
+"""What tells two runs apart, and how what they left behind is found."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_llmemb.config.plain import config_to_plain
+from recbole_llmemb.run import stages
+from recbole_llmemb.run.schema import Use, keys
+from recbole_llmemb.run.teacher import ensure_teacher, teacher_config
+
+ELSEWHERE = {"llm_device": "cpu", "llm_batch_size": 7, "eval_batch_size": 9, "scft_steps": 3,
+             "worker": 1, "show_progress": True, "save_users": True, "resume": False,
+             "llm_cache_dir": "cache", "align_teacher_unchecked": True}  # fmt: skip
+
+
+def earlier_name(config):
+    """What the first release called a run's files, by its own list of keys."""
+    gone = {
+        "show_progress", "state", "gpu_id", "use_gpu", "worker", "checkpoint_dir", "llm_cache_dir",
+        "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
+        "align_teacher_used", "trained_on", "align_teacher_unchecked", "config_files", "resume",
+        "data_path", "save_users", "holdout_seed", "holdout_targets", "holdout_items",
+        "shuffle_train",
+    }  # fmt: skip
+    kept = {key: value for key, value in config_to_plain(config).items() if key not in gone}
+    file = Path(config["data_path"]) / f"{config['dataset']}.inter"
+    text = json.dumps(kept, sort_keys=True, default=str)
+    text += hashlib.sha256(file.read_bytes()).hexdigest() + "2"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return f"{config['model']}-{config['dataset']}-{digest}"
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+def test_where_and_how_fast_is_the_same_run(tiny_config, key):
+    same = tiny_config(**{"llm_cache_dir": None, key: ELSEWHERE[key]})
+    assert stages.run_key(same) == stages.run_key(tiny_config())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 7}, {"learning_rate": 0.1}, {"scft": True}, {"llm_table_dtype": "bfloat16"},
+     {"llm_pca_dim": 8}, {"n_heads": 2}, {"somebodys_own": 1}],
+    ids=str,
+)  # fmt: skip
+def test_what_changes_numbers_is_another_run(tiny_config, change):
+    assert stages.run_key(tiny_config(**change)) != stages.run_key(tiny_config())
+
+
+def test_fine_tuning_counts_where_there_is_some(tiny_config):
+    found = {stages.run_key(tiny_config(scft=True, scft_steps=steps)) for steps in (3, 4)}
+    assert len(found) == 2
+
+
+def test_what_a_model_settles_is_no_other_run(tiny_config):
+    """A table's number format, chosen for this machine when the model was built."""
+    config = tiny_config()
+    before = stages.run_key(config)
+    for key in keys(Use.SETTLED):
+        config[key] = {"llm_table_dtype": "float32"}.get(key, 8)
+    assert stages.run_key(config) == before
+
+
+@pytest.mark.parametrize("left", [".pth", ".resume.pth"])
+def test_a_run_that_an_earlier_release_left_is_found(tiny_config, tmp_path, left):
+    config = tiny_config(llm_batch_size=7)
+    config["llm_table_dtype"] = "float32"
+    older = earlier_name(config)
+    newer = stages.run_name(config, tmp_path)
+    assert newer != older
+    (tmp_path / f"{older}{left}").touch()
+    assert stages.run_name(config, tmp_path) == older
+
+
+def test_a_teacher_that_an_earlier_release_trained_is_found(tiny_config, tmp_path):
+    config = tiny_config(align_weight=0.1, llm_cache_dir=str(tmp_path))
+    own = teacher_config(config, 8)
+    path = tmp_path / "teachers" / f"{earlier_name(own)}.pth"
+    path.parent.mkdir()
+    path.touch()
+    path.with_suffix(".done").touch()
+    assert ensure_teacher(config, 8, report=lambda line: None) == path
