@@ -66,14 +66,14 @@ def prepare(plan, config, space=None, report=print) -> Prepared:
     for choices in _data_choices(config, space):
         own = make_config(plan.model, plan.dataset, overrides=plan.values(choices))
         data = stages.prepare_data(own, artifacts=False)
-        if not len(data.valid._dataset):
+        _, train, valid, _ = data.parts
+        if not len(valid):
             raise UserError(
                 f"A search needs a validation part, but eval_args leave none of {own['dataset']} "
                 f"({own['eval_args']['split']}); give another split.",
                 key="eval_args",
             )
         prepared.data[data_key(own)] = pack_data(own, data)
-    train = data.train._dataset
     report(
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items; "
         f"{prepared.nbytes / 1e6:,.0f} MB for all trials to share"
@@ -188,7 +188,7 @@ def unpack(packed: list[np.ndarray]):
     with warnings.catch_warnings():
         # Nobody writes into a dataset; that PyTorch cannot promise it is what it warns of.
         warnings.filterwarnings("ignore", message=".*not writable.*")
-        return pickle.loads(packed[0], buffers=packed[1:])
+        return pickle.loads(packed[0].data, buffers=packed[1:])
 
 
 # -- files ------------------------------------------------------------------------------

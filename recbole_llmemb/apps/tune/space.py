@@ -85,7 +85,7 @@ class Space:
 
     def suggest(self, trial) -> dict:
         """A configuration: ``{key: value}`` of the keys that are searched in it."""
-        drawn = {}
+        drawn: dict[str, Any] = {}
         for one in self.dimensions:
             if one.active(drawn):
                 drawn[one.key] = one.suggest(trial)

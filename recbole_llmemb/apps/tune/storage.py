@@ -20,7 +20,7 @@ class Storage:
     ``name``: of the search.
     """
 
-    def __init__(self, root: str, name: str):
+    def __init__(self, root: str | Path, name: str):
         self.remote = "://" in str(root)
         self.root = str(root).rstrip("/") if self.remote else str(Path(root).expanduser().resolve())
         self.name = name
