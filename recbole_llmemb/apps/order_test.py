@@ -25,6 +25,7 @@ from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.evaluate import evaluate
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.run.restore import read, restore
+from recbole_llmemb.run.schema import check_changes
 
 # What may be elsewhere now: its name for `restore`, in the configuration, and where that says so.
 _PLACES = (
@@ -107,6 +108,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     if histories is None:
         histories = plain.get("exclude_history", False)
     histories = histories if isinstance(histories, list) else [histories]
+    check_changes(changes)
     name, seeds = name or plain["model"], [seed + i for i in range(shuffles)]
     found, model = [], None
     for mode, excluded in itertools.product(modes, histories):

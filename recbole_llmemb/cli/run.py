@@ -19,8 +19,9 @@ collaborative teacher are built first if the cache does not have them.
   --preset        a variant of items and scores: {presets}
   --config_files  RecBole property files, separated by spaces; later ones win
   --result_json   where to write the results for scripts
-  --KEY=VALUE     any configuration key of ours or RecBole's
-"""
+  --KEY=VALUE     any configuration key of ours, which follow, or RecBole's
+
+{keys}"""
 
 
 def parse(argv: list[str]) -> dict:
@@ -49,8 +50,10 @@ def main(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
         from recbole_llmemb.config.recbole_config import preset_names
         from recbole_llmemb.models.registry import names
+        from recbole_llmemb.run.schema import help_text
 
-        print(HELP.format(models=_wrapped(names()), presets=", ".join(preset_names())))
+        shown = {"models": _wrapped(names()), "presets": ", ".join(preset_names())}
+        print(HELP.format(**shown, keys=help_text()))
         return 0
     typed = parse(argv)
     from recbole_llmemb.run.execute import execute

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
 from recbole_llmemb.config import shared
 from recbole_llmemb.config.keys import Settings, Use, declared, keys, sections_of, use_of
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import settings as encode
 from recbole_llmemb.models.llmemb import settings as llmemb
 from recbole_llmemb.models.llmsrec import settings as llmsrec
@@ -22,3 +27,40 @@ SECTIONS: list[type[Settings]] = [
     llmsrec.LLMSRecSettings,
 ]
 __all__ = ["SECTIONS", "Use", "declared", "keys", "sections_of", "use_of"]
+
+_INDENT: dict[str, str] = {"initial_indent": "  ", "subsequent_indent": "      "}
+# What a checkpoint may be evaluated with that it was not trained with.
+_FREE = Use.PLACE | Use.MACHINE | Use.SPEED | Use.MEASURE
+
+
+def refuse_values(values: Mapping[str, Any], model_class: type | None = None) -> None:
+    """Refuse what keys cannot be, each by itself; keys that nobody declared may be anything."""
+    for section in sections_of(model_class):
+        for key in section.model_fields.keys() & values.keys():
+            section.refuse_value(key, values[key])
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Refuse to change of a checkpoint's settings what would make another model of it."""
+    free = keys(_FREE) | set(shared.EvaluationSettings.model_fields) | {"user_sample", "seed"}
+    for key in changes:
+        if key not in free:
+            raise UserError(
+                f"{key} says how a model is trained, which a checkpoint was already; leave it out, "
+                "or train another one.",
+                key=key,
+            )
+    refuse_values({key: value for key, value in changes.items() if value is not None})
+
+
+def help_text() -> str:
+    """Every key with its default and meaning, by section."""
+    lines = []
+    for section in SECTIONS:
+        lines += ["", f"{section.__doc__}:"]
+        for name, field in section.model_fields.items():
+            text = " ".join((field.description or "").split())
+            plain = field.default is None or not str(field.default).strip()
+            default = "" if plain else f" (default: {field.default})"
+            lines += textwrap.wrap(f"--{name}  {text}{default}", 96, **_INDENT)
+    return "\n".join(lines[1:])

@@ -10,13 +10,16 @@ from conftest import ROOT
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
+from recbole_llmemb.apps.tune.plan import make_plan  # isort: skip
+from recbole_llmemb.apps.tune.space import read_space  # isort: skip
+from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.checks import check  # isort: skip
 from recbole_llmemb.config.keys import Use, declared, keys, use_of  # isort: skip
 from recbole_llmemb.config.plain import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config, properties_folder  # isort: skip
 from recbole_llmemb.core.checked import choices_of, may_be_empty, type_of  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole_llmemb.run.schema import SECTIONS  # isort: skip
+from recbole_llmemb.run.schema import SECTIONS, check_changes  # isort: skip
 
 KEYS = [(section, name) for section in SECTIONS for name in section.model_fields]
 HUGE, NAN = 10**30, float("nan")
@@ -152,3 +155,45 @@ def test_an_empty_value_in_a_checkpoint_means_what_it_meant(tiny_config):
     config = config_from_plain(plain | gone)
     found = [config[key] for key in gone]
     assert found == [False, "all", "error", None]
+
+
+@pytest.mark.parametrize(
+    ("space", "key"),
+    [
+        ({"hidden_size": {"choice": [8, 0]}}, "hidden_size"),
+        ({"adapter": {"choice": ["linear", "deep"]}}, "adapter"),
+        ({"hidden_dropout_prob": {"uniform": [0.1, 1.5]}}, "hidden_dropout_prob"),
+        ({"llm_freeze": {"choice": [True, None]}}, "llm_freeze"),
+    ],
+    ids=str,
+)
+def test_a_search_over_what_cannot_be_is_refused_at_once(tiny_settings, space, key):
+    with pytest.raises(UserError) as caught:
+        settings = tiny_settings("LLMEmbSASRec")
+        settings.pop(key, None)
+        make_plan("LLMEmbSASRec", "tiny", settings=settings, space=read_space(space))
+    assert caught.value.key == key and caught.value.where == "the space"
+
+
+def test_a_search_may_try_what_goes_with_other_values_only(tiny_settings):
+    """``offset_decay`` is for ``item_embedding: residual``, which is searched too."""
+    space = {"offset_decay": {"choice": [0.1]}, "item_embedding": {"choice": ["residual"]}}
+    plan, _ = make_plan(
+        "LLMEmbSASRec", "tiny", settings=tiny_settings("LLMEmbSASRec"), space=read_space(space)
+    )
+    assert plan.searched == list(space)
+
+
+def test_what_a_checkpoint_was_trained_with_stays():
+    check_changes({"topk": [5], "data_path": "x", "eval_batch_size": 3, "user_sample": 9})
+    for changes in ({"hidden_size": 8}, {"llm_whiten": 0.1}, {"topk": [0]}, {"use_gpu": "maybe"}):
+        with pytest.raises(UserError) as caught:
+            check_changes(changes)
+        assert caught.value.key == next(iter(changes))
+
+
+def test_help_has_a_line_for_every_key(capsys):
+    assert main(["run", "--help"]) == 0
+    told = capsys.readouterr().out
+    for name, field in declared():
+        assert f"--{name} " in told and field.description.split()[0] in told, name

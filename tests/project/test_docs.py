@@ -33,7 +33,7 @@ from recbole_llmemb.cli.order_test import OrderTestOptions
 from recbole_llmemb.config import recbole_config as config
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.records.items import read_items
-from recbole_llmemb.run.schema import SECTIONS, Use, declared, use_of
+from recbole_llmemb.run.schema import Use, declared, refuse_values, use_of
 from recbole_llmemb.run.teacher import teacher_config
 from recbole_llmemb.table import EmbeddingTable, import_table, match, reduce_pca
 
@@ -140,9 +140,7 @@ def check_recbole_llm(arguments, known_keys):
     assert set(values) <= known_keys
     for file in str(values.get("config_files", "")).split():
         assert "/" not in file or (ROOT / file).is_file(), file
-    for section in SECTIONS:
-        for key in set(section.model_fields) & set(values):
-            section.refuse_value(key, values[key])
+    refuse_values(values)
 
 
 def check_make(arguments):

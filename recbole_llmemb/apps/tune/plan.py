@@ -14,7 +14,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
 from recbole_llmemb.models.registry import find, is_ours
-from recbole_llmemb.run.schema import Use, keys, sections_of
+from recbole_llmemb.run.schema import Use, keys, refuse_values
 
 
 @dataclass
@@ -135,15 +135,13 @@ def _check_keys(space, config, settings):
 
 def _check_values(space, model_class):
     """Refuse, before the first trial, choices and bounds that no trial could have."""
-    for section in sections_of(model_class):
-        for one in space.dimensions:
-            values = one.values if one.kind == "choice" else one.values[:2]
-            for value in values if one.key in section.model_fields else ():
-                try:
-                    section.refuse_value(one.key, value)
-                except UserError as error:
-                    told = f"In {space.where}: {error}"
-                    raise UserError(told, key=one.key, where=space.where) from None
+    for one in space.dimensions:
+        for value in one.values if one.kind == "choice" else one.values[:2]:
+            try:
+                refuse_values({one.key: value}, model_class)
+            except UserError as error:
+                told = f"In {space.where}: {error}"
+                raise UserError(told, key=one.key, where=space.where) from None
 
 
 def needs_teacher(config) -> bool:
