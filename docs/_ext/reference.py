@@ -79,11 +79,21 @@ def sections_of(path: Path) -> list[Section]:
 
 
 def render_keys(path: Path) -> str:
-    """The Markdown reference of a settings file."""
-    blocks = []
+    """The Markdown reference of a settings file: what it says, and what the schema lets keys be."""
+    from recbole_llmemb.core.checked import wanted
+    from recbole_llmemb.run.schema import SECTIONS
+
+    blocks, own = [], path.stem == "LLMSRec"
+    fields = {
+        name: wanted(field).replace(", in quotes if need be", "")
+        for section in SECTIONS
+        if section.shared or own
+        for name, field in section.model_fields.items()
+    }
     for section in sections_of(path):
         rows = [
-            f"| `{key.name}` | {_default(key.default)} | *{key.type}.* {_escaped(key.text)} |"
+            f"| `{key.name}` | {_default(key.default)} | *{_escaped(fields[key.name])}.* "
+            f"{_escaped(key.text)} |"
             for key in section.keys
         ]
         heading = [f"### {section.title}", ""] if section.title else []
