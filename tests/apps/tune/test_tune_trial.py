@@ -129,8 +129,11 @@ def test_checkpoints_are_plain_data(tiny_run, tmp_path, reported):
 
 
 def test_a_loss_that_is_no_number_is_told(tiny_run, tmp_path, reported):
+    _, data, _, trainer = tiny_run("LLMEmbSASRec", epochs=5)
+    trainer.optimizer.param_groups[0]["lr"] = 1e30
+    reporter = TrialReporter(trainer, data.train, NDCG, tmp_path)
     with pytest.raises(UserError, match="no longer a number"):
-        trained(tiny_run, tmp_path / "a", "LLMEmbSASRec", learning_rate=1e30)
+        trainer.fit(data.train, data.valid, callback_fn=reporter.after_validation)
 
 
 def test_shared_data_train_to_the_same_numbers(tiny_run, tiny_config, tmp_path, reported):
