@@ -1,10 +1,16 @@
-"""``recbole-llm``: one command, one file per subcommand."""
+"""``recbole-llm``: one command, one file per subcommand.
+
+Nothing heavy is imported here, nor by a subcommand before it has looked at its arguments.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+
+from recbole_llmemb import __version__
+from recbole_llmemb.core.errors import UserError
 
 #: Subcommand → what it is for. ``run`` is what happens without one.
 COMMANDS = {
@@ -18,46 +24,55 @@ COMMANDS = {
     "order-test": "what checkpoints lose when histories are shuffled",
     "convert": "csv, parquet or jsonl files to a RecBole dataset",
 }
+# What the same command finds of its work when it is given again; of others, nothing.
+_KEPT = {
+    "run": "; the same command takes up the tables and teachers that are there, and the training "
+    "of a model of this package",
+    "encode": "; the same command continues where it stopped",
+    "scft": "; the same command continues where it stopped",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; returns the exit status: 0, 2 for bad input, 130 when interrupted,
     141 when whoever reads the output has enough.
     """
-    from recbole_llmemb.core.errors import UserError
-
+    argv = list(sys.argv[1:] if argv is None else argv)
+    about = {"-h": "help", "--help": "help", "--version": "version"}
+    first = about.get(argv[0], argv[0]) if argv else "run"
+    command = "run" if first.startswith("-") else first
+    argv = argv if command == "run" and argv[:1] != ["run"] else argv[1:]
     try:
-        status = _run(list(sys.argv[1:] if argv is None else argv))
+        status = _run(command, argv)
         sys.stdout.flush()  # while a reader that has enough can be told from an error
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command continues where it stopped", file=sys.stderr)
+        print(f"interrupted{_KEPT.get(command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever reads the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def _run(argv):
-    from recbole_llmemb.core.errors import UserError
-
-    if argv and argv[0] in ("-h", "--help", "help"):
-        print(_usage())
+def _run(command, argv):
+    if command in ("help", "version"):
+        print(_usage() if command == "help" else f"recbole-llm {__version__}")
         return 0
-    command = "run"
-    if argv and not argv[0].startswith("-"):
-        command = argv.pop(0)
     if command not in COMMANDS:
         names = ", ".join(COMMANDS)
         raise UserError(f"There is no subcommand {command!r}; it must be one of {names}.")
-    return _module(command).main(argv) or 0
+    module = importlib.import_module(f"recbole_llmemb.cli.{command.replace('-', '_')}")
+    try:
+        return module.main(argv) or 0
+    except ModuleNotFoundError as error:
+        if error.name == "recbole":
+            from recbole_llmemb import compat
 
-
-def _module(command):
-    return importlib.import_module(f"recbole_llmemb.cli.{command.replace('-', '_')}")
+            compat.apply()  # which says how to install it
+        raise
 
 
 def _usage() -> str:

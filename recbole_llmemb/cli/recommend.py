@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from typing import Literal
 
-from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import lines_of
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.core.checked import Checked, option
+from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.files import lines_of, refuse_inputs
 from recbole_llmemb.core.token_lists import split_tokens
 
 _DESCRIPTION = """\
@@ -21,100 +23,97 @@ and among items that it has never met.
 A token that holds a comma or a blank stands in double quotes, as in a csv file, and so does a user
 who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users='"all"'
 """
+_WHO, _ITEMS, _OUTPUT = "for whom", "which items", "output"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The options of ``recbole-llm recommend``."""
-    parser = argparse.ArgumentParser(
-        prog="recbole-llm recommend",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_checkpoint_options(parser)
-    people = parser.add_argument_group("for whom")
-    people.add_argument("--users", help="user tokens of the dataset: u1,u2,… or all")
-    people.add_argument(
-        "--split",
-        default="all",
-        help="what is read of users: all they have met, or what evaluation on valid or test shows",
-    )
-    people.add_argument(
-        "--history", action="append", help="item tokens, oldest first: 'A B C'; may be repeated"
-    )
-    people.add_argument(
-        "--history_file", metavar="JSONL", help='lines of {"user": "anna", "history": ["A", "B"]}'
-    )
-    people.add_argument(
-        "--skip_unknown", action="store_true", help="leave unknown items out of histories"
-    )
-    items = parser.add_argument_group("which items")
-    items.add_argument("--topk", type=int, default=10, help="at most so many (default: 10)")
-    items.add_argument(
-        "--exclude_seen", action="store_true", help="leave out what somebody has met already"
-    )
-    items.add_argument("--candidates", metavar="FILE", help="choose among these: a token per line")
-    items.add_argument("--report_users", type=int, default=1000,
-                       help="users over whom the ranks of new items are reported; 0: none "
-                       "(default: 1000)")  # fmt: skip
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", metavar="FILE", help="default: a table on standard output")
-    output.add_argument("--format", help="table, jsonl or parquet (default: by --out's suffix)")
-    output.add_argument("--title_field", help="field of the items' titles (default: title or name)")
-    output.add_argument("--batch_size", type=int, help="people at a time")
-    return parser
+class CheckpointOptions(Checked):
+    """What ``recommend`` and ``export`` share."""
 
-
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """The options that ``recommend`` and ``export`` share."""
-    parser.add_argument("--checkpoint", required=True, help="a .pth file that a run has saved")
-    parser.add_argument("--data_path", help="the folder that holds the dataset's folder now")
-    parser.add_argument("--llm_table", help="where the table of the checkpoint is now")
-    parser.add_argument("--llm_model", help="where the LLM of an LLM-SRec is now")
-    parser.add_argument("--align_teacher", help="where the checkpoint of its CF model is now")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:0 (default: auto)")
-    parser.add_argument(
-        "--new_items",
+    checkpoint: str = option(..., "a .pth file that a run has saved")
+    data_path: str | None = option(None, "the folder that holds the dataset's folder now")
+    llm_table: str | None = option(None, "where the table of the checkpoint is now")
+    llm_model: str | None = option(None, "where the LLM of an LLM-SRec is now")
+    align_teacher: str | None = option(None, "where the checkpoint of its CF model is now")
+    device: str = option("auto", "auto, cpu or cuda:0")
+    new_items: str | None = option(
+        None,
+        "items to rank with the rest, without training: .item, .jsonl or a table directory",
         metavar="FILE",
-        help="items to rank with the rest, without training: .item, .jsonl or a table directory",
     )
-    add_trust_option(parser)
+    trust_remote_code: bool = option(
+        False,
+        "run code that comes with the encoder or LLM of the checkpoint; only where you have read "
+        "it",
+        also=["llm_trust_remote_code"],
+    )
 
 
-def add_trust_option(parser) -> None:
-    """``--trust_remote_code``, which a checkpoint cannot say of itself."""
-    parser.add_argument(
-        "--trust_remote_code",
-        "--llm_trust_remote_code",
-        action="store_true",
-        help="run code that comes with the encoder or LLM of the checkpoint; only where you have "
-        "read it",
+class RecommendOptions(CheckpointOptions):
+    """For whom, among which items, and where to."""
+
+    users: str | None = option(None, "user tokens of the dataset: u1,u2,… or all", group=_WHO)
+    split: Literal["all", "valid", "test"] = option(
+        "all",
+        "what is read of users: all they have met, or what evaluation on valid or test shows",
+        group=_WHO,
     )
+    history: list[str] | None = option(
+        None,
+        "item tokens, oldest first: 'A B C'; may be repeated",
+        group=_WHO,
+        repeat=True,
+        metavar="ITEMS",
+    )
+    history_file: str | None = option(
+        None, 'lines of {"user": "anna", "history": ["A", "B"]}', group=_WHO, metavar="JSONL"
+    )
+    skip_unknown: bool = option(False, "leave unknown items out of histories", group=_WHO)
+    topk: int = option(10, "at most so many", group=_ITEMS, ge=1)
+    exclude_seen: bool = option(False, "leave out what somebody has met already", group=_ITEMS)
+    candidates: str | None = option(
+        None, "choose among these: a token per line", group=_ITEMS, metavar="FILE"
+    )
+    report_users: int = option(
+        1000, "users over whom the ranks of new items are reported; 0: none", group=_ITEMS, ge=0
+    )
+    out: str | None = option(
+        None, "where to write; without, a table on standard output", group=_OUTPUT, metavar="FILE"
+    )
+    format: Literal["table", "jsonl", "parquet"] | None = option(
+        None, "by default as the suffix of --out says", group=_OUTPUT
+    )
+    title_field: str | None = option(
+        None, "field of the items' titles; by default title or name", group=_OUTPUT
+    )
+    batch_size: int | None = option(None, "people at a time", group=_OUTPUT, ge=1)
 
 
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm recommend``; as :func:`recbole_llmemb.cli.encode.main`."""
-    options = build_parser().parse_args(argv)
-    _check(options)
-    from recbole_llmemb.apps.serve.recommendations import check_out, format_of, write
-    from recbole_llmemb.core.files import inputs_of, refuse_inputs
-
-    chosen = format_of(options.out, options.format)
-    asked = histories_of(options)
+    parser = Options("recommend", _DESCRIPTION).add(RecommendOptions)
+    options = RecommendOptions(**parser.typed(argv))
+    ways = [options.users, options.history, options.history_file]
+    if sum(way is not None for way in ways) != 1:
+        raise UserError(
+            "Recommendations need somebody to be for: give one of --users (tokens, or all), "
+            "--history (item tokens) and --history_file (jsonl).",
+            key="users",
+        )
+    if options.users is None and options.split != "all":
+        raise UserError("--split is for --users; a history is read as it is given.", key="split")
+    whom = _whom(options)
     candidates = None if options.candidates is None else read_candidates(options.candidates)
     typed = options.checkpoint, options.history_file, options.candidates, options.llm_table
     refuse_inputs(options.out, [*typed, options.new_items])
+
+    from recbole_llmemb.apps.serve.recommendations import check_out, format_of, write
+    from recbole_llmemb.core.files import inputs_of
+
+    chosen = format_of(options.out, options.format)
     check_out(options.out)
     recommender = open_checkpoint(options, options.title_field)
     refuse_inputs(options.out, inputs_of(recommender.config))
-    if options.users is not None:
-        people = recommender.people(users_of(options.users), split=options.split)
-    else:
-        histories, names, times, places = asked
-        people = recommender.people(
-            histories=histories, names=names, times=times, places=places,
-            skip_unknown=options.skip_unknown,
-        )  # fmt: skip
+    people = recommender.people(**whom)
     for note in recommender.notes(people):
         say(f"note: {note}")
     batches = recommender.stream(
@@ -127,37 +126,18 @@ def main(argv: list[str]) -> int:
     if options.new_items and options.report_users:
         from recbole_llmemb.apps.serve.new_item_report import fare
 
-        users = options.report_users
-        report = fare(recommender, users, options.topk, show_progress=True)
+        report = fare(recommender, options.report_users, options.topk, show_progress=True)
         print(report, file=sys.stdout if options.out or chosen == "table" else sys.stderr)
     return 0
 
 
-def _check(options):
-    given = [options.users is not None, options.history is not None]
-    given.append(options.history_file is not None)
-    if sum(given) != 1:
-        raise UserError(
-            "Recommendations need somebody to be for: give one of --users (tokens, or all), "
-            "--history (item tokens) and --history_file (jsonl)."
-        )
-    if options.users is None and options.split != "all":
-        raise UserError("--split is for --users; a history is read as it is given.")
-    for name, least in (("topk", 1), ("batch_size", 1), ("report_users", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} is {value}; it must be at least {least}.")
-
-
-def open_checkpoint(options, title_field=None):
+def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
     """The recommender that the options ask for, with its new items."""
     from recbole_llmemb.apps.serve import Recommender
     from recbole_llmemb.apps.serve.new_items import caveat
 
-    recommender = Recommender(
-        options.checkpoint, options.device, options.data_path, options.llm_table, title_field,
-        options.trust_remote_code, options.llm_model, options.align_teacher,
-    )  # fmt: skip
+    places = options.model_dump(exclude={"new_items"}, include=set(CheckpointOptions.model_fields))
+    recommender = Recommender(**places, title_field=title_field)
     if options.new_items:
         added = recommender.add_items(options.new_items)
         say(f"new items: {len(added):,} beside {recommender.dataset.item_num - 1:,}")
@@ -166,37 +146,35 @@ def open_checkpoint(options, title_field=None):
     return recommender
 
 
+def _whom(options: RecommendOptions) -> dict:
+    """For whom, as :meth:`Recommender.people` takes it."""
+    if options.users is not None:
+        return {"users": users_of(options.users), "split": options.split}
+    if options.history_file is not None:
+        from recbole_llmemb.records.histories import read_histories
+
+        read = zip(("histories", "names", "times", "places"), read_histories(options.history_file))
+        return {**dict(read), "skip_unknown": options.skip_unknown}
+    histories = [split_tokens(text, " ", "--history") for text in options.history]
+    names = [f"after {' '.join(tokens) or '(nothing)'}" for tokens in histories]
+    return {"histories": histories, "names": names, "skip_unknown": options.skip_unknown}
+
+
 def users_of(text: str):
     """``all``, or the tokens between commas, in quotes where they hold one."""
     if text.strip() == "all":
         return "all"
     tokens = split_tokens(text, where="--users")
     if not tokens:
-        raise UserError("--users names nobody; write --users=u1,u2 or --users=all.")
+        raise UserError("--users names nobody; write --users=u1,u2 or --users=all.", key="users")
     return tokens
-
-
-def histories_of(options):
-    """Histories, names, times and places of the options, None where users are asked for."""
-    if options.history_file is not None:
-        from recbole_llmemb.records.histories import read_histories
-
-        return read_histories(options.history_file)
-    if options.history is not None:
-        histories = [split_tokens(text, " ", "--history") for text in options.history]
-        names = [" ".join(tokens) or "(nothing)" for tokens in histories]
-        return histories, [f"after {name}" for name in names], None, None
-    return None
 
 
 def read_candidates(path) -> list[str]:
     """Item tokens of a file, one per line."""
-    try:
+    sentence = f"{path} (--candidates) cannot be read as text ({{reason}}); check the path."
+    with explained(sentence, OSError, ValueError, key="candidates", where=path):
         lines = lines_of(path)
-    except FileNotFoundError:
-        raise UserError(f"There is no file {path} (--candidates); check the path.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} (--candidates) cannot be read as text: {error}.") from None
     return [line.strip() for line in lines if line.strip()]
 
 

@@ -37,6 +37,9 @@ def apply() -> None:
                 "RecBole is not installed: run `pip install --no-deps recbole==1.2.1` (without "
                 "--no-deps pip refuses it, for its own pins are out of date)."
             )
+        importlib.import_module("recbole")
+        if _applied:  # by what waited for RecBole's import
+            return
         imports.restore_numpy_names()
         imports.restore_sparse_update()
         imports.restore_distutils_for_thop()

@@ -168,9 +168,10 @@ def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # no
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--what=soap"], "--what names 'soap'"),
+        (["--what=soap"], "--what is 'soap'"),
         (["--format=csv"], "--format is 'csv'"),
         (["--push=me/table"], "--push uploads the table"),
+            (["--public"], "--public is for --push"),
         (["--what=index", "--index=Soap"], "FAISS makes no index 'Soap'"),
         (["--what=table"], "have learnt IDs and no table"),
         (["--new_items=gone.item"], "have learnt IDs"),
