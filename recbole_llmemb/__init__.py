@@ -7,21 +7,24 @@ when RecBole is imported, by whomever: until then this package costs next to not
 
 __version__ = "0.1.0"
 
-from recbole_llmemb.core.optional import when_imported
+from recbole_llmemb.core.after_import import after_import
 from recbole_llmemb.moved import know_old_names
 
-know_old_names()
+
+def _heal() -> None:
+    from recbole_llmemb import compat
+
+    compat.apply()
 
 
 def _install() -> None:
-    """Heal RecBole, and let it find us."""
-    from recbole_llmemb import compat, plugin
+    from recbole_llmemb import plugin
 
-    compat.apply()
     plugin.install()
 
 
-when_imported("recbole", _install)
+know_old_names()
+after_import("recbole", _heal, _install, own=__name__)
 
 
 def __getattr__(name):

@@ -7,7 +7,7 @@ nothing where its break is absent. Nothing of RecBole's files is changed.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import threading
 
 from recbole_llmemb.compat import (
@@ -32,12 +32,15 @@ def apply() -> None:
     with _lock:
         if _applied:
             return
-        if importlib.util.find_spec("recbole") is None:
+        try:
+            importlib.import_module("recbole")
+        except ModuleNotFoundError as error:
+            if error.name not in (None, "recbole"):
+                raise
             raise UserError(
                 "RecBole is not installed: run `pip install --no-deps recbole==1.2.1` (without "
                 "--no-deps pip refuses it, for its own pins are out of date)."
-            )
-        importlib.import_module("recbole")
+            ) from None
         if _applied:  # by what waited for RecBole's import
             return
         imports.restore_numpy_names()

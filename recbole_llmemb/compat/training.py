@@ -68,6 +68,15 @@ def heal_started_processes() -> None:
     globals()[run.__name__] = run
 
 
+def __getattr__(name: str) -> Any:
+    """What such a process is to run: there once RecBole was imported, and healed."""
+    if name != "run_recboles":
+        raise AttributeError(name)
+    import recbole.quick_start  # noqa: F401
+
+    return globals()[name]
+
+
 class PlainTorch(types.ModuleType):
     """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.core.checkpoint`."""
 

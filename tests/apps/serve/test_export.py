@@ -171,7 +171,7 @@ def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # no
         (["--what=soap"], "--what is 'soap'"),
         (["--format=csv"], "--format is 'csv'"),
         (["--push=me/table"], "--push uploads the table"),
-            (["--public"], "--public is for --push"),
+        (["--public"], "--public is for --push"),
         (["--what=index", "--index=Soap"], "FAISS makes no index 'Soap'"),
         (["--what=table"], "have learnt IDs and no table"),
         (["--new_items=gone.item"], "have learnt IDs"),

@@ -1,0 +1,57 @@
+"""What is to be done once another package is imported, by whomever and whenever that is."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable
+
+
+def after_import(package: str, heal: Callable, install: Callable, own: str) -> None:
+    """Run ``heal`` right after a package is first imported, then ``install``; now, if it was.
+
+    ``install`` may import modules of ours that need the package. So it waits until none of ours is
+    being imported: the one that asked for the package could not be imported by others yet.
+
+    ``own``: our own package.
+    """
+    if package in sys.modules:
+        heal()
+        install()
+    else:
+        sys.meta_path.insert(0, _Waiting(package, heal, install, f"{own}."))
+
+
+class _Waiting(importlib.abc.MetaPathFinder):
+    """Has others find the package and modules of ours, and learns when these have been run."""
+
+    def __init__(self, package, heal, install, own):
+        self.package, self.heal, self.install, self.own = package, heal, install, own
+        self.running, self.healed = 0, False
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.package and not name.startswith(self.own):
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader.exec_module = self._watched(name, spec.loader.exec_module)
+        return spec
+
+    def _watched(self, name, run):
+        def exec_module(module):
+            self.running += name != self.package
+            try:
+                run(module)
+            finally:
+                self.running -= name != self.package
+            if name == self.package and not self.healed:
+                self.healed = True
+                self.heal()
+            if self.healed and not self.running and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self.install()
+
+        return exec_module
