@@ -276,4 +276,8 @@ def test_interrupted(arguments, typed, monkeypatch):
 
     monkeypatch.setattr("recbole_llmemb.run.stages.prepare_data", interrupt)
     status, _, err = typed(arguments())
-    assert status == 130 and err == "interrupted; the same command continues where it stopped\n"
+    assert status == 130 and err.startswith("interrupted; the same command takes up")
+    # Of others nothing is kept.
+    monkeypatch.setattr("recbole_llmemb.cli.compare.main", interrupt)
+    status, _, err = typed(["compare", "a.json"])
+    assert (status, err) == (130, "interrupted\n")
