@@ -151,3 +151,10 @@ def wrong_encoding(path, encoding: str | None, error: Exception) -> str:
         f"{path} cannot be read as {encoding or 'utf-8'} ({reason}); set encoding to that of the "
         "file, as in --encoding=latin-1."
     )
+
+
+def hash_file(path, digest) -> None:
+    """Feed a file to a hash, part by part."""
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.files import hash_file
+from recbole_llmemb.core.optional import optional
 
 #: What ``recbole-llm scft`` adds to peft's files: for which encoder, pooling and prompt.
 MANIFEST = "scft.json"
@@ -35,42 +37,40 @@ class Adapter:
             raise UserError(
                 f"The adapter {self.path} was trained for the encoder "
                 f"{self.manifest.get('encoder')!r} ({trained}), not for {name!r} ({identity}); "
-                "set llm_encoder to that one, or llm_adapter to another."
+                "set llm_encoder to that one, or llm_adapter to another.",
+                key="llm_adapter",
             )
         known = self.manifest.get("pooling")
         if pooling and known and pooling != known:
             raise UserError(
                 f"The adapter {self.path} was trained with {known} pooling, but llm_pooling is "
-                f"{pooling!r}; leave llm_pooling empty, or set it to {known}."
+                f"{pooling!r}; leave llm_pooling empty, or set it to {known}.",
+                key="llm_pooling",
             )
 
 
 def find_adapter(path: str | os.PathLike) -> Adapter:
     """Look at an adapter directory, without loading it."""
     path = Path(path).expanduser()
-    if not (path / _CONFIG).is_file():
-        raise UserError(
-            f"There is no adapter at {path} (llm_adapter): {_CONFIG} is missing; give the "
-            "directory that `recbole-llm scft` or peft wrote."
-        )
-    if not (path / WEIGHTS).is_file():
-        raise UserError(
-            f"The adapter {path} has no {WEIGHTS} (llm_adapter); save it again with "
-            "safe_serialization, as pickled weights are not read."
-        )
-    try:
+    where: dict[str, Any] = {"key": "llm_adapter", "where": path}
+    for file, advice in (
+        (_CONFIG, "give the directory that `recbole-llm scft` or peft wrote"),
+        (WEIGHTS, "save it again with safe_serialization, as pickled weights are not read"),
+    ):
+        if not (path / file).is_file():
+            text = f"There is no adapter at {path} (llm_adapter): {file} is missing; {advice}."
+            raise UserError(text, **where)
+    sentence = f"The adapter {path} cannot be read: {{reason}}."
+    with explained(sentence, OSError, ValueError, AttributeError, **where):
         settings = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
         facts = {key: value for key, value in settings.items() if key not in _PLACES}
         digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=10)
-        with open(path / WEIGHTS, "rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"The adapter {path} cannot be read: {error}.") from error
+        hash_file(path / WEIGHTS, digest)
     if settings.get("megatron_config"):  # an older peft imports whatever it names
         raise UserError(
             f"The adapter {path} names code to be imported (megatron_config in {_CONFIG}), which "
-            "is not done; give an adapter without (llm_adapter)."
+            "is not done; give an adapter without (llm_adapter).",
+            **where,
         )
     return Adapter(path, digest.hexdigest(), read_manifest(path) or {})
 
@@ -86,26 +86,16 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
 
 def load_adapter(model: Any, path: Path, name: str) -> None:
     """Put an adapter into a SentenceTransformer, merged into its weights where that is exact."""
-    try:
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from safetensors import safe_open
-    except ImportError as error:
-        raise UserError(
-            "llm_adapter needs peft, which is not installed: pip install "
-            "'recbole-llmemb[finetune]'."
-        ) from error
+    tuners = optional("peft.tuners.tuners_utils", "finetune", "llm_adapter")
     import torch
+    from safetensors import safe_open
 
-    try:
+    sentence = f"The adapter {path} cannot be loaded into the encoder {name!r} ({{reason}})."
+    # peft's, transformers' and safetensors' own
+    with explained(sentence, Exception, key="llm_adapter", where=path):
         model.load_adapter(str(path))
         with safe_open(str(path / WEIGHTS), framework="pt") as file:
             wanted = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except Exception as error:  # peft's, transformers' and safetensors' own
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise UserError(
-            f"The adapter {path} cannot be loaded into the encoder {name!r} "
-            f"({type(error).__name__}: {reason})."
-        ) from error
     have = model.get_adapter_state_dict("default")
     have = {_bare(key): tuple(value.shape) for key, value in have.items()}
     wanted = {_bare(key): shape for key, shape in wanted.items()}
@@ -113,11 +103,12 @@ def load_adapter(model: Any, path: Path, name: str) -> None:
         odd = sorted(set(wanted.items()) ^ set(have.items()))
         raise UserError(
             f"The adapter {path} does not fit the encoder {name!r}: they differ in {len(odd)} "
-            f"weights, {odd[0][0]!r} for one; give the adapter of this encoder."
+            f"weights, {odd[0][0]!r} for one; give the adapter of this encoder.",
+            key="llm_adapter",
         )
     if next(model.parameters()).dtype == torch.float32:  # rounding would eat small changes
         for module in model.modules():
-            if isinstance(module, BaseTunerLayer):
+            if isinstance(module, tuners.BaseTunerLayer):
                 module.merge()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import hash_file
 
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
@@ -204,9 +205,7 @@ def _hash_files(directory: Path) -> str:
         ):
             continue
         digest.update(f"{relative.as_posix()} {path.stat().st_size}\n".encode())
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
+        hash_file(path, digest)
     return digest.hexdigest()
 
 
