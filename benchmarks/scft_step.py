@@ -31,13 +31,18 @@ def ours(job, work):
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)  # transformers' to its developers
     processes = job.processes()
-    precision = processes.precision(job.precision)
+    precision = processes.precision(job.settings.scft_precision)
     torch.manual_seed(0)
     model = load_base(job, processes.device, precision)
-    add_lora(model, job.lora_rank, job.lora_alpha, job.lora_dropout)
+    add_lora(
+        model,
+        job.settings.scft_lora_rank,
+        job.settings.scft_lora_alpha,
+        job.settings.scft_lora_dropout,
+    )
 
     def steps(count):
-        job.steps, job.save_steps = count, 10 * count
+        job.settings.scft_steps, job.settings.scft_save_steps = count, 10 * count
         trainer = make_trainer(job, processes, precision, work, lambda line: None, model)
         trainer.args.save_strategy = "no"
         trainer.train()
@@ -58,18 +63,18 @@ def plain(job):
     from recbole_llmemb.scft.model import find_targets
 
     processes = job.processes()
-    device, precision = processes.device, processes.precision(job.precision)
+    device, precision = processes.device, processes.precision(job.settings.scft_precision)
     location = job.text.settings.source.location
     tokenizer = AutoTokenizer.from_pretrained(location)
     base = AutoModel.from_pretrained(location, dtype=DTYPES[precision])
     config = LoraConfig(
-        r=job.lora_rank,
-        lora_alpha=job.lora_alpha,
-        lora_dropout=job.lora_dropout,
+        r=job.settings.scft_lora_rank,
+        lora_alpha=job.settings.scft_lora_alpha,
+        lora_dropout=job.settings.scft_lora_dropout,
         target_modules=find_targets(base),
     )
     model = get_peft_model(base, config).to(device).train()
-    loss = FORMS[job.loss](torch.nn.Parameter(torch.tensor(3.0))).to(device)
+    loss = FORMS[job.settings.scft_loss](torch.nn.Parameter(torch.tensor(3.0))).to(device)
     trained = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
     views = job.prepare().train
     batch = job.batch_per_process()
@@ -82,7 +87,7 @@ def plain(job):
         return (states * mask).sum(1).float() / mask.sum(1)
 
     def steps(count):
-        optimizer = torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained, lr=job.settings.scft_learning_rate, weight_decay=0.0)
         schedule = get_linear_schedule_with_warmup(optimizer, 0, count)
         order = random.sample(range(len(views.items)), len(views.items))
         for step in range(count):

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.cli.options import Options
+from recbole_llmemb.config.shared import DataSettings
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.encode.options import EncodeJob, Workers
+from recbole_llmemb.encode.options import Workers
+from recbole_llmemb.encode.settings import EncodeSettings
 
 _DESCRIPTION = """\
 Encode the items of a dataset into an embedding table, or import vectors made elsewhere.
@@ -26,7 +28,21 @@ same command is given again; a table that is there already is found, not built a
 """
 
 
-_RAY, _IMPORT = "on a cluster", "import"
+# Configuration key → option; the key's own name does, too.
+TEXT = {
+    "item_text_fields": "fields",
+    "item_prompt": "prompt",
+    "item_value_max_chars": "value_max_chars",
+    "ITEM_ID_FIELD": "item_id_field",
+    "field_separator": "field_separator",
+    "encoding": "encoding",
+}
+ENCODER = {
+    f"llm_{name}": name
+    for name in ("encoder", "pooling", "max_length", "device", "trust_remote_code")
+}
+_MORE = ("adapter", "dtype", "normalize", "batch_size")
+_ENCODER, _RAY, _IMPORT = "encoder", "on a cluster", "import"
 
 
 class DatasetOptions(Checked):
@@ -42,6 +58,8 @@ class EncodeOptions(DatasetOptions):
 
     out: str = option(..., "table directory to make")
     overwrite: bool = option(False, "replace a table that is there")
+    pca_dim: int | None = option(None, "reduce to this width by PCA", ge=1)
+    shard_size: int = option(1024, "texts kept at a time", ge=1, group=_ENCODER)
     items: str | None = option(
         None, "encode these items: .item, .parquet or .jsonl", metavar="FILE"
     )
@@ -60,7 +78,15 @@ class EncodeOptions(DatasetOptions):
 
 def build_parser() -> Options:
     """The options of ``recbole-llm encode``."""
-    return Options("encode", _DESCRIPTION).add(EncodeOptions).add(EncodeJob).add(Workers)
+    encoder = ENCODER | {f"llm_{name}": name for name in _MORE}
+    return with_text(Options("encode", _DESCRIPTION).add(EncodeOptions), encoder).add(Workers)
+
+
+def with_text(parser: Options, encoder: dict[str, str]) -> Options:
+    """The options of a text and of an encoder, which are keys of a run by shorter names."""
+    parser.add(EncodeSettings, names=TEXT, group="item text")
+    parser.add(DataSettings, names=TEXT, group="item text")
+    return parser.add(EncodeSettings, names=encoder, group=_ENCODER)
 
 
 def main(argv: list[str]) -> int:
@@ -69,10 +95,8 @@ def main(argv: list[str]) -> int:
     ``argv``: what follows ``encode``.
     Returns 0.
     """
-    parser = build_parser()
-    typed = parser.typed(argv)
-    options = EncodeOptions(**{k: v for k, v in typed.items() if k in EncodeOptions.model_fields})
-    workers = Workers(**{k: v for k, v in typed.items() if k in Workers.model_fields})
+    typed = build_parser().typed(argv)
+    options, workers = taken(EncodeOptions, typed), taken(Workers, typed)
     if (options.source is None) == (options.dataset is None and options.items is None):
         raise UserError(
             "recbole-llm encode needs either --dataset or --items, whose items to encode, "
@@ -83,12 +107,11 @@ def main(argv: list[str]) -> int:
     if options.ray and options.source is not None:
         raise UserError("--ray encodes items; --import has nothing to encode, leave --ray out.")
     if options.source is not None:
-        return _import(options, typed.get("pca_dim"))
-    job = _job(options, typed, parser.by_key(typed))
-    return _encode(options, job, workers if options.ray else None)
+        return _import(options)
+    return _encode(options, typed, workers if options.ray else None)
 
 
-def _import(options: EncodeOptions, pca_dim: int | None) -> int:
+def _import(options: EncodeOptions) -> int:
     from recbole_llmemb.core.files import refuse_inputs
     from recbole_llmemb.table import import_table, reduce_pca
 
@@ -100,36 +123,35 @@ def _import(options: EncodeOptions, pca_dim: int | None) -> int:
         allow_pickle_file=options.trust_pickle,
         token_column=options.token_column,
     )
-    if pca_dim:
-        table = reduce_pca(table, pca_dim)
+    if options.pca_dim:
+        table = reduce_pca(table, options.pca_dim)
     table.save(options.out, overwrite=options.overwrite)
     seconds = time.perf_counter() - began
     print(f"{options.out}: {len(table)} items × {table.width}, imported in {seconds:.1f} s")
     return 0
 
 
-def _job(options: EncodeOptions, typed: dict[str, Any], keys: dict[str, Any]) -> EncodeJob:
-    """What ``run`` would encode with these settings, unless told otherwise."""
+def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | None) -> int:
     from recbole_llmemb.encode.build_or_load import job_from_config
+    from recbole_llmemb.encode.job import run_job
 
     if options.items:
         items = Path(options.items).expanduser()
     else:
         items = item_file_of(options.dataset, options.data_path)
-    job = job_from_config(settings_for(options, keys), items)
-    others = {name: typed[name] for name in ("shard_size", "pca_dim") if name in typed}
-    return job.model_copy(update=others)
-
-
-def _encode(options: EncodeOptions, job: EncodeJob, workers: Workers | None) -> int:
-    from recbole_llmemb.encode.job import run_job
-
+    job = job_from_config(settings_for(options, typed), items)
+    job = job.model_copy(update={"shard_size": options.shard_size, "pca_dim": options.pca_dim})
     result = run_job(job, options.out, overwrite=options.overwrite, workers=workers)
     print(
         f"{result.path}: {result.rows} items × {result.width}, {result.unique} different texts, "
         f"{result.encoded} encoded now, {result.seconds:.1f} s"
     )
     return 0
+
+
+def taken(model: type[Checked], typed: dict[str, Any]) -> Any:
+    """A model made of what was typed for it, which is taken out."""
+    return model(**{name: typed.pop(name) for name in model.model_fields if name in typed})
 
 
 def settings_for(options: DatasetOptions, typed: dict[str, Any]) -> dict[str, Any]:

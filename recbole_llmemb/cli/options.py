@@ -2,20 +2,20 @@
 
 A field's ``json_schema_extra`` says what argparse cannot guess: ``group`` (a title), ``metavar``,
 ``also`` (other names), ``name`` (instead of the field's), ``positional``, ``repeat`` (a list that
-is given entry by entry), ``hidden`` (no option), ``key`` (the configuration key it stands for).
+is given entry by entry), ``hidden`` (no option).
 """
 
 from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Collection, Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from recbole_llmemb.core.checked import refused_value
+from recbole_llmemb.core.checked import choices_of, refused_value
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.suggestions import nearest
 from recbole_llmemb.core.token_lists import split_tokens
@@ -33,52 +33,66 @@ class Options(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self._fields: dict[str, FieldInfo] = {}
+        self._options: dict[str, tuple[FieldInfo, str]] = {}
+        self._aliases: dict[str, str] = {}
 
-    def add(self, model: type[BaseModel], skip: Collection[str] = ()) -> Options:
-        """An option for each field of a model."""
-        groups: dict[str, Any] = {group.title: group for group in self._action_groups}
+    def add(
+        self,
+        model: type[BaseModel],
+        skip: Collection[str] = (),
+        names: Mapping[str, str] | None = None,
+        group: str | None = None,
+    ) -> Options:
+        """An option for each field of a model.
+
+        ``names``: only for these fields, by these names; the field's own does, too.
+        ``group``: a title for all that have none of their own.
+        """
         for name, field in model.model_fields.items():
-            extra = field.json_schema_extra or {}
-            if name in skip or extra.get("hidden"):
+            extra = {"group": group, **(field.json_schema_extra or {})}
+            if name in skip or extra.get("hidden") or (names is not None and name not in names):
                 continue
-            title = extra.get("group")
-            if title and title not in groups:
-                groups[title] = self.add_argument_group(title)
-            _add(groups[title] if title else self, name, field, extra)
-            self._fields[name] = field
+            if names:
+                extra |= {"name": names[name], "also": [name]}
+            self._aliases |= {f"--{a}": extra.get("name", name) for a in extra.get("also", ())}
+            self._options[name] = field, _add(self._place(extra["group"]), name, field, extra)
         return self
+
+    def _place(self, title: str | None) -> Any:
+        groups = {group.title: group for group in self._action_groups}
+        return groups.get(title) or self.add_argument_group(title) if title else self
 
     def typed(self, argv: list[str]) -> dict[str, Any]:
         """The values that were typed, by field; those that were not are not there."""
         given = vars(self.parse_args([self._plain(word) for word in argv]))
-        return {name: self._value(name, given[name]) for name in self._fields if name in given}
-
-    def by_key(self, typed: dict[str, Any]) -> dict[str, Any]:
-        """Those of the typed values that stand for configuration keys, by key."""
-        keys = {name: (field.json_schema_extra or {}) for name, field in self._fields.items()}
-        return {keys[n]["key"]: value for n, value in typed.items() if "key" in keys[n]}
+        return {name: self._value(name, given[name]) for name in self._options if name in given}
 
     def _value(self, name: str, text: Any) -> Any:
-        field, option = self._fields[name], _option(name, self._fields[name])
+        field, option = self._options[name]
         kind, many = _kind(field.annotation)
         if kind is bool:
             return text
         entries = text if isinstance(text, list) else [text]
         if many and isinstance(text, str):
             entries = split_tokens(text, where=option)
-        wanted = TypeAdapter(kind if many else Annotated[field.annotation, field])
-        choices = {str(choice): choice for choice in get_args(kind)}  # which need not be text
-        check = wanted.validate_python if choices else wanted.validate_strings
+        choices = {str(choice): choice for choice in choices_of(field)}  # which need not be text
+        plain = TypeAdapter(kind)
         try:
-            values = [check(choices.get(entry, entry)) for entry in entries]
+            values = [
+                choices.get(entry, entry) if choices else plain.validate_strings(entry)
+                for entry in entries
+            ]
+            check = TypeAdapter(Annotated[field.annotation, field])
+            return check.validate_python(values if many else values[0])
         except ValidationError as error:
             raise refused_value(error, name, field, option) from None
-        return values if many else values[0]
 
     def _plain(self, word: str) -> str:
-        """``--flag=True`` as argparse has it, whose switches take no value."""
+        """``--flag=True`` as argparse has it, whose switches take no value; other names too."""
         option, given, text = word.partition("=")
+        if option in self._aliases:
+            option = f"--{self._aliases[option]}"
+            word = f"{option}{given}{text}"
         action = self._option_string_actions.get(option)
         if not given or not isinstance(action, argparse.BooleanOptionalAction):
             return word
@@ -95,30 +109,27 @@ class Options(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}{hint}", key=unknown.lstrip("-") or None)
 
 
-def _add(place: Any, name: str, field: FieldInfo, extra: dict[str, Any]) -> None:
+def _add(place: Any, name: str, field: FieldInfo, extra: dict[str, Any]) -> str:
     kind, many = _kind(field.annotation)
     help_text = (field.description or "").replace("%", "%%") + _default(field)
     options: dict[str, Any] = {"help": help_text, "default": argparse.SUPPRESS}
     if kind is bool:
         options["action"] = argparse.BooleanOptionalAction
-    elif get_origin(kind) is Literal:
-        options["metavar"] = "|".join(map(str, get_args(kind)))
+    elif choices_of(field):
+        options["metavar"] = "|".join(map(str, choices_of(field)))
     else:
         options["metavar"] = extra.get(
-            "metavar", "A,B,C" if many and not extra.get("repeat") else name.upper()
+            "metavar",
+            "A,B,C" if many and not extra.get("repeat") else extra.get("name", name).upper(),
         )
     if extra.get("positional"):
         place.add_argument(name, nargs="*" if many else None, **options)
-        return
+        return name
     if extra.get("repeat"):
         options["action"] = "append"
-    names = [_option(name, field), *(f"--{other}" for other in extra.get("also", ()))]
-    place.add_argument(*names, dest=name, required=field.is_required(), **options)
-
-
-def _option(name: str, field: FieldInfo) -> str:
-    extra = field.json_schema_extra or {}
-    return f"{'' if extra.get('positional') else '--'}{extra.get('name', name)}"
+    option = f"--{extra.get('name', name)}"
+    place.add_argument(option, dest=name, required=field.is_required(), **options)
+    return option
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
@@ -135,4 +146,5 @@ def _default(field: FieldInfo) -> str:
     if field.is_required() or default in (None, False, "", [], ()):
         return ""
     shown = ",".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+    shown = repr(default) if isinstance(default, str) and default != default.strip() else shown
     return f" (default: {shown})".replace("%", "%%")

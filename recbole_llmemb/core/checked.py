@@ -20,7 +20,7 @@ _WORDS = {
 }
 
 
-_OF_OPTIONS = {"key", "group", "metavar", "also", "name", "positional", "repeat", "hidden"}
+_OF_OPTIONS = {"group", "metavar", "also", "name", "positional", "repeat", "hidden"}
 
 
 def option(default: Any, description: str, **more: Any) -> Any:
@@ -56,9 +56,7 @@ def refusal(error: ValidationError, fields: dict[str, FieldInfo]) -> UserError:
     name = str(first["loc"][0]) if first["loc"] else ""
     if name in fields and first["type"] == "missing":
         return UserError(f"{name} is missing; give one.", key=name)
-    field = fields.get(name)
-    key = (field and field.json_schema_extra or {}).get("key", name)
-    return refused_value(error, key, field, name if key == name else f"{name} ({key})")
+    return refused_value(error, name, fields.get(name), name)
 
 
 def refused_value(

@@ -49,10 +49,11 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
         When the table given cannot be used.
     """
     if values_of(config).get("scft"):
-        from recbole_llmemb.scft import ensure_adapter
-
-        adapter = str(ensure_adapter(config, report))
-        config = {**values_of(config), "llm_adapter": adapter, "scft": False}
+        raise UserError(
+            "scft is set, whose adapter comes before the table; recbole_llmemb.scft.ensure_table "
+            "makes both.",
+            key="scft",
+        )
     settings = EncodeSettings.of(config)
     pca_dim = settings.llm_pca_dim
     if settings.llm_table:

@@ -1,4 +1,4 @@
-"""What to encode and with what: the fields of a job, of which command options are made.
+"""What to encode, with what and by whom.
 
 Nothing here loads a model or imports PyTorch.
 """
@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.adapter import Adapter, find_adapter
+from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.encode.source import EncoderSource, find_encoder
 from recbole_llmemb.encode.texts import (
     DEFAULT_INSTRUCTION,
@@ -28,86 +29,35 @@ from recbole_llmemb.encode.texts import (
 )
 from recbole_llmemb.records.items import open_items
 
-DEFAULT_BATCH_SIZE = 64
-_TEXT, _ENCODER = "item text", "encoder"
+DEFAULT_BATCH_SIZE: int = EncodeSettings.model_fields["llm_batch_size"].default
 
 
-class ItemTextOptions(Checked):
-    """Which text an item has."""
-
-    fields: Sequence[str] | str | None = option(
-        None, "attributes to use, in this order (default: all)", group=_TEXT, key="item_text_fields"
-    )
-    prompt: str | None = option(
-        None, "what stands before the attributes", group=_TEXT, key="item_prompt"
-    )
-    value_max_chars: int | None = option(
-        DEFAULT_MAX_CHARS, "cut longer values", ge=0, group=_TEXT, key="item_value_max_chars"
-    )
-    id_field: str = option(
-        "item_id", "field of the item token", name="item_id_field", group=_TEXT, key="ITEM_ID_FIELD"
-    )
-    field_separator: str = option(
-        "\t", "of the .item file", min_length=1, group=_TEXT, key="field_separator"
-    )
-    encoding: str = option("utf-8", "of the .item file", group=_TEXT, key="encoding")
-
-
-class EncoderOptions(Checked):
-    """Which encoder, and where it runs."""
-
-    encoder: str | None = option(
-        None,
-        "path or Hugging Face id (default: all-MiniLM-L6-v2)",
-        group=_ENCODER,
-        key="llm_encoder",
-    )
-    pooling: Literal["mean", "last"] | None = option(
-        None, "of a text's tokens (default: the encoder's own)", group=_ENCODER, key="llm_pooling"
-    )
-    max_length: int | None = option(
-        None, "cut longer texts, in tokens", ge=1, group=_ENCODER, key="llm_max_length"
-    )
-    device: Any = option(
-        None,
-        "auto, cpu, cuda:0, or several: cuda:0,cuda:1 (default: auto)",
-        group=_ENCODER,
-        key="llm_device",
-    )
-    trust_remote_code: bool = option(
-        False,
-        "run code that comes with the encoder; only where you have read it",
-        group=_ENCODER,
-        key="llm_trust_remote_code",
-    )
-
-
-class EncodeJob(EncoderOptions, ItemTextOptions):
+class EncodeJob(Checked):
     """What to encode and how. See the configuration reference for the meaning of each field.
 
     Everything but ``batch_size``, ``device``, ``shard_size`` and ``trust_remote_code`` decides
     the vectors and is part of :attr:`key`.
     """
 
-    item_file: Path | str = option(..., "the items", hidden=True)
-    revision: str | None = option(None, "commit of the hub", hidden=True)
-    adapter: str | Path | None = option(
-        None,
-        "LoRA adapter directory of recbole-llm scft, or peft's",
-        group=_ENCODER,
-        key="llm_adapter",
-    )
-    dtype: Literal["float32", "float16", "bfloat16"] = option(
-        "float32", "number format", group=_ENCODER, key="llm_dtype"
-    )
-    normalize: bool = option(
-        False, "scale vectors to length one", group=_ENCODER, key="llm_normalize"
-    )
-    batch_size: int = option(
-        DEFAULT_BATCH_SIZE, "texts per forward pass", ge=1, group=_ENCODER, key="llm_batch_size"
-    )
-    shard_size: int = option(1024, "texts kept at a time", ge=1, group=_ENCODER)
-    pca_dim: int | None = option(None, "reduce to this width by PCA", ge=1)
+    item_file: Path | str
+    encoder: str | None = None
+    revision: str | None = None  # A commit of the hub; by default the newest
+    fields: Sequence[str] | str | None = None
+    prompt: str | None = None
+    value_max_chars: int | None = Field(DEFAULT_MAX_CHARS, ge=0)
+    id_field: str = "item_id"
+    field_separator: str = Field("\t", min_length=1)
+    encoding: str = "utf-8"
+    pooling: Literal["mean", "last"] | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    max_length: int | None = Field(None, ge=1)
+    normalize: bool = False
+    trust_remote_code: bool = False
+    adapter: str | Path | None = None
+    pca_dim: int | None = Field(None, ge=1)
+    batch_size: int = Field(DEFAULT_BATCH_SIZE, ge=1)
+    device: Any = None
+    shard_size: int = Field(1024, ge=1)
     _catalog: Catalog | None = PrivateAttr(None)
     _settings: EncoderSettings | None = PrivateAttr(None)
 

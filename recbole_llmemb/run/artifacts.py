@@ -16,12 +16,12 @@ from recbole_llmemb.config.plain import config_for
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.data.trained_on import check_same
-from recbole_llmemb.encode import ensure_table
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoint
 from recbole_llmemb.models.llmsrec.llm import load_llm
 from recbole_llmemb.models.llmsrec.teacher import FrozenTeacher
 from recbole_llmemb.run.teacher import ensure_teacher, item_rows
+from recbole_llmemb.scft import ensure_table
 from recbole_llmemb.table.format import read_manifest
 
 # How models fail over settings, data or weights that are not theirs.

@@ -168,7 +168,7 @@ def _check_data(config, path, sought):
 
 def _use_table(config, path, given):
     """Name the table that the model was trained over, where it is now; refuse any other."""
-    from recbole_llmemb.encode import ensure_table
+    from recbole_llmemb.scft import ensure_table
     from recbole_llmemb.table import EmbeddingTable
 
     used = config["llm_table_used"]

@@ -7,66 +7,58 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest
+from recbole_llmemb.encode.build_or_load import cache_directory
+from recbole_llmemb.encode.build_or_load import ensure_table as build_table
+from recbole_llmemb.encode.build_or_load import job_from_config as encode_job_from_config
 from recbole_llmemb.encode.options import EncodeJob
 from recbole_llmemb.scft.processes import Processes
+from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
 
 MOST_HELD_OUT = 1000
+# Keys that decide the adapter, without scft_; precision is what "auto" means.
+_IN_KEY = (
+    "loss", "temperature", "drop_ratio", "steps", "batch_size", "learning_rate", "warmup_steps",
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize", "holdout", "seed",
+)  # fmt: skip
 _FILES = (MANIFEST, WEIGHTS, "adapter_config.json", "README.md")  # of an older one
 
 
 @dataclass
 class ScftJob:
-    """What to fine-tune and how. See the configuration reference for the meaning of each field.
-
-    Everything but ``mini_batch_size``, ``gradient_checkpointing``, ``save_steps``, ``device`` and
-    ``log_dir`` is part of :meth:`key`.
-    """
+    """What to fine-tune, and how."""
 
     text: EncodeJob
-    loss: str = "soft"
-    temperature: float = 3.0
-    drop_ratio: float = 0.4
-    steps: int = 4000
-    batch_size: int = 64
-    mini_batch_size: int | None = None
-    learning_rate: float = 2e-4
-    warmup_steps: int = 0
-    lora_rank: int = 8
-    lora_alpha: float = 32
-    lora_dropout: float = 0.1
-    lora_targets: Sequence[str] | None = None
-    precision: str = "auto"
-    quantize: int | None = None
-    gradient_checkpointing: bool = False
-    holdout: float = 0.1
-    save_steps: int = 200
-    seed: int = 2020
-    device: str | None = None
+    settings: ScftSettings
+    device: Any = None
     log_dir: Path = Path("log_tensorboard")
     _prepared: _Prepared | None = field(default=None, init=False, repr=False, compare=False)
 
     def prepare(self) -> _Prepared:
         """Read the items and split them, without loading the encoder (once)."""
         if self._prepared is None:
-            text = self.text.prepare()
+            text, keys = self.text.prepare(), self.settings
             if all(len(item) < 2 for item in text.attributes):
                 raise UserError(
                     f"Every item of {self.text.item_file} has one attribute at most "
                     f"({', '.join(text.fields)}), so its two views would be equal; name "
                     "more fields (item_text_fields), or do without scft."
                 )
-            train, held = split_items(text.attributes, self.holdout, MOST_HELD_OUT, self.seed)
+            train, held = split_items(
+                text.attributes, keys.scft_holdout, MOST_HELD_OUT, keys.scft_seed
+            )
             if len(train) < 2:
                 raise UserError(
                     f"{self.text.item_file} leaves {len(train)} item to train on, and a "
@@ -77,8 +69,8 @@ class ScftJob:
                     part,
                     self.text.instruction,
                     self.text.value_max_chars,
-                    self.drop_ratio,
-                    self.seed,
+                    keys.scft_drop_ratio,
+                    keys.scft_seed,
                 )
                 for part in (train, held)
             ]
@@ -91,7 +83,9 @@ class ScftJob:
 
     def batch_per_process(self, processes: int = 1) -> int:
         """Items of a step on one process: fewer than asked for when there are not as many."""
-        return min(self.batch_size, max(2, len(self.prepare().train.items) // processes))
+        return min(
+            self.settings.scft_batch_size, max(2, len(self.prepare().train.items) // processes)
+        )
 
     def key(self, precision: str, processes: int = 1) -> str:
         """Hash of all the adapter depends on; two jobs with one key give one adapter.
@@ -108,18 +102,14 @@ class ScftJob:
             "pooling": self.text.pooling or self.text.settings.source.own_pooling(),
             "max_length": self.text.max_length,
             "batch": [self.batch_per_process(processes), processes],
-            **self.settings(precision),
+            **self.facts(precision),
         }
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
 
-    def settings(self, precision: str) -> dict:
+    def facts(self, precision: str) -> dict:
         """What was asked for, for the manifest."""
-        names = (
-            "loss", "temperature", "drop_ratio", "steps", "batch_size", "learning_rate",
-            "warmup_steps", "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize",
-            "holdout", "seed",
-        )  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, "precision": precision}
+        given = {name: getattr(self.settings, f"scft_{name}") for name in _IN_KEY}
+        return {**given, "precision": precision}
 
 
 @dataclass
@@ -165,7 +155,7 @@ def run_job(
     processes = job.processes()
     if not processes.first:
         report = _nothing
-    precision = processes.precision(job.precision)
+    precision = processes.precision(job.settings.scft_precision)
     key = job.key(precision, processes.count)
     work = out.parent / f".{out.name}.work-{key}"
 
@@ -239,7 +229,7 @@ def _manifest(job: ScftJob, precision: str, processes: int, key: str) -> dict:
         "prompt": job.text.instruction,
         "fields": job.text.items.fields,
         "value_max_chars": job.text.value_max_chars,
-        **job.settings(precision),
+        **job.facts(precision),
         "processes": processes,
         "items": {
             "train": len(job.prepare().train.items),
@@ -248,3 +238,43 @@ def _manifest(job: ScftJob, precision: str, processes: int, key: str) -> dict:
         "inputs_hash": key,
         "versions": library_versions(),
     }
+
+
+def job_from_config(config: Mapping[str, Any]) -> ScftJob:
+    """The fine-tuning job of a configuration."""
+    # What is trained starts from the encoder itself.
+    text = encode_job_from_config({**values_of(config), "llm_adapter": None})
+    return ScftJob(text, ScftSettings.of(config), text.device)
+
+
+def ensure_adapter(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
+    """The directory of the adapter for ``scft: True``: found in the cache, or trained into it.
+
+    ``config``: RecBole's Config or a dict; missing keys have their defaults.
+    ``report``: is given one line of text saying what happens.
+    """
+    values = values_of(config)
+    for key in ("llm_adapter", "llm_table"):
+        if values.get(key):
+            raise UserError(
+                f"scft is set, which trains an adapter of its own, but {key} is {values[key]!r}; "
+                "set only one of the two.",
+                key=key,
+            )
+    job = job_from_config(config)
+    folder = cache_directory(config) / "adapters"
+    processes = job.processes()
+    key = job.key(processes.precision(job.settings.scft_precision), processes.count)
+    name = f"{values['dataset']}-{job.text.settings.source.short_name}-{key[:12]}"
+    return run_job(job, folder / name, report=report).path
+
+
+def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
+    """The directory of the table a configuration asks for, of an adapted encoder with ``scft``.
+
+    Parameters and errors are those of :func:`recbole_llmemb.encode.ensure_table`.
+    """
+    if values_of(config).get("scft"):
+        adapter = str(ensure_adapter(config, report))
+        config = {**values_of(config), "llm_adapter": adapter, "scft": False}
+    return build_table(config, report)

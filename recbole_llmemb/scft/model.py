@@ -24,8 +24,10 @@ _ROUTERS = {"gate", "router", "shared_expert_gate"}
 def load_base(job: ScftJob, device: torch.device, precision: str):
     """The encoder to adapt, frozen weights in ``precision``, ending in un-normalised pooling."""
     options = {}
-    if job.quantize:
-        options = {"quantization_config": _quantization(job.quantize, device, precision)}
+    if job.settings.scft_quantize:
+        options = {
+            "quantization_config": _quantization(job.settings.scft_quantize, device, precision)
+        }
         options["device_map"] = {"": device}
     model = load_pipeline(
         job.text.settings.source,
@@ -41,11 +43,11 @@ def load_base(job: ScftJob, device: torch.device, precision: str):
     for name, module in list(model.named_children()):
         if type(module).__name__ == "Normalize":
             delattr(model, name)
-    if job.quantize:
+    if job.settings.scft_quantize:
         peft.prepare_model_for_kbit_training(
             model.transformers_model, use_gradient_checkpointing=False
         )
-    if job.gradient_checkpointing:
+    if job.settings.scft_gradient_checkpointing:
         # Not the re-entrant kind, which wants inputs that need gradients: the embedding is frozen.
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

@@ -76,14 +76,20 @@ def _quiet():
 
 
 def _train(job, processes, precision, work, report):
-    ready = job.prepare()
-    torch.manual_seed(job.seed)
+    ready, keys = job.prepare(), job.settings
+    torch.manual_seed(keys.scft_seed)
     model = load_base(job, processes.device, precision)
-    count = add_lora(model, job.lora_rank, job.lora_alpha, job.lora_dropout, job.lora_targets)
+    count = add_lora(
+        model,
+        keys.scft_lora_rank,
+        keys.scft_lora_alpha,
+        keys.scft_lora_dropout,
+        keys.scft_lora_targets,
+    )
     report(f"scft: LoRA of {count:,} parameters, {processes.device}, {precision}")
 
     held = [ready.held.pair(item, "held out") for item in range(len(ready.held.items))]
-    evaluator = HeldOut(held, 2 * (job.mini_batch_size or 32)) if len(held) > 1 else None
+    evaluator = HeldOut(held, 2 * (keys.scft_mini_batch_size or 32)) if len(held) > 1 else None
     before = evaluator(model) if evaluator and processes.first else None
     if before:
         report(f"scft: before, {describe(before)}")
@@ -97,17 +103,18 @@ def _train(job, processes, precision, work, report):
     if last:
         report(f"scft: continues after step {step_of(last):,}")
     try:
-        if last and step_of(last) >= job.steps:
+        if last and step_of(last) >= keys.scft_steps:
             trainer._load_from_checkpoint(last)  # killed between the last step and the publication
         else:
             trainer.train(resume_from_checkpoint=last)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{job.batch_size} items at once do not fit into the memory of {processes.device}; set "
+            f"{keys.scft_batch_size} items at once do not fit into the memory of "
+            f"{processes.device}; set "
             "scft_mini_batch_size (16, say) or scft_gradient_checkpointing."
         ) from error
     model.eval()
-    after = trainer.last_measured(job.steps)
+    after = trainer.last_measured(keys.scft_steps)
     if after is None and evaluator and processes.first:
         after = evaluator(model)
     facts = {
@@ -130,39 +137,40 @@ def _train(job, processes, precision, work, report):
 
 def make_trainer(job, processes, precision, work, report, model, evaluator=None):
     """The trainer of a job, with its data and loss."""
-    views = job.prepare().train
+    views, keys = job.prepare().train, job.settings
     items = datasets.Dataset.from_dict({"item": list(range(len(views.items)))})
     items.set_transform(views)
-    form = CachedViewLoss if job.mini_batch_size else ViewLoss
-    part = job.mini_batch_size or (_CPU_PART if processes.cpu else None)
+    form = CachedViewLoss if keys.scft_mini_batch_size else ViewLoss
+    part = keys.scft_mini_batch_size or (_CPU_PART if processes.cpu else None)
     return ScftTrainer(
         views,
         report,
         model=model,
         args=_arguments(job, processes, precision, work, evaluator is not None),
         train_dataset=items,
-        loss=form(model, job.loss, job.temperature),
+        loss=form(model, keys.scft_loss, keys.scft_temperature),
         evaluator=evaluator,
         data_collator=Parts(model.preprocess, part),
     )
 
 
 def _arguments(job, processes, precision, work, evaluate):
+    keys = job.settings
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(work),
-        max_steps=job.steps,
+        max_steps=keys.scft_steps,
         per_device_train_batch_size=job.batch_per_process(processes.count),
-        learning_rate=job.learning_rate,
-        warmup_steps=job.warmup_steps,
-        seed=job.seed,
+        learning_rate=keys.scft_learning_rate,
+        warmup_steps=keys.scft_warmup_steps,
+        seed=keys.scft_seed,
         bf16=precision == "bfloat16",
         fp16=precision == "float16",
-        logging_steps=min(_LOG_STEPS, job.save_steps),
+        logging_steps=min(_LOG_STEPS, keys.scft_save_steps),
         logging_nan_inf_filter=False,  # it would wait for the GPU at every step, and hide NaN
-        save_steps=job.save_steps,
+        save_steps=keys.scft_save_steps,
         save_total_limit=2,
         eval_strategy="steps" if evaluate else "no",
-        eval_steps=job.save_steps,
+        eval_steps=keys.scft_save_steps,
         dataloader_drop_last=True,
         dataloader_pin_memory=not processes.cpu,
         ddp_find_unused_parameters=False,

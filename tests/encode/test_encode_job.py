@@ -222,10 +222,10 @@ def test_encoder_overflow_names_the_item(tmp_path, job, items, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "tokens"),
     [
-        ({"batch_size": 0}, ["batch_size (llm_batch_size) is 0", "at least 1"]),
+        ({"batch_size": 0}, ["batch_size is 0", "at least 1"]),
         ({"shard_size": -1}, ["shard_size is -1", "at least 1"]),
-        ({"max_length": 0}, ["max_length (llm_max_length) is 0"]),
-        ({"value_max_chars": -5}, ["(item_value_max_chars) is -5", "at least 0"]),
+        ({"max_length": 0}, ["max_length is 0"]),
+        ({"value_max_chars": -5}, ["value_max_chars is -5", "at least 0"]),
         ({"field_separator": ""}, ["field_separator is ''"]),
         ({"pooling": "max"}, ["'max'", "'mean' or 'last'"]),
         ({"device": ","}, ["llm_device ','"]),

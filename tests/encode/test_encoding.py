@@ -94,7 +94,7 @@ def test_scft_reads_the_same_texts(twins, monkeypatch, told):
         jobs.append(job)
         return SimpleNamespace(manifest={"before": None, "after": None}, path="")
 
-    monkeypatch.setattr("recbole_llmemb.scft.run_job", run_job)
+    monkeypatch.setattr("recbole_llmemb.scft.job.run_job", run_job)
     encoder = f"--encoder={make_model(twins / 'encoder', 'llama')}"
     Path("latin.yaml").write_text("encoding: latin-1\nscft_learning_rate: 1e-4\n")
     for name, more in (("utf-8", []), ("latin-1", [told])):
@@ -102,7 +102,7 @@ def test_scft_reads_the_same_texts(twins, monkeypatch, told):
     one, two = (job.text.prepare() for job in jobs)
     assert one.attributes == two.attributes
     if "yaml" in told:
-        assert jobs[1].learning_rate == 1e-4
+        assert jobs[1].settings.scft_learning_rate == 1e-4
 
 
 def test_a_settings_file_that_is_not_there_is_refused(tmp_path):

@@ -14,11 +14,15 @@ pytest.importorskip("datasets")
 
 from recbole_llmemb.cli.main import main  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
-from recbole_llmemb.encode import ensure_table  # noqa: E402
 from recbole_llmemb.encode.adapter import find_adapter  # noqa: E402
 from recbole_llmemb.encode.encoder import Encoder  # noqa: E402
 from recbole_llmemb.encode.source import find_encoder  # noqa: E402
-from recbole_llmemb.scft import ensure_adapter, job_from_config, run_job  # noqa: E402
+from recbole_llmemb.scft import (  # noqa: E402
+    ensure_adapter,
+    ensure_table,
+    job_from_config,
+    run_job,
+)
 from recbole_llmemb.table import EmbeddingTable  # noqa: E402
 
 
@@ -199,12 +203,12 @@ def test_command(command, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--loss=triplet", "scft_loss is 'triplet'; it must be one of 'soft', 'infonce'"),
-        ("--steps=0", "scft_steps is 0; it must be a whole number from 1"),
-        ("--drop_ratio=1.5", "scft_drop_ratio is 1.5; it must be a number from 0 to 1"),
-        ("--temperature=0", "scft_temperature is 0.0; it must be a number of more than 0"),
-        ("--precision=int8", "scft_precision is 'int8'; it must be one of"),
-        ("--quantize=3", "scft_quantize is 3; it must be one of 4, 8"),
+        ("--loss=triplet", "--loss is 'triplet'; it must be one of 'soft', 'infonce'"),
+        ("--steps=0", "--steps is 0; it must be a whole number from 1"),
+        ("--drop_ratio=1.5", "--drop_ratio is 1.5; it must be a number from 0 to 1"),
+        ("--temperature=0", "--temperature is 0.0; it must be a number of more than 0"),
+        ("--precision=int8", "--precision is 'int8'; it must be one of"),
+        ("--quantize=3", "--quantize is '3'; it must be one of 4, 8"),
         ("--fields=plot", "has no field 'plot'"),
         ("--figure=map.txt", "--figure is 'map.txt'; its name must end in .png"),
         ("--figure=/proc/none/map.png", "The file /proc/none/map.png cannot be written"),
@@ -223,20 +227,23 @@ def test_help_names_every_key():
     from recbole_llmemb.cli.scft import build_parser
     from recbole_llmemb.scft.settings import ScftSettings
 
-    known = set(ScftSettings.model_fields) - {"scft"}
-    assert all(f"--{key}" in build_parser()._option_string_actions for key in known)
+    text = build_parser().format_help()
+    for name, field in ScftSettings.model_fields.items():
+        assert name == "scft" or f"--{name.removeprefix('scft_')} " in text.replace(",", " "), name
+        if name not in ("scft", "scft_gradient_checkpointing"):
+            value = "4" if name == "scft_quantize" else str(field.default or 3)
+            typed = build_parser().typed(["--dataset=d", "--out=o", f"--{name}={value}"])
+            assert name in typed
 
 
-def test_default_values_are_those_of_the_job():
-    from dataclasses import fields
-
-    from recbole_llmemb.scft.job import ScftJob
+def test_numbers_are_as_the_command_has_always_had_them():
+    """Adapters are found by them: 16 is 16.0 where the command was told so, as ever."""
+    from recbole_llmemb.cli.scft import build_parser
     from recbole_llmemb.scft.settings import ScftSettings
 
-    own = {field.name: field.default for field in fields(ScftJob)}
-    for name, field in ScftSettings.model_fields.items():
-        if name != "scft":
-            assert own[name.removeprefix("scft_")] == field.default, name
+    typed = build_parser().typed(["--dataset=d", "--out=o", "--lora_alpha=16", "--lora_rank=4"])
+    assert repr(typed["scft_lora_alpha"]) == "16.0" and repr(typed["scft_lora_rank"]) == "4"
+    assert repr(ScftSettings.of({}).scft_lora_alpha) == "32"
 
 
 def test_item_file_is_made_of_several_words():

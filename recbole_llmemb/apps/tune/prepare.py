@@ -23,12 +23,12 @@ from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file
-from recbole_llmemb.encode import ensure_table
 from recbole_llmemb.models.registry import find, is_ours, model_class
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.artifacts import item_table
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.run.teacher import ensure_teacher
+from recbole_llmemb.scft import ensure_table
 
 # More than this many variants of the dataset are left to the trials.
 _VARIANTS = 4
