@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,8 @@ def run(tmp_path):
     def run(out="out", overwrite=False, resume=True, learning_rate=None, **changes):
         lines = []
         job = job_from_config(settings(tmp_path, **changes))
-        job = job if learning_rate is None else replace(job, learning_rate=learning_rate)
+        if learning_rate is not None:  # beyond what a configuration may ask for
+            job.settings = job.settings.model_copy(update={"scft_learning_rate": learning_rate})
         result = run_job(job, tmp_path / out, overwrite, resume, lines.append)
         return result, lines
 
