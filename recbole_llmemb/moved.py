@@ -24,6 +24,7 @@ _MOVED = {
     "pipeline": "run.stages",
     "registry": "plugin",
     "report": "apps.compare",
+    "report.users": "run.per_user",
     "results": "run.result",
     "serve": "apps.serve",
     "teacher": "run.teacher",

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import atomic_file
 
 FORMAT = "recbole-llmemb users 1"
@@ -50,12 +50,9 @@ def write_users(path, details, dataset) -> None:
     users = dataset.id2token(dataset.uid_field, details.user_id)
     items = dataset.id2token(dataset.iid_field, np.maximum(details.item_id, 0))
     items = np.where(details.item_id < 0, "", items)
-    tensors = {
-        "user": _to_bytes(users),
-        "item": _to_bytes(items),
-        "popularity": details.popularity.astype(np.int64),
-        "history": details.history.astype(np.int64),
-    }
+    tensors = {"user": _to_bytes(users), "item": _to_bytes(items)}
+    for name in ("popularity", "history"):
+        tensors[name] = getattr(details, name).astype(np.int64)
     for name, values in details.values.items():
         tensors[f"metric.{name}"] = values.astype(np.float32)
     about = {"format": FORMAT, "metrics": json.dumps(list(details.values))}
@@ -68,27 +65,22 @@ def read_users(path) -> UserResults:
     if not Path(path).is_file():
         raise UserError(
             f"There is no per-user file {str(path)!r}, which a result file names; put it back "
-            "beside that file, or run again with --save_users=True."
+            "beside that file, or run again with --save_users=True.",
+            where=path,
         )
-    try:
-        with safe_open(path, "np") as file:
-            about = file.metadata() or {}
-            if about.get("format") != FORMAT:
-                raise KeyError("format")
-            metrics = json.loads(about["metrics"])
-            users, items = _to_tokens(file.get_tensor("user")), _to_tokens(file.get_tensor("item"))
-            popularity, history = file.get_tensor("popularity"), file.get_tensor("history")
-            values = {name: file.get_tensor(f"metric.{name}").astype(float) for name in metrics}
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{str(path)!r} is no per-user file or is damaged; run again with --save_users=True."
-        ) from error
-    columns = [items, popularity, history, *values.values()]
-    if not users or any(len(column) != len(users) for column in columns):
-        raise UserError(
-            f"{str(path)!r} is damaged (its columns are not of one length); run again with "
-            "--save_users=True."
-        )
+    damaged = f"{str(path)!r} is no per-user file or is damaged; run again with --save_users=True."
+    errors = SafetensorError, OSError, KeyError, ValueError
+    with explained(damaged, *errors, where=path), safe_open(path, "np") as file:
+        about = file.metadata() or {}
+        if about.get("format") != FORMAT:
+            raise ValueError("another format")
+        users, items = (_to_tokens(file.get_tensor(name)) for name in ("user", "item"))
+        popularity, history = file.get_tensor("popularity"), file.get_tensor("history")
+        metrics = json.loads(about["metrics"])
+        values = {name: file.get_tensor(f"metric.{name}").astype(float) for name in metrics}
+        columns = users, items, popularity, history, *values.values()
+        if not users or len(set(map(len, columns))) > 1:
+            raise ValueError("columns of several lengths")
     return UserResults(users, items, popularity, history, values)
 
 

@@ -38,37 +38,38 @@ def read_groups(arguments) -> list[Group]:
     well), which names a group whatever its runs are. Files given twice count once.
     Returns in the order in which they were given.
     """
-    named: dict[str, list[RunResult]] = {}
     found: dict[tuple, list[RunResult]] = {}  # in order of appearance, labels and all
-    seen: dict[Path, str] = {}
+    seen: dict[Path, str | None] = {}
     for argument in arguments:
         label, files = _split(argument)
+        if ("label", label) in found:
+            raise UserError(f"The label {label!r} is given twice; give all its files at once.")
         for file in files:
-            if file.resolve() in seen:
-                if label is None or seen[file.resolve()] == label:
-                    continue
+            if file.resolve() not in seen:
+                seen[file.resolve()] = label
+                run = _read(file)
+                key = _identity(run) if label is None else ("label", label)
+                found.setdefault(key, []).append(run)
+            elif label not in (None, seen[file.resolve()]):
                 raise UserError(f"{str(file)!r} is given twice, as {label!r} and before.")
-            seen[file.resolve()] = label
-            run = RunResult.read(file)
-            if not run.test_result:
-                raise UserError(
-                    f"{str(file)!r} cannot be compared: its 'test_result' has no metrics, as of a "
-                    "run whose eval_args leave no test part; give files of runs that were tested.",
-                    where=file,
-                )
-            key = ("label", label) if label is not None else _identity(run)
-            found.setdefault(key, []).append(run)
-        if label is not None:
-            if label in named:
-                raise UserError(f"The label {label!r} is given twice; give all its files at once.")
-            named[label] = files
     unnamed = [runs for key, runs in found.items() if key[0] != "label"]
     for runs in unnamed:
         _refuse_repeated_seeds(runs)
-    names = iter(_names(unnamed, set(named)))
+    names = iter(_names(unnamed, {key[1] for key in found if key[0] == "label"}))
     return [
         Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in found.items()
     ]
+
+
+def _read(file) -> RunResult:
+    run = RunResult.read(file)
+    if not run.test_result:
+        raise UserError(
+            f"{str(file)!r} cannot be compared: its 'test_result' has no metrics, as of a run "
+            "whose eval_args leave no test part; give files of runs that were tested.",
+            where=file,
+        )
+    return run
 
 
 def differing_settings(groups) -> dict[str, list]:
@@ -131,18 +132,16 @@ def _names(groups, taken) -> list[str]:
     models = [runs[0].model for runs in groups]
     settings = differing_settings([Group("", runs) for runs in groups])
     settings.pop("model", None)
-    telling = _telling(settings)
-    names = []
-    for place, runs in enumerate(groups):
+    telling, names, used = _telling(settings), [], set(taken)
+    for place, (model, runs) in enumerate(zip(models, groups)):
         common = {run.name for run in runs}
+        apart = [f"{key}={_text(settings[key][place])}" for key in telling]
         if len(common) == 1 and None not in common:
             names.append(common.pop())
-        elif models.count(runs[0].model) == 1:
-            names.append(runs[0].model)
+        elif models.count(model) == 1:
+            names.append(model)
         else:
-            apart = [f"{key}={_text(settings[key][place])}" for key in telling]
-            names.append(", ".join([runs[0].model, *apart]) if apart else runs[0].file.stem)
-    used = set(taken)
+            names.append(", ".join([model, *apart]) if apart else runs[0].file.stem)
     for place, name in enumerate(names):
         if name in used or names.count(name) > 1:
             names[place] = str(groups[place][0].file.with_suffix(""))
@@ -180,9 +179,8 @@ def choose_baseline(groups, name) -> list[Group]:
     if name is None:
         return groups
     chosen = [group for group in groups if group.label == name]
-    if not chosen:
-        chosen = [group for group in groups if name in _parts(group.label)]
+    chosen = chosen or [group for group in groups if name in _parts(group.label)]
     if len(chosen) != 1:
         labels = name_some([group.label for group in groups], 8)
-        raise UserError(f"--baseline is {name!r}; it must be one of {labels}.")
+        raise UserError(f"--baseline is {name!r}; it must be one of {labels}.", key="baseline")
     return chosen + [group for group in groups if group is not chosen[0]]

@@ -353,7 +353,8 @@ def test_bad_input(tmp_path, capsys):
         (good, "--map=umap"): "--map is 'umap'",
         (good, "--metics=hit@10"): "--metrics",
         (f"x={good}", f"y={good}"): "is given twice, as 'y' and before",
-        (f"x={good}", f"x={empty}"): "is no result file",
+        (f"x={good}", f"x={empty}"): "label 'x' is given twice",
+        (f"x={empty}",): "is no result file",
         ("x=",): "'x=' is neither a file nor of the form LABEL=FILE,FILE",
         (good, f"--out={text}/report"): "cannot be written",
     }

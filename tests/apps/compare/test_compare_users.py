@@ -1,15 +1,18 @@
 """What a run leaves for comparisons: per-user file, bins, learning curve, settings."""
 
+import importlib
 import json
 
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.cli.main import main
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.details import bins
-from recbole_llmemb.run.per_user import UserResults, read_users
+from recbole_llmemb.run.per_user import FORMAT, UserResults, read_users
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.stages import run_key
 
@@ -130,3 +133,21 @@ def test_several_rows_of_a_user_are_averaged():
     )
     tokens, values = users.by_user()
     assert tokens == ["a", "b"] and values["hit@1"].tolist() == [0.0, 0.5]
+
+
+def test_columns_of_several_lengths_are_damage(tmp_path):
+    columns = {name: np.zeros(1) for name in ("popularity", "history", "metric.hit@1")}
+    columns |= {name: np.frombuffer(b"a\n", np.uint8) for name in ("user", "item")}
+    for name, column in (("whole", np.zeros(1)), ("torn", np.zeros(2))):
+        about = {"format": FORMAT, "metrics": '["hit@1"]'}
+        save_file(columns | {"history": column}, tmp_path / name, about)
+    assert read_users(tmp_path / "whole").users == ["a"]
+    with pytest.raises(UserError) as refused:
+        read_users(tmp_path / "torn")
+    assert refused.value.where == str(tmp_path / "torn")
+
+
+def test_the_reader_is_found_under_its_older_name():
+    with pytest.warns(DeprecationWarning, match="run.per_user"):
+        older = importlib.import_module("recbole_llmemb.report.users")
+    assert older.read_users is read_users
