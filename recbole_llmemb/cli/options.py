@@ -85,7 +85,9 @@ class Options(argparse.ArgumentParser):
             check = TypeAdapter(Annotated[field.annotation, field])
             return check.validate_python(values if many else values[0])
         except ValidationError as error:
-            raise refused_value(error, name, field, option) from None
+            entry = many and not isinstance(error.errors()[0]["input"], list)
+            about = FieldInfo(annotation=kind) if entry else field
+            raise refused_value(error, name, about, option) from None
 
     def _plain(self, word: str) -> str:
         """``--flag=True`` as argparse has it, whose switches take no value; other names too."""

@@ -49,13 +49,19 @@ def parse(argv: list[str]) -> dict:
 def main(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
         from recbole_llmemb.config.recbole_config import preset_names
-        from recbole_llmemb.models.registry import names
+        from recbole_llmemb.models.llmemb.backbones import BACKBONES, PREFIX
         from recbole_llmemb.run.schema import help_text
 
-        shown = {"models": _wrapped(names()), "presets": ", ".join(preset_names())}
+        names = [PREFIX + name for name, traits in BACKBONES.items() if not traits.refused]
+        shown = {"models": _wrapped([*names, "LLMSRec"]), "presets": ", ".join(preset_names())}
         print(HELP.format(**shown, keys=help_text()))
         return 0
+    from recbole_llmemb.run.schema import refuse_typed
+
     typed = parse(argv)
+    options = ("model", "dataset", "config_files", "preset", "result_json")
+    settings = {key: value for key, value in typed.items() if key not in options}
+    refuse_typed(settings, typed.get("model"))
     from recbole_llmemb.run.execute import execute
 
     execute(typed)

