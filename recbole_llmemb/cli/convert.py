@@ -1,4 +1,4 @@
-"""``recbole-llm convert``: csv, parquet or jsonl files to a RecBole dataset."""
+"""``recbole-llm convert``: csv, parquet or json files to a RecBole dataset."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class EncodeOptions(DatasetOptions):
     pca_dim: int | None = option(None, "reduce to this width by PCA", ge=1)
     shard_size: int = option(1024, "texts kept at a time", ge=1, group=_ENCODER)
     items: str | None = option(
-        None, "encode these items: .item, .parquet or .jsonl", metavar="FILE"
+        None, "encode these items: .item, csv, json or parquet", metavar="FILE"
     )
     ray: bool = option(False, "encode with Ray, on the cluster at RAY_ADDRESS if set", group=_RAY)
     source: str | None = option(

@@ -22,7 +22,7 @@ COMMANDS = {
     "export": "item and user matrices, an index or a user encoder, from a checkpoint",
     "compare": "results side by side: tables, significance, figures, one HTML report",
     "order-test": "what checkpoints lose when histories are shuffled",
-    "convert": "csv, parquet or jsonl files to a RecBole dataset",
+    "convert": "csv, parquet or json files to a RecBole dataset",
 }
 # What the same command finds of its work when it is given again; of others, nothing.
 _KEPT = {

@@ -160,10 +160,12 @@ def read_dataset_items(
 
 
 def _read(file: ItemFile) -> ItemText:
-    rows = list(file.rows())
-    tokens = [token for token, _ in rows]
-    check_tokens(tokens, file.path)
-    return ItemText(tokens, [attributes for _, attributes in rows], file.fields)
+    found = ItemText([], [], file.fields)
+    for token, attributes in file.rows():
+        found.tokens.append(token)
+        found.attributes.append(attributes)
+    check_tokens(found.tokens, file.path)
+    return found
 
 
 def check_tokens(tokens: Sequence[str], path: Path) -> None:

@@ -26,7 +26,7 @@ from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.core.files import text_encoding, wrong_encoding
 from recbole_llmemb.core.optional import optional
 from recbole_llmemb.records.atomic import atomic_header, name_and_type
-from recbole_llmemb.records.values import is_vector
+from recbole_llmemb.records.values import is_number, is_vector
 
 KINDS = {
     ".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "csv", ".data": "csv",
@@ -81,9 +81,8 @@ class RecordFile:
             if self.kind == "parquet":
                 yield from self._parquet(wanted, progress, size)
                 return
-            read = self._json if self.kind == "json" else self._text
             numbers, rows = [], []
-            for number, row in read(wanted, on_bad or self.refuse, progress):
+            for number, row in self._rows(wanted, on_bad or self.refuse, progress):
                 numbers.append(number)
                 rows.append(row)
                 if len(rows) == size:
@@ -92,10 +91,14 @@ class RecordFile:
             if rows:
                 yield numbers, [list(column) for column in zip(*rows)]
 
-    def rows(self, wanted: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    def rows(self, wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[Any]]]:
         """Number and wanted values of one record after the other; bad ones are refused."""
-        for numbers, columns in self.pieces(wanted, size=512):
-            yield from zip(numbers, zip(*columns))
+        if self.kind == "parquet":
+            for numbers, columns in self.pieces(wanted, size=512):
+                yield from zip(numbers, zip(*columns))
+            return
+        with self._readable():
+            yield from self._rows(wanted, self.refuse)
 
     def values(
         self, on_bad: OnBad | None = None, progress: bool = False
@@ -109,7 +112,7 @@ class RecordFile:
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
+                    value = json.loads(line.decode().removeprefix("\ufeff"))
                 except (ValueError, RecursionError) as error:  # broken encodings included
                     (on_bad or self.refuse)(number, f"not JSON ({reason_of(error)})")
                     continue
@@ -119,6 +122,10 @@ class RecordFile:
         """Refuse the record of a number, or with 0 the file."""
         place = f", {self.noun} {number}" if number else ""
         raise UserError(f"{self.path}{place}: {why}.", key=key, where=self.path)
+
+    def _rows(self, wanted: Sequence[str], on_bad: OnBad, progress: bool = False) -> Rows:
+        read = self._json if self.kind == "json" else self._text
+        return read(wanted, on_bad, progress)
 
     def _json(self, wanted: Sequence[str], on_bad: OnBad, progress: bool) -> Rows:
         for number, value in self.values(on_bad, progress):
@@ -268,14 +275,6 @@ def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] 
     file.text = file.columns
 
 
-def is_number(cell: str) -> bool:
-    """Whether a cell holds a finite number."""
-    try:
-        return abs(float(cell)) < float("inf")
-    except ValueError:
-        return False
-
-
 def _entries(path: Path) -> list[Any] | None:
     """What a file called .json lists, None where it is json lines."""
     if path.suffix.lower() != ".json":
@@ -300,7 +299,8 @@ def _json_columns(file: RecordFile, peek: int | None) -> dict[str, bool]:
             on_bad(number, _NO_OBJECT)
             continue
         for name, value in row.items():
-            seen[name] = seen.get(name, True) and not is_vector(value)
+            nested = isinstance(value, (list, dict))
+            seen[name] = seen.get(name, True) and not (nested and is_vector(value))
     return seen
 
 

@@ -24,7 +24,7 @@ def text_of(value: Any) -> str:
     Lists of short values are joined by commas, lists of sentences by spaces; of a mapping, names
     and values are kept; a switch is ``true`` or ``false``. Bytes must be UTF-8.
     """
-    if hasattr(value, "tolist"):  # of NumPy
+    if not isinstance(value, str) and hasattr(value, "tolist"):  # of NumPy
         value = value.tolist()
     if isinstance(value, dict):
         pairs = ((one_line(name), text_of(part)) for name, part in value.items())
@@ -60,10 +60,22 @@ def one_line(value: Any) -> str:
 
     Letters that are not seen stay: joiners make words of some scripts, and emoji, what they are.
     """
-    words = value.decode() if isinstance(value, bytes) else "" if value is None else str(value)
+    if isinstance(value, bytes):
+        value = value.decode()
+    words = "" if value is None else str(value)
     if not words.isprintable():
         words = _HALVES.sub("?", _CONTROL.sub(" ", words))
+    elif "  " not in words and words == words.strip():
+        return words  # as most are
     return " ".join(words.split())
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell holds a finite number."""
+    try:
+        return abs(float(cell)) < float("inf")
+    except ValueError:
+        return False
 
 
 def is_broken(text: str) -> bool:

@@ -17,7 +17,7 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
         (n, D).
     dim : int
         New width, at most D. Of n items at most n - 1 components vary; columns beyond these
-        are zero, so that a small catalogue fits a model of any width.
+        are zero, so that a small catalog fits a model of any width.
 
     Returns
     -------

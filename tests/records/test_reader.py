@@ -23,7 +23,7 @@ def write(tmp_path):
 
 
 def all_of(path, wanted=("a", "b"), **settings):
-    return list(open_records(path, **settings).rows(wanted))
+    return [(number, tuple(row)) for number, row in open_records(path, **settings).rows(wanted)]
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ class Clock:
     def seconds(self, values: list) -> np.ndarray:
         """Times ``(n,)`` in seconds; NaN where there is none to read, or one before 1970."""
         if self.unit == "auto":
-            self.unit = self._recognised(values)
+            self.unit = self._recognized(values)
         if self.unit in _PER_SECOND:
             found = numbers(values) / _PER_SECOND[self.unit]
         else:
@@ -178,7 +178,7 @@ class Clock:
             self.first, self.last = min(self.first, good.min()), max(self.last, good.max())
         return found
 
-    def _recognised(self, values):
+    def _recognized(self, values):
         found = numbers(values)
         found = found[np.isfinite(found)]
         filled = sum(value is not None and str(value).strip() != "" for value in values)

@@ -10,8 +10,8 @@ import numpy as np
 
 from recbole_llmemb.apps.convert.report import Report
 from recbole_llmemb.core.errors import UserError, name_some
-from recbole_llmemb.records.reader import RecordFile, is_number
-from recbole_llmemb.records.values import one_line, text_of, token_of
+from recbole_llmemb.records.reader import RecordFile
+from recbole_llmemb.records.values import is_number, one_line, text_of, token_of
 
 # Names that RecBole uses for the interactions.
 _TAKEN = {"user_id", "item_id", "rating", "timestamp"}
