@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from recbole_llmemb.cli.options import Options
-from recbole_llmemb.core.checked import Checked, option
+from recbole_llmemb.cli.recommend import MovedFiles
+from recbole_llmemb.core.checked import option
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.token_lists import split_tokens
 
@@ -24,26 +25,21 @@ A model that uses the order of a history must lose by this. The CF model of an L
 checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.png.
 """
 _MEASURE = "evaluation (default: the checkpoint's settings)"
-_PLACES = "files, where they are not any more where they were"
 
 
 def _mode(text: str) -> str:
     from recbole_llmemb.config.forms import check_mode
 
-    if text == "labeled":
-        raise UserError(f"--mode is {text!r}; it must be full, uniNNN or popNNN.", key="mode")
     check_mode(text)
+    if text == "labeled":
+        raise ValueError("labeled ranks nothing")
     return text
 
 
 def _history(value):
-    from recbole_llmemb.config.measure import VALUES
-    from recbole_llmemb.config.recbole_config import typed_value
-
-    found = typed_value("exclude_history", value) if isinstance(value, str) else value
-    if found not in VALUES:
-        told = f"--exclude_history is {value!r}; it must be True, False or keep_target."
-        raise UserError(told, key="exclude_history")
+    found = {"true": True, "false": False}.get(str(value).lower(), value)
+    if found not in (True, False, "keep_target"):
+        raise ValueError("no such measure")
     return found
 
 
@@ -56,7 +52,7 @@ def _metric(name: str) -> str:
     return name
 
 
-class OrderTestOptions(Checked):
+class OrderTestOptions(MovedFiles):
     """Options of an order test."""
 
     checkpoint: list[str] = option(
@@ -70,30 +66,26 @@ class OrderTestOptions(Checked):
     teacher: bool = option(True, "test the CF model of LLM-SRec, too")
     quiet: bool = option(False, "no progress bars")
     mode: list[Annotated[str, AfterValidator(_mode)]] | None = option(
-        None, "full, or uniNNN for NNN sampled items; a,b for both", group=_MEASURE
-    )
+        None, "full, or uniNNN for NNN sampled items; a,b for both",
+        min_length=1, wanted="full, uniNNN, popNNN, or several: a,b", group=_MEASURE,
+    )  # fmt: skip
     exclude_history: list[Annotated[Any, AfterValidator(_history)]] | None = option(
         None, "leave a user's history out of the candidates: True, False or keep_target; a,b for "
-        "both", group=_MEASURE,
+        "both", min_length=1, wanted="True, False, keep_target, or several: a,b", group=_MEASURE,
     )  # fmt: skip
     metrics: list[Annotated[str, AfterValidator(_metric)]] = option(
-        ["Hit", "NDCG"], "of ranked lists", group=_MEASURE
+        ["Hit", "NDCG"], "of ranked lists",
+        min_length=1, wanted="metrics of ranked lists: Hit,NDCG", group=_MEASURE,
+    )  # fmt: skip
+    topk: list[Annotated[int, Field(ge=1)]] = option(
+        [10, 20], "cut-offs", min_length=1, wanted="numbers of at least 1: 10,20", group=_MEASURE
     )
-    topk: list[Annotated[int, Field(ge=1)]] = option([10, 20], "cut-offs", group=_MEASURE)
     user_sample: int | None = option(
         None, "only this many users, always the same", ge=1, group=_MEASURE
     )
     eval_batch_size: int | None = option(None, "users per batch", ge=1, group=_MEASURE)
     use_gpu: bool | None = option(None, "use a GPU if there is one", group=_MEASURE)
-    data_path: str | None = option(None, "folder that holds the dataset's folder", group=_PLACES)
-    llm_table: str | None = option(None, "the embedding table", group=_PLACES)
-    llm_model: str | None = option(None, "the LLM of LLM-SRec", group=_PLACES)
-    align_teacher: str | None = option(None, "the checkpoint of its CF model", group=_PLACES)
-    llm_cache_dir: str | None = option(None, "the cache of tables and teachers", group=_PLACES)
-    trust_remote_code: bool = option(
-        False, "run code that comes with the encoder or LLM of the checkpoint; only where you have "
-        "read it", also=["llm_trust_remote_code"],
-    )  # fmt: skip
+    llm_cache_dir: str | None = option(None, "where the cache of tables and teachers is now")
 
 
 def main(argv: list[str]) -> int:
@@ -103,9 +95,6 @@ def main(argv: list[str]) -> int:
     """
     typed = Options("order-test", _DESCRIPTION).add(OrderTestOptions).typed(argv)
     options = OrderTestOptions(**typed)
-    for key in ("mode", "exclude_history", "metrics", "topk"):
-        if getattr(options, key) == []:
-            raise UserError(f"--{key} names nothing; leave it out, or write --{key}=A,B.", key=key)
     chosen = [_named(text) for given in options.checkpoint for text in _files(given)]
     if not chosen:
         raise UserError("--checkpoint names no file; give the path of a checkpoint.")

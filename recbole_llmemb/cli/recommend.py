@@ -26,25 +26,30 @@ who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users
 _WHO, _ITEMS, _OUTPUT = "for whom", "which items", "output"
 
 
-class CheckpointOptions(Checked):
-    """What ``recommend`` and ``export`` share."""
+class MovedFiles(Checked):
+    """Where what a checkpoint was trained on is now, and what it cannot say of itself."""
 
-    checkpoint: str = option(..., "a .pth file that a run has saved")
     data_path: str | None = option(None, "the folder that holds the dataset's folder now")
     llm_table: str | None = option(None, "where the table of the checkpoint is now")
     llm_model: str | None = option(None, "where the LLM of an LLM-SRec is now")
     align_teacher: str | None = option(None, "where the checkpoint of its CF model is now")
-    device: str = option("auto", "auto, cpu or cuda:0")
-    new_items: str | None = option(
-        None,
-        "items to rank with the rest, without training: .item, .jsonl or a table directory",
-        metavar="FILE",
-    )
     trust_remote_code: bool = option(
         False,
         "run code that comes with the encoder or LLM of the checkpoint; only where you have read "
         "it",
         also=["llm_trust_remote_code"],
+    )
+
+
+class CheckpointOptions(MovedFiles):
+    """What ``recommend`` and ``export`` share."""
+
+    checkpoint: str = option(..., "a .pth file that a run has saved")
+    device: str = option("auto", "auto, cpu or cuda:0")
+    new_items: str | None = option(
+        None,
+        "items to rank with the rest, without training: .item, .jsonl or a table directory",
+        metavar="FILE",
     )
 
 

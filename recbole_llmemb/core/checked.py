@@ -20,7 +20,7 @@ _WORDS = {
 }
 
 
-_OF_OPTIONS = {"group", "metavar", "also", "name", "positional", "repeat", "hidden"}
+_OF_OPTIONS = {"group", "metavar", "also", "name", "positional", "repeat", "hidden", "wanted"}
 
 
 def option(default: Any, description: str, **more: Any) -> Any:
