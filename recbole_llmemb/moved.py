@@ -27,6 +27,7 @@ _MOVED = {
     "report.users": "run.per_user",
     "results": "run.result",
     "serve": "apps.serve",
+    "serve.fare": "apps.serve.new_item_report",
     "teacher": "run.teacher",
     "trainer": "training.trainer",
     "tune": "apps.tune",

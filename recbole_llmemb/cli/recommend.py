@@ -129,9 +129,10 @@ def main(argv: list[str]) -> int:
     if options.out is not None:
         say(f"{options.out}: the best {options.topk} items of {count:,} people")
     if options.new_items and options.report_users:
-        from recbole_llmemb.apps.serve.new_item_report import fare
+        from recbole_llmemb.apps.serve.new_item_report import rank_new_items
 
-        report = fare(recommender, options.report_users, options.topk, show_progress=True)
+        users = options.report_users
+        report = rank_new_items(recommender, users, options.topk, show_progress=True)
         print(report, file=sys.stdout if options.out or chosen == "table" else sys.stderr)
     return 0
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tabulate import tabulate
 
-from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable
 
 SECONDS = ("prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate")
@@ -144,20 +144,12 @@ class RunResult(BaseModel):
         """Read a file that :meth:`write` has written, today or earlier."""
         path = Path(path)
         if path.is_dir():
-            raise UserError(
-                f"{str(path)!r} is a folder; give the result files in it: {path}/*.json.",
-                where=path,
-            )
+            raise _no_result(path, f"it is a folder: give {path}/*.json")
+        sentence = f"{str(path)!r} is no result file that can be read ({{reason}})."
+        with explained(sentence, OSError, where=path):
+            text = path.read_text(encoding="utf-8", errors="replace")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        except FileNotFoundError:
-            raise UserError(
-                f"There is no result file {str(path)!r}; give files that --result_json has "
-                "written.",
-                where=path,
-            ) from None
-        except OSError as error:
-            raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+            content = json.loads(text, parse_constant=_no_number)
         except ValueError as error:
             raise _no_result(path, f"it is not JSON: {reason_of(error)}") from None
         if not isinstance(content, dict):

@@ -46,7 +46,7 @@ def refuse_typed(settings: Mapping[str, Any], model: object) -> None:
     """Refuse what no model takes: known without RecBole, whose import takes seconds."""
     refuse_keys(settings, keys_of_any_model())
     if str(model).startswith(PREFIX):
-        refuse_values(settings)
+        refuse_values({key: value for key, value in settings.items() if value is not None})
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb.config.plain import config_to_plain
 from recbole_llmemb.core import checkpoint, random_state
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
@@ -75,16 +75,10 @@ def data_hash(config) -> str:
     return files_hash(config)
 
 
-# How RecBole's models fail over settings that they cannot be built with.
-_UNFIT = (
-    ValueError, KeyError, NotImplementedError, ImportError, AssertionError, ArithmeticError
-)  # fmt: skip
-
-
-# How RecBole fails over data, and over ways to split it.
-_UNUSABLE = (
-    ValueError, KeyError, NotImplementedError, TypeError, AttributeError, IndexError
-)  # fmt: skip
+# How RecBole's models fail over settings that they cannot be built with; and how RecBole fails
+# over data, and over ways to split it.
+_UNFIT = ValueError, KeyError, NotImplementedError, ImportError, AssertionError, ArithmeticError
+_UNUSABLE = ValueError, KeyError, NotImplementedError, TypeError, AttributeError, IndexError
 
 
 @dataclass
@@ -190,30 +184,17 @@ def build(config, data: Data):
         Settings the model cannot be built with, or no place for its checkpoints.
     """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    folder = config["checkpoint_dir"]
-    try:
+    folder, curves = config["checkpoint_dir"], Path.cwd() / "log_tensorboard"
+    sentence = f"Checkpoints cannot be kept in {folder} ({{reason}}); set --checkpoint_dir."
+    with explained(sentence, OSError, key="checkpoint_dir", where=folder):
         os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Checkpoints cannot be kept in {folder} ({error.strerror}); set --checkpoint_dir."
-        ) from None
-    try:
-        os.makedirs("log_tensorboard", exist_ok=True)  # where RecBole keeps curves
-    except OSError as error:
-        raise UserError(
-            f"Curves cannot be kept in {Path.cwd() / 'log_tensorboard'} ({error.strerror}); start "
-            "in a folder that can be written to."
-        ) from None
-    try:
+    sentence = f"Curves cannot be kept in {curves} ({{reason}}); start in a "
+    with explained(sentence + "folder that can be written to.", OSError, where=curves):
+        curves.mkdir(exist_ok=True)  # where RecBole keeps them
+    sentence = f"{config['model']} cannot be built with this configuration: {{reason}}."
+    with explained(sentence, *_UNFIT):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
         return model, get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
-    except _UNFIT as error:
-        if isinstance(error, UserError):
-            raise
-        text = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"{config['model']} cannot be built with this configuration: {text}."
-        ) from error
 
 
 @dataclass

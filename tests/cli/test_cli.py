@@ -155,7 +155,7 @@ BAD = [
     (["--result_json=."], ["cannot be written"]),
     (["--align_weight=0.1", "--align_teacher=BPR"], ["'BPR' is no sequential model"]),
     (["--align_weight=0.1", "--align_teacher=x.pth"], ["align_teacher x.pth does not exist"]),
-    (["--tail_item_threshold=-1"], ["`tail_item_threshold` is -1"]),
+    (["--tail_item_threshold=-1"], ["tail_item_threshold is -1"]),
     (["epochs=3"], ["'epochs=3' is not of the form --key=value"]),
     (["--epochs"], ["--epochs has no value"]),
     (["--seed=1", "--seed=2"], ["--seed is given twice, as 1 and as 2"]),

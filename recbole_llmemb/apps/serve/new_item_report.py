@@ -1,4 +1,4 @@
-"""How new items fare: where they rank among all items, over users of the dataset."""
+"""Where new items rank among all items, over users of the dataset."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
 
-_PEOPLE = 64  # scored at a time
+_USERS = 64  # scored at a time
 _LISTED = 20
 _QUANTILES = (0.0, 0.1, 0.5)
 _LONGEST_NAME = 26
 
 
 @dataclass
-class Fare:
+class NewItemReport:
     """Ranks of new items."""
 
-    tokens: list[str]  # tokens, titles: Of the new items
-    titles: list[str]
+    names: list[str]  # Of the new items: token and title
     # (u, m): For each user the rank of each new item among all items, the best is 1.
     ranks: torch.Tensor
-    # For each new item the known item whose vector is most like its own: token, title, cosine.
-    nearest: list[tuple]
+    # For each new item the known item whose vector is most like its own: its name, the cosine.
+    nearest: list[tuple[str, float]]
     nearest_ranks: torch.Tensor  # (u, m): The ranks of these
     n_items: int  # Items that are ranked
     topk: int
@@ -36,20 +35,17 @@ class Fare:
 
     def __str__(self):
         quantiles = torch.tensor(_QUANTILES, dtype=torch.double)
-        own = self.ranks.double().quantile(quantiles, dim=0).t()
-        beside = self.nearest_ranks.double().median(0).values
+        own = self.ranks.double().quantile(quantiles, dim=0).t().tolist()
+        beside = self.nearest_ranks.double().median(0).values.tolist()
         shares, by_chance = self.listed(), self.topk / self.n_items
-        rows = []
-        for i, token in enumerate(self.tokens[:_LISTED]):
-            near, title, cosine = self.nearest[i]
-            rows.append(
-                [_named(token, self.titles[i])]
-                + [f"{rank:,.0f}" for rank in own[i].tolist()]
-                + [f"{shares[i]:.2%}", _named(near, title), f"{cosine:.2f}"]
-                + [f"{beside[i]:,.0f}"]
-            )
-        if len(self.tokens) > _LISTED:
-            rows.append([f"… ({len(self.tokens)} in all)"])
+        columns = zip(self.names[:_LISTED], own, shares.tolist(), self.nearest, beside)
+        rows = [
+            [name, *(f"{rank:,.0f}" for rank in ranks), f"{share:.2%}", near, f"{cosine:.2f}",
+             f"{median:,.0f}"]
+            for name, ranks, share, (near, cosine), median in columns
+        ]  # fmt: skip
+        if len(self.names) > _LISTED:
+            rows.append([f"… ({len(self.names)} in all)"])
         headers = ["new item", "best", "10%", "median", f"top {self.topk}"]
         headers += ["nearest known item", "cosine", "its median"]
         aligned = ("left", *["right"] * 4, "left", "right", "right")
@@ -62,14 +58,9 @@ class Fare:
         )
 
 
-def _named(token, title):
-    text = f"{token} {title}".strip()
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
-
-
-def fare(
+def rank_new_items(
     recommender, users: int = 1000, topk: int = 10, seed: int = 0, show_progress=False
-) -> Fare:
+) -> NewItemReport:
     """Rank the new items for users of the dataset.
 
     ``recommender``: with new items.
@@ -82,31 +73,36 @@ def fare(
         raise UserError("There are no new items whose ranks could be reported; add some first.")
     everybody = recommender.people("all")
     draw = torch.randperm(len(everybody), generator=torch.Generator().manual_seed(seed))
-    people = everybody.select(draw[:users].sort().values)
-    queries = recommender.user_vectors(people).to(recommender.item_vectors.device)
-    items = recommender.item_vectors[1:]
-    new = torch.arange(catalogue.item_count - 1, len(items), device=items.device)
-    near, cosines = _nearest(items, catalogue.item_count - 1)
-    wanted = torch.cat([new, near])
+    asked = everybody.select(draw[:users].sort().values)
+    queries = recommender.user_vectors(asked).to(recommender.item_vectors.device)
+    items, known = recommender.item_vectors[1:], catalogue.item_count - 1
+    near, cosines = _nearest(items, known)
+    wanted = torch.cat([torch.arange(known, len(items), device=items.device), near])
     ranks = []
     disable = None if show_progress else True
     with tqdm(total=len(queries), desc="new items", unit="user", disable=disable) as bar:
-        for part in queries.split(_PEOPLE):
+        for part in queries.split(_USERS):
             ranks.append(_ranks(part @ items.t(), wanted).cpu())
             bar.update(len(part))
-    ranks, count = torch.cat(ranks), len(new)
-    names = [(catalogue.tokens[i + 1], catalogue.titles) for i in near.tolist()]
-    nearest = [(t, titles.get(t, ""), c) for (t, titles), c in zip(names, cosines.tolist())]
-    titles = [catalogue.titles.get(token, "") for token in catalogue.new_tokens]
-    return Fare(
-        catalogue.new_tokens, titles, ranks[:, :count], nearest, ranks[:, count:], len(items), topk
-    )
+    own, beside = torch.cat(ranks).chunk(2, dim=1)
+    names = [_name(catalogue, token) for token in catalogue.new_tokens]
+    nearest = [_name(catalogue, catalogue.tokens[place + 1]) for place in near.tolist()]
+    nearest = list(zip(nearest, cosines.tolist()))
+    return NewItemReport(names, own, nearest, beside, len(items), topk)
+
+
+fare = rank_new_items  # its name in earlier releases
+
+
+def _name(catalogue, token) -> str:
+    text = f"{token} {catalogue.titles.get(token, '')}".strip()
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
 
 def _nearest(items, known):
     """Of each new item the known one of largest cosine, and that."""
     rows = torch.nn.functional.normalize(items, dim=1)
-    best = [(part @ rows[:known].t()).max(1) for part in rows[known:].split(_PEOPLE)]
+    best = [(part @ rows[:known].t()).max(1) for part in rows[known:].split(_USERS)]
     return torch.cat([b.indices for b in best]), torch.cat([b.values for b in best])
 
 

@@ -328,9 +328,9 @@ def test_bad_input(tmp_path, capsys):
     empty.write_text("{}")
     cases = {
         (): "There is nothing to compare; give files",
-        (tmp_path / "no.json",): "There is no result file",
+        (tmp_path / "no.json",): "no.json' is no result file",
         (tmp_path / "no*.json",): "There is no file like",
-        (tmp_path,): "is a folder; give the result files in it",
+        (tmp_path,): "it is a folder",
         (text,): "text.json' is no result file (it is not JSON",
         (array,): "array.json' is no result file (it holds no object)",
         (empty,): "is no result file (it has no 'model')",

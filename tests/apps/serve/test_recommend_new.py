@@ -7,7 +7,7 @@ import torch
 from serve_runs import encoder, from_text, saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.apps.serve.new_item_report import fare
+from recbole_llmemb.apps.serve.new_item_report import rank_new_items
 from recbole_llmemb.apps.serve.new_items import caveat
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.table import EmbeddingTable
@@ -123,9 +123,9 @@ def test_added_one_after_the_other_is_as_at_once(from_text):  # noqa: F811
 def test_the_report_counts_ranks(from_text, tiny):  # noqa: F811
     recommender = Recommender(from_text())
     with pytest.raises(UserError, match="There are no new items"):
-        fare(recommender)
+        rank_new_items(recommender)
     recommender.add_items([{"item_id": "a", "title": "soap"}, {"item_id": "b", "title": "gel"}])
-    found = fare(recommender, users=20, topk=5)
+    found = rank_new_items(recommender, users=20, topk=5)
     assert found.ranks.shape == (20, 2) and found.n_items == len(tiny.items) + 2
     people = recommender.people("all")
     draw = torch.randperm(len(people), generator=torch.Generator().manual_seed(0))[:20].sort()
