@@ -125,7 +125,7 @@ def test_what_cannot_work_is_told_in_one_sentence(saved, run, options, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 2 is not JSON"),
+        ("{", "line 2: not JSON"),
         ("7", "line 2 has no history"),
         ('{"user": "x"}', "line 2 has no history"),
         ('{"history": [["i1"]]}', "line 2 has no history"),
