@@ -20,7 +20,7 @@ _MOVED = {
     "model.item_embedding": "models.llmemb.item_embedding",
     "model.item_layer": "models.llmemb.item_layer",
     "model.llmemb": "models.llmemb.model",
-    "model.offsets": "models.item_residual",
+    "model.offsets": "models.llmemb.item_embedding",
     "pipeline": "run.stages",
     "registry": "plugin",
     "report": "apps.compare",

@@ -15,6 +15,7 @@ import recbole.data.dataset
 import recbole.data.utils
 import recbole.quick_start
 import recbole.trainer
+from recbole.config import Config
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.config import recbole_config
@@ -26,6 +27,7 @@ from recbole_llmemb.evaluation.full_ranking import (
     LengthSortedFullSortEvalDataLoader,
     history_loader_of_recbole,
 )
+from recbole_llmemb.evaluation.metrics import settle_metrics
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.registry import (
     MODELS,
@@ -56,6 +58,7 @@ def install() -> None:
     recbole.data.dataset.__getattr__ = _for_our_models("Dataset", LazySequentialDataset)
     recbole.trainer.__getattr__ = _for_our_models("Trainer", LLMEmbTrainer)
     recbole_config.install()
+    _know_metrics()
     lazy.install()
     _choose_loaders()
     _prepare_training()
@@ -102,6 +105,16 @@ def _model_of(name):
     if name.lower().startswith(registry.PREFIX.lower()):
         raise registry.no_such_model(name)
     raise AttributeError(name)
+
+
+def _know_metrics():
+    set_parameters = Config._set_default_parameters
+
+    def _set_default_parameters(self):
+        settle_metrics(self.final_config_dict)
+        set_parameters(self)
+
+    Config._set_default_parameters = _set_default_parameters
 
 
 def _choose_loaders():

@@ -8,9 +8,9 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 from recbole_llmemb.models.llmemb.backbones import BACKBONES  # isort: skip
 from recbole.data.interaction import Interaction  # isort: skip
 
-SERVED = [name for name, traits in BACKBONES.items() if not traits.refused]
+SERVED = [name for name, spec in BACKBONES.items() if not spec.unsupported]
 REFUSED = [name for name in BACKBONES if name not in SERVED]
-CAUSAL = [name for name in SERVED if BACKBONES[name].causal]
+CAUSAL = [name for name in SERVED if BACKBONES[name].one_pass == "causal"]
 HISTORIES = [[4], [3, 2], [12, 13, 12, 15], [5, 9, 2, 40, 9, 31, 7]]
 
 
@@ -23,7 +23,7 @@ def small(tiny_settings, tiny):
         for key in ("n_layers", "n_heads", "num_layers", "hidden_dropout_prob", "dropout_prob",
                     "attn_dropout_prob", "inner_size"):  # fmt: skip
             values.pop(key, None)  # what the backbone's own defaults are for
-        if BACKBONES.get(name) and BACKBONES[name].features:
+        if BACKBONES.get(name) and BACKBONES[name].item_fields:
             values["llm_missing"] = "mean"  # the .item file has two items that nobody met
         if name == "FEARec":
             values["n_layers"] = 2
@@ -47,7 +47,7 @@ def built(small, tiny_run):
             for key, parameter in model.named_parameters():
                 if parameter.dim() > 1 or key in ("T", "lambda_"):
                     parameter.normal_(0, 0.3)
-            if "NARM" not in name and BACKBONES[name].trims != "never":
+            if "NARM" not in name and BACKBONES[name].padding_free:
                 model.item_embedding.weight[0].zero_()
         return data, model
 

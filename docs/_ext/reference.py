@@ -104,20 +104,22 @@ def render_keys(path: Path) -> str:
 def render_backbones(backbones: dict, refused: bool) -> str:
     """The Markdown table of RecBole's sequential models, served or refused."""
     if refused:
-        rows = [f"| {n} | {t.refused}. |" for n, t in backbones.items() if t.refused]
+        rows = [
+            f"| {n} | {spec.unsupported}. |" for n, spec in backbones.items() if spec.unsupported
+        ]
         return "\n".join(["| model | why not |", "|---|---|", *rows])
     rows = []
-    for name, traits in backbones.items():
-        if traits.refused:
+    for name, spec in backbones.items():
+        if spec.unsupported:
             continue
-        cut = {"always": "yes", "zero": "table", "never": "no"}[traits.trims]
+        cut = {True: "yes", "table": "table", False: "no"}[spec.padding_free]
         cells = [
             f"`LLMEmb{name}`",
-            "sequence, prefix" if traits.in_one_pass else "prefix",
-            ", ".join(traits.losses),
-            "yes" if traits.similarity else "no",
+            "sequence, prefix" if spec.one_pass else "prefix",
+            ", ".join(spec.losses),
+            "yes" if spec.products else "no",
             cut,
-            "; ".join([*["features"] * traits.features, *[traits.note] * bool(traits.note)]),
+            "; ".join([*["features"] * spec.item_fields, *[spec.note] * bool(spec.note)]),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     titles = "| model | `train_mode` | `loss_type` | similarity | `prefix_trim` | note |"

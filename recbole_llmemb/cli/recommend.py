@@ -140,14 +140,13 @@ def main(argv: list[str]) -> int:
 def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
     """The recommender that the options ask for, with its new items."""
     from recbole_llmemb.apps.serve import Recommender
-    from recbole_llmemb.apps.serve.new_items import caveat
 
     places = options.model_dump(exclude={"new_items"}, include=set(CheckpointOptions.model_fields))
     recommender = Recommender(**places, title_field=title_field)
     if options.new_items:
         added = recommender.add_items(options.new_items)
         say(f"new items: {len(added):,} beside {recommender.dataset.item_num - 1:,}")
-        if note := caveat(recommender.model):
+        if note := recommender.method.new_item_note():
             say(f"note: {note}")
     return recommender
 

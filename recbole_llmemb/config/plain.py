@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Collection, Mapping
+from logging import getLogger
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from recbole_llmemb.config.recbole_config import without_argv
 from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
+from recbole_llmemb.core.registry import refuse_untrusted
 from recbole_llmemb.core.serialization import DERIVED, config_to_plain
 
 __all__ = ["config_for", "config_from_plain", "config_to_plain", "without_argv"]
@@ -45,10 +47,11 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     """
     from recbole.config import Config
 
+    refuse_untrusted(plain)
     # What a file does not decide: whether code from elsewhere is run, which pickles are read or
     # written, where things are kept, and what is told to others. Only whoever gives a command does.
     own = {name: field.default for name, field in declared() if use_of(field) & Use.TRUST}
-    entries = _filled(_without(own, copy.deepcopy(dict(plain))))
+    entries = _with_known_metrics(_filled(_without(own, copy.deepcopy(dict(plain)))))
     missing = [key for key in ("model", "dataset") if not entries.get(key)]
     if missing:
         raise UserError(
@@ -103,6 +106,21 @@ def config_for(plain: Mapping[str, Any], device: torch.device):
     on_gpu = device.type == "cuda"
     config.final_config_dict.update(device=device, use_gpu=on_gpu, gpu_id="0" if on_gpu else "")
     return config
+
+
+def _with_known_metrics(entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings without metrics that somebody else has written, whose code is not here."""
+    from recbole.evaluator import metric_types
+
+    names = entries.get("metrics")
+    if not isinstance(names, list):
+        return entries
+    known = [name for name in names if str(name).lower() in metric_types] or ["NDCG"]
+    if known == names:
+        return entries
+    getLogger().warning(f"metrics are {', '.join(known)} here, as the others are not RecBole's.")
+    cutoffs = entries.get("topk") or [10]
+    return entries | {"metrics": known, "valid_metric": f"{known[0]}@{cutoffs[0]}"}
 
 
 def _without(keys: Collection[str], entries: dict[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,8 @@ def install() -> None:
             values["adapter"] = "none"  # as typed, --adapter=none is read as no value
         check(values, self.model_class)
         settings.check_backbone(values, self.model_class)
-        if values["loss_type"] == "CE":
+        samples = self.model_class.samples_negatives(values)
+        if not samples:
             values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
         if values["train_mode"] == "sequence":
             if given.get("transform") not in (None, "mask_itemseq"):
@@ -151,12 +152,12 @@ def install() -> None:
         _load_times(values)
         set_recboles(self)
         EvaluationSettings.of(values).check_valid_metric()
-        if self.model_class.features:
+        if "item_fields" in self.model_class.reads:
             settings.settle_features(values, given, self.model_class)
-        if values["loss_type"] == "BCE":  # RecBole knows CE and BPR only
+        if values["loss_type"] not in ("CE", "BPR"):  # which are all that RecBole knows
             from recbole.utils import InputType
 
-            values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE
+            values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE if samples else InputType.POINTWISE
 
     Config._get_model_and_dataset = _get_model_and_dataset
     Config._load_internal_config_dict = _load_internal_config_dict

@@ -28,6 +28,7 @@ from recbole_llmemb.config.keys import (
     key,
 )
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.registry import ImportPath
 
 ANY, MACHINE, TRUST, MEASURE, SHARED = Use.ANY, Use.MACHINE, Use.TRUST, Use.MEASURE, Use.SHARED
 LEARNING = Use.LEARNING | SHARED
@@ -142,9 +143,9 @@ class TrainingSettings(Settings):
     sequence_stride: int | None = key(None, LEARNING, **SIZE)
     """Distance of the windows of a sequence longer than MAX_ITEM_LIST_LENGTH; empty: half of
     that."""
-    loss_type: Literal["CE", "BPR", "BCE"] = key("BCE", LEARNING)
-    """'BCE' (the authors'), 'BPR' or 'CE' (RecBole's). Where only train_neg_sample_args is given,
-    and is empty: CE."""
+    loss_type: Literal["CE", "BPR", "BCE"] | ImportPath = key("BCE", LEARNING)
+    """'BCE' (the authors'), 'BPR' or 'CE' (RecBole's), or where a loss of yours is,
+    `mypackage.module:Name`. Where only train_neg_sample_args is given, and is empty: CE."""
     popularity_adjustment: float = key(0.0, **WEIGHT)
     """With CE, how much of an item's log popularity is added to its logit in training only, for
     better tail items (logit adjustment); 0: none."""
@@ -259,7 +260,7 @@ class EvaluationSettings(Settings):
     repeatable: bool = key(True, ANY | SHARED)
     """Whether items may come again, as those of sequences do."""
     metrics: Names = key(["Hit", "NDCG", "MRR"], ANY | SHARED | MEASURE, **NAME)
-    """Any of RecBole's."""
+    """Any of RecBole's, and where metrics of yours are, `mypackage.module:Name`."""
     topk: Counts = key([10, 20], ANY | SHARED | MEASURE, "a list of whole numbers above 0", **NAME)
     """Cut-offs of the metrics."""
     valid_metric: str = key("NDCG@10", ANY | SHARED | MEASURE, **NAME)

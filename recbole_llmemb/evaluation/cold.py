@@ -11,15 +11,13 @@ import math
 
 import torch
 from tabulate import tabulate
-from torch import nn
 
 from recbole_llmemb.config.measure import KEEP_TARGET, excluded_of, history_in_words
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.holdout import histories, met_before
-from recbole_llmemb.models.contract import given_to, is_checkpoint
-from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
-from recbole_llmemb.models.llmemb.item_layer import prepared
+from recbole_llmemb.models.given import is_checkpoint
+from recbole_llmemb.models.scoring import Items
 
 METRICS = ("hit", "ndcg", "mrr")
 #: Among which items, and who ranks.
@@ -36,18 +34,24 @@ def told(held) -> str:
 
 def check_model(config, model_class) -> None:
     """Refuse, before any work, models whose scores are not made of an item's embedding."""
-    if getattr(model_class, "own", False) or not getattr(model_class, "similarity", False):
+    why = model_class.why_not("cold_items", config)
+    if why:
         raise UserError(
-            f"holdout_items ranks items by their embeddings alone, but {model_class.__name__} "
-            "makes its scores in another way; take another model or leave holdout_items empty."
+            f"holdout_items ranks items by their embeddings alone, but {why}; take another model "
+            "or leave holdout_items empty.",
+            key="holdout_items",
         )
-    teacher = config["align_teacher"]
-    aligned = config["item_embedding"] != "id" and config["align_weight"]
-    if aligned and is_checkpoint(teacher):
-        raise UserError(
-            f"align_teacher {teacher} may have been trained with the items that holdout_items "
-            "takes out; name a model, or set align_weight: 0."
-        )
+    knowing = {"pre_model_path": config["pre_model_path"]}
+    if model_class.needs(config).teacher and is_checkpoint(config["align_teacher"]):
+        knowing["align_teacher"] = config["align_teacher"]
+    for key, path in knowing.items():
+        if path:
+            advice = "set align_weight: 0" if key == "align_teacher" else "leave it empty"
+            raise UserError(
+                f"{key} {path} may have been trained with the items that holdout_items takes out; "
+                f"name a model, or {advice}.",
+                key=key,
+            )
 
 
 def evaluate_cold(config, data, model) -> dict:
@@ -65,8 +69,8 @@ def evaluate_cold(config, data, model) -> dict:
     names = [name for name in METRICS if name in _lower(config["metrics"])] or ["hit", "ndcg"]
     model.eval()
     with torch.no_grad(), random_state.preserve():
-        cold, bias = cold_embeddings(config, train, model)
-        ranks = _ranks(config, train, model, cold, bias)
+        unseen = model.unseen(config, train, held.tokens)
+        ranks = _ranks(config, train, model, unseen)
     counts = train.training_counts(train)[0][1:]
     n_all, n_cold = len(counts) + len(held.tokens), len(held.tokens)
     block = {
@@ -124,70 +128,33 @@ def expected_metrics(
     return found
 
 
-def cold_embeddings(config, dataset, model):
-    """Embeddings of the held-out items, and the biases of their scores.
-
-    From a table: prepared and adapted like the others', with nothing learnt for the item
-    itself (no offset; where the table is trained, the row that training would have started
-    from). With ``item_embedding: id``: rows as they were before training, which is all that
-    there is. A model that adds a bias to each item's score gives these the mean bias.
-
-    Returns ``(n, d)`` and ``(n,)``.
-    """
-    layer, tokens = model.scored_items, dataset.held_out.tokens
-    if not isinstance(layer, (nn.Embedding, TableItemEmbedding)):
-        raise UserError(
-            f"holdout_items: {type(model).__name__} changes item embeddings before it scores "
-            "them; take another model or leave holdout_items empty."
-        )
-    device = layer.weight.device
-    if config["item_embedding"] == "id":
-        torch.manual_seed(config["seed"])
-        rows = nn.Embedding(len(tokens), layer.embedding_dim)
-        getattr(model, "_init_weights", _xavier)(rows)
-        rows = rows.weight.detach().to(device)
-    else:
-        rows = prepared(config, given_to(config["model"], dataset, config, "table"), tokens).to(
-            device
-        )
-        if isinstance(layer, TableItemEmbedding):
-            rows = layer.adapter(rows.to(layer.table)).float()
-    bias = rows.new_zeros(len(rows))
-    if model.item_bias is not None:
-        bias += model.item_bias[1 : dataset.item_num].mean()
-    return rows, bias
-
-
-def _ranks(config, dataset, model, cold, bias):
+def _ranks(config, dataset, model, unseen):
     """How the targets are ranked, for each catalogue and ranker.
 
     Returns how many candidates each target has, itself included, ``(n,)``, and for each ranker how
     many of them score higher and how many the same, ``(2, n)``. A target that is no candidate has
     more above it than there are items in a list.
     """
-    held, layer = dataset.held_out, model.scored_items
-    warm = layer.weight[1 : dataset.item_num].float()
-    items = torch.cat([warm, cold])
-    if model.item_bias is not None:
-        bias = torch.cat([model.item_bias[1 : dataset.item_num], bias])
-    else:
-        bias = bias.new_zeros(len(items))
-    popularity = torch.zeros(len(items))
+    held, known = dataset.held_out, model.items()
+    warm = known.vectors[1:].float()
+    bias = None if known.bias is None else torch.cat([known.bias[1:], unseen.bias])
+    items = Items(torch.cat([warm, unseen.vectors]), bias)
+    popularity = torch.zeros(len(items.vectors))
     popularity[: len(warm)] = dataset.training_counts(dataset)[0][1:]
-    popularity = popularity.to(items.device).unsqueeze(0)
+    popularity = popularity.to(warm.device).unsqueeze(0)
     parts: dict = {name: [] for name in CATALOGUES}
     size = config["eval_batch_size"]
     for begin in range(0, len(held), size):
         chosen = slice(begin, begin + size)
-        batch = histories(held, dataset, chosen).to(items.device)
-        states, sides = model.item_scores.sides(model.sequence_output(batch).float(), items)
-        scores = (states @ sides.t() + bias).nan_to_num(nan=-torch.inf)
-        targets = torch.from_numpy(held.items[chosen]).to(items.device) + len(warm)
+        batch = histories(held, dataset, chosen).to(warm.device)
+        scores = model.item_scores.scores(model.states(batch).float(), items)
+        scores = scores.nan_to_num(nan=-torch.inf)
+        targets = torch.from_numpy(held.items[chosen]).to(warm.device) + len(warm)
         open_to = _candidates(config, dataset, chosen, torch.ones_like(scores, dtype=torch.bool))
         if config["exclude_history"] == KEEP_TARGET:
             open_to.scatter_(1, targets.unsqueeze(1), True)
         missed = ~open_to.gather(1, targets.unsqueeze(1)).squeeze(1)
-        nothing = torch.zeros(1, device=items.device).expand_as(scores)
+        nothing = torch.zeros(1, device=warm.device).expand_as(scores)
         for name, first in zip(CATALOGUES, (0, len(warm))):
             allowed = open_to[:, first:]
             counts = [allowed.sum(1) + missed]
@@ -242,10 +209,6 @@ def cold_table(block) -> str:
 
 def _gain(name, rank):
     return {"hit": 1.0, "ndcg": 1 / math.log2(rank + 1), "mrr": 1 / rank}[name]
-
-
-def _xavier(layer):
-    nn.init.xavier_normal_(layer.weight)
 
 
 def _lower(names):

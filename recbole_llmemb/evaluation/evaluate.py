@@ -68,7 +68,7 @@ def _candidates(config, model, batch, n_items):
         scores[candidates, interaction[config["ITEM_ID_FIELD"]]] = found
         return scores
     moved, candidates = interaction.to(device), candidates.to(device)
-    scores = model.rank_candidates(moved, candidates).float()
+    scores = model.scores(moved, candidates).float()
     if EXCLUDED in moved:
         scores = scores.masked_fill(moved[EXCLUDED], -torch.inf)
     return CandidateScores(scores, candidates, n_items)

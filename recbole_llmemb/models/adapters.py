@@ -10,28 +10,15 @@ from torch import nn
 
 
 def merging_is_cheaper(rows, width, middle, size):
-    """Whether W₂W₁ first, then one product, needs fewer multiplications than two products.
-
-    Parameters
-    ----------
-    rows : int
-        Table rows the adapter is applied to.
-    width, middle, size : int
-        Sizes of the table, between the two layers, and of the model.
-    """
+    """Whether W₂W₁ first, then one product with ``rows``, needs fewer multiplications than two."""
     return middle * width * size + rows * width * size < rows * (width * middle + middle * size)
 
 
 class LinearAdapter(nn.Module):
-    """Two linear layers without a non-linearity: one affine map of rank at most ``middle``.
+    """Two linear layers without a non-linearity, D → ``middle`` → d (the paper: D/2).
 
-    Because the map is affine, it is applied as the single product with W₂W₁ wherever
-    that is cheaper; autograd then carries the gradients to W₁, b₁, W₂ and b₂ unchanged.
-
-    Parameters
-    ----------
-    width, middle, size : int
-        D → ``middle`` (the paper: D/2) → d.
+    The map is affine, so it is applied as the single product with W₂W₁ wherever that is cheaper;
+    autograd then carries the gradients to W₁, b₁, W₂ and b₂ unchanged.
     """
 
     def __init__(self, width, middle, size):
@@ -40,7 +27,7 @@ class LinearAdapter(nn.Module):
         self.up = nn.Linear(middle, size)
 
     def forward(self, rows):
-        """Adapt table rows ``(n, D)`` to item embeddings ``(n, d)``."""
+        """``(n, D)`` to ``(n, d)``."""
         down, up = self.down, self.up
         sizes = (down.in_features, down.out_features, up.out_features)
         half = rows.dtype != down.weight.dtype
@@ -51,15 +38,7 @@ class LinearAdapter(nn.Module):
 
 
 class MLPAdapter(nn.Module):
-    """One hidden layer: W₂ · dropout(gelu(W₁z + b₁)) + b₂.
-
-    Parameters
-    ----------
-    width, middle, size : int
-        D → ``middle`` → d.
-    dropout : float
-        Rate at which hidden units are left out in training.
-    """
+    """One hidden layer, D → ``middle`` → d: W₂ · dropout(gelu(W₁z + b₁)) + b₂."""
 
     def __init__(self, width, middle, size, dropout=0.0):
         super().__init__()
@@ -68,7 +47,7 @@ class MLPAdapter(nn.Module):
         self.up = nn.Linear(middle, size)
 
     def forward(self, rows):
-        """Adapt table rows ``(n, D)`` to item embeddings ``(n, d)``."""
+        """``(n, D)`` to ``(n, d)``."""
         hidden = F.gelu(_affine(rows, self.down.weight, self.down.bias))
         return self.up(self.dropout(hidden))
 

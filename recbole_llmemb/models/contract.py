@@ -1,18 +1,27 @@
-"""What a model says of itself, and what it is given: all that the rest of the package asks."""
+"""The contract of models: what one says of itself and does, and all that others ask of it."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+from torch import nn
 
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data.batching import length_buckets
 from recbole_llmemb.data.histories import with_shuffled_sequences
 from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
 from recbole_llmemb.data.prefixes import PrefixTrainDataLoader, TrimmedTrainDataLoader
-from recbole_llmemb.models.whitening import Affine
-from recbole_llmemb.table import EmbeddingTable, match
-from recbole_llmemb.table.format import read_projection
+from recbole_llmemb.models.given import Given
+from recbole_llmemb.models.scoring import Items
+
+#: What else than ranking its own items a model may be able to do.
+ABILITIES = ("vectors", "new_items", "cold_items", "user_encoder")
 
 
 @dataclass(frozen=True)
@@ -26,87 +35,42 @@ class Needs:
     llm: bool = False
 
 
-class ItemTable:
-    """A table on disk, and its rows by the item ids of a dataset.
-
-    ``path``: of the directory.
-    ``tokens``: the dataset's items by id, padding first.
-    ``missing``: as ``llm_missing``.
-    ``reduced``: whether ``llm_pca_dim`` made it of a wider one.
-    """
-
-    def __init__(self, path, tokens, missing="error", reduced=False):
-        self.path, self.tokens, self.missing, self.reduced = path, tokens, missing, reduced
-        self.width = self._rows = None
-
-    def load(self) -> EmbeddingTable:
-        """The whole table, whose rows are kept for the first who asks for :meth:`rows`."""
-        table = EmbeddingTable.load(self.path)
-        self.width = table.width
-        self._rows = match(table, self.tokens, self.missing, where=str(self.path))
-        return table
-
-    def rows(self):
-        """``(n_items, D)`` by item id; row 0, padding, is zero."""
-        if self._rows is None:
-            self.load()
-        rows, self._rows = self._rows, None  # which need not be there twice
-        return rows
-
-    def rows_of(self, tokens):
-        """Rows of items that the dataset does not have, ``(n, D)``."""
-        table = EmbeddingTable.load(self.path)
-        return match(table, ["[PAD]", *tokens], self.missing, where=str(self.path))[1:]
-
-    def projection(self):
-        """What ``llm_pca_dim`` did to the encoder's vectors, or None."""
-        found = read_projection(self.path) if self.reduced else None
-        return None if found is None else Affine(found["mean"], found["matrix"])
-
-
-@dataclass
-class Given:
-    """What was made or found for a model; it hangs on the training split, as ``given``."""
-
-    table: ItemTable | None = None
-    teacher: Any = None  # (n_items, d) by item id, or a model with ``user_states``
-    llm: Any = None
-    config: Any = None  # That it was made for
-
-    @classmethod
-    def of(cls, dataset, config) -> Given | None:
-        """What hangs on a split for this configuration, if anything does."""
-        found = getattr(dataset, "given", None)
-        return found if found is not None and found.config is config else None
-
-
-def given_to(model, dataset, config, what: str):
-    """What a model cannot be built without: ``table``, ``teacher`` or ``llm``."""
-    found = getattr(Given.of(dataset, config), what, None)
-    if found is None:
-        named = {"table": "an item table", "teacher": "a teacher", "llm": "an LLM"}[what]
-        raise UserError(
-            f"{model} needs {named}, which is made before it is built; run it by recbole-llm or "
-            "run_recbole, or call recbole_llmemb.run.artifacts.provide(config, dataset)."
-        )
-    return found
-
-
-def is_checkpoint(teacher) -> bool:
-    """Whether ``align_teacher`` is a file; names of models are identifiers, paths are not."""
-    return bool(teacher) and not str(teacher).isidentifier()
-
-
 class Method:
     """Put before a RecBole sequential model in a class's bases.
 
-    ``teacher_shares_training``: whether a teacher that is trained for it learns by its schedule.
+    Attributes
+    ----------
+    one_pass : str
+        How it trains on a whole sequence at once: ``causal``, as no position's output depends on
+        later items; ``cloze``, on masked items; or not at all, empty.
+    padding_free : bool
+        Whether padding after a history changes nothing, so that it can be left out.
+    reads : frozenset of str
+        What of a batch it reads: ``items``, ``lengths``, ``users``, ``times``, ``item_fields``.
+    products : bool
+        Whether a score is a product of a state and an item (and a bias); otherwise it writes
+        :meth:`own_scores`.
+    similarity : bool
+        Whether ``item_similarity``, temperatures and ``popularity_adjustment`` apply to its scores.
+    losses : tuple of str
+        The values of ``loss_type`` that it offers.
+    teacher_shares_training : bool
+        Whether a teacher that is trained for it learns by its own schedule.
+    rows_at_once : int or None
+        Histories that it is best shown at a time in use; None for as many as there is room for.
     """
 
-    causal = None
-    cloze = False
+    one_pass: str = ""
+    padding_free = False
+    reads: frozenset[str] = frozenset({"items", "lengths"})
+    products = True
+    similarity = True
+    losses: tuple[str, ...] = ("BCE", "BPR", "CE")
     teacher_shares_training = True
+    rows_at_once: int | None = None
     Keys: type[Settings] | None = None  # Its own, beside those of every model
+
+    # -- what the class says before there is a model ----------------------------------------
 
     @classmethod
     def needs(cls, config) -> Needs:
@@ -114,7 +78,12 @@ class Method:
         return Needs()
 
     @classmethod
-    def settled(cls, config, given) -> dict:
+    def samples_negatives(cls, config) -> bool:
+        """Whether its training compares targets with sampled items."""
+        return False
+
+    @classmethod
+    def settled(cls, config, given: Given) -> dict:
         """Settings that follow from what it was given and from the machine, for a checkpoint."""
         return {}
 
@@ -124,11 +93,210 @@ class Method:
         if config["train_mode"] == "prefix":
             loader = TrimmedTrainDataLoader if config["prefix_trim"] else PrefixTrainDataLoader
         else:
-            loader = ClozeTrainDataLoader if cls.cloze else SequenceTrainDataLoader
+            cloze = cls.one_pass == "cloze"
+            loader = ClozeTrainDataLoader if cloze else SequenceTrainDataLoader
         return _on_shuffled_sequences(loader) if config["shuffle_train"] else loader
+
+    @classmethod
+    def is_padding_free(cls, config) -> bool:
+        """Whether it is under this configuration."""
+        return bool(cls.padding_free)
+
+    @classmethod
+    def scores_are_products(cls, config) -> bool:
+        """Whether they are under this configuration."""
+        return cls.products
+
+    @classmethod
+    def why_not(cls, ability: str, config) -> str:
+        """Why it lacks one of :data:`ABILITIES`, the rest of a sentence; empty where it has it."""
+        if cls.scores_are_products(config):
+            return ""
+        return (
+            f"{config['model']} makes its scores in a way of its own, not as products of a user's "
+            "and an item's vector"
+        )
+
+    # -- what a model writes ------------------------------------------------------------------
+
+    def states(self, batch):
+        """What each row predicts with, ``(b, d)``."""
+        raise NotImplementedError
+
+    def items(self) -> Items:
+        """What states are scored against: all items, those of :meth:`extend` after the others."""
+        raise NotImplementedError
+
+    def loss_terms(self, batch) -> dict:
+        """The parts of the loss of a training batch by name, weighted."""
+        raise NotImplementedError
+
+    def own_scores(self, batch, ids=None):
+        """Scores ``(b, n)``, or ``(b, c)`` of these items, where they are no products."""
+        raise NotImplementedError
+
+    # -- what it may write --------------------------------------------------------------------
 
     def before_training(self, loader) -> None:
         """Called with the loader of the training batches, before the first of them."""
+
+    def extend(self, vectors) -> None:
+        """Append new items, given by vectors ``(m, D)`` as the encoder of its table makes them."""
+        raise NotImplementedError
+
+    def new_item_note(self) -> str:
+        """What to know about how it places new items; empty where nothing is."""
+        return ""
+
+    def unseen(self, config, dataset, tokens) -> Items:
+        """Items that were held out of the dataset, as it scores them."""
+        raise NotImplementedError
+
+    def user_encoder(self) -> nn.Module:
+        """Its way from ids of items, lengths and ids of users to queries, without a table."""
+        raise NotImplementedError
+
+    @property
+    def first_new_id(self) -> int:
+        """How a history names the first item of :meth:`extend`; the others follow."""
+        return len(self.items().vectors)
+
+    def item_parameters(self) -> list:
+        """Parameters that are learnt per item (``item_learning_rate``)."""
+        return []
+
+    def user_embeddings(self, n_users: int) -> list:
+        """Layers that learn something per user; row 0 is of users it does not know.
+
+        RecBole's models have them under names that begin so.
+        """
+        layers = ((name.rpartition(".")[2], layer) for name, layer in self.named_modules())
+        layers = [layer for name, layer in layers if name.startswith("user")]
+        layers = [layer for layer in layers if isinstance(layer, nn.Embedding)]
+        return [layer for layer in layers if layer.num_embeddings == n_users]
+
+    def frozen_parameters(self) -> int:
+        """Numbers that take part, are not trained and are no parameters of the module."""
+        return 0
+
+    # -- scores are made here and nowhere else --------------------------------------------------
+
+    def scores(self, batch, ids=None):
+        """Scores of all items ``(b, n)``, or of these ``(b, c)``, for each row's history."""
+        if not self.products:
+            return self.own_scores(batch, ids)
+        return self.item_scores.scores(self.states(batch), self.items(), ids)
+
+    def full_sort_predict(self, interaction):
+        """RecBole's scoring of all items, ``(b, n_items)``."""
+        return self.scores(interaction)
+
+    def predict(self, interaction):
+        """RecBole's scoring of one item per row, ``(b,)``."""
+        return self.scores(interaction, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
+
+    def calculate_loss(self, interaction):
+        """RecBole's training entry: one loss, or the parts of it."""
+        terms = tuple(self.loss_terms(interaction).values())
+        return terms if len(terms) > 1 else terms[0]
+
+    @torch.no_grad()
+    def item_matrix(self):
+        """Vectors ``(n, d)`` whose inner products with :meth:`queries` are the scores."""
+        items = self.items()
+        rows = self.item_scores.of_all_items(items.vectors)
+        if items.bias is not None:  # a column, which every query meets with a one
+            rows = torch.cat([rows, items.bias.to(rows.dtype).unsqueeze(1)], dim=1)
+        return rows.detach().float().contiguous()
+
+    def query_of(self, states):
+        """States ``(b, d)`` as vectors that meet those of :meth:`item_matrix`."""
+        states = self.item_scores.of_states(states)
+        return states if self.items().bias is None else F.pad(states, (0, 1), value=1.0)
+
+    @torch.no_grad()
+    def queries(self, batch):
+        """Vectors ``(b, d)`` of a batch of histories, in its order.
+
+        Where padding changes nothing, short histories are read apart from long ones.
+        """
+        lengths = batch[self.ITEM_SEQ_LEN]
+        if not self.padding_free or len(lengths) < 2:
+            return self.query_of(self.states(batch)).float()
+        order = torch.argsort(lengths.cpu(), stable=True)
+        buckets = length_buckets(lengths.cpu()[order])
+        order = order.to(lengths.device)
+        columns = {name: column[order] for name, column in batch.interaction.items()}
+        parts = []
+        for begin, end, width in buckets:
+            part = {name: column[begin:end] for name, column in columns.items()}
+            part[self.ITEM_SEQ] = part[self.ITEM_SEQ][:, :width]
+            parts.append(self.query_of(self.states(Interaction(part))).float())
+        found = torch.cat(parts)
+        return torch.empty_like(found).index_copy_(0, order, found)
+
+
+# RecBole's models call the arguments of ``forward`` by these names.
+_ROLES = {
+    "item_seq": "items", "seq_item": "items",
+    "item_seq_len": "lengths", "seq_item_len": "lengths",
+    "user": "users",
+}  # fmt: skip
+
+
+def forward_roles(forward) -> tuple:
+    """What a backbone's ``forward`` takes, in its order: ``items``, ``lengths`` or ``users``.
+
+    None stands for an argument that is called otherwise; those with a default are left to it.
+
+    ``forward``: bound to its model.
+    """
+    found = []
+    for name, parameter in inspect.signature(forward).parameters.items():
+        if name in _ROLES:
+            found.append(_ROLES[name])
+        elif parameter.default is parameter.empty:
+            found.append(None)
+    return tuple(found)
+
+
+class StockModel(Method):
+    """A model of RecBole's own, which makes its scores itself."""
+
+    products = False
+
+    def __init__(self, model):
+        self.model = model
+
+    @classmethod
+    def why_not(cls, ability, config):
+        if ability == "new_items":
+            return f"the items of this {config['model']} have learnt IDs and no text"
+        return super().why_not(ability, config)
+
+    def states(self, batch):
+        given = {"items": batch[self.model.ITEM_SEQ], "lengths": batch[self.model.ITEM_SEQ_LEN]}
+        return self.model(*[given[role] for role in forward_roles(self.model.forward)])
+
+    def own_scores(self, batch, ids=None):
+        found = self.model.full_sort_predict(batch)
+        found = found.view(len(batch), -1)
+        return found if ids is None else found.gather(1, ids)
+
+    def items(self):
+        layer = getattr(self.model, "item_embedding", None)
+        if not torch.is_tensor(getattr(layer, "weight", None)):
+            name = type(self.model).__name__
+            raise UserError(f"{name} has no embeddings of items; take a model that has some.")
+        return Items(layer.weight)
+
+    def named_modules(self):
+        return self.model.named_modules()
+
+
+def as_method(model) -> Method:
+    """A model as the rest of the package asks it: as it is, or RecBole's own through an adapter."""
+    return model if isinstance(model, Method) else StockModel(model)
 
 
 def _on_shuffled_sequences(loader):

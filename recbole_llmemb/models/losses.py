@@ -17,25 +17,12 @@ _CHUNK = (1_500_000, 64_000_000)
 
 
 def item_cross_entropy(states, items, targets, bias=None, padding=False):
-    """Cross-entropy of the target against all items (RecBole's ``CE``).
+    """Cross-entropy of the target against all items (RecBole's ``CE``), mean over positions.
 
-    Parameters
-    ----------
-    states : torch.Tensor (n, d)
-        What the model predicts with.
-    items : torch.Tensor (n_items, d)
-        All item embeddings; row 0 is padding.
-    targets : torch.LongTensor (n,)
-        Item ids, never 0.
-    bias : torch.Tensor (n_items,), optional
-        Added to the scores.
-    padding : bool
-        Whether padding is a candidate, as it is for RecBole.
-
-    Returns
-    -------
-    torch.Tensor
-        Mean over positions.
+    ``states`` (n, d), ``items`` (n_items, d): row 0 of the items is padding.
+    ``targets`` (n,): item ids, never 0.
+    ``bias`` (n_items,): added to the scores.
+    ``padding``: whether padding is a candidate, as it is for RecBole.
     """
     if not padding:
         items, targets = items[1:], targets - 1
@@ -68,28 +55,48 @@ def bce_loss(positive, negative):
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
 
 
-class PairwiseBCE(nn.Module):
-    """:func:`bce_loss` in the shape of RecBole's ``BPRLoss``."""
-
-    def forward(self, positive, negative):
-        """As :func:`bce_loss`."""
-        return bce_loss(positive, negative)
-
-
 def _against(positive, negative):
     return positive if negative.dim() == 1 else positive.unsqueeze(1)
+
+
+class Loss(nn.Module):
+    """What training minimizes at its positions, made without arguments.
+
+    With ``samples_negatives`` it is called with the scores of the targets ``(n,)`` and of sampled
+    items ``(n,)`` or ``(n, k)``; otherwise with what :func:`item_cross_entropy` is called with.
+    """
+
+    samples_negatives = True
+
+
+class CELoss(Loss):
+    """:func:`item_cross_entropy`."""
+
+    samples_negatives = False
+
+    def forward(self, states, items, targets, bias=None, padding=False):
+        return item_cross_entropy(states, items, targets, bias, padding)
+
+
+class BPRLoss(Loss):
+    """:func:`bpr_loss`."""
+
+    def forward(self, positive, negative):
+        return bpr_loss(positive, negative)
+
+
+class BCELoss(Loss):
+    """:func:`bce_loss`."""
+
+    def forward(self, positive, negative):
+        return bce_loss(positive, negative)
 
 
 class AlignmentLoss(nn.Module):
     """Soft-target contrastive alignment of two views of the same items (LLMEmb §3.3, RAT).
 
     logits = X·Yᵀ/τ, targets = softmax((X·Xᵀ + Y·Yᵀ)/2·τ); the mean of cross-entropy by
-    rows and by columns. Nothing is normalised.
-
-    Parameters
-    ----------
-    temperature : float
-        τ; the paper uses 2.
+    rows and by columns. Nothing is normalized. The paper uses τ = 2.
     """
 
     def __init__(self, temperature=2.0):
@@ -105,3 +112,18 @@ class AlignmentLoss(nn.Module):
         # Columns of soft targets do not sum to one, so this is written out.
         by_columns = -(targets.t() * F.log_softmax(logits.t(), dim=-1)).sum(1).mean()
         return (by_rows + by_columns) / 2
+
+
+def log_popularity(counts, weight):
+    """What is added to the logits of the training softmax, and only there, ``(n_items,)``.
+
+    Logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314): with ``weight`` · log of
+    an item's share of the interactions added in training, the scores themselves need not say how
+    popular an item is, and rank for a catalog in which that counts less. 1 is that paper's
+    loss, which is consistent for the mean over items rather than over interactions.
+
+    ``counts`` (n_items,): interactions of each item; one is added, for items without any. A
+    constant, which no softmax sees, is left out.
+    ``weight``: τ in that paper.
+    """
+    return weight * torch.log1p(counts.float())

@@ -8,7 +8,7 @@ import importlib
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.llmemb.backbones import BACKBONES, PREFIX, Traits, bert4rec, special
+from recbole_llmemb.models.llmemb.backbones import BACKBONES, PREFIX, BackboneSpec, special
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmsrec.model import LLMSRec
 
@@ -25,7 +25,7 @@ def is_ours(model: str) -> bool:
 
 def names() -> list[str]:
     """The models that there are: over RecBole's backbones, and registered ones."""
-    ours = [PREFIX + name for name, traits in BACKBONES.items() if not traits.refused]
+    ours = [PREFIX + name for name, spec in BACKBONES.items() if not spec.unsupported]
     return ours + [name for name in MODELS if name not in ours]
 
 
@@ -47,11 +47,11 @@ def model_class(name: str) -> type:
     backbone = _backbone(name)
     if backbone is None:
         raise no_such_model(name)
-    refused = BACKBONES[backbone].refused
-    if refused:
+    reason = BACKBONES[backbone].unsupported
+    if reason:
         raise UserError(
-            f"{name} cannot be had: {backbone} cannot read items from a table, because {refused}; "
-            "take another model (the documentation's page on backbones lists them)."
+            f"There is no {name}: {backbone} is not supported as a backbone, as {reason}; take "
+            "another model (the documentation's page on backbones lists them)."
         )
     module = importlib.import_module(f"{PLACE}.{backbone.lower()}")
     return _make(getattr(module, backbone), BACKBONES[backbone])
@@ -77,8 +77,9 @@ def llmemb(backbone: type) -> type:
     backbone : type
         A RecBole sequential model that reads its items through ``self.item_embedding``. Its
         ``forward`` has arguments called as in RecBole's models (``item_seq``,
-        ``item_seq_len``, ``user``). With the attribute ``causal = True`` it is trained at
-        every position unless told otherwise.
+        ``item_seq_len``, ``user``). Its attributes ``products``, ``one_pass``, ``padding_free``
+        and ``size_key`` say what it can do; what it does not say is taken to be what can do no
+        harm, and :func:`recbole_llmemb.testing.verify_backbone` finds out what it may say.
 
     Returns
     -------
@@ -100,7 +101,7 @@ def llmemb(backbone: type) -> type:
         raise UserError(f"{name} is a model already; give the class {backbone} another name.")
     if getattr(MODELS.get(name), "backbone", None) is backbone:
         return MODELS[name]
-    return _make(backbone, Traits(causal=getattr(backbone, "causal", None)), known=False)
+    return _make(backbone, _declared(backbone))
 
 
 def register(model_class: type) -> type:
@@ -138,20 +139,38 @@ def _backbone(name):
     return backbone if str(name) == PREFIX + backbone and backbone in BACKBONES else None
 
 
-def _make(backbone, traits, known=True):
-    kinds = vars(special) | vars(bert4rec)
-    base = kinds[traits.kind] if traits.kind else LLMEmbMixin
+def _declared(backbone) -> BackboneSpec:
+    """What somebody's own class says of itself."""
+    one_pass = "causal" if getattr(backbone, "causal", False) else ""
+    one_pass = getattr(backbone, "one_pass", one_pass)
+    products = getattr(backbone, "products", bool(one_pass))
+    if one_pass not in ("", "causal") or (one_pass and not products):
+        raise UserError(
+            f"{backbone.__name__} says one_pass = {one_pass!r}; a model of your own may say "
+            "'causal', if its scores are products of a state and item_embedding (products = True)."
+        )
+    return BackboneSpec(
+        one_pass=one_pass,
+        padding_free=getattr(backbone, "padding_free", False),
+        losses=getattr(backbone, "losses", BackboneSpec.losses if products else ("CE", "BPR")),
+        products=products,
+        size_key=getattr(backbone, "size_key", ""),
+    )
+
+
+def _make(backbone, spec):
+    base = getattr(special, spec.kind) if spec.kind else LLMEmbMixin
     name = PREFIX + backbone.__name__
     contents = {
         "__doc__": f"{backbone.__name__} over an LLM item table (LLMEmb §3.3).",
         "__module__": f"{PLACE}.{name.lower()}",
         "backbone": backbone,
-        "features": traits.features,
-        "losses": traits.losses,
-        "similarity": traits.similarity,
-        "causal": traits.causal,
-        "trims": {"always": True, "never": False}.get(traits.trims, traits.trims),
-        "size_key": traits.size_key,
-        "known": known,
+        "reads": base.reads | ({"item_fields"} if spec.item_fields else set()),
+        "losses": spec.losses,
+        "products": spec.products,
+        "similarity": spec.products,
+        "one_pass": spec.one_pass,
+        "padding_free": spec.padding_free,
+        "size_key": spec.size_key,
     }
     return register(type(name, (base, backbone), contents))

@@ -1,12 +1,15 @@
-"""How a state and an item embedding make a score."""
+"""How a state and an item make a score."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from recbole_llmemb.models.layers import EvalCache
 
 #: What ``item_similarity: cosine`` divides by where ``similarity_temperature`` is empty.
 COSINE_TEMPERATURE = 0.07
@@ -16,30 +19,33 @@ BOUNDS = (0.01, 10.0)
 _SHORTEST = 1e-4
 
 
+class Items(NamedTuple):
+    """What states are scored against."""
+
+    vectors: torch.Tensor  # (n, d): row 0 is padding
+    bias: torch.Tensor | None = None  # (n,): added to the scores
+
+
 class ItemScores(nn.Module):
     """Turns states and item embeddings into the two sides of a dot product.
 
-    ``dot``: s·e/τ; ``cosine``: s·e/(‖s‖‖e‖τ). The temperature τ may be learnt, as its
+    Dot: s·e/τ; cosine: s·e/(‖s‖‖e‖τ). The temperature τ may be learnt, as its
     logarithm, between :data:`BOUNDS`.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-        ``item_similarity``, ``similarity_temperature``, ``learn_temperature``.
+    ``temperature``: τ, or where learning it begins; empty: 1, or what suits cosines.
     """
 
-    def __init__(self, config):
+    def __init__(self, cosine=False, temperature=None, learnt=False):
         super().__init__()
-        self.cosine = config["item_similarity"] == "cosine"
-        default = COSINE_TEMPERATURE if self.cosine else 1.0
-        self.fixed = config["similarity_temperature"] or default
+        self.cosine = cosine
+        self.fixed = temperature or (COSINE_TEMPERATURE if cosine else 1.0)
         self.log_temperature = None
-        if config["learn_temperature"]:
+        if learnt:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(self.fixed)))
-        self._kept = None
+        self.directions = EvalCache()
 
     @property
-    def plain(self):
+    def is_dot_product(self):
         """Whether scores are dot products and nothing else, as RecBole's own losses make them."""
         return not self.cosine and self.fixed == 1.0 and self.log_temperature is None
 
@@ -58,42 +64,33 @@ class ItemScores(nn.Module):
 
     def sides(self, states, items):
         """What is multiplied: states ``(..., d)`` and item embeddings ``(..., d)``."""
+        return self.of_states(states), self.of_items(items)
+
+    def of_states(self, states):
+        """The side of states ``(..., d)``."""
+        return states if self.is_dot_product else self._unit(states) / self.temperature
+
+    def of_items(self, items):
+        """The side of item embeddings ``(..., d)``."""
         if torch.is_grad_enabled():
-            self._kept = None
-        if self.plain:
-            return states, items
-        return self._queries(states), self._directions(items)
+            self.directions.forget()
+        return self._unit(items)
 
-    def ranking_sides(self, states, matrix):
-        """As :meth:`sides` for all items ``(n_items, d)``, whose side evaluation makes once."""
-        if torch.is_grad_enabled() or not self.cosine:
-            return self.sides(states, matrix)
-        # As for the matrix itself, versions alone do not tell: fused optimisers leave them.
-        # Every use that may lead to a gradient, and every change of mode, forgets it. The
-        # tensor is kept too, so that no other can come to lie at its address.
-        key = (matrix.data_ptr(), matrix._version, matrix.shape, matrix.dtype)
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, matrix, self._directions(matrix))
-        return self._queries(states), self._kept[2]
+    def of_all_items(self, items):
+        """As :meth:`of_items` for a matrix of all items, whose side evaluation makes once."""
+        return self.directions.get([items], lambda: self._unit(items)) if self.cosine else items
 
-    def lookup(self, states, layer, ids):
-        """As :meth:`sides` for the items ``ids``, of any shape, of an embedding layer."""
-        if torch.is_grad_enabled() or not self.cosine:
-            return self.sides(states, layer(ids))
-        states, matrix = self.ranking_sides(states, layer.weight)
-        return states, F.embedding(ids, matrix)
+    def scores(self, states, items: Items, ids=None):
+        """Scores of all items ``(b, n)``, or of those with these ids ``(b, c)``.
 
-    def _queries(self, states):
-        return self._directions(states) / self.temperature
+        ``states`` (b, d).
+        """
+        states, vectors = self.of_states(states), self.of_all_items(items.vectors)
+        if ids is None:
+            return F.linear(states, vectors, items.bias)
+        chosen = F.embedding(ids, vectors).to(states.dtype)
+        found = torch.einsum("bd,bcd->bc", states, chosen)
+        return found if items.bias is None else found + items.bias[ids]
 
-    def _directions(self, vectors):
+    def _unit(self, vectors):
         return F.normalize(vectors, dim=-1, eps=_SHORTEST) if self.cosine else vectors
-
-    def train(self, mode=True):
-        """As for any module."""
-        self._kept = None
-        return super().train(mode)
-
-    def __getstate__(self):
-        # What evaluation computed is not worth copying or pickling.
-        return {**self.__dict__, "_kept": None}

@@ -17,9 +17,10 @@ from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.models import registry
-from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoint
+from recbole_llmemb.models.contract import Needs
+from recbole_llmemb.models.given import Given, ItemTable, is_checkpoint
 from recbole_llmemb.models.llmsrec.llm import load_llm
-from recbole_llmemb.models.llmsrec.teacher import FrozenTeacher
+from recbole_llmemb.models.llmsrec.model import FrozenTeacher
 from recbole_llmemb.run.teacher import ensure_teacher, item_rows
 from recbole_llmemb.scft import ensure_table
 from recbole_llmemb.table.format import read_manifest
@@ -145,52 +146,49 @@ def frozen_teacher(config, dataset, size: int, report: Callable[[str], None]) ->
     if needed and not Path(config["align_teacher"]).is_file():  # whoever would train it now
         path = needed["path"]
         if not Path(path).is_file():
-            raise UserError(
-                f"The CF model that this model was trained with was in {path} and is gone; put "
-                "it back there, or say where it is (align_teacher).",
-                key="align_teacher",
-            )
+            raise _no_teacher(path, "this model was trained with it, and it is gone")
     else:
         path = ensure_teacher(config, size, report)
     state = checkpoint.load(path)
     found = checkpoint.fingerprint(state.get("state_dict", {}))
     if needed and needed["fingerprint"] != found:
-        raise UserError(
-            f"{path} is not the CF model this model was trained with (fingerprint {found}, not "
-            f"{needed['fingerprint']}, then in {needed['path']}); set align_teacher to that one.",
-            key="align_teacher",
+        raise _no_teacher(
+            path,
+            f"it is not the one this model was trained with (fingerprint {found}, not "
+            f"{needed['fingerprint']}, then in {needed['path']})",
         )
     if not needed and is_checkpoint(config["align_teacher"]):
         check_same(config, state.get("config"), path)
     where = str(Path(path).absolute())  # a checkpoint may be read from another folder
     config["teacher_used"] = {"path": where, "fingerprint": found}
     model, tokens = teacher_model(state, path, dataset, config["device"])
-    report(f"teacher: {type(model).__name__} of {path}")
+    name = type(model).__name__
+    report(f"teacher: {name} of {path}")
     if not torch.is_tensor(getattr(getattr(model, "item_embedding", None), "weight", None)):
-        raise UserError(
-            f"Checkpoint {path} is of {state['config']['model']}, which has no item_embedding, so "
-            "it cannot be the CF model; give a sequential model with one (align_teacher).",
-            key="align_teacher",
-        )
+        raise _no_teacher(path, f"{name} has no item_embedding")
     ours = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     number = {token: i for i, token in enumerate(tokens)}
     absent = [token for token in ours[1:] if token not in number]
     if absent:
-        raise UserError(
-            f"CF model {path} does not know {len(absent)} of the dataset's items "
-            f"({name_some(absent)}); train one on this dataset (align_teacher).",
-            key="align_teacher",
+        raise _no_teacher(
+            path, f"it does not know {len(absent)} of the dataset's items ({name_some(absent)})"
         )
     ids = torch.tensor([0, *(number[token] for token in ours[1:])])
     teacher = FrozenTeacher(model, ids.to(config["device"]))
     if not teacher.gives_states():
-        raise UserError(
-            f"Checkpoint {path} is of {state['config']['model']}, which does not turn a history of "
-            "items into one state as wide as an item embedding, so it cannot be the CF model; give "
-            "another (align_teacher).",
-            key="align_teacher",
+        raise _no_teacher(
+            path,
+            f"{name} does not turn a history of items into one state as wide as an item embedding",
         )
     return teacher
+
+
+def _no_teacher(path, why) -> UserError:
+    return UserError(
+        f"{path} cannot be the CF model: {why}; say with align_teacher where the right one is.",
+        key="align_teacher",
+        where=path,
+    )
 
 
 def teacher_model(state, path, dataset=None, device=None):
@@ -199,10 +197,10 @@ def teacher_model(state, path, dataset=None, device=None):
     ``dataset``: used where it has the same items; the checkpoint's own data is read otherwise.
     """
     if "config" not in state or "state_dict" not in state:
-        raise UserError(f"Checkpoint {path} has no configuration; give one of a trainer.")
+        raise _no_teacher(path, "it has no configuration or no weights")
     config = config_for(state["config"], torch.device(device or "cpu"))
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise UserError(f"Checkpoint {path} is of {config['model']}, which is no sequential model.")
+        raise _no_teacher(path, f"{config['model']} is no sequential model")
     config["align_weight"] = 0.0  # which only training needs
     tokens = state.get("item_tokens")
     ours = None if dataset is None else dataset.field2id_token[dataset.iid_field]

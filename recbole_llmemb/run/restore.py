@@ -16,6 +16,7 @@ from recbole_llmemb.config.plain import config_for, config_from_plain
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.core.gpus import usable_device
+from recbole_llmemb.core.registry import import_paths_in, trust
 from recbole_llmemb.data.dataset import LazySequentialDataset
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.records.atomic import interaction_files
@@ -92,6 +93,8 @@ def restore(
     plain = {key: value for key, value in plain.items() if value is not None or key not in changes}
     if data_path is not None:
         plain["data_path"] = str(Path(data_path) / str(plain.get("dataset")))
+    if trust_remote_code:
+        trust(path for _, path in import_paths_in(plain))
     config = config_for(plain, _device(device, plain))
     config["llm_trust_remote_code"] = bool(trust_remote_code)
     if plain.get("llm_cache_dir") and "llm_cache_dir" in changes:

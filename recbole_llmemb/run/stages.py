@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from recbole.data import create_dataset, data_preparation
-from recbole.utils import FeatureType, ModelType, get_model, get_trainer, init_seed
+from recbole.utils import FeatureType, ModelType, get_model, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb.config.plain import config_to_plain
@@ -20,11 +20,13 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
-from recbole_llmemb.models.contract import Given
+from recbole_llmemb.models.contract import as_method
+from recbole_llmemb.models.given import Given
 from recbole_llmemb.records.atomic import check_header, interaction_files
 from recbole_llmemb.run.result import curve_of
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.scft.settings import ScftSettings
+from recbole_llmemb.training.trainer import trainer_class
 
 # Another one since the same files became other data: sorted by their own times.
 _READING = "2"
@@ -194,7 +196,7 @@ def build(config, data: Data):
     sentence = f"{config['model']} cannot be built with this configuration: {{reason}}."
     with explained(sentence, *_UNFIT):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
-        return model, get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+        return model, trainer_class(config)(config, model)
 
 
 @dataclass
@@ -233,7 +235,7 @@ def train_and_evaluate(
     name = run_name(config, config["checkpoint_dir"])
     trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{name}.pth")
     resume_file = os.path.join(config["checkpoint_dir"], f"{name}.resume.pth")
-    if hasattr(trainer, "resume_file"):
+    if trainer.resumes:
         trainer.resume_file = resume_file
         if resume and os.path.isfile(resume_file):
             trainer.resume_checkpoint(resume_file)
@@ -264,13 +266,9 @@ def train_and_evaluate(
             "The training loss is no longer a number; lower learning_rate or set clip_grad_norm."
         ) from error
     trained = perf_counter() - began
-    valid_groups = getattr(trainer, "best_valid_groups", None)
 
     began = perf_counter()
-    if hasattr(trainer, "evaluate_per_row"):
-        test, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
-    else:  # RecBole's own
-        test, details = trainer.evaluate(data.test, show_progress=config["show_progress"]), None
+    test, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
     if not tests:  # which would have loaded it
         report("test: eval_args leave no test part; groups are those of the best validation")
         best_state = checkpoint.load(trainer.saved_model_file, config["device"])
@@ -279,21 +277,16 @@ def train_and_evaluate(
     evaluated = perf_counter() - began
     if os.path.isfile(resume_file):
         os.unlink(resume_file)
-    groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
-    per_epoch = getattr(trainer, "epoch_seconds", [])
+    per_epoch = trainer.epoch_seconds
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    everything = sum(p.numel() for p in model.parameters())
-    table = getattr(getattr(model, "item_embedding", None), "table", None)
-    frozen = everything - trainable
-    if table is not None and not table.requires_grad:
-        frozen += table.numel()
-    frozen += getattr(model, "frozen_parameters", 0)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    frozen += as_method(model).frozen_parameters()
     return Outcome(
         best_valid_result=dict(best or {}),
         test_result=dict(test or {}),
-        valid_groups=valid_groups,
-        groups=getattr(trainer, "groups_of_last_evaluation", None),
-        labels=None if groups is None else groups.labels,
+        valid_groups=trainer.best_valid_groups,
+        groups=trainer.groups_of_last_evaluation,
+        labels=trainer.group_labels,
         epochs=len(trainer.train_loss_dict) + trainer.start_epoch,
         seconds={
             "train": trained,
@@ -302,7 +295,7 @@ def train_and_evaluate(
         },
         parameters={"trainable": trainable, "frozen": frozen},
         checkpoint=trainer.saved_model_file,
-        curve=curve_of(getattr(trainer, "history", None), per_epoch),
+        curve=curve_of(trainer.history, per_epoch),
         details=details,
     )
 

@@ -17,7 +17,7 @@ from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.encode import cache_directory
-from recbole_llmemb.models.contract import is_checkpoint
+from recbole_llmemb.models.given import is_checkpoint
 from recbole_llmemb.models.llmemb.backbones.settings import draws_none
 from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages
@@ -35,12 +35,8 @@ def teacher_config(config, size: int):
     same size; RecBole's default seed whatever the run's, so that runs that differ in
     their seed share one teacher, as in the authors' scripts.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-        Of the run; ``align_teacher`` names the model, ``align_teacher_config`` overrides.
-    size : int
-        Of the item embeddings.
+    ``config``: of the run; ``align_teacher`` names the model, ``align_teacher_config`` overrides.
+    ``size``: of the item embeddings.
     """
     name = config["align_teacher"]
     ours = name in _OURS
@@ -63,7 +59,7 @@ def teacher_config(config, size: int):
         "hidden_size": size,
         "embedding_size": size,
     }
-    if not (run.causal or run.cloze):
+    if not run.one_pass:
         values.pop("train_mode", None)  # which says prefix only because the run has no choice
     if not ours:
         # RecBole's own: its losses, its prefixes.
@@ -90,22 +86,8 @@ def teacher_config(config, size: int):
 def ensure_teacher(config, size: int, report: Callable = print) -> Path:
     """The checkpoint of the teacher, training it if there is none yet.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-    size : int
-        Size of the item embeddings to align.
-    report : callable
-        Called with one line that says what happens.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    UserError
-        No such checkpoint or model.
+    ``size``: of the item embeddings to align.
+    ``report``: called with one line that says what happens.
     """
     wanted = config["align_teacher"]
     if not wanted:
@@ -172,22 +154,7 @@ def item_rows(config, dataset, size: int, report: Callable = print) -> torch.Ten
 
 
 def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
-    """Item tokens and item embeddings of a checkpoint of any RecBole model.
-
-    Parameters
-    ----------
-    path : path-like
-
-    Returns
-    -------
-    tuple
-        n tokens and a tensor ``(n, d)``, without padding.
-
-    Raises
-    ------
-    UserError
-        Not a checkpoint, or one without ``item_embedding.weight``.
-    """
+    """Item tokens and embeddings ``(n, d)``, without padding, of a checkpoint of any model."""
     state = checkpoint.load(path)
     weights = state.get("state_dict", {})
     if "item_embedding.weight" not in weights:

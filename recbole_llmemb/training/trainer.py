@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 from recbole.trainer import Trainer
-from recbole.utils import get_gpu_usage, set_color
+from recbole.utils import get_gpu_usage, get_trainer, set_color
 from torch import optim
 from torch.nn.utils.clip_grad import clip_grad_norm_
 from tqdm import tqdm
@@ -31,10 +31,14 @@ class LLMEmbTrainer(Resumable, Trainer):
 
     Attributes
     ----------
+    resumes : bool
+        Whether it writes ``resume_file`` and continues from it.
     evaluation_seconds : list of float
         Wall time of each evaluation; of each epoch, see
         :class:`~recbole_llmemb.training.resume.Resumable`.
     """
+
+    resumes = True
 
     def __init__(self, config, model):
         super().__init__(config, model)
@@ -46,6 +50,15 @@ class LLMEmbTrainer(Resumable, Trainer):
     def groups_of_last_evaluation(self):
         """``{group: {"users": n, metric: value}}`` of the last evaluation, or None."""
         return self.evaluator.group_metrics
+
+    @property
+    def group_labels(self):
+        """What the groups are, in words by name; None before they are known."""
+        return None if self.evaluator.groups is None else self.evaluator.groups.labels
+
+    def know_groups(self, train):
+        """Tell tail and head items and short and long users apart, by the training split."""
+        self.evaluator.know_groups(self.config, train)
 
     def evaluate_per_row(self, eval_data, **kwargs):
         """As :meth:`evaluate`, and what it found for each row.
@@ -80,11 +93,10 @@ class LLMEmbTrainer(Resumable, Trainer):
 
     def _groups(self, params):
         """Parameters, those that are learnt per item apart where they have a rate of their own."""
-        rate, layer = self.config["item_learning_rate"], getattr(self.model, "item_embedding", None)
-        if rate is None or layer is None:
+        rate = self.config["item_learning_rate"]
+        if rate is None:
             return params
-        names = ("weight", "table", "offsets.weight")
-        own = {id(p) for name, p in layer.named_parameters() if name in names}
+        own = {id(p) for p in self.model.item_parameters()}
         items = [p for p in params if id(p) in own]
         rest = [p for p in params if id(p) not in own]
         return [{"params": rest}, {"params": items, "lr": rate}] if items else params
@@ -187,7 +199,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         self._train_data = train_data
         self.model.before_training(train_data)
         dataset = train_data._dataset
-        self.evaluator.know_groups(self.config, dataset)
+        self.know_groups(dataset)
         if saved:
             self._keep_best()
         self._restore_rng()
@@ -220,3 +232,26 @@ class LLMEmbTrainer(Resumable, Trainer):
         return self.start_epoch > 0 and (
             self.cur_step > self.stopping_step or self.start_epoch >= self.epochs
         )
+
+
+class StockTrainer:
+    """Put before a trainer of RecBole's own: what is asked of trainers, which it does not know."""
+
+    resumes = False
+    resume_file = best_valid_groups = groups_of_last_evaluation = group_labels = history = None
+    epoch_seconds = ()
+
+    def know_groups(self, train):
+        """It measures none."""
+
+    def evaluate_per_row(self, eval_data, **kwargs):
+        """Its metrics, and no rows."""
+        return self.evaluate(eval_data, **kwargs), None
+
+
+def trainer_class(config) -> type:
+    """The trainer of a configuration's model, RecBole's own through :class:`StockTrainer`."""
+    found = get_trainer(config["MODEL_TYPE"], config["model"])
+    if issubclass(found, LLMEmbTrainer):
+        return found
+    return type(found.__name__, (StockTrainer, found), {})

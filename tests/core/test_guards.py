@@ -13,7 +13,7 @@ from recbole_llmemb.run import stages, teacher
 
 def test_a_backbone_that_sees_the_future_is_refused_in_sequence_mode(tiny_config, monkeypatch):
     assert tiny_config()["train_mode"] == "sequence"
-    monkeypatch.setattr(model_class("LLMEmbSASRec"), "causal", False)
+    monkeypatch.setattr(model_class("LLMEmbSASRec"), "one_pass", "")
     with pytest.raises(UserError, match="LLMEmbSASRec is not causal.*train_mode: prefix"):
         tiny_config(train_mode="sequence")
     assert tiny_config()["train_mode"] == "prefix"

@@ -17,8 +17,7 @@ from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.data.holdout import histories  # isort: skip
 from recbole_llmemb.core.errors import TableError, UserError  # isort: skip
-from recbole_llmemb.evaluation.cold import cold_embeddings, evaluate_cold  # isort: skip
-from recbole_llmemb.evaluation.cold import cold_table, expected_metrics  # isort: skip
+from recbole_llmemb.evaluation.cold import cold_table, evaluate_cold, expected_metrics  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
 from recbole_llmemb.run.teacher import ensure_teacher, read_item_embeddings  # isort: skip
 
@@ -173,11 +172,11 @@ def test_against_a_plain_loop(tiny_run, tiny_table, settings):
     vectors = table.vectors[[table.tokens.index(token) for token in held.tokens]]
     hits, aucs, among_cold = [], [], []
     with torch.no_grad():
-        cold = model.scored_items.embed(vectors)
+        cold = model.output_items.embed(vectors)
         for row in range(len(held)):
             batch = histories(held, train, slice(row, row + 1))
             warm = model.full_sort_predict(batch)[0, 1:].tolist()
-            sides = model.item_scores.sides(model.sequence_output(batch), cold)
+            sides = model.item_scores.sides(model.states(batch), cold)
             new = (sides[0] @ sides[1].t())[0].tolist()
             own = new.pop(held.items[row])
             rank = 1 + sum(score > own for score in warm + new)
@@ -210,12 +209,12 @@ def test_without_what_users_have_met(tmp_path, tiny_run, tiny_table, excluded):
     last, missed = {}, 0
     expected: dict = {"all_items": [], "cold_items": []}
     with torch.no_grad():
-        cold = model.scored_items.embed(vectors)
+        cold = model.output_items.embed(vectors)
         for row, user in enumerate(held.users):
             target = held.tokens[held.items[row]]
             batch = histories(held, train, slice(row, row + 1))
             score = dict(zip(warm_names, model.full_sort_predict(batch)[0, 1:].tolist()))
-            sides = model.item_scores.sides(model.sequence_output(batch), cold)
+            sides = model.item_scores.sides(model.states(batch), cold)
             score |= dict(zip(held.tokens, (sides[0] @ sides[1].t())[0].tolist()))
             sequence = often.sequences[user]
             place = sequence.index(target, last.get((user, target), -1) + 1)
@@ -281,18 +280,19 @@ def test_a_trained_table_gives_the_row_that_training_would_have_started_from(tin
     before = model.item_embedding.weight.detach().clone()
     trainer._train_epoch(data.train, 0)
     assert not torch.equal(model.item_embedding.weight, before)
-    rows, bias = cold_embeddings(config, data.train._dataset, model)
-    assert rows.shape == (15, 8) and not bias.any()
-    # A known item among the new ones comes out as its own first row.
     train = data.train._dataset
-    train.held_out.tokens[:] = names(train, "item_id", range(1, train.item_num))
-    assert torch.allclose(cold_embeddings(config, train, model)[0], before[1:], atol=1e-6)
+    rows, bias = model.unseen(config, train, train.held_out.tokens)
+    assert rows.shape == (15, 8) and bias is None
+    # A known item among the new ones comes out as its own first row.
+    known = names(train, "item_id", range(1, train.item_num))
+    assert torch.allclose(model.unseen(config, train, known).vectors, before[1:], atol=1e-6)
 
 
 def test_bert4rec_gives_new_items_the_mean_bias(tiny_run):
     config, data, model, trainer = tiny_run("LLMEmbBERT4Rec", loss_type="CE", **HELD)
     trainer._train_epoch(data.train, 0)
-    _, bias = cold_embeddings(config, data.train._dataset, model)
+    train = data.train._dataset
+    _, bias = model.unseen(config, train, train.held_out.tokens)
     learnt = model.output_bias[1:46].mean()
     assert learnt.abs() > 0 and torch.allclose(bias, learnt.expand(15))
     assert evaluate_cold(config, data, model)["all_items"]["model"]["auc"] > 0

@@ -31,13 +31,11 @@ METRICS = ["Hit", "NDCG", "MRR", "Recall", "GAUC", "ItemCoverage", "GiniIndex"]
 
 
 class CandidateSASRec(SASRec):
-    """RecBole's SASRec with the two methods that candidate scoring needs."""
+    """RecBole's SASRec with the method that candidate scoring needs."""
 
-    def sequence_output(self, interaction):
-        return self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-
-    def candidate_scores(self, seq_output, candidates):
-        return torch.einsum("bh,bch->bc", seq_output, self.item_embedding(candidates))
+    def scores(self, interaction, candidates):
+        states = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return torch.einsum("bh,bch->bc", states, self.item_embedding(candidates))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def our_evaluation(config, model, loader):
         for batch in loader:
             if isinstance(loader, CandidateEvalDataLoader):
                 interaction, candidates, _, _ = batch
-                scores = model.candidate_scores(model.sequence_output(interaction), candidates)
+                scores = model.scores(interaction, candidates)
                 collector.candidate_batch_collect(scores, candidates, interaction, n_items)
             else:
                 interaction, scores, positive_u, positive_i = trainer._full_sort_batch_eval(batch)
@@ -317,7 +315,7 @@ def test_candidate_matrix_and_direct_collection_agree(data_path):
         interaction, candidates, positive_u, positive_i = batch
         assert torch.equal(candidates[:, 0], positive_i)
         with torch.no_grad():
-            scores = model.candidate_scores(model.sequence_output(interaction), candidates)
+            scores = model.scores(interaction, candidates)
             full = scores.new_full((len(scores), dataset.item_num), -torch.inf)
             full.scatter_(1, candidates, scores)
             scores = full.gather(1, candidates)

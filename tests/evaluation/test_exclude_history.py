@@ -221,7 +221,7 @@ def test_ties(run, repeats, mode, excluded, monkeypatch):
         return torch.arange(15.0).remainder(3).expand(len(batch), -1).clone()
 
     monkeypatch.setattr(model, "full_sort_predict", coarse)
-    monkeypatch.setattr(model, "rank_candidates", lambda b, c: coarse(b).gather(1, c))
+    monkeypatch.setattr(model, "scores", lambda b, c: coarse(b).gather(1, c))
     candidates = data.test.negatives.tolist() if mode != "full" else None
     found = measured(trainer, data)
     bounds = []

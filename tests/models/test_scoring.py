@@ -67,9 +67,9 @@ def test_every_way_of_ranking(model_of, name, items, way, grad):
     batch = next(iter(data.valid))[0]
     candidates = torch.randint(1, 61, (len(batch), 4))
     with torch.set_grad_enabled(grad):
-        states = model.sequence_output(batch)
+        states = model.states(batch)
         every = model.full_sort_predict(batch)
-        some = model.candidate_scores(states, candidates)
+        some = model.scores(batch, candidates)
         one = model.predict(batch)
     weight = model.item_embedding.weight.detach()[:61]
     expected = naive(states.detach(), weight, way)
@@ -148,8 +148,9 @@ def test_prefix_mode_scores_the_same_way(model_of, monkeypatch, name, loss_type)
 
 
 def scores_with(**settings):
-    keys = ("item_similarity", "similarity_temperature", "learn_temperature")
-    return ItemScores({key: settings.get(key) for key in keys})
+    cosine = settings.get("item_similarity") == "cosine"
+    temperature = settings.get("similarity_temperature")
+    return ItemScores(cosine, temperature, settings.get("learn_temperature", False))
 
 
 def test_learnt_temperature_gets_its_gradient():
@@ -248,7 +249,7 @@ def test_each_evaluation_sees_the_last_step(tiny_run, settings, loss_type):
         trainer.evaluate(data.valid, load_best_model=False)
         with torch.no_grad():
             found = model.full_sort_predict(batch)
-            states = model.sequence_output(batch)
+            states = model.states(batch)
         weight = model.item_embedding.weight.detach()  # under autograd: nothing is kept
         states, weight = (v / v.norm(dim=1, keepdim=True).clamp(min=1e-4) for v in (states, weight))
         tau = 0.07
@@ -267,7 +268,7 @@ def test_kept_items_are_those_of_the_matrix_given():
 
     def kept():
         with torch.no_grad():
-            return scores.ranking_sides(states, layer.weight)[1]
+            return scores.of_all_items(layer.weight)
 
     def unit():
         return layer.weight.detach() / layer.weight.detach().norm(dim=1, keepdim=True)

@@ -23,7 +23,7 @@ from recbole_llmemb import plugin  # isort: skip
 from recbole_llmemb.data.dataset import LazySequentialDataset  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin  # isort: skip
-from recbole_llmemb.training.trainer import LLMEmbTrainer  # isort: skip
+from recbole_llmemb.training.trainer import LLMEmbTrainer, StockTrainer  # isort: skip
 
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
 
@@ -110,7 +110,7 @@ def test_another_backbone_is_a_few_lines(tiny_run):
 
 def test_stock_models_are_as_they_were(tiny_run, tiny_config):
     config, data, model, trainer = tiny_run("SASRec")
-    assert type(model) is SASRec and type(trainer) is Trainer
+    assert type(model) is SASRec and type(trainer).__bases__ == (StockTrainer, Trainer)
     assert type(data.train) is TrainDataLoader
     assert type(data.valid) is type(data.test) is FullSortEvalDataLoader
     assert type(data.dataset) is SequentialDataset

@@ -208,12 +208,12 @@ def test_every_backbone_is_listed():
     from recbole_llmemb.models.llmemb.backbones import BACKBONES
 
     page = reference.expand((DOCS / "backbones.md").read_text(encoding="utf-8"))
-    for name, traits in BACKBONES.items():
-        shown = name if traits.refused else f"`LLMEmb{name}`"
+    for name, spec in BACKBONES.items():
+        shown = name if spec.unsupported else f"`LLMEmb{name}`"
         (line,) = re.findall(rf"^\| {re.escape(shown)} \|.*$", page, re.MULTILINE)
-        assert traits.refused in line and traits.note in line
-        if not traits.refused:
-            assert ("sequence" in line.split("|")[2]) == bool(traits.in_one_pass)
+        assert spec.unsupported in line and spec.note in line
+        if not spec.unsupported:
+            assert ("sequence" in line.split("|")[2]) == bool(spec.one_pass)
     assert "<!-- backbones" not in page
 
 

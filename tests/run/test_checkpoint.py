@@ -277,7 +277,7 @@ def test_entries_of_other_kinds_are_damage(tmp_path, state):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"dataset": ["a"]}, {"metrics": ["x"]}, {"model": 3}, {"eval_args": 3}]
+    "changed", [{"dataset": ["a"]}, {"metrics": 3}, {"model": 3}, {"eval_args": 3}]
 )
 def test_settings_of_other_kinds_are_told(tiny_config, changed):
     plain = config_to_plain(tiny_config())

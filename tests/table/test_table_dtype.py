@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_llmemb.models import table_dtype
+from recbole_llmemb.models import layers
 from recbole_llmemb.models.adapters import LinearAdapter, NoAdapter
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 
@@ -52,12 +52,12 @@ def test_without_an_adapter_half_precision_rows_become_float():
 def test_wide_tables_are_kept_in_bfloat16_where_it_is_fast(
     setting, width, native, expected, monkeypatch
 ):
-    monkeypatch.setattr(table_dtype, "multiplies_bfloat16", lambda device: native)
-    assert table_dtype.table_dtype(setting, width, "cpu") == expected
+    monkeypatch.setattr(layers, "has_bfloat16_matmul", lambda device: native)
+    assert layers.table_dtype(setting, width, "cpu") == expected
 
 
 def test_an_old_torch_or_cpu_counts_as_without_bfloat16(monkeypatch):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not table_dtype.multiplies_bfloat16("cpu")
-    assert not table_dtype.multiplies_bfloat16("meta")
+    assert not layers.has_bfloat16_matmul("cpu")
+    assert not layers.has_bfloat16_matmul("meta")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from recbole_llmemb.core.drawing import COLORS, bare, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.records.items import read_dataset_items
 from recbole_llmemb.run.restore import restore
@@ -43,14 +44,12 @@ def read_map(checkpoint, category_field=None, data_path=None) -> ItemMap:
     ``data_path``: the folder that holds the dataset's folder, if it is not where it was.
     """
     loaded = restore(checkpoint, device="cpu", data_path=data_path)
-    dataset, layer = loaded.dataset, getattr(loaded.model, "item_embedding", None)
-    if layer is None:
-        raise UserError(f"The model of {checkpoint} has no item embeddings to map.")
+    dataset = loaded.dataset
     tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     order = sorted(range(1, len(tokens)), key=tokens.__getitem__)
     picked = order[:: -(-len(order) // _MOST)]
     with torch.no_grad():
-        after = layer.weight[picked].float().cpu()
+        after = as_method(loaded.model).items().vectors[picked].float().cpu()
     counts, _ = dataset.training_counts(loaded.splits[0])
     field, categories = _categories(loaded.config, [tokens[i] for i in picked], category_field)
     before = _raw_rows(loaded.config, dataset, picked)

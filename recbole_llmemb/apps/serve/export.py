@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from recbole_llmemb.apps.serve import export_parts
-from recbole_llmemb.apps.serve.scorers import refuse_without_products
 from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
@@ -86,15 +85,15 @@ def check(recommender, parts, form="safetensors") -> None:
     if form not in export_parts.FORMATS:
         raise UserError(f"--format is {form!r}; it must be {' or '.join(export_parts.FORMATS)}.")
     if set(parts) - {"table"}:
-        refuse_without_products(recommender.model, "there are no vectors to export")
+        recommender.require("vectors", "there are no vectors to export")
     if form == "parquet" or "table" in parts:
         export_parts.pyarrow()
     if "index" in parts:
         export_parts.faiss()
     if "encoder" in parts:
-        from recbole_llmemb.apps.serve.user_encoder import check_encoder
-
-        check_encoder(recommender.model)
+        why = recommender.method.why_not("user_encoder", recommender.config)
+        if why:
+            raise UserError(f"{why}; leave encoder out of --what.")
     if "table" in parts and not recommender.config["llm_table_used"]:
         raise UserError(
             f"The items of this {recommender.config['model']} have learnt IDs and no table; leave "
@@ -119,13 +118,12 @@ def sample(recommender):
 
 
 @torch.no_grad()
-def models_own_scores(recommender, people):
+def reference_scores(recommender, people):
     """What the model itself gives these people for the dataset's items, ``(b, n_items - 1)``."""
-    parts = []
+    parts, known = [], recommender.catalogue.item_count
     for begin in range(0, len(people), recommender.batch_size):
         batch = recommender._batch(people.part(begin, begin + recommender.batch_size))
-        scores = recommender.model.full_sort_predict(batch).float()
-        parts.append(scores.view(len(batch), -1)[:, 1:].cpu())
+        parts.append(recommender.method.scores(batch).float()[:, 1:known].cpu())
     return torch.cat(parts)
 
 
@@ -139,7 +137,7 @@ def _items(recommender, folder, facts, form, index, show_progress):
     kept = export_parts.read(folder / name)
     known = recommender.catalogue.item_count - 1
     scores = recommender.user_vectors(people) @ kept[:known].t()
-    gap = (scores - models_own_scores(recommender, people)).abs().max()
+    gap = (scores - reference_scores(recommender, people)).abs().max()
     facts["checks"][f"scores from {name} against the model, largest difference"] = float(gap)
 
 
@@ -153,7 +151,7 @@ def _users(recommender, folder, facts, form, index, show_progress):
     facts["files"][name] = f"{len(vectors):,} user vectors, {vectors.shape[1]} wide (users.txt)"
     some = torch.arange(len(people))[:: max(1, len(people) // _SAMPLE)]
     scores = export_parts.read(folder / name)[some] @ recommender.item_vectors[1:].cpu().t()
-    own = models_own_scores(recommender, people.select(some))
+    own = reference_scores(recommender, people.select(some))
     gap = (scores[:, : own.shape[1]] - own).abs().max()
     facts["checks"][f"scores from {name} against the model, largest difference"] = float(gap)
 

@@ -50,11 +50,11 @@ class Catalogue:
         shift = self.first_new_id - self.item_count
         return places + shift * (places >= self.item_count)
 
-    def check_readable(self, places: torch.Tensor, model) -> None:
+    def check_readable(self, places: torch.Tensor, method, name: str) -> None:
         """Refuse new items in histories whose items' fields the model reads."""
-        if getattr(model, "features", None) and bool((places >= self.item_count).any()):
+        if "item_fields" in method.reads and bool((places >= self.item_count).any()):
             raise UserError(
-                f"{type(model).__name__} reads fields of a history's items, which new items do not "
+                f"{name} reads fields of a history's items, which new items do not "
                 "have; leave new items out of histories."
             )
 

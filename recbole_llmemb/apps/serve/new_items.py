@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from recbole_llmemb.apps.serve.scorers import scores_are_products
 from recbole_llmemb.core.errors import UserError, name_some, refuse_twice
 from recbole_llmemb.encode.job import encode_new_items
-from recbole_llmemb.models.llmemb.item_embedding import TrainedRows
 from recbole_llmemb.records.items import read_dataset_items
 from recbole_llmemb.records.values import text_of, token_of
 from recbole_llmemb.table.format import EmbeddingTable, read_manifest, read_projection
@@ -90,99 +87,14 @@ def vectors_of(items: NewItems, config) -> torch.Tensor:
     return _projected(vectors, config).to(config["device"])
 
 
-def check_places_new(model, config) -> None:
+def require_new_items(method, config) -> None:
     """Refuse a model whose items are not made of their text."""
-    from recbole_llmemb.models.llmsrec.model import LLMSRec
-
-    name = type(model).__name__
-    if isinstance(model, LLMSRec):
-        why = "an item of LLMSRec is also its vector in the CF model, which a new one has not"
-    elif config["item_embedding"] == "id" or not config["llm_table_used"]:
-        why = f"the items of this {name} have learnt IDs (item_embedding: id) and no text"
-    elif not scores_are_products(model):
-        why = f"{name} makes scores in a way of its own"
-    else:
-        return
-    raise UserError(
-        f"New items cannot be ranked: {why}; train a model such as LLMEmbSASRec over a table "
-        "(item_embedding: table) for them."
-    )
-
-
-def caveat(model) -> str | None:
-    """What to know about how a model places new items, or None."""
-    layer = model.item_embedding
-    layer = layer.layer if isinstance(layer, WithNewItems) else layer
-    if not isinstance(layer, TrainedRows):
-        return None
-    return (
-        "this model has learnt a vector for every item (its table was trained); new items have "
-        "the one from which that begins"
-    )
-
-
-def place(model, scorer, vectors, so_far=None) -> torch.Tensor:
-    """Put new items into a model and its scorer, after all that are there.
-
-    ``scorer``: both changed in place.
-    ``vectors`` (m, D): from :func:`vectors_of`.
-    ``so_far`` (l, d): what an earlier call returned.
-    Returns (l + m, d): Embeddings of all new items, as histories have them.
-    """
-    with torch.no_grad():
-        scored = model.scored_items.embed(vectors)
-        rows = model.item_embedding.embed(vectors).float()
-        bias = None
-        if scorer.bias is not None:  # an item of which nobody knows has the mean
-            bias = scorer.bias[1:].mean().expand(len(scored))
-        scorer.items = torch.cat([scorer.items, scorer.item_side(scored, bias)])
-    rows = rows if so_far is None else torch.cat([so_far, rows])
-    let_histories_have(model, rows)
-    return rows
-
-
-class WithNewItems(nn.Module):
-    """A model's item layer that can also look up new items, after all ids that it had.
-
-    ``rows`` (m, d): embeddings of the new items.
-
-    ``layer``: The layer without them. Its ``weight`` is this one's: the items of the dataset.
-    """
-
-    def __init__(self, layer, rows):
-        super().__init__()
-        self.layer = layer
-        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
-        with torch.no_grad():
-            whole = torch.cat([layer.weight, rows.to(layer.weight.dtype)])
-        self.register_buffer("whole", whole, persistent=False)
-
-    @property
-    def weight(self):
-        """Embeddings of the items that the model was trained with."""
-        return self.layer.weight
-
-    def forward(self, ids):
-        """Embeddings of these ids, shape ``(*ids.shape, d)``."""
-        return nn.functional.embedding(ids, self.whole)
-
-    def embed(self, vectors):
-        """As of the layer."""
-        return self.layer.embed(vectors)
-
-
-def let_histories_have(model, rows) -> None:
-    """Let a model read new items in histories; their ids follow all that it had.
-
-    ``model``: changed in place.
-    ``rows`` (m, d): their embeddings, all that were added so far.
-    """
-    layer = model.item_embedding
-    plain = layer.layer if isinstance(layer, WithNewItems) else layer
-    wrapped = WithNewItems(plain, rows)
-    for name, module in model._modules.items():
-        if module is layer:  # under another name, too
-            model._modules[name] = wrapped
+    why = method.why_not("new_items", config)
+    if why:
+        raise UserError(
+            f"New items cannot be ranked: {why}; train a model such as LLMEmbSASRec over a table "
+            "(item_embedding: table) for them."
+        )
 
 
 def _projected(vectors, config):

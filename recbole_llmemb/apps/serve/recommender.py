@@ -10,14 +10,9 @@ from recbole_llmemb.apps.serve import new_items
 from recbole_llmemb.apps.serve.histories import Histories, Users, of_tokens
 from recbole_llmemb.apps.serve.item_index import Catalogue, Choice
 from recbole_llmemb.apps.serve.recommendations import Recommendations
-from recbole_llmemb.apps.serve.scorers import (
-    ProductScorer,
-    give_strangers_the_mean,
-    refuse_without_products,
-    scorer_of,
-)
 from recbole_llmemb.apps.serve.topk import Pairs, best_products, best_scores
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.records.items import item_titles, title_of
 from recbole_llmemb.run.restore import Restored, restore
 
@@ -62,12 +57,12 @@ class Recommender:
         self.dataset, self.splits = loaded.dataset, loaded.splits
         self._users = Users(self.dataset, loaded.splits)
         tokens = [str(t) for t in self.dataset.field2id_token[self.dataset.iid_field]]
-        layer = getattr(self.model, "item_embedding", None)
-        first_new_id = getattr(layer, "num_embeddings", len(tokens))
+        self.method = as_method(self.model)
+        grows = not self.method.why_not("new_items", self.config)
+        first_new_id = self.method.first_new_id if grows else len(tokens)
         self.catalogue = Catalogue(tokens, item_titles(self.config, title_field), first_new_id)
-        self._learns_users = give_strangers_the_mean(self.model, self.dataset.user_num)
-        self.scorer = scorer_of(self.model)
-        self._new_rows = None
+        self._learns_users = self._set_unknown_user_to_mean()
+        self._items = self.method.item_matrix() if self.method.products else None
         self._counts = None
 
     # -- asking -----------------------------------------------------------------------
@@ -117,7 +112,7 @@ class Recommender:
             raise UserError("Recommendations are for users or for histories; give one of both.")
         if users is not None:
             return self._users.histories(users, split)
-        dated = self._names_dates()
+        dated = "times" in self.method.reads
         if dated and (times is None or any(one is None for one in times)):
             raise UserError(
                 "The prompts of this LLMSRec name dates; give a time per item with each history "
@@ -127,7 +122,7 @@ class Recommender:
         times = [self.dataset.clock.scaled(each) for each in times] if dated else None
         where = f"The model of {self.path}"
         found = of_tokens(histories, number, names, times, skip_unknown, where, places)
-        self.catalogue.check_readable(found.items, self.model)
+        self.catalogue.check_readable(found.items, self.method, self.config["model"])
         return found
 
     def stream(
@@ -145,7 +140,7 @@ class Recommender:
             raise UserError("There is nobody to recommend to; name a user or give a history.")
         chosen = None if candidates is None else self.catalogue.positions(candidates)
         choice = Choice(self.catalogue, chosen)
-        items = choice.of(self.scorer.items) if self._by_products else None
+        items = choice.of(self._items) if self.method.products else None
         k, size = min(topk, len(choice)), batch_size or self.batch_size
         for part in people.in_parts(size, "recommend", show_progress):
             yield self._recommend(part, k, exclude_seen, choice, items)
@@ -153,9 +148,9 @@ class Recommender:
     @property
     def batch_size(self) -> int:
         """People at a time, unless told otherwise."""
-        if hasattr(self.model, "llm"):  # each person is a prompt
-            return self.config["eval_batch_size"]
-        if self._by_products:
+        if self.method.rows_at_once:
+            return self.method.rows_at_once
+        if self.method.products:
             return BATCH_SIZE
         return max(1, min(BATCH_SIZE, _SCORES_AT_ONCE // len(self.catalogue)))
 
@@ -168,17 +163,23 @@ class Recommender:
 
     def user_vectors(self, people: Histories, show_progress=False):
         """Vectors whose inner products with :attr:`item_vectors` are the scores, ``(b, d)``."""
-        refuse_without_products(self.model, "it has no vectors of users")
+        self.require("vectors", "it has no vectors of users")
         if bool((people.lengths == 0).any()):
             raise UserError("A person without a history has no vector; leave such people out.")
         parts = people.in_parts(self.batch_size, "users", show_progress)
-        return torch.cat([self.scorer.queries(self._batch(part)).cpu() for part in parts])
+        return torch.cat([self.method.queries(self._batch(part)).cpu() for part in parts])
 
     @property
     def item_vectors(self):
         """Vectors of all items by position in the catalogue, ``(n, d)``; row 0 is padding."""
-        refuse_without_products(self.model, "it has no vectors of items")
-        return self.scorer.items
+        self.require("vectors", "it has no vectors of items")
+        return self._items
+
+    def require(self, ability: str, consequence: str) -> None:
+        """Refuse what the model cannot do."""
+        why = self.method.why_not(ability, self.config)
+        if why:
+            raise UserError(f"{why}, so {consequence}; take a model such as LLMEmbSASRec.")
 
     # -- new items --------------------------------------------------------------------
 
@@ -193,14 +194,15 @@ class Recommender:
         a token under the item id field and attributes.
         Returns their tokens.
         """
-        new_items.check_places_new(self.model, self.config)
+        new_items.require_new_items(self.method, self.config)
         if isinstance(items, Sequence) and all(isinstance(one, Mapping) for one in items):
             found = new_items.of_mappings(items, self.config["ITEM_ID_FIELD"])
         else:
             found = new_items.read_new_items(items, self.config)
         new_items.refuse_known(found, self.catalogue.number, self.config["dataset"])
         vectors = new_items.vectors_of(found, self.config)
-        self._new_rows = new_items.place(self.model, self.scorer, vectors, self._new_rows)
+        self.method.extend(vectors)
+        self._items = self.method.item_matrix()
         titles = zip(found.tokens, found.attributes)
         titles = {token: title_of(attributes, self.config) for token, attributes in titles}
         self.catalogue.add(found.tokens, {token: title for token, title in titles.items() if title})
@@ -208,16 +210,19 @@ class Recommender:
 
     # -- inside -----------------------------------------------------------------------
 
-    @property
-    def _by_products(self):
-        return isinstance(self.scorer, ProductScorer)
+    def _set_unknown_user_to_mean(self):
+        """Give user 0, who stands for anybody new, the mean of what users have learnt.
 
-    def _names_dates(self):
-        book = getattr(getattr(self.model, "form", None), "book", None)
-        return getattr(book, "clock", None) is not None
+        Returns whether the model learns something per user.
+        """
+        layers = self.method.user_embeddings(self.dataset.user_num)
+        with torch.no_grad():
+            for layer in layers:
+                layer.weight[0] = layer.weight[1:].mean(0)
+        return bool(layers)
 
     def _batch(self, part):
-        batch = part.batch(self.dataset, self.config, narrow=self._by_products)
+        batch = part.batch(self.dataset, self.config, narrow=self.method.products)
         field = self.dataset.iid_field + self.config["LIST_SUFFIX"]
         batch[field] = self.catalogue.ids(batch[field])
         return batch.to(self.config["device"])
@@ -238,13 +243,18 @@ class Recommender:
     def _best(self, part, k, exclude_seen, choice, items):
         forbidden = Pairs(*choice.columns(*part.seen())) if exclude_seen else None
         batch = self._batch(part)
-        if self._by_products:
-            value, column = best_products(self.scorer.queries(batch), items, k, forbidden)
+        if self.method.products:
+            value, column = best_products(self.method.queries(batch), items, k, forbidden)
         else:
-            matrix = choice.of(self.scorer.scores(batch), dim=1).clone()
+            matrix = choice.of(self._scores(batch), dim=1).clone()
             value, column = best_scores(matrix, k, forbidden)
         value, column = value.cpu(), column.cpu()
         return value, choice.places(column).masked_fill_(value == -torch.inf, 0)
+
+    @torch.no_grad()
+    def _scores(self, batch):
+        """Of all items at once, which only the model itself can make, ``(b, n_items)``."""
+        return self.method.scores(batch).float().view(len(batch), -1)
 
     def _popularity(self):
         """How often each item was met in training, ``(n,)``; new ones never."""

@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 
 import torch
-from torch import nn
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 
 NAME = "user_encoder.pt2"
-
-
-def check_encoder(model) -> None:
-    """Refuse models whose user vector takes more than ids."""
-    if not isinstance(model, LLMEmbMixin):
-        raise UserError(
-            f"{type(model).__name__} reads a history as the prompt of an LLM, which is no part of "
-            "a program that could be exported; leave encoder out of --what."
-        )
-
-
-class UserEncoder(nn.Module):
-    """Histories to user vectors; items are looked up in a finished matrix."""
-
-    def __init__(self, recommender):
-        super().__init__()
-        model, catalogue = recommender.model, recommender.catalogue
-        own = model.item_embedding
-        with torch.no_grad():
-            matrix = getattr(own, "whole", own.weight).detach().clone()
-        layer = nn.Embedding.from_pretrained(matrix, freeze=True)
-        # The table is not needed any more, so it is not copied.
-        self.model = copy.deepcopy(model, {id(own): layer}).eval().requires_grad_(False)
-        self.reads_users = "user" in model._roles
-        self.has_bias = recommender.scorer.bias is not None
-        self.item_count = catalogue.item_count
-        self.shift = 0 if not catalogue.new_tokens else catalogue.first_new_id - self.item_count
-
-    def forward(self, items, lengths, users=None):
-        """Vectors ``(b, d)`` of histories ``(b, w)``, oldest item first, then zeros.
-
-        ``items`` (b, w): an item's id is its line in ``items.txt``, from 1.
-        ``lengths`` (b,): at least 1.
-        ``users`` (b,): for models that learn something per user; 0 for people they do not know.
-        """
-        if self.shift:
-            items = items + self.shift * (items >= self.item_count)
-        states = self.model.sequence_forward(items, lengths, users)
-        states = self.model.item_scores.sides(states, states[:0])[0]
-        return nn.functional.pad(states, (0, 1), value=1.0) if self.has_bias else states
 
 
 def write_encoder(path, recommender, people):
@@ -60,8 +17,9 @@ def write_encoder(path, recommender, people):
     ``people``: with whom to compare.
     Returns largest absolute difference of a vector's entry, and descriptions of the inputs.
     """
-    encoder = UserEncoder(recommender).cpu()
-    columns = _columns(recommender, people, encoder.reads_users)
+    reads_users = "users" in recommender.method.reads
+    encoder = recommender.method.user_encoder().cpu()
+    columns = _columns(recommender, people, reads_users)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer about a GRU's list of weights
         program, fixed = _exported(encoder, [column[:3] for column in columns], recommender.model)
@@ -82,7 +40,7 @@ def write_encoder(path, recommender, people):
         )
     width = columns[0].shape[1]
     inputs = [f"items (b, {width if fixed else f'up to {width}'}) int64", "lengths (b,) int64"]
-    return gap, inputs + ["users (b,) int64"] * encoder.reads_users
+    return gap, inputs + ["users (b,) int64"] * reads_users
 
 
 def _columns(recommender, people, reads_users):
@@ -100,7 +58,7 @@ def _exported(encoder, columns, model):
     columns = [torch.cat([column] * 4)[:4] for column in columns]
     longest = columns[0].shape[1]
     failure = None
-    for fixed in (False, True) if model.trims is True and longest > 4 else (True,):
+    for fixed in (False, True) if model.padding_free and longest > 4 else (True,):
         shapes = [{0: batch} for _ in columns]
         given = list(columns)
         if not fixed:

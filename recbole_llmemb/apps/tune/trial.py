@@ -172,16 +172,14 @@ def evaluate(plan, prepared, settings, kept, cpus, gpus):
         found = []
         with kept.as_directory() as folder:
             trainer.eval_collector.data_collect(data.train)
-            if hasattr(trainer.evaluator, "know_groups"):  # as fit does, of ours
-                trainer.evaluator.know_groups(config, data.train._dataset)
+            trainer.know_groups(data.train._dataset)
             for loader in (data.valid, data.test):
                 result = trainer.evaluate(loader, model_file=str(Path(folder) / BEST))
-                groups = getattr(getattr(trainer, "evaluator", None), "groups", None)
                 found.append(
                     {
                         "result": dict(result or {}),  # None without a test part
-                        "groups": getattr(trainer, "groups_of_last_evaluation", None),
-                        "labels": None if groups is None else groups.labels,
+                        "groups": trainer.groups_of_last_evaluation,
+                        "labels": trainer.group_labels,
                         "users": len(loader._dataset),
                         "measure": measure_of_run(config),
                     }
@@ -207,7 +205,7 @@ class TrialReporter:
         def watched(*arguments, **options):
             score, result = validate(*arguments, **options)
             self.result = dict(result)
-            self.groups = getattr(trainer, "groups_of_last_evaluation", None)
+            self.groups = trainer.groups_of_last_evaluation
             return score, result
 
         trainer._valid_epoch = watched
@@ -264,7 +262,7 @@ class TrialReporter:
         shutil.copyfile(folder / BEST, trainer.saved_model_file)
         trainer.resume_checkpoint(str(folder / STATE))
         trainer.best_valid_result = rest["best_valid_result"]
-        if not hasattr(trainer, "resume_file"):  # RecBole's own: ours sees to its numbers itself
+        if not trainer.resumes:  # RecBole's own: ours sees to its numbers itself
             random_state.set_state(rest["rng"])
             if rest["loader_rng"] is not None:
                 self.loader.generator.set_state(rest["loader_rng"])

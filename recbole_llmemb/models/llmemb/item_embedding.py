@@ -1,4 +1,4 @@
-"""The layer that stands where a RecBole model has its item embedding."""
+"""The layers that stand where a RecBole model has its item embedding."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.layers import EvalCache
 
 
 class TableItemEmbedding(nn.Module):
@@ -26,17 +27,17 @@ class TableItemEmbedding(nn.Module):
     table : torch.FloatTensor (n_items, D)
         Row i belongs to item id i, row 0 to padding. A frozen one may be in half precision.
     adapter : nn.Module
-        Maps ``(n, D)`` to ``(n, d)``.
+        Maps ``(n, D)`` to ``(n, size)``.
     size : int
         d, the size of the item embeddings.
     extra_rows : int
         Learnt rows after the items.
     freeze : bool
-        Whether the table stays as it is. A frozen table is not part of the state dict:
-        checkpoints refer to it by path and fingerprint.
+        Whether the table stays as it is: then it is no part of the state dict, and checkpoints
+        refer to it by path and fingerprint.
     offsets : ItemOffsets, optional
         What items have learnt for themselves; added to the adapted rows.
-    prepare : nn.Sequential of Affine, optional
+    prepare : nn.Sequential, optional
         How ``table`` was made from the vectors that :meth:`embed` is given.
     """
 
@@ -57,7 +58,7 @@ class TableItemEmbedding(nn.Module):
         )
         self._step_rows = None
         self._step_slots = None
-        self._cached = None
+        self._whole = EvalCache()
 
     def extra_repr(self):
         kind = "trained" if isinstance(self.table, nn.Parameter) else "frozen"
@@ -89,13 +90,10 @@ class TableItemEmbedding(nn.Module):
     def step(self, ids=None):
         """Share the adapted rows between all uses of the layer in one training step.
 
-        Parameters
-        ----------
-        ids : torch.LongTensor (m,), optional
-            The distinct items that the step needs, in any order; without it the whole
-            matrix is adapted. Ids outside ``ids`` must not be looked up.
+        ``ids`` (m,): the distinct items that the step needs, in any order, no others are looked
+        up; without it the whole matrix is adapted.
         """
-        self._cached = None
+        self._whole.forget()
         try:
             if ids is None or len(ids) >= self.num_embeddings:
                 self._step_rows = self._all_rows()
@@ -107,28 +105,12 @@ class TableItemEmbedding(nn.Module):
         finally:
             self._step_rows = self._step_slots = None
 
-    def _unchanged_matrix(self):
-        """The whole matrix for evaluation, recomputed only after a parameter changed.
-
-        Fused optimisers do not count their changes in ``_version``, so every use that may
-        lead to a gradient, and every change between training and evaluation, forgets it.
-        """
-        state = tuple((id(p), p._version) for p in self.parameters())
-        where = self.table.device, self.table.dtype
-        key = (state, where, torch.is_autocast_enabled(self.table.device.type))
-        if self._cached is None or self._cached[0] != key:
-            self._cached = (key, self._all_rows())
-        return self._cached[1]
-
     @property
     def weight(self):
         """All item embeddings, ``(n_items + extra_rows, d)``."""
         if self._step_rows is not None and self._step_slots is None:
             return self._step_rows
-        if torch.is_grad_enabled():
-            self._cached = None
-            return self._all_rows()
-        return self._unchanged_matrix()
+        return self._whole.get([self.table, *self.parameters()], self._all_rows)
 
     def forward(self, ids):
         """Embeddings of these ids, shape ``(*ids.shape, d)``."""
@@ -136,37 +118,18 @@ class TableItemEmbedding(nn.Module):
             index = ids if self._step_slots is None else self._step_slots[ids]
             return F.embedding(index, self._step_rows)
         if torch.is_grad_enabled():
-            self._cached = None
+            self._whole.forget()
             return self._some_rows(ids.reshape(-1)).view(*ids.shape, -1)
-        return F.embedding(ids, self._unchanged_matrix())
+        return F.embedding(ids, self.weight)
 
-    def embed(self, vectors):
-        """Item embeddings of items outside the dataset: the adapter's part, nothing learnt.
+    def embed(self, vectors, prepared=False):
+        """Embeddings ``(n, d)`` of items outside the dataset: the adapter's part, nothing learnt.
 
-        Parameters
-        ----------
-        vectors : torch.Tensor (n, D)
-            As the table that the model was made with has them, before any PCA and whitening.
-
-        Returns
-        -------
-        torch.Tensor (n, d)
-
-        Raises
-        ------
-        UserError
-            Vectors of another width than that table's.
+        ``vectors`` (n, D): as the encoder of the table gives them, before any PCA and whitening.
+        ``prepared``: whether these are done already.
         """
-        return self.adapter(_prepared(vectors, self.prepare, self.table))
-
-    def train(self, mode=True):
-        """As for any module."""
-        self._cached = None
-        return super().train(mode)
-
-    def __getstate__(self):
-        # What evaluation computed is not worth copying or pickling.
-        return {**self.__dict__, "_cached": None}
+        prepare = None if prepared else self.prepare
+        return self.adapter(_prepared(vectors, prepare, self.table))
 
 
 class TrainedRows(nn.Embedding):
@@ -180,12 +143,82 @@ class TrainedRows(nn.Embedding):
         super().__init__(*rows.shape, padding_idx=0, _weight=rows)
         self.prepare = prepare
 
-    def embed(self, vectors):
-        """Item embeddings of items outside the dataset: where training would have started.
+    def embed(self, vectors, prepared=False):
+        """As of :class:`TableItemEmbedding`: where training would have started."""
+        return _prepared(vectors, None if prepared else self.prepare, self.weight)
 
-        Parameters, result and errors are those of :meth:`TableItemEmbedding.embed`.
+
+class WithNewItems(nn.Module):
+    """An item layer that can also look up new items, after all ids that it had.
+
+    ``rows`` (m, d): embeddings of the new items.
+
+    ``layer``: The layer without them. Its ``weight`` is this one's: the items of the dataset.
+    """
+
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.layer = layer
+        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
+        with torch.no_grad():
+            whole = torch.cat([layer.weight, rows.to(layer.weight.dtype)])
+        self.register_buffer("whole", whole, persistent=False)
+
+    @property
+    def weight(self):
+        """Embeddings of the items that the model was trained with."""
+        return self.layer.weight
+
+    def forward(self, ids):
+        """Embeddings of these ids, shape ``(*ids.shape, d)``."""
+        return F.embedding(ids, self.whole)
+
+    def embed(self, vectors, prepared=False):
+        """As of the layer."""
+        return self.layer.embed(vectors, prepared)
+
+
+class ItemOffsets(nn.Module):
+    """A learnt vector per item; exactly zero for items without a training interaction.
+
+    Such items meet the loss as negatives only, which would push them somewhere for no
+    reason of theirs. They get no gradient, so that no optimiser moves them from zero, and
+    their embedding is what the adapter says.
+
+    ``weight`` (n_items, d): initial values.
+    ``trained`` (n_items,): which items have training interactions; part of the state dict, as it
+    belongs to the training data.
+    """
+
+    def __init__(self, weight, trained):
+        super().__init__()
+        self.weight = nn.Parameter(weight * trained.unsqueeze(1))
+        self.register_buffer("trained", trained)
+
+    def forward(self, ids=None):
+        """Offsets of these items ``(m,)`` as ``(m, d)``, or of all ``(n_items, d)``."""
+        if ids is None:
+            return self.weight * self.trained.unsqueeze(1)
+        return F.embedding(ids, self.weight) * self.trained[ids].unsqueeze(1)
+
+    def penalty(self, ids):
+        """Mean squared length of the offsets of a batch's items, each distinct one once.
+
+        ``ids``: of any shape; repeats and ids that are no items (padding, a mask) are allowed.
         """
-        return _prepared(vectors, self.prepare, self.weight)
+        ids = ids.reshape(-1)
+        ids = torch.where(ids < len(self.weight), ids, 0)
+        once = _first_of_each(ids, len(self.weight)) & (ids > 0)
+        lengths = F.embedding(ids, self.weight).square().sum(1)
+        return (lengths * (once & self.trained[ids])).sum() / once.sum().clamp(min=1)
+
+
+def _first_of_each(ids, n):
+    """Mark one place of each distinct id, without sorting and without waiting for a device."""
+    places = torch.arange(len(ids), device=ids.device)
+    winner = torch.empty(n, dtype=torch.long, device=ids.device)
+    winner[ids] = places
+    return winner[ids] == places
 
 
 def _prepared(vectors, prepare, rows):

@@ -7,62 +7,46 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter
-from recbole_llmemb.models.contract import given_to
-from recbole_llmemb.models.item_residual import ItemOffsets, trained_items
-from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding, TrainedRows
-from recbole_llmemb.models.table_dtype import table_dtype
+from recbole_llmemb.models.given import given_to
+from recbole_llmemb.models.layers import table_dtype
+from recbole_llmemb.models.llmemb.item_embedding import ItemOffsets, TrainedRows
+from recbole_llmemb.models.llmemb.settings import ItemSettings
+from recbole_llmemb.models.parts import ADAPTERS, ITEM_EMBEDDINGS
 from recbole_llmemb.models.whitening import Whitening, rescaling
 
 
 def item_layer(config, dataset, layer, extra_rows=0):
     """The item embedding layer that a configuration asks for.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-    dataset : recbole.data.dataset.Dataset
-        The training split: items that it has no interaction of get no part of their own.
-    layer : torch.nn.Embedding
-        The backbone's own.
-    extra_rows : int
-        Learnt rows after the items (BERT4Rec's mask).
-
-    Returns
-    -------
-    torch.nn.Module
-        ``layer`` itself, or what takes its place.
-
-    Raises
-    ------
-    UserError
-        Sizes that do not fit each other, or any refusal of the table.
+    ``dataset``: the training split: items that it has no interaction of get no part of their own.
+    ``layer``: the backbone's own.
+    ``extra_rows``: learnt rows after the items (BERT4Rec's mask).
     """
-    kind = config["item_embedding"]
+    settings = ItemSettings.of(config)
+    kind, freeze = settings.item_embedding, settings.llm_freeze
     if kind == "id":
         return layer
-    size, freeze = layer.embedding_dim, config["llm_freeze"]
-    narrow = not has_learnt_adapter(config)
+    size, narrow = layer.embedding_dim, not settings.learns_adapter
     given = given_to(config["model"], dataset, config, "table")
     table = given.rows()
     if narrow and table.shape[1] != size:
-        raise UserError(_does_not_fit(config, table.shape[1], size))
-    prepare = _preparation(config, table, narrow)
+        raise _does_not_fit(settings, table.shape[1], size)
+    prepare = _preparation(settings, table)
     if prepare is not None:
         table, prepare = prepare.of_table(table), prepare.float()
-    if narrow and not freeze:
+    if narrow and not freeze and kind == "table":
         learnt = torch.randn(extra_rows, size) * 0.02
         return TrainedRows(torch.cat([table, learnt]), _way(given, prepare))
-    adapter = _adapter(config, table.shape[1], size)
+    adapter = _adapter(settings, table.shape[1], size)
     if freeze:
-        kept = table_dtype(config["llm_table_dtype"], table.shape[1], config["device"])
-        table = table.to(kept)
+        table = table.to(table_dtype(settings.llm_table_dtype, table.shape[1], config["device"]))
     offsets = None
     if kind in ("both", "residual"):
         own = layer.weight.detach()[: len(table)].clone()
         own = own if kind == "both" else torch.zeros_like(own)
         offsets = ItemOffsets(own, trained_items(dataset))
     way = _way(given, prepare)
-    return TableItemEmbedding(table, adapter, size, extra_rows, freeze, offsets, way)
+    return ITEM_EMBEDDINGS[kind](table, adapter, size, extra_rows, freeze, offsets, way)
 
 
 def _way(given, prepare):
@@ -78,41 +62,49 @@ def prepared(config, given, tokens):
     ``tokens``: items of the table that the dataset does not have.
     Returns (n, D).
     """
-    prepare = _preparation(config, given.rows(), not has_learnt_adapter(config))
+    prepare = _preparation(ItemSettings.of(config), given.rows())
     rows = given.rows_of(tokens)
     return rows if prepare is None else prepare(rows)
 
 
-def has_learnt_adapter(config):
-    """Whether a layer with parameters stands between the table and the model."""
-    kind = config["adapter"] or "linear"
-    return kind in ("linear", "mlp") and config["adapter_hidden_size"] != 0
+def trained_items(dataset):
+    """Which items occur in a training split, ``bool (n_items,)``; padding does not.
 
-
-def _adapter(config, width, size):
-    if not has_learnt_adapter(config):
-        return NoAdapter()
-    middle = config["adapter_hidden_size"] or max(1, width // 2)
-    if config["adapter"] == "mlp":
-        return MLPAdapter(width, middle, size, config["adapter_dropout"] or 0.0)
-    return LinearAdapter(width, middle, size)
-
-
-def _preparation(config, table, narrow):
-    """What is done to the table before the adapter, or None."""
-    if narrow and config["adapter"] != "whitening":
-        std = config["llm_init_std"]
-        return rescaling(table, std) if std else None
-    return Whitening(table, config["llm_whiten"]) if config["llm_whiten"] else None
-
-
-def _does_not_fit(config, width, size):
-    if config["adapter_hidden_size"] == 0:
-        why = "adapter_hidden_size is 0 (no adapter)"
+    ``dataset``: what the model is built with. One that cannot tell counts as having all items.
+    """
+    if not hasattr(dataset, "sorted_interactions"):
+        trained = torch.ones(dataset.item_num, dtype=torch.bool)
     else:
-        why = f"adapter is {config['adapter']!r}"
+        trained = dataset.training_counts(dataset)[0] > 0
+    trained[0] = False
+    return trained
+
+
+def _adapter(settings, width, size):
+    if not settings.learns_adapter:
+        return NoAdapter()
+    middle = settings.adapter_hidden_size or max(1, width // 2)
+    if settings.adapter == "mlp":
+        return MLPAdapter(width, middle, size, settings.adapter_dropout)
+    if settings.adapter == "linear":
+        return LinearAdapter(width, middle, size)
+    return ADAPTERS[settings.adapter](width, size)
+
+
+def _preparation(settings, table):
+    """What is done to the table before the adapter, or None."""
+    if not settings.learns_adapter and settings.adapter != "whitening":
+        std = settings.llm_init_std
+        return rescaling(table, std) if std else None
+    return Whitening(table, settings.llm_whiten) if settings.llm_whiten else None
+
+
+def _does_not_fit(settings, width, size):
+    none = settings.adapter_hidden_size == 0
+    why = "adapter_hidden_size is 0 (no adapter)" if none else f"adapter is {settings.adapter!r}"
     change = f"set llm_pca_dim: {size}" if width > size else "use a wider table"
-    return (
+    return UserError(
         f"{why}, but the table is {width} wide and the model's item embeddings {size}; "
-        f"{change} or use an adapter."
+        f"{change} or use an adapter.",
+        key="adapter",
     )

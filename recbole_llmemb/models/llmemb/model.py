@@ -16,26 +16,26 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
-from recbole_llmemb.models.contract import Method, Needs, given_to
-from recbole_llmemb.models.fast_ops import quicken
-from recbole_llmemb.models.llmemb.backbones.examine import roles_of, settle_unknown
+from recbole_llmemb.models.contract import Method, forward_roles
+from recbole_llmemb.models.given import given_to
+from recbole_llmemb.models.layers import use_fast_ops
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
-from recbole_llmemb.models.llmemb.item_layer import has_learnt_adapter, item_layer
+from recbole_llmemb.models.llmemb.item_layer import item_layer
+from recbole_llmemb.models.llmemb.item_side import ItemSide
+from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.losses import (
     AlignmentLoss,
-    PairwiseBCE,
-    bce_loss,
-    bpr_loss,
-    item_cross_entropy,
+    log_popularity,
 )
-from recbole_llmemb.models.popularity import log_popularity
-from recbole_llmemb.models.ranking import Ranking
-from recbole_llmemb.models.scoring import ItemScores
-from recbole_llmemb.models.table_dtype import table_dtype
+from recbole_llmemb.models.parts import LOSSES
+from recbole_llmemb.models.scoring import Items, ItemScores
+
+# Losses that RecBole has.
+_RECBOLES = ("CE", "BPR")
 
 
 class _BackboneConfig:
-    """The configuration as a backbone reads it: one that has never heard of BCE."""
+    """The configuration as a backbone reads it: one that knows CE and BPR only."""
 
     def __init__(self, config, replaced):
         self._config = config
@@ -45,93 +45,58 @@ class _BackboneConfig:
         if key in self._replaced:
             return self._replaced[key]
         value = self._config[key]
-        return "BPR" if key == "loss_type" and value == "BCE" else value
+        if key == "loss_type" and value not in _RECBOLES:
+            return "BPR" if LOSSES[value].samples_negatives else "CE"
+        return value
 
     def __contains__(self, key):
         return key in self._config
 
 
-class LLMEmbMixin(Ranking, Method):
+class LLMEmbMixin(ItemSide):
     """Put before a RecBole sequential model in a class's bases.
 
     With ``item_embedding: table`` the backbone's item embedding is replaced by the
     adapted table (LLMEmb §3.3); with ``id`` RecBole's own layer stays, under the same
     training. ``align_weight`` > 0 adds the alignment with a collaborative teacher.
 
+    Beside what :class:`~recbole_llmemb.models.contract.Method` has, a class says the following.
+    What nobody says is taken to be what can do no harm.
+
     Attributes
     ----------
-    causal : bool or None
-        Whether no position's output depends on later items, which is what training at
-        every position needs; None where nobody has said.
-    cloze : bool
-        Whether it can train on masked items of whole sequences instead.
-    trims : bool
-        Whether padding after a history changes nothing, so that it can be left out; ``zero``:
-        where the embedding of padding is, as it is with a table.
-    losses : tuple of str
-        The values of ``loss_type`` that it offers.
-    similarity : bool
-        Whether ``item_similarity`` and temperatures apply to its scores.
-    extra_rows : int
+    padding_free : bool or str
+        As there; ``table``: where the embedding of padding is zero, as it is with a table.
+    uses_backbone_loss : bool or None
+        Whether the backbone's own loss and scores are kept as they are; None where they are unless
+        scores are products.
+    n_special_ids : int
         Ids the backbone uses after the items (BERT4Rec's mask).
-    features : bool
-        Whether it reads fields of the items, which are then chosen and loaded for it.
-    own : bool
-        Whether the backbone's own loss and scores are kept as they are.
-    recbole_loss : bool
+    size_key : str
+        The key that says how large its item embeddings are.
+    uses_recbole_prefix_loss : bool
         Whether prefix mode may leave the loss to RecBole's code; False where ours gives
         the same and RecBole's needs more than the batch has.
-    every_item : bool
+    loss_reads_all_items : bool
         Whether a training step reads items beside those of the batch.
-    known : bool
-        Whether this package's tests vouch for the above; else the model is examined when
-        it is built.
     """
 
-    trims = True
-    losses = ("BCE", "BPR", "CE")
-    similarity = True
-    extra_rows = 0
-    features = False
-    own = False
-    recbole_loss = True
-    every_item = False
-    known = False
-    size_key = ""
-
-    @classmethod
-    def needs(cls, config):
-        table = config["item_embedding"] != "id"
-        aligned = table and bool(config["align_weight"])
-        narrow = table and not has_learnt_adapter(config)
-        return Needs(
-            table=table,
-            table_width=cls.item_size(config) if narrow else None,
-            teacher="items" if aligned else "",
-            teacher_size=cls.item_size(config) if aligned else None,
-        )
-
-    @classmethod
-    def item_size(cls, config):
-        """Size of its item embeddings; None where nobody has said."""
-        if cls.size_key:
-            return config[cls.size_key]
-        return config["embedding_size"] or config["hidden_size"]
-
-    @classmethod
-    def settled(cls, config, given):
-        if given.table is None or not config["llm_freeze"]:
-            return {}
-        kept = table_dtype(config["llm_table_dtype"], given.table.width, config["device"])
-        return {"llm_table_dtype": str(kept).removeprefix("torch.")}
+    uses_backbone_loss: bool | None = None
+    n_special_ids = 0
+    uses_recbole_prefix_loss = True
+    loss_reads_all_items = False
 
     def __init__(self, config, dataset):
         self._every_position, self._chunks = False, None
-        self._roles = roles_of(super().forward)
+        self._roles = forward_roles(super().forward)
         super().__init__(_BackboneConfig(config, self.backbone_settings(config)), dataset)
-        self.loss_type = config["loss_type"]
-        if self.trims == "zero":
-            self.trims = config["item_embedding"] != "id"
+        self.loss_type, self.item_loss = config["loss_type"], LOSSES[config["loss_type"]]()
+        self.products = self.scores_are_products(config)
+        if self.uses_backbone_loss is None:
+            self.uses_backbone_loss = not self.products
+        self.padding_free = self.is_padding_free(config)
+        if "users" in self._roles:
+            self.reads = self.reads | {"users"}
         self.item_count = dataset.item_num
         replaced = getattr(self, "item_embedding", None)
         if not isinstance(replaced, nn.Embedding):
@@ -140,33 +105,35 @@ class LLMEmbMixin(Ranking, Method):
                 "which a table could replace; name it so in the class."
             )
         size = replaced.embedding_dim
-        self.item_embedding = item_layer(config, dataset, replaced, self.extra_rows)
-        for name, module in self._modules.items():
-            if module is replaced:  # under another name, too
-                self._modules[name] = self.item_embedding
-        self.item_scores = ItemScores(config)
-        adjusted = config["popularity_adjustment"]
-        adjustment = log_popularity(dataset, adjusted) if adjusted else None
-        self.register_buffer("log_popularity", adjustment, persistent=False)
+        self._replace_items(replaced, item_layer(config, dataset, replaced, self.n_special_ids))
+        settings = ItemSettings.of(config)
+        self.item_scores = ItemScores(
+            settings.item_similarity == "cosine",
+            settings.similarity_temperature,
+            settings.learn_temperature,
+        )
+        adjusted, shift = config["popularity_adjustment"], None
+        if adjusted:
+            shift = log_popularity(dataset.training_counts(dataset)[0], adjusted)
+        self.register_buffer("log_popularity", shift, persistent=False)
         self.align_weight = 0.0
-        self.offset_decay = config["offset_decay"] or 0.0
-        if config["item_embedding"] != "id" and config["align_weight"]:
-            self.align_weight = float(config["align_weight"])
-            self.align_positions = config["align_items"] == "positions"
-            self.alignment = AlignmentLoss(config["align_temperature"])
+        self.offset_decay = settings.offset_decay or 0.0
+        if self.needs(config).teacher:
+            self.align_weight = settings.align_weight
+            self.align_positions = settings.align_items == "positions"
+            self.alignment = AlignmentLoss(settings.align_temperature)
             teacher = given_to(config["model"], dataset, config, "teacher")
             if teacher.shape[1] != size:
                 raise UserError(
-                    f"align_teacher {config['align_teacher']} has item embeddings of size "
+                    f"align_teacher {settings.align_teacher} has item embeddings of size "
                     f"{teacher.shape[1]}, the model of size {size}; train a teacher of that size "
                     "or set align_weight: 0."
                 )
             self.register_buffer("teacher", teacher, persistent=False)
+        self._added: Items | None = None
         self.adjust(config, dataset)
         if config["train_mode"] == "sequence" or config["prefix_trim"]:
-            quicken(self)
-        if not self.known:
-            settle_unknown(self, config, dataset)
+            use_fast_ops(self)
 
     @property
     def backbone_name(self):
@@ -182,27 +149,20 @@ class LLMEmbMixin(Ranking, Method):
 
     # -- training ---------------------------------------------------------------------
 
-    def calculate_loss(self, interaction):
-        """RecBole's training entry: the loss of a batch of windows, or of prefixes.
-
-        Returns
-        -------
-        torch.Tensor or tuple of torch.Tensor
-            The recommendation loss and, where there are any, the weighted terms of the
-            alignment and of the offsets.
-        """
+    def loss_terms(self, interaction):
         one_pass = LOSS_POSITION in interaction
         with self._shared_rows(interaction, one_pass):
             loss = self._one_pass_loss(interaction) if one_pass else self._prefix_loss(interaction)
-            terms = [loss]
+            terms = {"recommendation": loss}
             if self.align_weight:
                 items = self._align_items(interaction)
                 term = self.alignment(self.teacher[items], self.item_embedding(items))
-                terms.append(self.align_weight * term)
+                terms["alignment"] = self.align_weight * term
             if self.offset_decay:
                 items = self._batch_items(interaction, one_pass)
-                terms.append(self.offset_decay * self.item_embedding.offsets.penalty(items))
-            return tuple(terms) if len(terms) > 1 else loss
+                penalty = self.item_embedding.offsets.penalty(items)
+                terms["offsets"] = self.offset_decay * penalty
+            return terms
 
     def _batch_items(self, interaction, one_pass):
         """Every item of a batch, distinct or not."""
@@ -221,8 +181,9 @@ class LLMEmbMixin(Ranking, Method):
     def _shared_rows(self, interaction, one_pass):
         if not isinstance(self.item_embedding, TableItemEmbedding):
             return nullcontext()
-        if self.loss_type == "CE" or self.every_item or self.own:  # every item is a candidate
-            return self.item_embedding.step()
+        some = self.item_loss.samples_negatives and not self.loss_reads_all_items
+        if self.uses_backbone_loss or not some:
+            return self.item_embedding.step()  # every item is a candidate
         return self.item_embedding.step(self._needed_items(interaction, one_pass))
 
     def _needed_items(self, interaction, one_pass):
@@ -243,27 +204,38 @@ class LLMEmbMixin(Ranking, Method):
     def _prefix_loss(self, interaction):
         self._chunks = getattr(interaction, "chunks", None)
         try:
-            if self.own:
+            if self.uses_backbone_loss:
                 return self._backbones_loss(interaction)
-            plain = self.item_scores.plain and self.log_popularity is None
-            if self.loss_type != "BCE" and plain and self.recbole_loss and not self._chunks:
-                return super().calculate_loss(interaction)
-            states = self.sequence_output(interaction)
+            if self._has_recboles_loss and self.uses_recbole_prefix_loss and not self._chunks:
+                return super(Method, self).calculate_loss(interaction)
+            states = self.states(interaction)
             # RecBole's CE counts padding among the candidates.
             loss = self.position_loss(states, interaction, padding=True)
             return loss + self.own_terms(states, interaction)
         finally:
             self._chunks = None
 
+    @property
+    def _has_recboles_loss(self):
+        """Whether RecBole has the loss, over the same scores."""
+        return self._has_plain_scores and self.loss_type in _RECBOLES
+
+    @property
+    def _has_plain_scores(self):
+        """Whether training scores are those that RecBole's own losses make."""
+        return self.item_scores.is_dot_product and self.log_popularity is None
+
     def _backbones_loss(self, interaction):
-        if self.loss_type != "BCE":
-            return super().calculate_loss(interaction)
+        backbone = super(Method, self)
+        if self.loss_type in _RECBOLES:
+            return backbone.calculate_loss(interaction)
         # The backbone thinks that it computes BPR, from the same pairs of scores.
-        kept, self.loss_type, self.loss_fct = self.loss_fct, "BPR", PairwiseBCE()
+        kept = self.loss_type, self.loss_fct
+        self.loss_type, self.loss_fct = "BPR", self.item_loss
         try:
-            return super().calculate_loss(interaction)
+            return backbone.calculate_loss(interaction)
         finally:
-            self.loss_type, self.loss_fct = "BCE", kept
+            self.loss_type, self.loss_fct = kept
 
     def own_terms(self, states, interaction):
         """What the backbone's own loss has beside the loss of its scores."""
@@ -272,15 +244,21 @@ class LLMEmbMixin(Ranking, Method):
     def position_loss(self, states, interaction, padding=False):
         """Loss of predicting each target from its state ``(n, d)``, by ``loss_type``."""
         targets = interaction[self.POS_ITEM_ID]
-        if self.loss_type == "CE":
-            states, items = self.item_scores.sides(states, self._all_items())
-            biases = [b for b in (self.item_bias, self.log_popularity) if b is not None]
-            bias = sum(biases) if biases else None
-            return item_cross_entropy(states, items, targets, bias, padding)
-        negatives = interaction[self.NEG_ITEM_ID]
-        positive = self.scores_of(states, targets)
-        negative = self.scores_of(states, negatives)
-        return (bpr_loss if self.loss_type == "BPR" else bce_loss)(positive, negative)
+        if self.item_loss.samples_negatives:
+            positive = self.pair_scores(states, targets)
+            return self.item_loss(positive, self.pair_scores(states, interaction[self.NEG_ITEM_ID]))
+        states, items = self.item_scores.sides(states, self.items().vectors)
+        biases = [b for b in (self.item_bias, self.log_popularity) if b is not None]
+        return self.item_loss(states, items, targets, sum(biases) if biases else None, padding)
+
+    def pair_scores(self, states, ids):
+        """Scores of these items: states ``(n, d)``, ids ``(n,)`` or ``(n, k)``."""
+        states, items = self.item_scores.sides(states, self.output_items(ids))
+        if ids.dim() == 1:
+            scores = (states * items).sum(-1)
+        else:
+            scores = torch.einsum("nd,nkd->nk", states, items.to(states.dtype))
+        return scores if self.item_bias is None else scores + self.item_bias[ids]
 
     # -- the pass through the backbone -----------------------------------------------------
 
@@ -298,13 +276,12 @@ class LLMEmbMixin(Ranking, Method):
 
     def sequence_forward(self, item_seq, item_seq_len, user=None):
         """Call the backbone's ``forward`` with what it takes, in its order."""
-        given = {"items": item_seq, "lengths": item_seq_len, "user": user}
+        given = {"items": item_seq, "lengths": item_seq_len, "users": user}
         return self.forward(*[given[role] for role in self._roles])
 
-    def sequence_output(self, interaction):
-        """The state each row predicts with, ``(b, d)``."""
+    def states(self, interaction):
         if not self._chunks:
-            return self.sequence_forward(*self._inputs(self._fitted(interaction)))
+            return self.sequence_forward(*self._inputs(self._trim_padding(interaction)))
         items, lengths, users = self._inputs(interaction)
         states = [
             self.sequence_forward(items[begin:end, :width], lengths[begin:end], users[begin:end])
@@ -318,14 +295,14 @@ class LLMEmbMixin(Ranking, Method):
             users = interaction[self.USER_ID]
         return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], users
 
-    def _fitted(self, interaction):
+    def _trim_padding(self, interaction):
         """The same rows without the columns that are padding in all of them, or with all of them.
 
         In training on a GPU they stay as they are: to look would make the host wait.
         """
         items = interaction[self.ITEM_SEQ]
         width = self.max_seq_length
-        if self.trims:
+        if self.padding_free:
             if self.training and items.is_cuda:
                 return interaction
             width = int(interaction[self.ITEM_SEQ_LEN].max())

@@ -18,6 +18,7 @@ from recbole_llmemb.config.keys import (
     key,
 )
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.registry import ImportPath
 
 ANY = Use.ANY
 #: A learnt temperature stays between these.
@@ -76,13 +77,16 @@ class ItemSettings(Settings):
     llm_table_dtype: Literal["float32", "bfloat16", "float16"] | None = key(None, Use.SETTLED)
     """What a frozen table is kept and multiplied in: float32, bfloat16 or float16; empty: bfloat16
     for tables wider than 1,024 where the device computes in it, else float32."""
-    item_embedding: Literal["table", "id", "both", "residual"] = key("table", Use.TABLE)
+    item_embedding: Literal["table", "id", "both", "residual"] | ImportPath = key(
+        "table", Use.TABLE
+    )
     """'table': adapted LLM table; 'id': the backbone's own learnt layer, under the same training;
-    'both': their sum; 'residual': the table plus a learnt offset per item that starts at zero."""
-    adapter: Literal["linear", "mlp", "none", "whitening"] = "linear"
+    'both': their sum; 'residual': the table plus a learnt offset per item that starts at zero; or
+    where a layer of yours is, `mypackage.module:Name`."""
+    adapter: Literal["linear", "mlp", "none", "whitening"] | ImportPath = "linear"
     """From the table to the model: 'linear' (the paper), 'mlp' (a hidden layer with GELU), 'none'
     (the table's principal components as they are) or 'whitening' (these, uncorrelated and of equal
-    spread)."""
+    spread); or where a module of yours is, `mypackage.module:Name`."""
     adapter_hidden_size: int | None = key(None, ge=0, le=2**16)
     """Width between the two layers of an adapter; empty: half the table's; 0: no adapter, as
     `adapter: none`."""
@@ -122,7 +126,9 @@ class ItemSettings(Settings):
     @property
     def learns_adapter(self) -> bool:
         """Whether a layer with parameters stands between the table and the model."""
-        return self.adapter in ("linear", "mlp") and self.adapter_hidden_size != 0
+        if self.adapter in ("linear", "mlp"):
+            return self.adapter_hidden_size != 0
+        return self.adapter not in ("none", "whitening")
 
     @model_validator(mode="after")
     def _check_items(self) -> ItemSettings:

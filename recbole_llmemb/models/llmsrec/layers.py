@@ -1,8 +1,9 @@
-"""The small networks that LLM-SRec trains around a frozen LLM (section 4 of the paper)."""
+"""What LLM-SRec trains around a frozen LLM, and its losses (section 4 of the paper)."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -49,3 +50,50 @@ def standardised(vectors):
     rows = rows - rows.mean(0)
     rows = rows / rows.std(correction=0).clamp(min=1e-12)
     return torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
+
+
+def retrieval_loss(users, candidates, targets=None, target_ids=None):
+    """Cross-entropy of each user's next item against its candidates.
+
+    Shapes: ``users`` (b, s).
+    ``candidates`` (b, 1 + k, s): each row's next item first, then its random ones.
+    ``targets`` (b, s): the next items of all rows, which then are candidates of all others too.
+    ``target_ids`` (b,): their ids: another row's next item is none of the wrong answers if it is
+    also this one's.
+    Returns mean over users.
+    """
+    logits = torch.einsum("bs,bks->bk", users, candidates)
+    if targets is not None:
+        same = target_ids.unsqueeze(1) == target_ids
+        others = (users @ targets.t()).masked_fill(same, -torch.inf)
+        logits = torch.cat([logits, others], dim=1)
+    return F.cross_entropy(logits, logits.new_zeros(len(users), dtype=torch.long))
+
+
+def mse_distillation(users, teachers):
+    """Mean squared difference of user vectors and projected CF states ``(b, s)``, both unit."""
+    return F.mse_loss(F.normalize(users, dim=-1), F.normalize(teachers, dim=-1))
+
+
+def contrastive_distillation(users, teachers, temperature):
+    """The paper's ablation: a user's CF state told from those of the batch's other users.
+
+    Shapes: ``users``, ``teachers`` (b, s).
+    ``temperature``: of the cosine similarities.
+    """
+    logits = F.normalize(users, dim=-1) @ F.normalize(teachers, dim=-1).t() / temperature
+    return F.cross_entropy(logits, torch.arange(len(users), device=users.device))
+
+
+def uniformity_loss(vectors):
+    """Mean over pairs of rows of exp(−2‖a − b‖²), rows ``(b, s)`` scaled to length one.
+
+    One row alone is as uniform as can be: zero.
+    """
+    if len(vectors) < 2:
+        return vectors.new_zeros(())
+    vectors = F.normalize(vectors.float(), dim=-1)
+    # ‖a − b‖² = 2 − 2ab for unit vectors: one product, no distances whose roots have no slope.
+    squared = 2 - 2 * (vectors @ vectors.t())
+    rows, columns = torch.triu_indices(len(vectors), len(vectors), 1, device=vectors.device)
+    return torch.exp(-2 * squared[rows, columns]).mean()

@@ -5,15 +5,24 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.contract import Method, Needs, given_to
+from recbole_llmemb.models.contract import Method, Needs, as_method
+from recbole_llmemb.models.given import given_to
+from recbole_llmemb.models.layers import EvalCache
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.item_inputs import TableForm, TextForm
-from recbole_llmemb.models.llmsrec.layers import two_layers
+from recbole_llmemb.models.llmsrec.layers import (
+    contrastive_distillation,
+    mse_distillation,
+    retrieval_loss,
+    two_layers,
+    uniformity_loss,
+)
 from recbole_llmemb.models.llmsrec.loader import (
     CANDIDATE_ITEMS,
     CANDIDATES,
@@ -21,14 +30,9 @@ from recbole_llmemb.models.llmsrec.loader import (
     USER_PROMPT,
     PairTrainDataLoader,
 )
-from recbole_llmemb.models.llmsrec.losses import (
-    contrastive_distillation,
-    mse_distillation,
-    retrieval_loss,
-    uniformity_loss,
-)
 from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
 from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
+from recbole_llmemb.models.scoring import Items, ItemScores
 from recbole_llmemb.models.whitening import whiten
 
 
@@ -46,11 +50,9 @@ class LLMSRec(Method, SequentialRecommender):
     """
 
     input_type = InputType.POINTWISE
-    causal = cloze = similarity = trims = False
-    known = True
-    features = ()
     losses = ("CE",)
     Keys = LLMSRecSettings
+    similarity = False
     #: The CF model is trained by its own schedule, not by the LLM's.
     teacher_shares_training = False
 
@@ -62,6 +64,16 @@ class LLMSRec(Method, SequentialRecommender):
     @classmethod
     def train_loader(cls, config):
         return PairTrainDataLoader
+
+    @classmethod
+    def why_not(cls, ability, config):
+        return {
+            "new_items": "an item of LLMSRec is also its vector in the CF model, which a new one "
+            "has not",
+            "cold_items": "LLMSRec reads its items through a CF model, which knows no others",
+            "user_encoder": "LLMSRec reads a history as the prompt of an LLM, which is no part of "
+            "a program that could be exported",
+        }.get(ability, "")
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
@@ -95,11 +107,14 @@ class LLMSRec(Method, SequentialRecommender):
         self.uniformity_weight = config["uniformity_weight"]
         self.in_batch = bool(config["in_batch_negatives"])
         self.show_progress = bool(config["show_progress"])
-        self._items = None
+        self.item_scores = ItemScores()
+        self.rows_at_once = config["eval_batch_size"]  # each is a prompt
+        if getattr(self.form.book, "clock", None) is not None:
+            self.reads = self.reads | {"times"}
+        self._catalog = EvalCache()
 
-    @property
     def frozen_parameters(self):
-        """Numbers that take part and are not trained: the LLM's, the CF model's, the table's."""
+        """The numbers of the LLM, the CF model and the table."""
         table = getattr(self.form, "table", None)
         count = self.llm.parameters + self.teacher.parameters
         return count + (0 if table is None else table.numel())
@@ -124,17 +139,13 @@ class LLMSRec(Method, SequentialRecommender):
         return self.item_head(self.form.item_states(ids))
 
     @torch.no_grad()
-    def item_matrix(self):
-        """Representations of all items, ``(n_items, s)``; row 0, padding, is zero.
+    def items(self):
+        """Representations of all items, ``(n_items, s)``; row 0, padding, is zero."""
+        return Items(self._catalog.get(self.parameters(), self._read_catalog))
 
-        Computed once, and again only after a parameter changed.
-        """
-        # Fused optimisers do not count their changes in _version: each step forgets it.
-        key = tuple((id(p), p._version) for p in self.parameters())
-        if self._items is None or self._items[0] != key:
-            rows = self.form.all_item_states(self.item_head, self.show_progress)
-            self._items = key, torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
-        return self._items[1]
+    def _read_catalog(self):
+        rows = self.form.all_item_states(self.item_head, self.show_progress)
+        return torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
 
     # -- training ---------------------------------------------------------------------
 
@@ -143,54 +154,76 @@ class LLMSRec(Method, SequentialRecommender):
         loader.book = self.form.book
         loader.item_prompts = getattr(self.form, "item_prompts", None)
 
-    def calculate_loss(self, interaction):
-        """RecBole's training entry: retrieval, distillation and uniformity, those that count."""
-        self._items = None
+    def loss_terms(self, interaction):
+        """Retrieval, distillation and uniformity, those that count."""
+        self._catalog.forget()
         users = self.user_vectors(interaction)
         rows = self.item_vectors(interaction[CANDIDATE_ITEMS], interaction)
         candidates = rows[interaction[CANDIDATES]]
         others = (candidates[:, 0], interaction[self.POS_ITEM_ID]) if self.in_batch else ()
-        losses = [retrieval_loss(users, candidates, *others)]
+        terms = {"retrieval": retrieval_loss(users, candidates, *others)}
         if self.distill_weight or self.uniformity_weight:
             state = self.teacher.user_states(
                 interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
             )
             teachers = self.teacher_head(state)
         if self.distill_weight:
-            losses.append(self.distill_weight * self._distillation(users, teachers))
+            terms["distillation"] = self.distill_weight * self._distillation(users, teachers)
         if self.uniformity_weight:
             both = uniformity_loss(users) + uniformity_loss(teachers)
-            losses.append(self.uniformity_weight * both)
-        return tuple(losses)
+            terms["uniformity"] = self.uniformity_weight * both
+        return terms
 
     def _distillation(self, users, teachers):
         if self.distill_loss == "contrastive":
             return contrastive_distillation(users, teachers, self.distill_temperature)
         return mse_distillation(users, teachers)
 
-    # -- scoring ----------------------------------------------------------------------
-
     def forward(self, interaction):
         """The user representations of a batch, ``(b, s)``."""
         return self.user_vectors(interaction)
 
-    def sequence_output(self, interaction):
-        """The state each row predicts with, ``(b, s)``."""
+    def states(self, interaction):
         return self.user_vectors(interaction)
 
-    def candidate_scores(self, states, candidates):
-        """Scores ``(b, c)`` of each row's candidate items ``(b, c)``."""
-        return torch.einsum("bs,bcs->bc", states, self.item_matrix()[candidates])
 
-    def rank_candidates(self, interaction, candidates):
-        """Scores ``(b, c)`` of each row's candidate items ``(b, c)``, from its history."""
-        return self.candidate_scores(self.sequence_output(interaction), candidates)
+class FrozenTeacher:
+    """Item embeddings E and user states O_u of a trained model. Not a module of ours.
 
-    def predict(self, interaction):
-        """RecBole's scoring of one item per row, ``(b,)``."""
-        items = self.item_matrix()[interaction[self.ITEM_ID]]
-        return (self.user_vectors(interaction) * items).sum(1)
+    ``model``: on its device.
+    ``ids`` (n_items,): the model's id of each of our items.
 
-    def full_sort_predict(self, interaction):
-        """RecBole's scoring of all items, ``(b, n_items)``."""
-        return self.user_vectors(interaction) @ self.item_matrix().t()
+    ``item_embeddings``: (n_items, d): By our item ids; row 0 is zero.
+    """
+
+    def __init__(self, model, ids):
+        self.model, self.ids = as_method(model.eval().requires_grad_(False)), ids
+        with torch.no_grad():
+            rows = model.item_embedding.weight[ids].float().clone()
+        rows[0] = 0
+        self.item_embeddings = rows
+        self.width = model.max_seq_length
+        self.fields = model.ITEM_SEQ, model.ITEM_SEQ_LEN
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    @torch.no_grad()
+    def user_states(self, items, lengths):
+        """O_u of right-padded histories ``(b, w)`` of these lengths ``(b,)``, ``(b, d)``.
+
+        Of a history longer than the model reads, the last items count.
+        """
+        shown = lengths.clamp(max=self.width)
+        offsets = torch.arange(self.width, device=items.device)
+        index = ((lengths - shown).unsqueeze(1) + offsets).clamp(max=items.shape[1] - 1)
+        inside = offsets < shown.unsqueeze(1)
+        sequence = self.ids[items.gather(1, index) * inside]
+        return self.model.states(Interaction(dict(zip(self.fields, (sequence, shown))))).float()
+
+    def gives_states(self):
+        """Whether it turns a history of items into one state as wide as an item embedding."""
+        one = torch.ones(1, 1, dtype=torch.long, device=self.ids.device)
+        try:
+            state = self.user_states(one, one[0])
+        except (KeyError, TypeError, AttributeError, RuntimeError, IndexError):
+            return False  # one that wants users, features or a mask
+        return state.shape == (1, self.item_embeddings.shape[1])

@@ -66,7 +66,7 @@ def test_a_model_that_reads_sets_loses_nothing(tiny_run, monkeypatch):
     def mean(self, interaction):
         return self.item_embedding(interaction[self.ITEM_SEQ]).sum(1)
 
-    monkeypatch.setattr(kind, "sequence_output", mean)
+    monkeypatch.setattr(kind, "states", mean)
     (order,) = order_test(path, shuffles=3, report=lambda _: None)
     assert all(each == pytest.approx(order.true) for each in order.shuffled)
     assert order.summary()["ndcg@10"]["drop"] == pytest.approx(0, abs=1e-6)

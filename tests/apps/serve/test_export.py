@@ -9,7 +9,7 @@ from serve_runs import encoder, from_text, saved  # noqa: F401
 
 from recbole_llmemb import Recommender
 from recbole_llmemb.apps.serve import export_parts
-from recbole_llmemb.apps.serve.export import export, models_own_scores
+from recbole_llmemb.apps.serve.export import export, reference_scores
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.table import EmbeddingTable
@@ -43,7 +43,7 @@ def test_the_user_encoder_and_the_vectors_give_the_models_scores(saved, tmp_path
     assert lines(out / "items.txt") == recommender.catalogue.tokens[1:].tolist()
     people = recommender.people("all")
     assert lines(out / "users.txt") == people.names
-    own = models_own_scores(recommender, people)
+    own = reference_scores(recommender, people)
     torch.testing.assert_close(users @ items.t(), own, rtol=1e-4, atol=1e-4)
 
     program = torch.export.load(out / "user_encoder.pt2").module()
@@ -201,11 +201,11 @@ def test_something_else_in_the_way_is_never_replaced(saved, tmp_path, capsys):  
 
 
 def test_an_encoder_that_differs_is_not_kept(saved, tmp_path, monkeypatch):  # noqa: F811
-    from recbole_llmemb.apps.serve import user_encoder
+    from recbole_llmemb.models.llmemb import item_side
 
-    forward = user_encoder.UserEncoder.forward
+    forward = item_side.UserEncoder.forward
     monkeypatch.setattr(
-        user_encoder.UserEncoder, "forward", lambda self, a, b: 1.1 * forward(self, a, b)
+        item_side.UserEncoder, "forward", lambda self, a, b: 1.1 * forward(self, a, b)
     )
     with pytest.raises(UserError, match="differs from the model by"):
         export(Recommender(saved()), tmp_path / "out", ["encoder"], report=lambda line: None)

@@ -8,7 +8,6 @@ from serve_runs import encoder, from_text, saved  # noqa: F401
 
 from recbole_llmemb import Recommender
 from recbole_llmemb.apps.serve.new_item_report import rank_new_items
-from recbole_llmemb.apps.serve.new_items import caveat
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.table import EmbeddingTable
 
@@ -183,12 +182,12 @@ def test_beside_a_trained_table_new_items_have_the_row_it_began_with(from_text, 
     more = {"adapter": adapter, "align_weight": 0, "llm_whiten": 0.3}
     frozen = Recommender(from_text(**more))  # whose rows are still those
     start = frozen.item_vectors[frozen.catalogue.number["i5"]].clone()
-    assert caveat(frozen.model) is None
+    assert not frozen.method.new_item_note()
     trained = Recommender(from_text(**more, llm_freeze=False))
     names = ("item_id", "title", "categories")
     line = copy_of(tiny, "i5", "copy5").rstrip().split("\t")
     trained.add_items([dict(zip(names, line, strict=True))])
-    assert "was trained" in caveat(trained.model)
+    assert "was trained" in trained.method.new_item_note()
     old, new = (trained.catalogue.number[token] for token in ("i5", "copy5"))
     torch.testing.assert_close(trained.item_vectors[new], start, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(trained.item_vectors[old], start, atol=0.05)  # what was learnt
@@ -198,7 +197,7 @@ def test_beside_a_trained_table_new_items_have_the_row_it_began_with(from_text, 
 
 def test_scores_of_its_own_and_imported_tables_refuse_new_items(saved):  # noqa: F811
     recommender = Recommender(saved("LLMEmbCORE", train_mode="prefix", loss_type="CE"))
-    with pytest.raises(UserError, match="makes scores in a way of its own"):
+    with pytest.raises(UserError, match="makes its scores in a way of its own"):
         recommender.add_items([{"item_id": "a", "title": "soap"}])
     recommender = Recommender(saved())
     with pytest.raises(UserError, match="was imported, so how its vectors were made"):

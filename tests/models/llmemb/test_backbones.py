@@ -8,18 +8,18 @@ from backbone_runs import CAUSAL, HISTORIES, SERVED, batch_of, built, small  # n
 from recbole_llmemb.data.prefixes import length_buckets  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.backbones import BACKBONES  # isort: skip
-from recbole_llmemb.models.ranking import Ranking  # isort: skip
+from recbole_llmemb.models.contract import Method  # isort: skip
 from recbole.quick_start import load_data_and_model, run_recbole  # isort: skip
 from recbole.utils import get_trainer  # isort: skip
 
 # Those whose prefix loss is RecBole's formula over our scores, plus terms of the backbone's.
-OURS = [n for n in SERVED if BACKBONES[n].similarity and n != "BERT4Rec"]
+OURS = [n for n in SERVED if BACKBONES[n].products and n != "BERT4Rec"]
 NEGATIVES = {"distribution": "uniform", "sample_num": 1}
 
 
 def backbones(model):
     """The backbone's own methods, on the model."""
-    return super(Ranking, model)
+    return super(Method, model)
 
 
 @pytest.mark.parametrize("name", SERVED)
@@ -82,7 +82,7 @@ def test_scores(built, name, kind):
     with torch.no_grad():
         every = model.full_sort_predict(batch).view(4, -1)
         assert every.shape == (4, data.dataset.item_num)
-        assert torch.allclose(model.rank_candidates(batch, candidates), every.gather(1, candidates))
+        assert torch.allclose(model.scores(batch, candidates), every.gather(1, candidates))
         assert torch.allclose(model.predict(batch), every[torch.arange(4), batch["item_id"]])
         if name == "SHAN":  # RecBole forgets to reverse the history
             batch["item_id_list"] = torch.stack([row.roll(-len(h)) for row, h in zip(
@@ -120,7 +120,7 @@ def test_our_loss_is_recboles(built, monkeypatch, name, loss_type):
     if name == "FEARec":  # which looks every target up in the training data
         batch["item_id"] = torch.tensor(sorted(model.same_item_index)[:4])
     theirs = backbones(model).calculate_loss(batch)
-    model.recbole_loss = False
+    model.uses_recbole_prefix_loss = False
     ours = model.calculate_loss(batch)
     if name == "TransRec":  # its other terms have no gradient
         theirs = theirs - (theirs - ours).detach()
@@ -147,7 +147,7 @@ def test_no_position_sees_the_future(built, name, training):
         same = torch.isclose(before, model.position_states(batch_of(changed)), atol=1e-6).all(-1)[0]
         assert same[:place].all() and not same[place], place
     for length in range(1, 11):
-        state = model.sequence_output(batch_of(history[:length]))
+        state = model.states(batch_of(history[:length]))
         assert torch.allclose(state[0], before[0, length - 1], atol=1e-5), length
 
 
@@ -161,8 +161,8 @@ def test_no_sequence_mode_for_the_others(small, tiny_config, name):
 @pytest.mark.parametrize("name", [n for n in SERVED if n != "BERT4Rec"])  # test_backbones_trim.py
 def test_padding(built, small, tiny_config, name, kind):
     """Where it changes nothing it can be left out; where it can, it is refused."""
-    trims = BACKBONES[name].trims
-    offered = trims == "always" or trims == "zero" and kind == "table"
+    padding_free = BACKBONES[name].padding_free
+    offered = kind == "table" if padding_free == "table" else padding_free
     settings = {"train_mode": "prefix", "item_embedding": kind}
     if not offered:
         with pytest.raises(UserError, match=f"LLMEmb{name} does not give the same without"):
@@ -182,7 +182,7 @@ def test_padding(built, small, tiny_config, name, kind):
         if chunks is None:
             short = batch["item_id_list"]
             batch["item_id_list"] = torch.nn.functional.pad(short, (0, 10 - short.shape[1]))
-            model.trims, model.recbole_loss = False, False
+            model.padding_free, model.uses_recbole_prefix_loss = False, False
         else:
             assert len(chunks) > 2 and chunks[0][2] < 4
         losses.append(model.calculate_loss(batch))

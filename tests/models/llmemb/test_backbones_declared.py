@@ -31,7 +31,7 @@ def test_every_backbone_of_recbole_is_declared():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_by_name(capsys, name):
-    with pytest.raises(UserError, match=f"LLMEmb{name} cannot be had: {name} .* because it "):
+    with pytest.raises(UserError, match=f"{name} is not supported as a backbone, as it "):
         get_model(f"LLMEmb{name}")
     assert main([f"--model=LLMEmb{name}"]) == 2
     error = capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_contrast_of_fearec(small, tiny_run):
     """With its contrastive terms it keeps its own loss, whose item loss may be BCE."""
     extra = {"contrast": "us_x", "tau": 1, "sim": "dot", "loss_type": "BCE"}
     _, data, model, trainer = tiny_run("LLMEmbFEARec", **small("FEARec", **extra))
-    assert model.own
+    assert model.uses_backbone_loss
     batch = next(iter(data.train))
     torch.manual_seed(0)
     with_terms = model.calculate_loss(batch)
@@ -152,7 +152,7 @@ def test_contrast_of_fearec(small, tiny_run):
     _, _, plain, _ = tiny_run("LLMEmbFEARec", **small("FEARec", loss_type="BCE"))
     with pytest.raises(UserError, match="LLMEmbFEARec with contrast has a loss or scores of its"):
         tiny_run("LLMEmbFEARec", **small("FEARec", **extra, item_similarity="cosine"))
-    assert not plain.own and with_terms > plain.calculate_loss(batch) > 0
+    assert not plain.uses_backbone_loss and with_terms > plain.calculate_loss(batch) > 0
 
 
 # -- a user's own ---------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # ruff: noqa: F811 (fixtures come by name)
-"""A user's own backbone: a class in one line, examined when it is built."""
+"""A user's own backbone: a class in one line, which says of itself what it can do."""
 
 import sys
 
@@ -14,7 +14,8 @@ from recbole_llmemb import llmemb  # isort: skip
 from recbole_llmemb import plugin  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole.model.sequential_recommender import GRU4Rec, NARM, SASRec  # isort: skip
+from recbole_llmemb.testing import verify_backbone  # isort: skip
+from recbole.model.sequential_recommender import GRU4Rec, NARM, NextItNet, SASRec  # isort: skip
 from recbole.quick_start import load_data_and_model, run_recbole  # isort: skip
 from recbole.utils import get_model  # isort: skip
 
@@ -27,7 +28,7 @@ class Mine(GRU4Rec):
 
 
 class Causal(SASRec):
-    causal = True
+    one_pass, products, padding_free, size_key = "causal", True, True, "hidden_size"
 
     def forward(self, item_seq, item_seq_len):
         return super().forward(item_seq, item_seq_len) * 2
@@ -43,11 +44,15 @@ class Leaks(SASRec):
 
 
 class OwnLoss(GRU4Rec):
+    losses = ("BCE", "BPR", "CE")
+
     def calculate_loss(self, interaction):
         return super().calculate_loss(interaction) + 0.1 * self.dense.weight.norm()
 
 
 class OwnScores(GRU4Rec):
+    losses = ("BCE", "BPR", "CE")
+
     def full_sort_predict(self, interaction):
         return super().full_sort_predict(interaction).clamp(max=1.0)
 
@@ -80,7 +85,7 @@ def test_a_users_class_in_one_line(small, tmp_path, forget, capsys):
     config, model, *_, test = load_data_and_model(file)
     # Nobody said that it is causal, so it is not trained as if it were.
     assert config["train_mode"] == "prefix" and isinstance(model, LLMEmbMine)
-    assert not model.own and model.trims
+    assert model.uses_backbone_loss and not model.padding_free and config["loss_type"] == "CE"
     from recbole_llmemb.run.execute import execute
 
     found = execute({"model": LLMEmbMine, "dataset": "tiny", **settings})
@@ -88,29 +93,54 @@ def test_a_users_class_in_one_line(small, tmp_path, forget, capsys):
 
 
 def test_a_users_class_that_is_causal(small, tiny_run, forget):
-    """Asked for or declared, sequence mode is checked before it is believed."""
-    llmemb(Mine), llmemb(Causal), llmemb(Leaks)
-    for name, extra in (("Mine", {"train_mode": "sequence"}), ("Causal", {"loss_type": "CE"})):
-        config, data, model, trainer = tiny_run(f"LLMEmb{name}", **small(name, **extra))
-        assert config["train_mode"] == "sequence"
-        trainer.fit(data.train, data.valid)
-        assert trainer.evaluate(data.test)["hit@10"] > 0
-    with pytest.raises(UserError, match="LLMEmbLeaks cannot be .* because its output at a posi"):
-        tiny_run("LLMEmbLeaks", **small("Leaks"))
-    config, data, model, trainer = tiny_run("LLMEmbLeaks", **small("Leaks", train_mode="prefix"))
+    llmemb(Causal)
+    config, data, model, trainer = tiny_run("LLMEmbCausal", **small("Causal", loss_type="CE"))
+    assert config["train_mode"] == "sequence" and not model.uses_backbone_loss
     trainer.fit(data.train, data.valid)
+    assert trainer.evaluate(data.test)["hit@10"] > 0
+    tiny_run("LLMEmbCausal", **small("Causal", train_mode="prefix", prefix_trim=True))
 
 
-def test_examining_leaves_no_trace(small, tiny_run, forget):
-    llmemb(Mine)
-    states = []
-    for name in ("GRU4Rec", "Mine"):
-        torch.manual_seed(0)
-        _, _, model, _ = tiny_run(f"LLMEmb{name}", **small(name, train_mode="prefix"))
-        states.append((model.state_dict(), torch.rand(3), model.training))
-    (one, drawn, training), (other, drawn_too, training_too) = states
-    assert all(torch.equal(one[key], other[key]) for key in one) and training == training_too
-    assert torch.equal(drawn, drawn_too)
+def test_what_a_class_says_and_does_not_keep(forget):
+    """Wrong words about itself are found by who asks, not by who trains."""
+    with pytest.raises(UserError) as caught:
+        verify_backbone(Leaks)
+    assert caught.value.key == "one_pass" and "later items" in str(caught.value)
+    lying = type("Lying", (OwnScores,), {"products": True, "__module__": __name__})
+    with pytest.raises(UserError) as caught:
+        verify_backbone(lying)
+    assert caught.value.key == "products"
+    padded = type("Padded", (NextItNet,), {"padding_free": True, "__module__": __name__})
+    with pytest.raises(UserError) as caught:
+        verify_backbone(padded)
+    assert caught.value.key == "padding_free"
+    with pytest.raises(UserError, match="one_pass"):
+        llmemb(type("Unsaid", (SASRec,), {"one_pass": "causal", "products": False}))
+
+
+@pytest.mark.parametrize(
+    ("made", "products", "one_pass", "padding_free"),
+    [
+        (Mine, True, "causal", True),
+        (Causal, True, "causal", True),
+        (OwnLoss, False, "", True),
+        (OwnScores, False, "", True),
+    ],
+    ids=lambda each: getattr(each, "__name__", str(each)),
+)
+def test_what_a_class_may_say(forget, made, products, one_pass, padding_free):
+    before = torch.get_rng_state()
+    found = verify_backbone(made)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (found.products, found.one_pass, found.padding_free) == (
+        products,
+        one_pass,
+        padding_free,
+    )
+    said: dict = {}
+    exec(str(found), said)  # it can be written into the class as it is printed
+    assert said["products"] == products and said["losses"] == ("BCE", "BPR", "CE")
+    assert bool(found.reasons) != products
 
 
 @pytest.mark.parametrize("loss_type", ["BCE", "BPR", "CE"])
@@ -119,7 +149,7 @@ def test_a_users_loss_and_scores_are_kept(small, tiny_run, forget, made, loss_ty
     llmemb(made)
     settings = small(made.__name__, loss_type=loss_type, dropout_prob=0.0)
     _, data, model, trainer = tiny_run(f"LLMEmb{made.__name__}", **settings)
-    assert model.own and not model.trims
+    assert model.uses_backbone_loss and not model.padding_free
     batch = next(iter(data.train))
     model.eval()
     if made is OwnLoss:
@@ -139,9 +169,9 @@ def test_a_users_loss_and_scores_are_kept(small, tiny_run, forget, made, loss_ty
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"train_mode": "sequence"}, "because it has a loss or scores of its own; set train_mode"),
-        ({"prefix_trim": True}, "prefix_trim is on, but padding after a history changes what"),
-        ({"item_similarity": "cosine"}, "LLMEmbOwnLoss has a loss or scores of its own, to which"),
+        ({"train_mode": "sequence"}, "LLMEmbOwnLoss is not causal.*set train_mode"),
+        ({"prefix_trim": True, "train_mode": "prefix"}, "prefix_trim is on, but LLMEmbOwnLoss"),
+        ({"item_similarity": "cosine"}, "LLMEmbOwnLoss makes scores in a way of its own"),
     ],
 )
 def test_settings_that_a_users_class_cannot_have(small, tiny_run, forget, settings, message):
@@ -158,7 +188,7 @@ def test_what_gets_no_table(small, tiny_run, forget):
     for wrong in (BPR, torch.nn.Linear, "SASRec", None):
         with pytest.raises(UserError, match="is no sequential model of RecBole"):
             llmemb(wrong)
-    with pytest.raises(UserError, match="LLMEmbFPMC cannot be had"):
+    with pytest.raises(UserError, match="FPMC is not supported as a backbone"):
         llmemb(FPMC)
     with pytest.raises(UserError, match="LLMEmbSASRec is a model already"):
         llmemb(type("SASRec", (Mine,), {}))

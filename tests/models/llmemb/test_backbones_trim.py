@@ -10,7 +10,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.data.prefixes import LengthSortedMaskedBatch, LengthSortedBatch, length_buckets  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole_llmemb.models.fast_ops import BitDropout  # isort: skip
+from recbole_llmemb.models.layers import BitDropout  # isort: skip
 
 NEGATIVES = {"distribution": "uniform", "sample_num": 1}
 LOUD = {"train_mode": "prefix", "train_batch_size": 64, "MAX_ITEM_LIST_LENGTH": 30}
@@ -154,7 +154,7 @@ def test_the_popularity_adjustment_is_on_masked_items(tiny_run, trim):
     loud(model).eval()
     batch = trainer._to_device(next(iter(data.train)))
     found = model.calculate_loss(batch)
-    states, items = model.forward(batch["Mask_item_id_list"]), model._all_items()
+    states, items = model.forward(batch["Mask_item_id_list"]), model.items().vectors
     losses = []
     for row, (positions, targets) in enumerate(zip(batch["MASK_INDEX"], batch["Pos_item_id"])):
         for position, target in zip(positions.tolist(), targets.tolist()):

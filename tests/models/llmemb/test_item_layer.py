@@ -10,8 +10,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter  # isort: skip
-from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding  # isort: skip
-from recbole_llmemb.models.item_residual import ItemOffsets  # isort: skip
+from recbole_llmemb.models.llmemb.item_embedding import ItemOffsets, TableItemEmbedding  # isort: skip
 from recbole_llmemb.table import EmbeddingTable, match  # isort: skip
 
 

@@ -64,7 +64,7 @@ def test_copies(adaptations):
     with torch.no_grad():
         assert len(layer.weight) == 20
     for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert twin._cached is None
+        assert twin._whole._kept is None
         with torch.no_grad():
             twin.adapter.up.bias.add_(1)
             assert close(twin.weight, naive(twin)) and close(layer.weight, naive(layer))
@@ -97,6 +97,6 @@ def test_each_evaluation_sees_the_last_step(tiny_run):
         trainer.evaluate(data.valid, load_best_model=False)
         batch = next(iter(data.valid))[0]
         with torch.no_grad():
-            states = model.sequence_output(batch)
+            states = model.states(batch)
             scores = states @ naive(model.item_embedding).float().t()
             assert torch.allclose(model.full_sort_predict(batch), scores, atol=1e-4)

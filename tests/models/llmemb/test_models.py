@@ -8,7 +8,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.data.interaction import Interaction  # isort: skip
 from recbole.model.layers import FeedForward  # isort: skip
-from recbole_llmemb.models.fast_ops import BitDropout, quicken  # isort: skip
+from recbole_llmemb.models.layers import BitDropout, use_fast_ops  # isort: skip
 
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
 CAUSAL = MODELS[:2]
@@ -55,7 +55,7 @@ HISTORIES = [[5, 9, 2, 40, 9, 31, 7, 8, 1, 60], [4], [12, 13, 14, 15], [3, 2], l
 @pytest.mark.parametrize("name", CAUSAL)
 def test_no_position_sees_the_future(model_of, name, training, settings):
     _, model = model_of(name, **settings)
-    assert model.causal
+    assert model.one_pass == "causal"
     model.train(training)  # dropout is 0
     before = model.position_states(batch_of(*HISTORIES[:1]))
     for place in range(10):
@@ -72,7 +72,7 @@ def test_no_position_sees_the_future(model_of, name, training, settings):
 
 def test_bert4rec_sees_both_sides(model_of):
     _, model = model_of("LLMEmbBERT4Rec")
-    assert not model.causal
+    assert model.one_pass == "cloze"
     before = model.position_states(batch_of(*HISTORIES[:1]))
     after = model.position_states(batch_of(HISTORIES[0][:9] + [50]))
     assert not torch.isclose(before, after, atol=1e-4).all(-1).any()
@@ -85,8 +85,8 @@ def test_states_at_the_last_position(model_of, name):
     states = model.position_states(batch)
     assert states.shape[:2] == (5, 10)
     last = states[torch.arange(5), batch["item_length"] - 1]
-    assert torch.allclose(last, model.sequence_output(batch), atol=1e-6)
-    assert model.sequence_output(batch).dim() == 2  # the pass over all positions is over
+    assert torch.allclose(last, model.states(batch), atol=1e-6)
+    assert model.states(batch).dim() == 2  # the pass over all positions is over
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -99,13 +99,12 @@ def test_every_way_of_scoring(model_of, name, item_embedding, grad):
     with torch.set_grad_enabled(grad):
         every = model.full_sort_predict(batch)
         assert every.shape == (5, n_items)
-        states = model.sequence_output(batch)
-        some = model.candidate_scores(states, candidates)
+        some = model.scores(batch, candidates)
         one = model.predict(batch)
         weight = model.item_embedding.weight[:n_items]
     assert torch.allclose(some, every.gather(1, candidates), atol=1e-5)
     assert torch.allclose(one, every[torch.arange(5), batch["item_id"]], atol=1e-5)
-    expected = torch.stack([(state * weight).sum(-1) for state in states])
+    expected = torch.stack([(state * weight).sum(-1) for state in model.states(batch)])
     if "BERT" in name:
         expected = expected + model.output_bias
     assert torch.allclose(every, expected, atol=1e-5)
@@ -121,7 +120,7 @@ def test_padding_changes_nothing(model_of, name):
     alone = [model.full_sort_predict(batch_of(h, width=len(h)))[0] for h in histories]
     assert torch.allclose(whole, cut, atol=1e-5)
     assert torch.allclose(whole, torch.stack(alone), atol=1e-5)
-    assert len(model.sequence_output(batch_of(*HISTORIES))) == len(HISTORIES)
+    assert len(model.states(batch_of(*HISTORIES))) == len(HISTORIES)
 
 
 @pytest.mark.parametrize("width", [3, 4, 9, 10])
@@ -193,5 +192,5 @@ def test_quickening_is_for_sequence_mode_only(tiny_run):
     for act in ("gelu", "relu"):
         layer = FeedForward(4, 4, 0.0, act, 1e-12)
         before = layer.intermediate_act_fn(x)
-        quicken(torch.nn.Sequential(layer))
+        use_fast_ops(torch.nn.Sequential(layer))
         assert np.allclose(before, layer.intermediate_act_fn(x), atol=1e-6)

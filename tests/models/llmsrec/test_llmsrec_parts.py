@@ -15,14 +15,15 @@ from recbole_llmemb.data.histories import (
     with_shuffled_histories,
 )
 from recbole_llmemb.data.lazy import POSITION
-from recbole_llmemb.models.llmsrec.layers import slot_projection, standardised
-from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES, USER_PROMPT
-from recbole_llmemb.models.llmsrec.losses import (
+from recbole_llmemb.models.llmsrec.layers import (
     contrastive_distillation,
     mse_distillation,
     retrieval_loss,
+    slot_projection,
+    standardised,
     uniformity_loss,
 )
+from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES, USER_PROMPT
 
 
 @pytest.fixture

@@ -14,140 +14,114 @@ PREFIX = "LLMEmb"
 
 
 @dataclass(frozen=True)
-class Traits:
-    """How a backbone differs from what most are.
+class BackboneSpec:
+    """How a backbone differs from what most are; see :class:`.model.LLMEmbMixin`."""
 
-    Attributes
-    ----------
-    causal : bool
-        Whether it gives an output at every position that does not depend on later items:
-        what ``train_mode: sequence`` needs.
-    trims : str
-        Whether padding after a history changes nothing: ``always``, ``never``, or where
-        padding's embedding is ``zero``, as it is with a table.
-    losses : tuple of str
-        Values of ``loss_type``; the first one is its default where ours is not among them.
-    similarity : bool
-        Whether ``item_similarity`` and temperatures apply: a score is a product of a state and
-        an item embedding.
-    features : bool
-        Whether it reads fields of the items beside their ids.
-    kind : str
-        Class in :mod:`.special` that makes a model of it, where the common one does not do.
-    refused : str
-        Why it cannot be served; empty where it can.
-    size_key : str
-        The key that says how large its item embeddings are; empty where nobody has said.
-    note : str
-        What else a user should know.
-    """
-
-    causal: bool = False
-    trims: str = "never"
-    losses: tuple = ("BCE", "BPR", "CE")
-    similarity: bool = True
-    features: bool = False
-    kind: str = ""
-    refused: str = ""
+    one_pass: str = ""  # How train_mode: sequence trains it; empty where it cannot
+    padding_free: bool | str = False  # "table": where padding's embedding is zero
+    losses: tuple[str, ...] = ("BCE", "BPR", "CE")  # The first is its default if ours is not here
+    products: bool = True
+    item_fields: bool = False  # Whether it reads fields of the items beside their ids
     size_key: str = "embedding_size"
-    note: str = ""
-
-    @property
-    def cloze(self) -> bool:
-        """Whether it trains on masked items of whole sequences."""
-        return self.kind == "BERT4RecModel"
-
-    @property
-    def in_one_pass(self) -> bool:
-        """Whether it offers ``train_mode: sequence``."""
-        return self.causal or self.cloze
+    kind: str = ""  # Class in .special that makes a model of it, where the common one does not do
+    unsupported: str = ""  # Why it cannot be had
+    note: str = ""  # What else a user should know
 
 
-def _not_ours(where: str) -> Traits:
-    return Traits(refused=f"it keeps its items in {where} instead of one item_embedding")
+def _not_ours(where: str) -> BackboneSpec:
+    return BackboneSpec(unsupported=f"it keeps its items in {where} instead of one item_embedding")
 
 
-_GRAPH = Traits(
-    refused="it needs a knowledge graph with embeddings made in advance beside the sequences"
+_GRAPH = BackboneSpec(
+    unsupported="it needs a knowledge graph with embeddings made in advance beside the sequences"
 )
 
 #: RecBole's sequential models.
-BACKBONES: dict[str, Traits] = {
-    "SASRec": Traits(size_key="hidden_size", causal=True, trims="always"),
-    "GRU4Rec": Traits(causal=True, trims="always"),
-    "BERT4Rec": Traits(
+BACKBONES: dict[str, BackboneSpec] = {
+    "SASRec": BackboneSpec(size_key="hidden_size", one_pass="causal", padding_free=True),
+    "GRU4Rec": BackboneSpec(one_pass="causal", padding_free=True),
+    "BERT4Rec": BackboneSpec(
         size_key="hidden_size",
-        trims="always",
+        padding_free=True,
+        one_pass="cloze",
         kind="BERT4RecModel",
         note="its own cloze task; in sequence mode each sequence is read once",
     ),
-    "NARM": Traits(trims="always"),
-    "STAMP": Traits(trims="zero"),
-    "NextItNet": Traits(
-        causal=True,
+    "NARM": BackboneSpec(padding_free=True),
+    "STAMP": BackboneSpec(padding_free="table"),
+    "NextItNet": BackboneSpec(
+        one_pass="causal",
         kind="NextItNetModel",
         note="in sequence mode the state is read at the last item, in prefix mode at the last "
         "padded position, as RecBole does",
     ),
-    "Caser": Traits(kind="CaserModel", note="one filter size per position of MAX_ITEM_LIST_LENGTH"),
-    "HGN": Traits(kind="HGNModel", note="scores through a second layer over the same table"),
-    "LightSANs": Traits(size_key="hidden_size"),
-    "FEARec": Traits(
+    "Caser": BackboneSpec(
+        kind="CaserModel", note="one filter size per position of MAX_ITEM_LIST_LENGTH"
+    ),
+    "HGN": BackboneSpec(kind="HGNModel", note="scores through a second layer over the same table"),
+    "LightSANs": BackboneSpec(size_key="hidden_size"),
+    "FEARec": BackboneSpec(
         size_key="hidden_size",
         kind="FEARecModel",
         note="`contrast` adds its contrastive terms, in prefix",
     ),
-    "CORE": Traits(
-        trims="always",
+    "CORE": BackboneSpec(
+        padding_free=True,
         losses=("CE",),
-        similarity=False,
+        products=False,
         kind="COREModel",
         note="its own cosine, temperature and dropout of items",
     ),
-    "SINE": Traits(),
-    "GCSAN": Traits(
+    "SINE": BackboneSpec(),
+    "GCSAN": BackboneSpec(
         size_key="hidden_size",
-        trims="always",
+        padding_free=True,
         kind="GCSANModel",
         note="builds graphs row by row, in Python",
     ),
-    "SRGNN": Traits(trims="always", note="builds graphs row by row, in Python"),
-    "SHAN": Traits(
-        trims="always",
+    "SRGNN": BackboneSpec(padding_free=True, note="builds graphs row by row, in Python"),
+    "SHAN": BackboneSpec(
+        padding_free=True,
         kind="SHANModel",
         note="ranks on the reversed history, as it trains (RecBole ranks on the padded one)",
     ),
-    "NPE": Traits(trims="zero", kind="NPEModel", note="scores with the rectified item embedding"),
-    "HRM": Traits(kind="HRMModel"),
-    "TransRec": Traits(
-        causal=True,
-        trims="always",
+    "NPE": BackboneSpec(
+        padding_free="table", kind="NPEModel", note="scores with the rectified item embedding"
+    ),
+    "HRM": BackboneSpec(kind="HRMModel"),
+    "TransRec": BackboneSpec(
+        one_pass="causal",
+        padding_free=True,
         losses=("BPR", "BCE"),
-        similarity=False,
+        products=False,
         kind="TransRecModel",
         note="scores by distance, plus a bias per item",
     ),
-    "FOSSIL": Traits(kind="FOSSILModel"),
-    "S3Rec": Traits(
+    "FOSSIL": BackboneSpec(kind="FOSSILModel"),
+    "S3Rec": BackboneSpec(
         size_key="hidden_size",
-        causal=True,
-        trims="always",
-        features=True,
+        one_pass="causal",
+        padding_free=True,
+        item_fields=True,
         kind="S3RecModel",
         note="fine-tuning, from scratch or from the weights in `pre_model_path`",
     ),
-    "GRU4RecF": Traits(causal=True, trims="always", features=True),
-    "SASRecF": Traits(size_key="hidden_size", causal=True, trims="always", features=True),
-    "FDSA": Traits(size_key="hidden_size", causal=True, trims="always", features=True),
-    "SASRecCPR": Traits(
+    "GRU4RecF": BackboneSpec(one_pass="causal", padding_free=True, item_fields=True),
+    "SASRecF": BackboneSpec(
+        size_key="hidden_size", one_pass="causal", padding_free=True, item_fields=True
+    ),
+    "FDSA": BackboneSpec(
+        size_key="hidden_size", one_pass="causal", padding_free=True, item_fields=True
+    ),
+    "SASRecCPR": BackboneSpec(
         size_key="hidden_size",
         losses=("CE",),
-        similarity=False,
+        products=False,
         kind="CPRModel",
         note="its own partitioned softmax",
     ),
-    "GRU4RecCPR": Traits(
-        losses=("CE",), similarity=False, kind="CPRModel", note="its own partitioned softmax"
+    "GRU4RecCPR": BackboneSpec(
+        losses=("CE",), products=False, kind="CPRModel", note="its own partitioned softmax"
     ),
     "FPMC": _not_ours("three matrices of factors"),
     "RepeatNet": _not_ours("item_matrix and in an output layer of its own"),

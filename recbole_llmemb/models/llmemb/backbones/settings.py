@@ -10,6 +10,7 @@ import yaml
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import first_line
+from recbole_llmemb.core.registry import is_import_path
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 
 # Fields that say what kind of item it is, under the names they go by.
@@ -43,8 +44,7 @@ def settle(values: dict, given: dict, model_class) -> None:
     ``model_class``: one of our models.
     """
     if values.get("train_mode") is None:
-        in_one_pass = model_class.causal or model_class.cloze
-        values["train_mode"] = "sequence" if in_one_pass else "prefix"
+        values["train_mode"] = "sequence" if model_class.one_pass else "prefix"
     if given.get("loss_type") is None:
         if values.get("loss_type") not in model_class.losses:
             values["loss_type"] = model_class.losses[0]
@@ -78,18 +78,15 @@ def _settle_loss(values, given, model_class):
 
 def check_backbone(values: dict, model_class) -> None:
     """Refuse settings that a backbone cannot have, instead of ignoring them."""
-    training, items = TrainingSettings.of(values), ItemSettings.of(values)
-    name, unknown = model_class.__name__, not model_class.known
-    offered = model_class.causal or model_class.cloze
-    # A class that nobody has spoken for is examined when it is built.
-    open_question = unknown and model_class.causal is None
-    if training.train_mode == "sequence" and not (offered or open_question):
+    training, name = TrainingSettings.of(values), model_class.__name__
+    if training.train_mode == "sequence" and not model_class.one_pass:
         raise UserError(
             f"{name} is not causal (or gives no output at every position), so a pass over a "
             "whole sequence would show it its targets; set train_mode: prefix.",
             key="train_mode",
         )
-    if training.loss_type not in model_class.losses:
+    own_loss = is_import_path(training.loss_type) and model_class.similarity
+    if training.loss_type not in model_class.losses and not own_loss:
         raise UserError(
             f"loss_type is {training.loss_type!r}, but {name} has a loss of its own that offers "
             f"{' and '.join(model_class.losses)} only; set loss_type: {model_class.losses[0]}.",
@@ -104,16 +101,13 @@ def check_backbone(values: dict, model_class) -> None:
                     f"leave {key} at its default.",
                     key=key,
                 )
-    if training.prefix_trim and training.train_mode == "prefix" and not unknown:
-        cut = model_class.trims is True or (
-            model_class.trims == "zero" and items.item_embedding != "id"
+    trims = training.prefix_trim and training.train_mode == "prefix"
+    if trims and not model_class.is_padding_free(values):
+        raise UserError(
+            f"prefix_trim is on, but {name} does not give the same without the padding of "
+            "its histories; set prefix_trim: False.",
+            key="prefix_trim",
         )
-        if not cut:
-            raise UserError(
-                f"prefix_trim is on, but {name} does not give the same without the padding of "
-                "its histories; set prefix_trim: False.",
-                key="prefix_trim",
-            )
     if values.get("train_stage") not in (None, "finetune"):
         raise UserError(
             f"train_stage is {values['train_stage']!r}, but {name} offers fine-tuning only; "

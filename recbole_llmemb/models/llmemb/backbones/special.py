@@ -11,9 +11,81 @@ from torch import nn
 
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.llmemb.backbones.examine import refuse_similarity
 from recbole_llmemb.models.llmemb.item_layer import item_layer
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
+
+
+class BERT4RecModel(LLMEmbMixin):
+    """BERT4Rec (Sun et al., CIKM 2019) over an LLM item table (LLMEmb §3.3).
+
+    Not causal: ``train_mode: sequence`` reads each sequence once and predicts the items
+    masked in it, BERT4Rec's own task; ``prefix`` masks RecBole's augmented rows. The
+    mask is a learnt vector beside the table.
+    """
+
+    n_special_ids = 1
+
+    @property
+    def item_bias(self):
+        return self.output_bias
+
+    def sequence_forward(self, item_seq, item_seq_len, user=None):
+        if self._every_position:
+            return self.forward(item_seq)
+        masked, position = self.append_mask(item_seq, item_seq_len)
+        return self.gather_indexes(self.forward(masked), position)
+
+    def append_mask(self, item_seq, item_seq_len):
+        """Put the mask after each history, where the next item is to be predicted.
+
+        RecBole drops the oldest item of every history to make room; here that happens
+        only where the history fills the model.
+
+        ``item_seq`` (b, w), ``item_seq_len`` (b,).
+        Returns sequences ``(b, min(w + 1, max_seq_length))`` and the mask's position ``(b,)``.
+        """
+        width = item_seq.shape[1]
+        rows = torch.arange(item_seq.shape[0], device=item_seq.device)  # torch.export: no len()
+        longer = torch.cat([item_seq, item_seq.new_zeros(item_seq.shape[0], 1)], dim=1)
+        longer[rows, item_seq_len] = self.mask_token
+        if width < self.max_seq_length:
+            return longer, item_seq_len
+        full = item_seq_len == width
+        masked = torch.where(full.unsqueeze(1), longer[:, 1:], longer[:, :-1])
+        return masked, item_seq_len - full.long()
+
+    def _prefix_loss(self, interaction):
+        recboles = self._has_recboles_loss
+        if hasattr(interaction, "masked"):
+            return self._trimmed_loss(interaction, recboles)
+        return super()._prefix_loss(interaction) if recboles else self._masked_loss(interaction)
+
+    def _trimmed_loss(self, interaction, recboles):
+        """Loss of a :class:`LengthSortedMaskedBatch`; ``recboles``: what RecBole's own loss is."""
+        sequences = interaction[self.MASK_ITEM_SEQ]
+        chunks = [sequences[begin:end, :width] for begin, end, width in interaction.chunks]
+        states = torch.cat([self.forward(chunk).flatten(0, 1) for chunk in chunks])
+        masked = interaction.masked
+        if recboles:
+            masked = [each[: interaction.targets] for each in masked]
+        places, items, negatives = masked
+        targets = {self.POS_ITEM_ID: items, self.NEG_ITEM_ID: negatives}
+        return self.position_loss(states.index_select(0, places), targets, padding=recboles)
+
+    def _masked_loss(self, interaction):
+        masked = interaction[self.MASK_INDEX]
+        states = self.forward(interaction[self.MASK_ITEM_SEQ])
+        rows, columns = (interaction[self.POS_ITEMS] > 0).nonzero(as_tuple=True)
+        picked = states[rows, masked[rows, columns]]
+        targets = {
+            self.POS_ITEM_ID: interaction[self.POS_ITEMS][rows, columns],
+            self.NEG_ITEM_ID: interaction[self.NEG_ITEMS][rows, columns],
+        }
+        return self.position_loss(picked, targets)
+
+    def _needed_items(self, interaction, one_pass):
+        # RecBole's masked rows hold masks and negatives of their own: adapt everything.
+        return super()._needed_items(interaction, one_pass) if one_pass else None
 
 
 class NextItNetModel(LLMEmbMixin):
@@ -23,10 +95,10 @@ class NextItNetModel(LLMEmbMixin):
     last item, in training and in ranking: there padding changes nothing.
     """
 
-    every_item = True
+    loss_reads_all_items = True
 
     def adjust(self, config, dataset):
-        self.trims = self._at_last_item = config["train_mode"] == "sequence"
+        self.padding_free = self._at_last_item = config["train_mode"] == "sequence"
 
     def sequence_forward(self, item_seq, item_seq_len, user=None):
         if not self._at_last_item:
@@ -42,7 +114,7 @@ class NextItNetModel(LLMEmbMixin):
 class CaserModel(LLMEmbMixin):
     """Caser (Tang and Wang, WSDM 2018)."""
 
-    every_item = True
+    loss_reads_all_items = True
 
     def own_terms(self, states, interaction):
         layers = (self.user_embedding, self.item_embedding, self.conv_v, self.fc1, self.fc2)
@@ -53,7 +125,7 @@ class CaserModel(LLMEmbMixin):
 class GCSANModel(LLMEmbMixin):
     """GC-SAN (Xu et al., IJCAI 2019)."""
 
-    every_item = True
+    loss_reads_all_items = True
 
     def own_terms(self, states, interaction):
         return self.reg_weight * self.reg_loss(self.item_embedding.weight)
@@ -72,13 +144,13 @@ class HGNModel(LLMEmbMixin):
         self.item_embedding_for_prediction = layer
 
     @property
-    def scored_items(self):
+    def output_items(self):
         return self.item_embedding_for_prediction
 
     def own_terms(self, states, interaction):
         return self.reg_loss(
             self.user_embedding(interaction[self.USER_ID]),
-            self.scored_items(interaction[self.POS_ITEM_ID]),
+            self.output_items(interaction[self.POS_ITEM_ID]),
             self.item_embedding(interaction[self.ITEM_SEQ]),
         )
 
@@ -86,7 +158,7 @@ class HGNModel(LLMEmbMixin):
 class SHANModel(LLMEmbMixin):
     """SHAN (Ying et al., IJCAI 2018), which reads a history with its padding in front."""
 
-    recbole_loss = False  # its transform reverses histories row by row, in Python
+    uses_recbole_prefix_loss = False  # its transform reverses histories row by row, in Python
 
     def sequence_forward(self, item_seq, item_seq_len, user=None):
         width = item_seq.shape[1]
@@ -111,15 +183,19 @@ class _Rectified:
     def weight(self):
         return torch.relu(self.layer.weight)
 
-    def embed(self, vectors):
-        return torch.relu(self.layer.embed(vectors))
+    @property
+    def embedding_dim(self):
+        return self.layer.embedding_dim
+
+    def embed(self, vectors, prepared=False):
+        return torch.relu(self.layer.embed(vectors, prepared))
 
 
 class NPEModel(LLMEmbMixin):
     """NPE (Nguyen and Takasu, IJCAI 2018), which scores with rectified item embeddings."""
 
     @property
-    def scored_items(self):
+    def output_items(self):
         return _Rectified(self.item_embedding)
 
 
@@ -145,21 +221,26 @@ class TransRecModel(LLMEmbMixin):
     A state is the last item translated by the user, so that every position has one.
     """
 
+    uses_backbone_loss = False
+
     def sequence_forward(self, item_seq, item_seq_len, user=None):
         if not self._every_position:
             return self.forward(user, item_seq, item_seq_len)
         translation = self.user_embedding(user) + self.T
         return self.item_embedding(item_seq) + translation.unsqueeze(1)
 
-    def scores_of(self, states, items):
-        states = states if items.dim() == 1 else states.unsqueeze(1)
-        distance = self._l2_distance(states, self.item_embedding(items))
-        return (self.bias(items) - distance).squeeze(-1)
+    def pair_scores(self, states, ids):
+        states = states if ids.dim() == 1 else states.unsqueeze(1)
+        distance = self._l2_distance(states, self.item_embedding(ids))
+        return (self.bias(ids) - distance).squeeze(-1)
 
-    def full_sort_predict(self, interaction):
-        # RecBole's repeats the items for every row: gigabytes on a catalogue of thousands.
-        states, exact = self.sequence_output(interaction), "donot_use_mm_for_euclid_dist"
-        return self.bias.weight.t() - torch.cdist(states, self._all_items(), compute_mode=exact)
+    def own_scores(self, batch, ids=None):
+        if ids is not None:
+            return self.pair_scores(self.states(batch), ids)
+        # RecBole's repeats the items for every row: gigabytes on a catalog of thousands.
+        states, exact = self.states(batch), "donot_use_mm_for_euclid_dist"
+        items = self.items().vectors
+        return self.bias.weight.t() - torch.cdist(states, items, compute_mode=exact)
 
     def own_terms(self, states, interaction):
         return self.reg_loss(self.T)  # the others of RecBole's have no gradient
@@ -168,13 +249,22 @@ class TransRecModel(LLMEmbMixin):
 class FEARecModel(LLMEmbMixin):
     """FEARec (Du et al., SIGIR 2023); with ``contrast`` it keeps its own loss."""
 
-    every_item = True
-    recbole_loss = False  # it looks for other histories of each target even where none is used
+    loss_reads_all_items = True
+    # RecBole's looks for other histories of each target even where none is used.
+    uses_recbole_prefix_loss = False
+
+    @classmethod
+    def scores_are_products(cls, config):
+        return config["contrast"] not in ("us", "un", "su", "us_x")
 
     def adjust(self, config, dataset):
-        self.own = config["contrast"] in ("us", "un", "su", "us_x")
-        if self.own:
-            refuse_similarity(self, "LLMEmbFEARec with contrast")
+        if not (self.products or self._has_plain_scores):
+            raise UserError(
+                "LLMEmbFEARec with contrast has a loss or scores of its own, to which "
+                "item_similarity, temperatures and popularity_adjustment do not apply; leave them "
+                "at their defaults.",
+                key="contrast",
+            )
         self.dataset = SimpleNamespace(inter_feat=_Histories(dataset.inter_feat, self.ITEM_SEQ))
 
     def get_same_item_index(self, dataset):
@@ -191,22 +281,16 @@ class _Histories:
     def __init__(self, rows, field):
         self.rows, self.field = rows, field
 
-    def __getitem__(self, name):
-        return _OneByOne(self.rows, name) if name == self.field else self.rows[name]
-
-
-class _OneByOne:
-    def __init__(self, rows, field):
-        self.rows, self.field = rows, field
-
-    def __getitem__(self, index):
-        return self.rows[int(index)][self.field]
+    def __getitem__(self, key):
+        if isinstance(key, str):
+            return self if key == self.field else self.rows[key]
+        return self.rows[int(key)][self.field]
 
 
 class S3RecModel(LLMEmbMixin):
     """S³-Rec (Zhou et al., CIKM 2020), fine-tuned: from scratch or from given weights."""
 
-    extra_rows = 1  # its mask
+    n_special_ids = 1  # its mask
 
     def backbone_settings(self, config):
         # Built for fine-tuning, it would load a checkpoint at once, and as a pickle.
@@ -240,8 +324,6 @@ class S3RecModel(LLMEmbMixin):
 class COREModel(LLMEmbMixin):
     """CORE (Hou et al., SIGIR 2022), which has a cosine and a temperature of its own."""
 
-    own = True
-
     def forward(self, item_seq):
         if not self._chunks:
             return super().forward(item_seq)
@@ -252,8 +334,6 @@ class COREModel(LLMEmbMixin):
 class CPRModel(LLMEmbMixin):
     """Softmax-CPR (Chang et al., WSDM 2024) over SASRec or GRU4Rec."""
 
-    own = True
-
     def adjust(self, config, dataset):
         if not hasattr(self.item_embedding, "bias"):  # GRU4RecCPR gives its layer one
             self.item_embedding.bias = None
@@ -263,9 +343,9 @@ class CPRModel(LLMEmbMixin):
                 f"{dataset.item_num - 1} items; give a smaller one."
             )
 
-    def full_sort_predict(self, interaction):
-        interaction = self._fitted(interaction)
-        _, chances = self.calculate_loss_prob(interaction, only_compute_prob=True)
+    def own_scores(self, batch, ids=None):
+        batch = self._trim_padding(batch)
+        _, chances = self.calculate_loss_prob(batch, only_compute_prob=True)
         if self.post_remove_context:
-            chances.scatter_(1, interaction[self.ITEM_SEQ], 0)
-        return chances
+            chances.scatter_(1, batch[self.ITEM_SEQ], 0)
+        return chances if ids is None else chances.gather(1, ids)

@@ -1,0 +1,118 @@
+"""Parts by name: those of this package, and anybody's by import path."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
+
+from recbole_llmemb.core.errors import UserError, reason_of
+
+#: Keys that name one part; ``metrics`` names several, which checkpoints keep by the class alone.
+KEYS = ("adapter", "item_embedding", "loss_type")
+#: The form ``package.module:Name``, and a setting that has it.
+PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+ImportPath = Annotated[str, StringConstraints(pattern=PATTERN)]
+
+
+def is_import_path(value: Any) -> bool:
+    """Whether a value has the form ``package.module:Name``."""
+    return isinstance(value, str) and re.match(PATTERN, value) is not None
+
+
+class Registry(Mapping[str, Any]):
+    """What a configuration key may name: parts of this package, registered ones, import paths.
+
+    Parameters
+    ----------
+    key : str
+        The configuration key.
+    base : type
+        What a part of somebody else's must be a subclass of.
+    **parts
+        Those of this package, by name.
+    """
+
+    def __init__(self, key: str, base: type, **parts: Any):
+        self.key, self.base, self._parts = key, base, parts
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._parts:
+            return self._parts[name]
+        if not is_import_path(name):
+            raise UserError(
+                f"{self.key} is {name!r}; it must be one of {', '.join(map(repr, self))}, or where "
+                "a class of yours is, as in mypackage.module:Name.",
+                key=self.key,
+            )
+        return self.checked(imported(name, self.key), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts or is_import_path(name)
+
+    def register(self, name: str, part: type) -> type:
+        """Let a part of yours go by a name, in this process."""
+        self._parts[name] = self.checked(part, name)
+        return part
+
+    def checked(self, part: Any, name: str) -> Any:
+        """The part, if it is of the kind that is wanted."""
+        if not (isinstance(part, type) and issubclass(part, self.base)):
+            raise UserError(
+                f"{self.key} is {name!r}, which is no subclass of {self.base.__module__}."
+                f"{self.base.__name__}; give such a class.",
+                key=self.key,
+            )
+        return part
+
+
+def imported(path: str, key: str) -> Any:
+    """What lies at an import path that somebody has typed: importing it runs its code."""
+    module, _, name = path.partition(":")
+    trust([path])  # who has typed it may read what was made with it
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:  # anything may happen in somebody else's code
+        raise UserError(
+            f"{key} is {path!r}, which cannot be imported ({reason_of(error)}); it must be where a "
+            "class is, as in mypackage.module:Name, on Python's path (PYTHONPATH).",
+            key=key,
+        ) from error
+
+
+_trusted: set[str] = set()
+
+
+def trust(paths: Iterable[str]) -> None:
+    """Let checkpoints name these import paths, in this process."""
+    _trusted.update(paths)
+
+
+def refuse_untrusted(settings: Mapping[str, Any]) -> None:
+    """Refuse settings out of a file that would have code of somebody's imported."""
+    for key, path in import_paths_in(settings):
+        if path not in _trusted:
+            raise UserError(
+                f"{key} is {path!r}, whose code a file cannot have run; if you trust it, say so by "
+                "--trust_remote_code (trust_remote_code=True), or call "
+                f"recbole_llmemb.core.registry.trust([{path!r}]).",
+                key=key,
+            )
+
+
+def import_paths_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys and import paths among settings, and among settings within them."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from import_paths_in(value)
+        elif key in KEYS and is_import_path(value):
+            yield key, value
