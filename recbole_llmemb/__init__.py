@@ -8,6 +8,7 @@ when RecBole is imported, by whomever: until then this package costs next to not
 __version__ = "0.1.0"
 
 from recbole_llmemb.core.after_import import after_import
+from recbole_llmemb.core.optional import lazy
 from recbole_llmemb.moved import know_old_names
 
 
@@ -27,14 +28,5 @@ know_old_names()
 after_import("recbole", _heal, _install, own=__name__)
 
 
-def __getattr__(name):
-    """The few names that are to be had from here, imported when they are first used."""
-    if name == "Recommender":
-        from recbole_llmemb.apps.serve import Recommender
-
-        return Recommender
-    if name == "llmemb":
-        from recbole_llmemb.plugin import llmemb
-
-        return llmemb
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# The few names that are to be had from here, imported when they are first used.
+__getattr__ = lazy(__name__, **{"apps.serve": "Recommender", "plugin": "llmemb"})
