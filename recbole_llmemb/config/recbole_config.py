@@ -282,10 +282,11 @@ def make_config(model, dataset=None, config_files=(), overrides=None, strict=())
     with without_argv():
         try:
             config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
-        except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+        except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as error:
             if isinstance(error, UserError):
                 raise
-            message = error.args[0] if error.args else str(error)
+            said = error.args[0] if error.args else str(error)
+            message = getattr(error, "strerror", None) or said
             text = str(message).rstrip(".")
             raise UserError(f"The configuration cannot be used: {text}.") from error
     EvaluationSettings.of(config, only=Use.ANY).check_valid_metric()

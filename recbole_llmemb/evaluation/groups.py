@@ -16,7 +16,7 @@ import torch
 from recbole.evaluator import Evaluator
 from recbole.evaluator.collector import DataStruct
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.evaluation.collector import ROW_KEYS, EvalRows
 from recbole_llmemb.evaluation.details import PerRowMetrics
 
@@ -74,8 +74,8 @@ class Groups:
         UserError
             If a threshold is neither form.
         """
-        check_threshold("tail_item_threshold", tail_item_threshold)
-        check_threshold("short_user_threshold", short_user_threshold)
+        EvaluationSettings.refuse_value("tail_item_threshold", tail_item_threshold)
+        EvaluationSettings.refuse_value("short_user_threshold", short_user_threshold)
         item_counts, user_counts = item_counts.cpu(), user_counts.cpu()
         everything = torch.ones_like(item_counts, dtype=torch.bool)
         tail = _below(item_counts, tail_item_threshold, ranked=everything)
@@ -153,19 +153,6 @@ def group_results(evaluator, struct, rows: EvalRows, groups: Groups) -> dict[str
         if result["users"] == 0:
             result.update(dict.fromkeys(metric_names))
     return results
-
-
-def check_threshold(key: str, value) -> None:
-    """Refuse a threshold that is neither an integer >= 1 nor a float in (0, 1)."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if number and isinstance(value, numbers.Integral) and value >= 1:
-        return
-    if number and not isinstance(value, numbers.Integral) and 0 < value < 1:
-        return
-    raise UserError(
-        f"`{key}` is {value!r}: give an integer of at least 1 (fewer training interactions "
-        "than that) or a fraction between 0 and 1, such as 0.8 (that share, fewest first)."
-    )
 
 
 def _below(counts, threshold, ranked) -> torch.Tensor:

@@ -59,8 +59,9 @@ def test_share_is_not_lost_to_floating_point():
 @pytest.mark.parametrize("key", ["tail_item_threshold", "short_user_threshold"])
 def test_other_thresholds_are_refused_by_name(key, value):
     thresholds = {"tail_item_threshold": 4, "short_user_threshold": 3, key: value}
-    with pytest.raises(UserError, match=f"`{key}` is "):
+    with pytest.raises(UserError) as caught:
         Groups.from_training(ITEM_COUNTS, USER_COUNTS, **thresholds)
+    assert caught.value.key == key
 
 
 def test_masks_share_out_the_rows():

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from recbole_llmemb.config.shared import DataSettings
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.encode.settings import EncodeSettings
+from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
 
 USER_START = "This user has made a series of purchases in the following order: "
 USER_END = ". Based on this sequence of purchases, generate user representation token:"
@@ -60,25 +63,25 @@ def item_titles(config, dataset):
     """
     from recbole_llmemb.records.items import read_items
 
-    path = Path(config["data_path"]) / f"{config['dataset']}.item"
-    id_field = config["ITEM_ID_FIELD"]
-    chosen = config["item_title_field"]
+    data, encoded = DataSettings.of(config), EncodeSettings.of(config)
+    path = Path(data.data_path) / f"{data.dataset}.item"
+    chosen = LLMSRecSettings.of(config).item_title_field
     found = read_items(
         path,
         [chosen] if chosen else None,
-        id_field=id_field,
-        field_separator=config["field_separator"] or "\t",
-        encoding=config["encoding"] or "utf-8",
+        id_field=data.ITEM_ID_FIELD,
+        field_separator=data.field_separator,
+        encoding=data.encoding or "utf-8",
     )
     if not chosen:
-        first = [name for name in config["item_text_fields"] or () if name in found.fields]
+        first = [name for name in encoded.item_text_fields or () if name in found.fields]
         chosen = next(iter([*(n for n in ("title",) if n in found.fields), *first]), None)
     if not chosen:
         raise UserError(
             f"{path} has no field called title; name the one with the items' titles by "
             f"item_title_field (it has {', '.join(found.fields)})."
         )
-    cut = config["item_value_max_chars"] or None
+    cut = encoded.item_value_max_chars or None  # 0: nothing is cut
     titles = {t: a.get(chosen, NO_TITLE)[:cut] for t, a in zip(found.tokens, found.attributes)}
     tokens = dataset.field2id_token[dataset.iid_field]
     return ["", *(titles.get(str(token), NO_TITLE) for token in tokens[1:])]
