@@ -45,7 +45,7 @@ def refuse_values(values: Mapping[str, Any], model_class: type | None = None) ->
 def refuse_typed(settings: Mapping[str, Any], model: object) -> None:
     """Refuse what no model takes: known without RecBole, whose import takes seconds."""
     refuse_keys(settings, keys_of_any_model())
-    if str(model).startswith(PREFIX):
+    if str(model).startswith(PREFIX):  # what is empty may still be settled: --adapter=none
         refuse_values({key: value for key, value in settings.items() if value is not None})
 
 
