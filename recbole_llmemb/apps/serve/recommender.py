@@ -18,17 +18,19 @@ from recbole_llmemb.run.restore import Restored, restore
 
 BATCH_SIZE = 1024
 _SCORES_AT_ONCE = 1 << 26  # of a model that makes all scores of a batch at once
+# Keys of the configuration, and what `restore` calls them.
+_PLACES = {"llm_table": "table", "llm_model": "llm", "align_teacher": "teacher"}
 
 
 class Recommender:
     """A checkpoint that recommends. Item vectors are computed once, when it is made.
 
     ``checkpoint``: of any sequential model of this package or of RecBole.
-    ``device``: ``cpu``, ``cuda:0``; by default what the configuration says and the machine has.
-    ``data_path``, ``llm_table``, ``llm_model``, ``align_teacher``: where the dataset's folder, the
-    table, the LLM and the CF model's checkpoint are now, if not where they were.
     ``title_field``: field of the ``.item`` file with the items' titles; by default one called title
     or name.
+    ``**places``: ``device``, ``cpu`` or ``cuda:0``; by default what the configuration says and the
+    machine has. ``data_path``, ``llm_table``, ``llm_model``, ``align_teacher``: where the dataset's
+    folder, the table, the LLM and the CF model's checkpoint are now, if not where they were.
     ``trust_remote_code``: run code that comes with the encoder or the LLM; what the checkpoint says
     does not count.
 
@@ -36,23 +38,10 @@ class Recommender:
     ``catalogue``: Item tokens and titles.
     """
 
-    def __init__(
-        self,
-        checkpoint,
-        device=None,
-        data_path=None,
-        llm_table=None,
-        title_field=None,
-        trust_remote_code=False,
-        llm_model=None,
-        align_teacher=None,
-    ):
+    def __init__(self, checkpoint, title_field=None, **places):
         loaded = checkpoint
         if not isinstance(checkpoint, Restored):
-            loaded = restore(
-                checkpoint, device=device, data_path=data_path, table=llm_table, llm=llm_model,
-                teacher=align_teacher, trust_remote_code=trust_remote_code,
-            )  # fmt: skip
+            loaded = restore(checkpoint, **{_PLACES.get(key, key): places[key] for key in places})
         self.path, self.config, self.model = loaded.path, loaded.config, loaded.model
         self.dataset, self.splits = loaded.dataset, loaded.splits
         self._users = Users(self.dataset, loaded.splits)
@@ -68,33 +57,17 @@ class Recommender:
     # -- asking -----------------------------------------------------------------------
 
     def recommend(
-        self,
-        users: Sequence[str] | str | None = None,
-        histories: Sequence[Sequence[str]] | None = None,
-        topk: int = 10,
-        exclude_seen: bool = False,
-        candidates: Sequence[str] | None = None,
-        split: str = "all",
-        batch_size: int | None = None,
-        show_progress: bool = False,
-        **more,
-    ) -> Recommendations:
+        self, users=None, histories=None, names=None, times=None, skip_unknown=False, split="all",
+        **how,
+    ) -> Recommendations:  # fmt: skip
         """The best items for users of the dataset, or for people known by a history alone.
 
-        ``users``: user tokens.
-        ``histories``: item tokens of each person, oldest first; instead of ``users``. An empty one
-        gets the most popular items.
-        ``topk``: at most so many items.
-        ``exclude_seen``: leave out what a history has.
-        ``candidates``: item tokens to choose among.
-        ``split``: of users, read everything they have met, or what evaluation on that split shows.
-        ``batch_size``: people at a time.
-        ``show_progress``: show a bar.
-        ``**more``: ``names``, ``times`` and ``skip_unknown`` of histories, see :meth:`people`.
+        ``users`` to ``split``: for whom, as of :meth:`people`.
+        ``**how``: ``topk``, ``exclude_seen``, ``candidates``, ``batch_size`` and ``show_progress``,
+        as of :meth:`stream`.
         """
-        people = self.people(users, histories, split=split, **more)
-        parts = self.stream(people, topk, exclude_seen, candidates, batch_size, show_progress)
-        return Recommendations.joined(list(parts))
+        people = self.people(users, histories, names, times, skip_unknown, split)
+        return Recommendations.joined(list(self.stream(people, **how)))
 
     def people(
         self, users=None, histories=None, names=None, times=None, skip_unknown=False,
@@ -102,7 +75,10 @@ class Recommender:
     ) -> Histories:  # fmt: skip
         """Whose next items are to be found.
 
-        ``users, histories, split``: as of :meth:`recommend`.
+        ``users``: user tokens of the dataset, or all.
+        ``histories``: item tokens of each person, oldest first; instead of ``users``. An empty one
+        gets the most popular items.
+        ``split``: of users, read everything they have met, or what evaluation on that split shows.
         ``names``: what to call the people of ``histories``.
         ``times``: for each history a time per item, or None; LLM-SRec's prompts may name dates.
         ``skip_unknown``: leave unknown items out of histories.
@@ -132,7 +108,11 @@ class Recommender:
         """As :meth:`recommend`, one batch after the other, for any number of people.
 
         ``people``: from :meth:`people`.
-        ``topk, exclude_seen, candidates, batch_size, show_progress``: as of :meth:`recommend`.
+        ``topk``: at most so many items.
+        ``exclude_seen``: leave out what a history has.
+        ``candidates``: item tokens to choose among.
+        ``batch_size``: people at a time.
+        ``show_progress``: show a bar.
         """
         if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
             raise UserError(f"topk is {topk!r}; it must be a whole number of at least 1.")
