@@ -49,11 +49,10 @@ def parse(argv: list[str]) -> dict:
 def main(argv: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in argv):
         from recbole_llmemb.config.recbole_config import preset_names
-        from recbole_llmemb.models.llmemb.backbones import BACKBONES, PREFIX
+        from recbole_llmemb.models.llmemb.backbones import NAMES
         from recbole_llmemb.run.schema import help_text
 
-        names = [PREFIX + name for name, traits in BACKBONES.items() if not traits.refused]
-        shown = {"models": _wrapped([*names, "LLMSRec"]), "presets": ", ".join(preset_names())}
+        shown = {"models": _wrapped([*NAMES, "LLMSRec"]), "presets": ", ".join(preset_names())}
         print(HELP.format(**shown, keys=help_text()))
         return 0
     from recbole_llmemb.run.schema import refuse_typed

@@ -8,7 +8,7 @@ import importlib
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.llmemb.backbones import BACKBONES, PREFIX, BackboneSpec, special
+from recbole_llmemb.models.llmemb.backbones import BACKBONES, NAMES, PREFIX, BackboneSpec, special
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmsrec.model import LLMSRec
 
@@ -25,8 +25,7 @@ def is_ours(model: str) -> bool:
 
 def names() -> list[str]:
     """The models that there are: over RecBole's backbones, and registered ones."""
-    ours = [PREFIX + name for name, spec in BACKBONES.items() if not spec.unsupported]
-    return ours + [name for name in MODELS if name not in ours]
+    return NAMES + [name for name in MODELS if name not in NAMES]
 
 
 def find(model: str) -> type | None:

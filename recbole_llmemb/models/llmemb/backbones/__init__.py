@@ -130,3 +130,6 @@ BACKBONES: dict[str, BackboneSpec] = {
     "KSR": _GRAPH,
     "GRU4RecKG": _GRAPH,
 }
+
+#: The models over these backbones.
+NAMES = [PREFIX + name for name, spec in BACKBONES.items() if not spec.unsupported]
