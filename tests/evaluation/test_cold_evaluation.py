@@ -16,7 +16,7 @@ from recbole_llmemb.run import stages  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.data.holdout import histories  # isort: skip
-from recbole_llmemb.core.errors import TableError, UserError  # isort: skip
+from recbole_llmemb.core.errors import TableError  # isort: skip
 from recbole_llmemb.evaluation.cold import cold_table, evaluate_cold, expected_metrics  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
 from recbole_llmemb.run.teacher import ensure_teacher, read_item_embeddings  # isort: skip
@@ -400,10 +400,14 @@ def test_refused(command, option, words):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"model": "LLMEmbCORE", "loss_type": "CE"}, "LLMEmbCORE makes its scores in another way"),
+        (
+            {"model": "LLMEmbCORE", "loss_type": "CE"},
+            "LLMEmbCORE makes its scores in a way of its own",
+        ),
         ({"align_weight": 0.01, "align_teacher": "saved/x.pth"}, "may have been trained with"),
         ({"align_weight": 0.01, "align_teacher": "my-teacher"}, "may have been trained with"),
         ({"align_weight": 0.01, "align_teacher": "NARM"}, "holds no items out"),
+        ({"model": "LLMEmbS3Rec", "pre_model_path": "weights"}, "may have been trained with"),
     ],
     ids=str,
 )
@@ -412,10 +416,17 @@ def test_what_could_not_be_fair_is_refused(command, settings, words):
     assert status == 2 and words in err
 
 
-def test_models_that_change_embeddings_before_scoring_are_refused(tiny_run):
-    config, data, model, _ = tiny_run("LLMEmbNPE", **HELD)
-    with pytest.raises(UserError, match="changes item embeddings before it scores"):
-        evaluate_cold(config, data, model)
+def test_embeddings_that_are_changed_before_they_score(tiny_run, tiny_table):
+    """NPE rectifies those of its items, and so those that it has never met."""
+    config, data, model, _ = tiny_run("LLMEmbNPE", embedding_size=8, **HELD)
+    train, table = data.train._dataset, EmbeddingTable.load(tiny_table)
+    tokens = train.held_out.tokens
+    found = model.unseen(config, train, tokens).vectors
+    vectors = table.vectors[[table.tokens.index(token) for token in tokens]]
+    with torch.no_grad():
+        expected = model.item_embedding.embed(vectors).clamp(min=0)
+    assert torch.allclose(found, expected, atol=1e-5) and (found == 0).any()
+    assert evaluate_cold(config, data, model)["targets"] > 0
 
 
 def test_held_out_items_without_text(tiny_run, tiny, tmp_path):

@@ -200,6 +200,19 @@ def test_something_else_in_the_way_is_never_replaced(saved, tmp_path, capsys):  
     assert (tmp_path / "out" / "letter.txt").read_text() == "dear"
 
 
+@pytest.mark.parametrize("model", ["LLMEmbHGN", "LLMEmbFEARec", "LLMEmbNPE"])
+def test_the_user_encoder_holds_no_table_and_no_data(saved, model):  # noqa: F811
+    """Neither that of a second layer of items, which makes scores, nor what training looks up."""
+    settings = {"embedding_size": 8, "n_layers": 2} if model == "LLMEmbFEARec" else {}
+    recommender = Recommender(saved(model, train_mode="prefix", **settings))
+    table = recommender.model.item_embedding.table.shape
+    program = recommender.method.user_encoder()
+    held = [*program.named_parameters(), *program.named_buffers()]
+    assert held and not [name for name, tensor in held if tensor.shape == table]
+    assert getattr(program.model, "dataset", None) is None
+    assert recommender.model.output_items.weight.shape[0] > 60  # the model itself has all it had
+
+
 def test_an_encoder_that_differs_is_not_kept(saved, tmp_path, monkeypatch):  # noqa: F811
     from recbole_llmemb.models.llmemb import item_side
 
