@@ -9,6 +9,7 @@ import torch
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.data.interaction import Interaction  # isort: skip
+from recbole_llmemb.models.parts import LOSSES  # isort: skip
 from recbole_llmemb.data.loaders import LOSS_POSITION  # isort: skip
 
 PLAIN_TABLE = {"adapter_hidden_size": 0, "llm_freeze": False, "llm_pca_dim": 8}
@@ -152,7 +153,7 @@ def test_one_pass_loss_is_the_mean_of_the_prefix_losses(tiny_run, name, loss_typ
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.3)
-    model.loss_type = loss_type
+    model.loss_type, model.item_loss = loss_type, LOSSES[loss_type]()
     (batch,) = data.train
     rows = prefixes_with_negatives([batch])
     assert len(rows) == len(batch["item_id"]) == 117

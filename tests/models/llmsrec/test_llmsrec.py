@@ -71,7 +71,7 @@ def test_training_reaches_what_shall_train_and_nothing_else(llmsrec, form, kind)
     assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert checkpoint.fingerprint(model.llm.model.state_dict()) == llm
     assert checkpoint.fingerprint(model.teacher.model.state_dict()) == cf
-    assert outcome.parameters["frozen"] == model.frozen_parameters > model.llm.parameters
+    assert outcome.parameters["frozen"] == model.frozen_parameters() > model.llm.parameters
     saved = checkpoint.load(outcome.checkpoint)["state_dict"]
     assert set(saved) == set(dict(model.named_parameters()))
 
@@ -463,7 +463,7 @@ def test_ablations(llmsrec, settings, parts):
     _, data, model, trainer = llmsrec("llama", **settings)
     batch = first_batch(model, data)
     assert batch[CANDIDATES].shape[1] == settings.get("negative_items", 3) + 1
-    losses = model.calculate_loss(batch)
+    losses = list(model.loss_terms(batch).values())
     assert len(losses) == parts and all(torch.isfinite(loss) for loss in losses)
     users = model.user_vectors(batch)
     state = model.teacher.user_states(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
