@@ -1,4 +1,5 @@
-# Everything there is to do here: make install | run | test | lint | bench | docs | clean
+# Everything there is to do here:
+#   make install | run | test | lint | bench | gpu-wheels | docs | clean
 #
 #   make run MODEL=LLMEmbGRU4Rec ARGS="--dataset=Amazon_Beauty --data_path=../shared/data/"
 #   make test ARGS="-k table"
@@ -10,6 +11,7 @@
 #               TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 #   VENV_ARGS   --system-site-packages uses the PyTorch (CUDA or not) of PYTHON itself
 #   WORKERS     processes that run the tests, whole files each; 0 is none but pytest's own
+#   GPU_WHEELS  the folder of gpu-wheels, for the Python GPU_PYTHON
 # A PyTorch that is already there, 2.6 or later, is never replaced.
 
 VENV       ?= .venv
@@ -20,6 +22,8 @@ TORCH_ARGS ?=
 EXTRAS     ?= dev
 MODEL      ?= LLMEmbSASRec
 ARGS       ?=
+GPU_WHEELS ?= gpu-wheels
+GPU_PYTHON ?= 3.12
 # Three also on two cores: tests of clusters and of killed processes wait more than they work.
 WORKERS    ?= 3
 
@@ -27,7 +31,7 @@ PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: install run test lint bench docs clean
+.PHONY: install run test lint bench gpu-wheels docs clean
 
 install: $(STAMP)
 
@@ -55,6 +59,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m benchmarks $(ARGS)
+
+gpu-wheels: $(STAMP)
+	$(PY) -m benchmarks.gpu.wheels $(GPU_WHEELS) --python_version=$(GPU_PYTHON) $(ARGS)
 
 $(VENV)/.installed-docs: $(STAMP)
 	$(PIP) install -c $(VENV)/torch.txt -c constraints.txt -e '.[docs]'

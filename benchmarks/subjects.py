@@ -105,13 +105,14 @@ def ours(dataset: str, data_path: Path | None = None, data=None, **overrides) ->
     return build(configure("LLMEmbSASRec", dataset, data_path, **given), data)
 
 
-def stock(dataset: str, data_path: Path | None = None, **overrides) -> Subject:
+def stock(dataset: str, data_path: Path | None = None, data=None, **overrides) -> Subject:
     """RecBole's own SASRec with RecBole's augmentation, loader and trainer.
 
     One of RecBole's models turns PyTorch's anomaly detection on for the whole process when
     it is imported, which slows every training step; it is off here for both sides.
     """
-    subject = build(configure("SASRec", dataset, data_path, train_batch_size=2048, **overrides))
+    config = configure("SASRec", dataset, data_path, train_batch_size=2048, **overrides)
+    subject = build(config, data)
     torch.autograd.set_detect_anomaly(False)
     return subject
 

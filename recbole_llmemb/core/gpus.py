@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from recbole_llmemb.core.errors import explained
+from recbole_llmemb.core.errors import UserError, explained
 
 
 @contextlib.contextmanager
@@ -34,3 +34,19 @@ def usable_device(name: str, key: str) -> torch.device:
             raise RuntimeError("it holds no numbers")
         torch.empty(0, device=name)
         return torch.device(name)
+
+
+def refuse_too_large(rows, width, dtype, device) -> None:
+    """Refuse a table ``(rows, width)`` that the memory of a GPU cannot hold."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return
+    free, size = torch.cuda.mem_get_info(device)[0], rows * width * dtype.itemsize
+    if size > free:
+        raise UserError(
+            f"The table takes {size / 2**30:,.1f} GiB ({rows:,} rows, {width:,} wide, "
+            f"{str(dtype).removeprefix('torch.')}), but {device} has {free / 2**30:,.1f} GiB free; "
+            "set llm_pca_dim, llm_table_dtype: bfloat16, or use_gpu: False.",
+            key="llm_table_dtype",
+        )

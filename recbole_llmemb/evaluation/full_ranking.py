@@ -13,6 +13,9 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.batching import length_order, trim_histories
 from recbole_llmemb.data.lazy import POSITION
 
+#: Scores of a batch at most (a gigabyte), however large ``eval_batch_size`` is.
+MOST_SCORES = 1 << 28
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -122,6 +125,11 @@ class LengthSortedFullSortEvalDataLoader(HistoryFullSortEvalDataLoader):
         if not self.is_sequential:
             raise TypeError("LengthSortedFullSortEvalDataLoader serves sequential models only")
         self.order = length_order(dataset, config["ITEM_LIST_LENGTH_FIELD"]).numpy()
+
+    def _init_batch_size_and_step(self):
+        super()._init_batch_size_and_step()
+        self.step = max(1, min(self.step, MOST_SCORES // self._dataset.item_num))
+        self.set_batch_size(self.step)
 
     def collate_fn(self, index):
         """Return the batch made of the rows at these places of the length order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 try:  # torch ≥ 2.13 computes logits and loss in chunks: a third of the time and no logits matrix
     from torch.nn import LinearCrossEntropyOptions
@@ -14,6 +15,8 @@ except ImportError:
 # Logits in flight at a time, on CPU and on CUDA: what a core's cache, or a GPU's lanes, hold.
 # torch's own choice is far smaller for the narrow states of recommenders (5 times slower).
 _CHUNK = (1_500_000, 64_000_000)
+# More logits than these (4 GB, of which a step would hold three) are never there at once.
+_MOST_LOGITS = 1_000_000_000
 
 
 def item_cross_entropy(states, items, targets, bias=None, padding=False):
@@ -36,7 +39,20 @@ def item_cross_entropy(states, items, targets, bias=None, padding=False):
         rows = max(16, _CHUNK[states.device.type == "cuda"] // len(items))
         options = LinearCrossEntropyOptions(batch_chunk_size=rows)
         return F.linear_cross_entropy(states, items, targets, linear_bias=bias, options=options)
-    return F.cross_entropy(F.linear(states, items, bias), targets)
+    if len(states) * len(items) <= _MOST_LOGITS:
+        return F.cross_entropy(F.linear(states, items, bias), targets)
+    rows = max(1, _MOST_LOGITS // len(items))
+    parts = zip(states.split(rows), targets.split(rows))
+    # Each part's logits are computed again on the way back. They draw no random numbers.
+    losses = [
+        checkpoint(_summed, *part, items, bias, use_reentrant=False, preserve_rng_state=False)
+        for part in parts
+    ]
+    return torch.stack(losses).sum() / len(states)
+
+
+def _summed(states, targets, items, bias):
+    return F.cross_entropy(F.linear(states, items, bias), targets, reduction="sum")
 
 
 def bpr_loss(positive, negative):

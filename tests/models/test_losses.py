@@ -148,3 +148,21 @@ def test_alignment_prefers_items_in_their_places():
     teacher = draw(8, 4)
     loss = losses.AlignmentLoss(2.0)
     assert loss(teacher, teacher) < loss(teacher, teacher.flip(0))
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_cross_entropy_of_more_logits_than_fit(monkeypatch, padding, biased):
+    """In parts, whose logits are never there together; as without torch's own chunked form."""
+    monkeypatch.setattr(losses, "LinearCrossEntropyOptions", None)
+    states, items, bias = draw(7, 5), draw(20, 5, seed=1), draw(20, seed=2) if biased else None
+    targets = torch.tensor([3, 19, 1, 1, 8, 2, 11])
+    inputs = [t.requires_grad_() for t in (states, items, bias) if t is not None]
+    exact = doubles(*inputs)
+    whole = losses.item_cross_entropy(*exact[:2], targets, *exact[2:], padding=padding)
+    monkeypatch.setattr(losses, "_MOST_LOGITS", 45)
+    rows, linear = [], torch.nn.functional.linear
+    monkeypatch.setattr(losses.F, "linear", lambda x, *a: rows.append(len(x)) or linear(x, *a))
+    parts = losses.item_cross_entropy(states, items, targets, bias, padding)
+    assert_same(parts, whole, inputs, exact)
+    assert rows == [2, 2, 2, 1, 1, 2, 2, 2]  # on the way there and on the way back

@@ -97,7 +97,8 @@ def test_command(words, known_keys):
         for option in arguments[1:]:
             assert f'"{option.split("=")[0]}"' in source, f"{arguments[0]} has no {option}"
     elif program == "python" and arguments[0] == "-m":
-        file = ROOT / f"{arguments[1].replace('.', '/')}.py"
+        place = ROOT / arguments[1].replace(".", "/")
+        file = place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
         source = file.read_text(encoding="utf-8")
         if "study.options" in source:
             source += (ROOT / "benchmarks/study.py").read_text(encoding="utf-8")
@@ -152,7 +153,7 @@ def check_make(arguments):
 
 def test_targets_in_text_exist():
     for page in PAGES:
-        for target in re.findall(r"`make (\w+)", page.read_text(encoding="utf-8")):
+        for target in re.findall(r"`make ([\w-]+)", page.read_text(encoding="utf-8")):
             check_make([target])
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.gpus import refuse_too_large
 from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter
 from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.layers import table_dtype
@@ -39,7 +40,9 @@ def item_layer(config, dataset, layer, extra_rows=0):
         return TrainedRows(torch.cat([table, learnt]), _way(given, prepare))
     adapter = _adapter(settings, table.shape[1], size)
     if freeze:
-        table = table.to(table_dtype(settings.llm_table_dtype, table.shape[1], config["device"]))
+        kept = table_dtype(settings.llm_table_dtype, table.shape[1], config["device"])
+        refuse_too_large(*table.shape, kept, config["device"])
+        table = table.to(kept)
     offsets = None
     if kind in ("both", "residual"):
         own = layer.weight.detach()[: len(table)].clone()

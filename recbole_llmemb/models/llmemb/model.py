@@ -19,6 +19,7 @@ from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
 from recbole_llmemb.models.contract import Method, forward_roles
 from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.layers import use_fast_ops
+from recbole_llmemb.models.llmemb.fused_attention import fuse_attention
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_layer import item_layer
 from recbole_llmemb.models.llmemb.item_side import ItemSide
@@ -134,6 +135,7 @@ class LLMEmbMixin(ItemSide):
         self.adjust(config, dataset)
         if config["train_mode"] == "sequence" or config["prefix_trim"]:
             use_fast_ops(self)
+            fuse_attention(self)
 
     @property
     def backbone_name(self):
@@ -298,12 +300,12 @@ class LLMEmbMixin(ItemSide):
     def _trim_padding(self, interaction):
         """The same rows without the columns that are padding in all of them, or with all of them.
 
-        In training on a GPU they stay as they are: to look would make the host wait.
+        On a GPU they stay as they are: to look would make the host wait.
         """
         items = interaction[self.ITEM_SEQ]
         width = self.max_seq_length
         if self.padding_free:
-            if self.training and items.is_cuda:
+            if items.is_cuda:
                 return interaction
             width = int(interaction[self.ITEM_SEQ_LEN].max())
         if width == items.shape[1]:

@@ -11,6 +11,7 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.gpus import refuse_too_large
 from recbole_llmemb.models.contract import Method, Needs, as_method
 from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.layers import EvalCache
@@ -90,6 +91,7 @@ class LLMSRec(Method, SequentialRecommender):
             table = given("table").rows()
             if config["llm_whiten"]:
                 table = whiten(table, config["llm_whiten"])
+            refuse_too_large(*table.shape, table.dtype, config["device"])
             table = table.to(config["device"])
             self.form = TableForm(config, self.llm, self.teacher, table, left)
         else:

@@ -33,6 +33,7 @@ class Prefixes:
         self.n_shared = len(shared)
         self.rows = [torch.tensor(row[len(shared) :]) for row in rows]
         self.lengths = torch.tensor([len(row) for row in self.rows])
+        self.longest = int(self.lengths.max()) if rows else 0
         self.starts = self.lengths.cumsum(0) - self.lengths
         self.n_kept = self._fitting(budget)
         self._kept = None
@@ -122,7 +123,7 @@ class Prefixes:
         # As wide as the longest of all: finding the longest of these would wait for the device,
         # except where there is nothing to wait for.
         chosen = lengths[ids]
-        longest = int(chosen.max()) if ids.device.type == "cpu" else int(self.lengths.max())
+        longest = int(chosen.max()) if ids.device.type == "cpu" else self.longest
         offsets = torch.arange(longest, device=ids.device)
         mask = offsets < chosen.unsqueeze(1)
         index = (starts[ids].unsqueeze(1) + offsets) * mask
