@@ -107,18 +107,18 @@ def main(argv: list[str]) -> int:
     if options.ray and options.source is not None:
         raise UserError("--ray encodes items; --import has nothing to encode, leave --ray out.")
     if options.source is not None:
-        return _import(options)
+        return _import(options.source, options)
     return _encode(options, typed, workers if options.ray else None)
 
 
-def _import(options: EncodeOptions) -> int:
+def _import(source: str, options: EncodeOptions) -> int:
     from recbole_llmemb.core.files import refuse_inputs
     from recbole_llmemb.table import import_table, reduce_pca
 
     began = time.perf_counter()
-    refuse_inputs(options.out, [options.source, options.tokens])
+    refuse_inputs(options.out, [source, options.tokens])
     table = import_table(
-        options.source,
+        source,
         tokens_path=options.tokens,
         allow_pickle_file=options.trust_pickle,
         token_column=options.token_column,
@@ -138,7 +138,7 @@ def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | No
     if options.items:
         items = Path(options.items).expanduser()
     else:
-        items = item_file_of(options.dataset, options.data_path)
+        items = item_file_of(options.dataset or "", options.data_path)
     job = job_from_config(settings_for(options, typed), items)
     job = job.model_copy(update={"shard_size": options.shard_size, "pca_dim": options.pca_dim})
     result = run_job(job, options.out, overwrite=options.overwrite, workers=workers)

@@ -126,9 +126,10 @@ def _reduced(source: Path, dim: int, cache: Path, stem: str, report: Callable[[s
 
     def find() -> EmbeddingTable | None:
         found = find_table(out)
-        pca = {} if found is None else found.manifest.get("pca") or {}
-        whole = pca.get("source_fingerprint") == table.fingerprint and found.width == dim
-        return found if whole and found.projection is not None else None
+        if found is None or found.width != dim or found.projection is None:
+            return None
+        pca = found.manifest.get("pca") or {}
+        return found if pca.get("source_fingerprint") == table.fingerprint else None
 
     def build() -> EmbeddingTable:
         reduced = reduce_pca(table, dim)

@@ -128,8 +128,7 @@ def _encode(
     if workers:
         work = work.with_name(f"{work.name}-ray")  # other texts per shard than local ones have
         plan = plan_in_file_order(items, key, job.shard_size)
-        pool = RayPool(job.settings, workers, work, report)
-        encoded = encode_resumably(plan, items, pool, work)
+        encoded = encode_resumably(plan, items, RayPool(job.settings, workers, work, report), work)
     else:
         pool = LocalPool(job.settings)
         try:

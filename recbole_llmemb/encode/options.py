@@ -44,20 +44,20 @@ class EncodeJob(Checked):
     revision: str | None = None  # A commit of the hub; by default the newest
     fields: Sequence[str] | str | None = None
     prompt: str | None = None
-    value_max_chars: int | None = Field(DEFAULT_MAX_CHARS, ge=0)
+    value_max_chars: int | None = Field(default=DEFAULT_MAX_CHARS, ge=0)
     id_field: str = "item_id"
-    field_separator: str = Field("\t", min_length=1)
+    field_separator: str = Field(default="\t", min_length=1)
     encoding: str = "utf-8"
     pooling: Literal["mean", "last"] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    max_length: int | None = Field(None, ge=1)
+    max_length: int | None = Field(default=None, ge=1)
     normalize: bool = False
     trust_remote_code: bool = False
     adapter: str | Path | None = None
-    pca_dim: int | None = Field(None, ge=1)
-    batch_size: int = Field(DEFAULT_BATCH_SIZE, ge=1)
+    pca_dim: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=DEFAULT_BATCH_SIZE, ge=1)
     device: Any = None
-    shard_size: int = Field(1024, ge=1)
+    shard_size: int = Field(default=1024, ge=1)
     _catalog: Catalog | None = PrivateAttr(None)
     _settings: EncoderSettings | None = PrivateAttr(None)
 

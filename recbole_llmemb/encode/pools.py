@@ -39,7 +39,8 @@ class LocalPool:
     all there needs none."""
 
     def __init__(self, settings: EncoderSettings):
-        self._settings, self._encoder = settings, None
+        self._settings = settings
+        self._encoder: Encoder | None = None
 
     @property
     def encoder(self) -> Encoder:
@@ -142,7 +143,7 @@ class RayPool:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             self._fitted = fitted = self._workers.fit(nodes, device)
             gpus = f", {fitted.gpus:g} GPUs each" if fitted.gpus else ""
-            if fitted.number < (self._workers.number or 0):
+            if (fitted.number or 0) < (self._workers.number or 0):
                 self._report(
                     f"ray: no room for more than {fitted.number} of {self._workers.number} workers"
                 )
@@ -191,7 +192,7 @@ class _Crew:
         # What is waited for → the worker, and the shard, if it is not its start.
         self._waiting: dict[Any, tuple[int, Any]] = {}
         self._numbers = itertools.count()
-        for _ in range(workers.number):
+        for _ in range(workers.number or 0):
             self._start()
 
     def results(self, count: int) -> Iterator[tuple[int, list[str], bytes]]:

@@ -55,7 +55,7 @@ def draw(job, adapter: Path, file: str) -> None:
         )
         vectors.append(encoder.encode(prompts).float())
         encoder.close()
-    plot(*vectors, file, f"{len(items):,} items of {Path(job.text.item_file).stem}")
+    plot(vectors[0], vectors[1], file, f"{len(items):,} items of {Path(job.text.item_file).stem}")
 
 
 def plot(before: torch.Tensor, after: torch.Tensor, file: str, title: str) -> None:

@@ -211,7 +211,7 @@ def _written(path: Path) -> list[str]:
     return [] if manifest is None else manifest.get("files", _FILES)
 
 
-def _find(key: str, out: Path) -> Mapping | None:
+def _find(key: str, out: Path) -> dict | None:
     """The manifest of this very job's adapter, when it is there."""
     manifest = read_manifest(out)
     return manifest if manifest and manifest.get("inputs_hash") == key else None
