@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -49,7 +49,8 @@ class Options(argparse.ArgumentParser):
         ``group``: a title for all that have none of their own.
         """
         for name, field in model.model_fields.items():
-            extra = {"group": group, **(field.json_schema_extra or {})}
+            extra: dict[str, Any] = {"group": group}
+            extra |= cast("dict[str, Any]", field.json_schema_extra or {})
             if name in skip or extra.get("hidden") or (names is not None and name not in names):
                 continue
             if names:
@@ -76,13 +77,13 @@ class Options(argparse.ArgumentParser):
         if many and isinstance(text, str):
             entries = split_tokens(text, where=option)
         choices = {str(choice): choice for choice in choices_of(field)}  # which need not be text
-        plain = TypeAdapter(kind)
+        plain: TypeAdapter[Any] = TypeAdapter(kind)
         try:
             values = [
                 choices.get(entry, entry) if choices else plain.validate_strings(entry)
                 for entry in entries
             ]
-            check = TypeAdapter(Annotated[field.annotation, field])
+            check: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
             return check.validate_python(values if many else values[0])
         except ValidationError as error:
             entry = many and not isinstance(error.errors()[0]["input"], list)

@@ -255,7 +255,7 @@ def _set_pooling(model: Any, pooling: str, name: str) -> None:
 
 
 def _prepare_tokenizer(model: Any, name: str) -> None:
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer: Any = getattr(model, "tokenizer", None)
     if not hasattr(tokenizer, "padding_side"):
         return
     # On the right, positions count from the text's first token whatever the batch, which

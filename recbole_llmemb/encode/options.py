@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,7 +76,7 @@ class EncodeJob(Checked):
         """The items as they were read, held if they were not."""
         return self._catalog or self.prepare()
 
-    def _prompt(self, attributes: dict[str, str]) -> str:
+    def _prompt(self, attributes: Mapping[str, str]) -> str:
         return item_prompt(attributes, self.instruction, self.value_max_chars)
 
     @property
@@ -179,7 +179,7 @@ class Workers(Checked):
     @field_validator("gpus", mode="after")
     @classmethod
     def _whole_or_part(cls, gpus: float | None) -> float | None:
-        if (gpus or 0) > 1 and gpus != int(gpus):
+        if gpus and gpus > 1 and gpus != int(gpus):
             raise UserError(
                 f"--gpus_per_worker is {gpus}; it must be a whole number or between 0 and 1.",
                 key="gpus",

@@ -47,8 +47,8 @@ def plan_by_length(
     kept = _read(path, key, rows=len(texts))
     if kept is None:
         sizes = lengths(texts)
-        order = sorted(range(len(texts)), key=lambda i: (-sizes[i], texts[i]))
-        kept = torch.tensor(order).unsqueeze(1)
+        longest = sorted(range(len(texts)), key=lambda i: (-sizes[i], texts[i]))
+        kept = torch.tensor(longest).unsqueeze(1)
         _write(path, key, kept)
     order = kept.flatten()
     # Order and cut decide which texts a shard holds, so they are part of what it must match.

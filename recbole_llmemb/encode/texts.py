@@ -81,7 +81,7 @@ class Spool(Sequence[str]):
         except OSError:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._ends = array("q", [0])
-        self._rows: Sequence[int] | None = None
+        self._rows: np.ndarray | None = None
 
     def __del__(self):
         self._file.close()

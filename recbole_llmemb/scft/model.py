@@ -79,8 +79,8 @@ def find_targets(model: nn.Module) -> str:
     ``model``: of transformers.
     """
     found = (_IN_LAYER.fullmatch(name) for name, module in model.named_modules() if _is_map(module))
-    rests = dict.fromkeys(name["rest"] for name in found if name)
-    rests = [rest for rest in rests if rest.rpartition(".")[2] not in _ROUTERS]
+    named = dict.fromkeys(name["rest"] for name in found if name)
+    rests = [rest for rest in named if rest.rpartition(".")[2] not in _ROUTERS]
     if not rests:
         raise UserError(
             f"The encoder ({type(model).__name__}) has no linear layers that LoRA could adapt; "

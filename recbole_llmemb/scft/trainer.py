@@ -86,11 +86,11 @@ def measures(x: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
     near = x @ y.t()
     own = near.diagonal() + 1e-6
     found = (own >= near.amax(1)).float().mean() + (own >= near.amax(0)).float().mean()
-    spread = [torch.pdist(v).square().mul(-2).exp().mean() for v in (x, y)]
+    spread, other = (torch.pdist(v).square().mul(-2).exp().mean() for v in (x, y))
     return {
         "top1": (found / 2).item(),
         "alignment": (x - y).square().sum(1).mean().item(),
-        "uniformity": (sum(spread) / 2).log().item(),
+        "uniformity": ((spread + other) / 2).log().item(),
     }
 
 
