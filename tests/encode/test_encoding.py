@@ -60,7 +60,8 @@ def test_models_read_it(latin, model, own):
 
 
 def test_what_a_run_reads_beside_it(latin):
-    config = latin("LLMEmbSASRec", align_weight=0.1, item_title_field="title")
+    own = {"loss_type": "CE", "item_title_field": "title"}  # as LLM-SRec has them
+    config = latin("LLMEmbSASRec", align_weight=0.1, **own)
     data = prepare_data(config)
     prepare_data(teacher_config(config, 8))
     prompts = job_from_config(config).prepare().prompts
