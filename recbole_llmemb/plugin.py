@@ -29,6 +29,7 @@ from recbole_llmemb.evaluation.full_ranking import (
 )
 from recbole_llmemb.evaluation.metrics import settle_metrics
 from recbole_llmemb.models import registry
+from recbole_llmemb.models.llmemb.backbones import settings
 from recbole_llmemb.models.registry import (
     MODELS,
     PLACE,
@@ -57,7 +58,7 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder)
     recbole.data.dataset.__getattr__ = _for_our_models("Dataset", LazySequentialDataset)
     recbole.trainer.__getattr__ = _for_our_models("Trainer", LLMEmbTrainer)
-    recbole_config.install()
+    recbole_config.install(registry, settings)
     _know_metrics()
     lazy.install()
     _choose_loaders()

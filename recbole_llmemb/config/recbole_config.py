@@ -83,13 +83,14 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
 
 
-def install() -> None:
-    """Hook our defaults into RecBole's ``Config`` for our models; idempotent."""
+def install(registry, settings) -> None:
+    """Hook our defaults into RecBole's ``Config`` for our models; idempotent.
+
+    ``registry``: knows our models. ``settings``: knows what backbones mean for a configuration.
+    """
     from recbole.config import Config
 
     from recbole_llmemb.config import measure
-    from recbole_llmemb.models import registry
-    from recbole_llmemb.models.llmemb.backbones import settings
 
     if getattr(Config, "knows_llmemb", False):
         return
@@ -109,7 +110,7 @@ def install() -> None:
 
     def _load_internal_config_dict(self, model, model_class, dataset):
         load_internal(self, model, model_class, dataset)
-        if _is_ours(model):
+        if registry.is_ours(model):
             self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
 
@@ -120,7 +121,7 @@ def install() -> None:
         own = Path(folder or "") / str(self.dataset)
         if folder and self.dataset == "ml-100k" and (own / "ml-100k.inter").is_file():
             self.final_config_dict["data_path"] = str(own)
-        measure.check_measure(self, _is_ours(self.model))
+        measure.check_measure(self, registry.is_ours(self.model))
 
     def _set_default_parameters(self):
         values = self.final_config_dict
@@ -129,7 +130,7 @@ def install() -> None:
         if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
             values["train_neg_sample_args"] = None  # yaml makes a text of None
         given = self.external_config_dict
-        if not _is_ours(self.model):
+        if not registry.is_ours(self.model):
             if not self.restored:
                 check_stock(values)
             set_recboles(self)
@@ -165,12 +166,6 @@ def install() -> None:
     Config._convert_config_dict = _convert_config_dict
     Config.restored = False  # True while a checkpoint's, which told its user long ago
     Config.knows_llmemb = True
-
-
-def _is_ours(model):
-    from recbole_llmemb.models.registry import is_ours
-
-    return is_ours(model)
 
 
 def _check_names(model, dataset):

@@ -238,9 +238,8 @@ class TransRecModel(LLMEmbMixin):
         if ids is not None:
             return self.pair_scores(self.states(batch), ids)
         # RecBole's repeats the items for every row: gigabytes on a catalog of thousands.
-        states, exact = self.states(batch), "donot_use_mm_for_euclid_dist"
-        items = self.items().vectors
-        return self.bias.weight.t() - torch.cdist(states, items, compute_mode=exact)
+        way = {"compute_mode": "donot_use_mm_for_euclid_dist"}
+        return self.bias.weight.t() - torch.cdist(self.states(batch), self.items().vectors, **way)
 
     def own_terms(self, states, interaction):
         return self.reg_loss(self.T)  # the others of RecBole's have no gradient
