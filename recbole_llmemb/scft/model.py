@@ -12,7 +12,7 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.encode.encoder import DTYPES, load_pipeline
-from recbole_llmemb.scft.job import ScftJob
+from recbole_llmemb.scft.options import ScftJob
 
 # The last number in a module's name, a layer's or an expert's, and what follows it:
 # encoder.layer.3.attention.self.query, layers.3.self_attn.q_proj, h.3.mlp.c_fc.

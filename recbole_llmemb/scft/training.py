@@ -13,7 +13,7 @@ import torch
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.encoder import quiet_loading
-from recbole_llmemb.scft.job import ScftJob
+from recbole_llmemb.scft.options import ScftJob
 from recbole_llmemb.scft.processes import Processes
 
 try:
