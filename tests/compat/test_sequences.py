@@ -177,6 +177,7 @@ def test_no_history_is_kept(both, tiny_data):
     assert largest(stock) == matrix  # what is looked for would be found
     assert largest(ours) <= 2 * len(ours)
     _, data = tiny_data(MAX_ITEM_LIST_LENGTH=length)
+    data.train._dataset.given = None  # the table, for the model that is to be built
     next(iter(data.train)), next(iter(data.valid))
     assert largest(data.train, data.valid, data.test) <= 2 * len(ours)
 
