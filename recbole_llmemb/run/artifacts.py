@@ -79,7 +79,7 @@ def item_table(config, dataset, report: Callable[[str], None], width=None) -> It
     """
     path = _table_in_use(config) or ensure_table(config, report=report)
     tokens = dataset.field2id_token[dataset.iid_field]
-    missing = config["llm_missing"] or "error"
+    missing = config["llm_missing"]
     found = ItemTable(path, tokens, missing, bool(config["llm_pca_dim"]))
     table = found.load()
     if width and table.width > width and not config["llm_pca_dim"]:
