@@ -160,7 +160,7 @@ def _measure(function, device, share, scratch, peak, sender):
 
 def tests(step, device, limit, scratch, results) -> str:
     """Run ``pytest -m gpu``; on a CPU all of them are skipped."""
-    files = sorted(map(str, (ROOT / "tests").glob("test_gpu_*.py")))
+    files = sorted(map(str, (ROOT / "tests" / "gpu").glob("test_gpu_*.py")))
     files = files[-1:] if device == "cpu" else files
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
     command += ["--tb=short", "-rfE", *files]

@@ -48,8 +48,8 @@ class _Waiting(importlib.abc.MetaPathFinder):
             finally:
                 self.running -= name != self.package
             if name == self.package and not self.healed:
-                self.healed = True
                 self.heal()
+                self.healed = True  # only now: what healing imports installs nothing
             if self.healed and not self.running and self in sys.meta_path:
                 sys.meta_path.remove(self)
                 self.install()

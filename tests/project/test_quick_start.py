@@ -97,6 +97,20 @@ print(json.dumps(found))
     assert fresh(code, tmp_path) == wanted
 
 
+@pytest.mark.parametrize("first", ["recbole.model.layers", "recbole_llmemb.plugin"])
+def test_recbole_is_healed_before_anything_is_installed(tmp_path, first):
+    """Ray is not there, and RecBole's first import of it must be put off."""
+    code = f"""
+import json, sys
+sys.modules["ray"] = None
+import recbole_llmemb
+import {first}
+from recbole.quick_start import run_recbole
+print(json.dumps(run_recbole.__name__))
+"""
+    assert fresh(code, tmp_path) == "run_recbole"
+
+
 def test_recbole_that_is_not_there(tmp_path):
     code = """
 import json, sys
