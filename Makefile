@@ -1,5 +1,5 @@
 # Everything there is to do here:
-#   make install | run | test | lint | bench | gpu-wheels | docs | clean
+#   make install | run | test | check | matrix | lint | bench | gpu-wheels | docs | clean
 #
 #   make run MODEL=LLMEmbGRU4Rec ARGS="--dataset=Amazon_Beauty --data_path=../shared/data/"
 #   make test ARGS="-k table"
@@ -24,6 +24,8 @@ MODEL      ?= LLMEmbSASRec
 ARGS       ?=
 GPU_WHEELS ?= gpu-wheels
 GPU_PYTHON ?= 3.12
+PYTHONS    ?= 3.10 3.11 3.12 3.13
+PYENV      ?= $(HOME)/.pyenv
 # Three also on two cores: tests of clusters and of killed processes wait more than they work.
 WORKERS    ?= 3
 
@@ -31,7 +33,7 @@ PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: install run test lint bench gpu-wheels docs clean
+.PHONY: install run test check matrix lint bench gpu-wheels docs clean
 
 install: $(STAMP)
 
@@ -54,8 +56,26 @@ run: $(STAMP)
 test: $(STAMP)
 	$(PY) -m pytest -n $(WORKERS) --dist=loadfile $(ARGS)
 
+# What is worth knowing before each commit, within two minutes on two cores.
+check: lint
+	$(PY) -m pytest -m unit -n 2 --dist=worksteal $(ARGS)
+
+# The same under each Python that is here, in an environment of its own (gigabytes each).
+matrix:
+	@for version in $(PYTHONS); do \
+	    python=$$(command -v python$$version || ls -d $(PYENV)/versions/$$version.*/bin/python \
+	        2>/dev/null | tail -n 1); \
+	    if [ -z "$$python" ]; then echo "Python $$version is not here: skipped"; continue; fi; \
+	    echo "Python $$version: $$python"; \
+	    $(MAKE) check PYTHON="$$python" VENV="$(VENV)-$$version" || exit; \
+	done
+
+# ruff's rules and layout, who imports whom (.importlinter), types.
 lint: $(STAMP)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(PY) -m mypy
 
 bench: $(STAMP)
 	$(PY) -m benchmarks $(ARGS)
@@ -71,5 +91,6 @@ docs: $(VENV)/.installed-docs
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info docs/_build .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info docs/_build .pytest_cache .ruff_cache .mypy_cache \
+	    .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

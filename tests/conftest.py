@@ -83,6 +83,25 @@ def write_tiny(folder, n_users=40, n_items=60, seed=0):
     return data
 
 
+# What a test needs, from what is in its module or among its fixtures; the first that fits. A
+# ``pytestmark`` says otherwise.
+NEEDS = {
+    "cluster": {"require_ray", "ray_stubs", "stub"},
+    "process": {"subprocess", "child_env", "HUB_RUN"},
+    "run": {"tiny_data", "main", "execute", "run_job", "run_recbole", "prepare_data",
+            "train_and_evaluate"},
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Mark each test with what it needs: ``unit`` is nothing, and done in a moment."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("unit", *NEEDS)):
+            names = {*vars(item.module), *item.fixturenames}
+            found = (name for name, signs in NEEDS.items() if names & signs)
+            item.add_marker(next(found, "unit"))
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path, monkeypatch):
     """Logs, checkpoints, tables and teachers of a test go to its own folder."""

@@ -16,6 +16,7 @@ import yaml
 from conftest import MAX_LENGTH, ROOT, child_env
 
 pytest.importorskip("ray.tune")
+pytestmark = pytest.mark.cluster
 
 from recbole_llmemb.apps.tune import report, search  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
