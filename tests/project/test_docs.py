@@ -20,16 +20,16 @@ from recbole_llmemb.apps.tune.options import SearchOptions
 from recbole_llmemb.cli import (
     convert,
     encode,
-    export,
-    recommend,
     run,
     scft,
     tune,
 )
 from recbole_llmemb.cli.compare import CompareOptions
+from recbole_llmemb.cli.export import ExportOptions
 from recbole_llmemb.cli.main import COMMANDS
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.cli.order_test import OrderTestOptions
+from recbole_llmemb.cli.recommend import RecommendOptions
 from recbole_llmemb.config import recbole_config as config
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.records.items import read_items
@@ -114,23 +114,23 @@ def test_command(words, known_keys):
         assert all(f"\n{extra} =\n" in offered for extra in extras)
 
 
+PARSERS = {
+    "convert": convert.build_parser,
+    "scft": scft.build_parser,
+    "compare": lambda: Options("compare", "").add(CompareOptions),
+    "export": lambda: Options("export", "").add(ExportOptions),
+    "order-test": lambda: Options("order-test", "").add(OrderTestOptions),
+    "recommend": lambda: Options("recommend", "").add(RecommendOptions),
+}
+
+
 def check_recbole_llm(arguments, known_keys):
     if arguments[0] == "encode":
         typed = set(encode.build_parser().typed(arguments[1:]))
         assert ("source" in typed) != bool({"dataset", "items"} & typed)
         return
-    if arguments[0] == "scft":
-        scft.build_parser().parse_args(arguments[1:])
-        return
-    if arguments[0] == "compare":
-        Options(arguments[0], "").add(CompareOptions).typed(arguments[1:])
-        return
-    if arguments[0] == "order-test":
-        Options(arguments[0], "").add(OrderTestOptions).typed(arguments[1:])
-        return
-    if arguments[0] in ("convert", "recommend", "export"):
-        own = {"convert": convert, "recommend": recommend, "export": export}[arguments[0]]
-        own.build_parser().parse_args(arguments[1:])
+    if arguments[0] in PARSERS:
+        PARSERS[arguments[0]]().typed(arguments[1:])
         return
     if arguments[0] == "tune":
         _, settings = tune.read_arguments(arguments[1:])
@@ -184,11 +184,10 @@ def keys_in(text):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_keys_in_text(page, known_keys):
-    commands = (convert, encode, export, recommend, scft)
-    parsers = [command.build_parser() for command in commands]
+    parsers = [encode.build_parser(), *(build() for build in PARSERS.values())]
     options = {name.lstrip("-") for parser in parsers for name in parser._option_string_actions}
     found = keys_in(page.read_text(encoding="utf-8"))
-    options |= {*SearchOptions.model_fields, *OrderTestOptions.model_fields}
+    options |= set(SearchOptions.model_fields)
     assert found <= known_keys | options | {"config_dict"}
 
 
