@@ -25,7 +25,8 @@ def child_env():
     """Environment of a child process: it finds the package and does not crowd the machine."""
     few = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     own = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
-    return {**own, **few, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**own, **few, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 @dataclass
