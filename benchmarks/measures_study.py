@@ -76,7 +76,6 @@ def measure(result_file, data_path=None) -> dict:
         "exclude_history": list(MEASURES.values()),
         "metrics": ["NDCG", "Hit"],
         "topk": [10],
-        "align_weight": 0.0,  # training alone needs the teacher
         "data_path": data_path,
     }
     found = {key: run[key] for key in ("model", "dataset", "seed", "epochs")}
