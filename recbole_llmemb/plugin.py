@@ -27,6 +27,7 @@ from recbole_llmemb.evaluation.full_ranking import (
     LengthSortedFullSortEvalDataLoader,
     history_loader_of_recbole,
 )
+from recbole_llmemb.evaluation.measure import check_measure
 from recbole_llmemb.evaluation.metrics import settle_metrics
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.llmemb.backbones import settings
@@ -58,7 +59,7 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder)
     recbole.data.dataset.__getattr__ = _for_our_models("Dataset", LazySequentialDataset)
     recbole.trainer.__getattr__ = _for_our_models("Trainer", LLMEmbTrainer)
-    recbole_config.install(registry, settings)
+    recbole_config.install(registry, settings, check_measure)
     _know_metrics()
     lazy.install()
     _choose_loaders()

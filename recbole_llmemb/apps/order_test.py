@@ -12,18 +12,16 @@ import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recbole.data.utils import get_dataloader
-from recbole.utils import init_seed
 from tabulate import tabulate
 
-from recbole_llmemb.config.measure import history_in_words, measure_of
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.drawing import COLORS, new_figure, png
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.evaluation.collector import GroupCollector
-from recbole_llmemb.evaluation.evaluate import evaluate
+from recbole_llmemb.evaluation.evaluate import evaluate, loader_like
 from recbole_llmemb.evaluation.groups import GroupEvaluator
+from recbole_llmemb.evaluation.measure import history_in_words, measure_of
 from recbole_llmemb.run.restore import read, restore
 from recbole_llmemb.run.schema import check_changes
 
@@ -150,10 +148,7 @@ def _score(restored, evaluator, split):
     """Metrics of a split like the test set's."""
     config, like = restored.config, restored.data.test
     with random_state.preserve():
-        # RecBole's own models are ranked against candidates from NumPy's numbers.
-        init_seed(config["seed"], config["reproducibility"])
-        sampler = getattr(like, "_sampler", None)
-        loader = get_dataloader(config, "test")(config, split, sampler, shuffle=False)
+        loader = loader_like(like, split, config)
         result = evaluate(config, restored.model, loader, evaluator, config["show_progress"])
     return {key: float(value) for key, value in result.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
     """Run ``recbole-llm export``; as :func:`recbole_llmemb.cli.encode.main`."""
     options = ExportOptions(**Options("export", _DESCRIPTION).add(ExportOptions).typed(argv))
     everything = "all" in options.what
-    parts = _PARTS if everything else options.what
+    parts: Sequence[str] = _PARTS if everything else options.what
     if not parts:
         raise UserError(f"--what names nothing; give all, or some of {', '.join(_PARTS)}.")
     if options.push and "table" not in parts:

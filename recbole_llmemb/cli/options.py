@@ -83,7 +83,8 @@ class Options(argparse.ArgumentParser):
                 choices.get(entry, entry) if choices else plain.validate_strings(entry)
                 for entry in entries
             ]
-            check: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
+            declared: Any = Annotated[field.annotation, field]
+            check: TypeAdapter[Any] = TypeAdapter(declared)
             return check.validate_python(values if many else values[0])
         except ValidationError as error:
             entry = many and not isinstance(error.errors()[0]["input"], list)

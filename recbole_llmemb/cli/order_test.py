@@ -44,7 +44,7 @@ def _history(value):
 
 
 def _metric(name: str) -> str:
-    from recbole_llmemb.config.measure import list_metrics
+    from recbole_llmemb.evaluation.measure import list_metrics
 
     if name.lower() not in list_metrics():
         offered = ", ".join(sorted(list_metrics()))

@@ -160,7 +160,7 @@ def _whom(options: RecommendOptions) -> dict:
 
         read = zip(("histories", "names", "times", "places"), read_histories(options.history_file))
         return {**dict(read), "skip_unknown": options.skip_unknown}
-    histories = [split_tokens(text, " ", "--history") for text in options.history]
+    histories = [split_tokens(text, " ", "--history") for text in options.history or ()]
     names = [f"after {' '.join(tokens) or '(nothing)'}" for tokens in histories]
     return {"histories": histories, "names": names, "skip_unknown": options.skip_unknown}
 

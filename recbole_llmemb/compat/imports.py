@@ -67,9 +67,9 @@ def restore_distutils_for_thop() -> None:
     from packaging.version import Version
 
     version = types.ModuleType("distutils.version")
-    version.LooseVersion = Version
+    vars(version)["LooseVersion"] = Version
     package = types.ModuleType("distutils")
-    package.version = version
+    vars(package)["version"] = version
     with _stand_ins({"distutils": package, "distutils.version": version}):
         importlib.import_module("thop.profile")
 
@@ -85,7 +85,9 @@ def spare_absent_libraries() -> None:
     name = "recbole.model.exlib_recommender"
     present = [importlib.util.find_spec(library) for library in ("lightgbm", "xgboost")]
     if name not in sys.modules and not all(present):
-        sys.modules[name] = importlib.util.module_from_spec(importlib.util.find_spec(name))
+        spec = importlib.util.find_spec(name)
+        if spec:
+            sys.modules[name] = importlib.util.module_from_spec(spec)
 
 
 def defer_ray() -> None:
@@ -99,10 +101,10 @@ def defer_ray() -> None:
         importlib.import_module(name)
     if "recbole.quick_start.quick_start" not in sys.modules:
         ray = types.ModuleType("ray")
-        ray.tune = types.ModuleType("ray.tune")
-        with _stand_ins({"ray": ray, "ray.tune": ray.tune}):
+        tune = vars(ray)["tune"] = types.ModuleType("ray.tune")
+        with _stand_ins({"ray": ray, "ray.tune": tune}):
             importlib.import_module("recbole.quick_start")
-    sys.modules["recbole.quick_start.quick_start"].tune = _Tune()
+    vars(sys.modules["recbole.quick_start.quick_start"])["tune"] = _Tune()
 
 
 def let_hyperopt_draw() -> None:

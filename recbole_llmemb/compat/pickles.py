@@ -109,7 +109,7 @@ def _network(name: str) -> type:
 
 _PLAIN_TORCH = {"torch": PlainTorch("torch")}
 # What the modules of these models of RecBole find instead of torch, NumPy and Python's eval.
-_STAND_INS = {
+_STAND_INS: dict[str, dict[str, Any]] = {
     "S3Rec": _PLAIN_TORCH,
     "ConvNCF": _PLAIN_TORCH,
     "NAIS": _PLAIN_TORCH,

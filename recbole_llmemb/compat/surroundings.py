@@ -23,7 +23,7 @@ def obey_use_gpu() -> None:
             self.final_config_dict["gpu_id"] = ""
         choose(self)
 
-    _init_device.obeys = True
+    vars(_init_device)["obeys"] = True
     Config._init_device = _init_device
 
 

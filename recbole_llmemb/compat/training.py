@@ -22,8 +22,8 @@ def use_current_amp() -> None:
     if not hasattr(torch.amp, "GradScaler"):
         return
     current = types.ModuleType("amp")
-    current.GradScaler = functools.partial(torch.amp.GradScaler, "cuda")
-    current.autocast = functools.partial(torch.amp.autocast, "cuda")
+    vars(current)["GradScaler"] = functools.partial(torch.amp.GradScaler, "cuda")
+    vars(current)["autocast"] = functools.partial(torch.amp.autocast, "cuda")
     trainer.amp = current
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ast
 import operator
+from collections.abc import Callable
 from typing import Any
 
 # Text that would make more than this stays text: 9**9**9 takes a computer with it.
 _MOST_BITS = 4096
 _MOST_ENTRIES = 10_000
 
-_OPERATIONS = {
+_OPERATIONS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -40,7 +41,7 @@ def value_of(text: str) -> Any:
         return text
 
 
-def _evaluate(node):
+def _evaluate(node: Any) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):
@@ -58,7 +59,7 @@ def _evaluate(node):
     raise ValueError
 
 
-def _check_size(kind, left, right):
+def _check_size(kind: ast.operator, left: Any, right: Any) -> None:
     """Refuse, before it is computed, what would be too large, and text among the operands."""
     if isinstance(left, str) or isinstance(right, str):
         raise TypeError
@@ -74,7 +75,7 @@ def _check_size(kind, left, right):
                 raise OverflowError
 
 
-def _entries(value):
+def _entries(value: Any) -> int:
     """How many values there are in a nest of lists."""
     if isinstance(value, dict):
         return 1 + sum(map(_entries, value.values()))

@@ -73,7 +73,7 @@ def text_keys() -> set[str]:
     return {name for name, field in declared() if type_of(field) is str and not choices_of(field)}
 
 
-def known_keys(config) -> set[str]:
+def known_keys(config: Any) -> set[str]:
     """Keys that mean something to a model.
 
     ``config``: of that model, at least as far as its defaults.
@@ -113,7 +113,7 @@ def refuse_keys(keys: Iterable[str], known: set[str], model: str | None = None) 
         raise UserError(f"--{key} is not a configuration key{hint}", key=key)
 
 
-def warn_of_keys(config) -> None:
+def warn_of_keys(config: Any) -> None:
     """Say which keys of files, dictionaries and the command line have no effect.
 
     Those of other models are no mistake: one file often serves several.
@@ -147,7 +147,7 @@ def keys_of_any_model() -> set[str]:
     """Keys for which RecBole or this package has a default, whatever the model."""
     found = {name for name, _ in declared()} | _WITHOUT_DEFAULT
     package = importlib.util.find_spec("recbole")  # found, not imported: that takes seconds
-    folder = Path(package.origin).parent / "properties" if package else Path("-")
+    folder = Path(package.origin).parent / "properties" if package and package.origin else Path("-")
     for file in [*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]:
         found.update(re.findall(r"^(\w+) *:", file.read_text(encoding="utf-8"), re.MULTILINE))
     return found

@@ -25,7 +25,7 @@ def interval(text: str | None) -> str | None:
     return text
 
 
-def intervals(found: dict | None) -> dict | None:
+def intervals(found: dict[str, Any] | None) -> dict[str, Any] | None:
     """Intervals by field, or lists of the values that are kept."""
     for name, text in (found or {}).items():
         try:
@@ -35,7 +35,7 @@ def intervals(found: dict | None) -> dict | None:
     return found
 
 
-def columns(found: dict | None) -> dict | None:
+def columns(found: dict[str, Any] | None) -> dict[str, Any] | None:
     """Fields by file."""
     for file, names in (found or {}).items():
         if names is not None and not isinstance(names, list):
@@ -45,7 +45,7 @@ def columns(found: dict | None) -> dict | None:
     return found
 
 
-def clipping(found: dict | None) -> dict | None:
+def clipping(found: dict[str, Any] | None) -> dict[str, Any] | None:
     """Arguments of PyTorch's ``clip_grad_norm_``."""
     if found and not (set(found) <= _CLIPPING and is_number(found.get("max_norm"))):
         raise ValueError
@@ -59,7 +59,7 @@ def threshold(value: int | float) -> int | float:
     return value
 
 
-def evaluation(args: dict) -> dict:
+def evaluation(args: dict[str, Any]) -> dict[str, Any]:
     """``eval_args``: how interactions are split and targets ranked."""
     modes = args.get("mode")
     for mode in modes.values() if isinstance(modes, dict) else [modes]:
@@ -78,7 +78,7 @@ def check_mode(mode: Any) -> None:
         )
 
 
-def _check_split(split):
+def _check_split(split: Any) -> None:
     """RecBole fails late over ways to split that it does not have, and over any two parts."""
     if not (isinstance(split, dict) and len(split) == 1 and set(split) <= {"LS", "RS", "TS"}):
         raise UserError(

@@ -102,14 +102,16 @@ class Settings(BaseModel):
                 raise _refusal(cls, error, {name: value}) from None
 
 
-def _refusal(section: type[Settings], error: ValidationError, given: Mapping) -> UserError:
+def _refusal(
+    section: type[Settings], error: ValidationError, given: Mapping[str, Any]
+) -> UserError:
     name = str(next(iter(error.errors()[0]["loc"]), ""))
     return refused_value(error, name, section.model_fields.get(name), name, given.get(name))
 
 
 def values_of(config: Any) -> Mapping[str, Any]:
     """The values of a configuration, RecBole's or a mapping."""
-    return getattr(config, "final_config_dict", config)
+    return typing.cast("Mapping[str, Any]", getattr(config, "final_config_dict", config))
 
 
 def sections_of(model_class: type | None = None) -> list[type[Settings]]:
@@ -131,7 +133,7 @@ def keys(use: Use) -> set[str]:
 
 def use_of(field: FieldInfo) -> Use:
     """What a key means to those who do not read it."""
-    return _more(field).get("use", Use.RESULT)
+    return typing.cast("Use", _more(field).get("use", Use.RESULT))
 
 
 def _more(field: FieldInfo) -> dict[str, Any]:

@@ -24,7 +24,7 @@ __all__ = ["config_for", "config_from_plain", "config_to_plain", "without_argv"]
 _EMPTY = {"llm_freeze": False, "holdout_targets": "all"}
 
 
-def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None):
+def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None) -> Any:
     """Rebuild the RecBole ``Config`` that :func:`config_to_plain` was given.
 
     The command line of the running program is not looked at, and strings are
@@ -63,10 +63,10 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     settings = {key: value for key, value in entries.items() if key not in DERIVED}
     _undo_config(settings)
 
-    class Rebuilt(config_class or Config):
+    class Rebuilt(config_class or Config):  # type: ignore[misc]
         restored = True
 
-        def _convert_config_dict(self, config_dict):
+        def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
             return config_dict
 
     with without_argv():
@@ -95,7 +95,7 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     return config
 
 
-def config_for(plain: Mapping[str, Any], device: torch.device):
+def config_for(plain: Mapping[str, Any], device: torch.device) -> Any:
     """As :func:`config_from_plain`, for a device of this machine.
 
     The GPU that the model was trained on may be another one, or not be here: RecBole would

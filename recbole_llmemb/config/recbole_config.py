@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -40,9 +41,9 @@ def properties_folder() -> Path:
     return folder
 
 
-def defaults(model: str, dataset: str) -> dict:
+def defaults(model: str, dataset: str) -> dict[str, Any]:
     """Our defaults for a model on a dataset: ``overall`` < ``model/`` < ``dataset/``."""
-    merged = {}
+    merged: dict[str, Any] = {}
     folder = properties_folder()
     for part in ("overall", f"model/{model}", f"dataset/{dataset}"):
         file = folder / f"{part}.yaml"
@@ -51,9 +52,9 @@ def defaults(model: str, dataset: str) -> dict:
     return merged
 
 
-def settings_of(files: str | None) -> dict:
+def settings_of(files: str | None) -> dict[str, Any]:
     """Settings of property files, separated by blanks; later ones win."""
-    merged = {}
+    merged: dict[str, Any] = {}
     for file in (files or "").split():
         _check_file(file)
         found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
@@ -83,14 +84,13 @@ def preset_names() -> list[str]:
     return sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
 
 
-def install(registry, settings) -> None:
+def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], None]) -> None:
     """Hook our defaults into RecBole's ``Config`` for our models; idempotent.
 
     ``registry``: knows our models. ``settings``: knows what backbones mean for a configuration.
+    ``check_measure``: refuses an evaluation that cannot be done.
     """
     from recbole.config import Config
-
-    from recbole_llmemb.config import measure
 
     if getattr(Config, "knows_llmemb", False):
         return
@@ -98,7 +98,7 @@ def install(registry, settings) -> None:
     load_internal = Config._load_internal_config_dict
     set_parameters = Config._set_default_parameters
 
-    def _get_model_and_dataset(self, model, dataset):
+    def _get_model_and_dataset(self: Any, model: Any, dataset: Any) -> Any:
         given = self.external_config_dict
         wanted = given.get("model") if model is None else model
         _check_names(wanted, given.get("dataset") if dataset is None else dataset)
@@ -108,22 +108,22 @@ def install(registry, settings) -> None:
         except AttributeError:  # there is a module of that name, in small letters
             raise _no_model(wanted) from None
 
-    def _load_internal_config_dict(self, model, model_class, dataset):
+    def _load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
         if registry.is_ours(model):
             self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
 
-    def set_recboles(self):
+    def set_recboles(self: Any) -> None:
         """As RecBole, which takes its own ml-100k, wherever data_path says that one is."""
         folder = self.external_config_dict.get("data_path")
         set_parameters(self)
         own = Path(folder or "") / str(self.dataset)
         if folder and self.dataset == "ml-100k" and (own / "ml-100k.inter").is_file():
             self.final_config_dict["data_path"] = str(own)
-        measure.check_measure(self, registry.is_ours(self.model))
+        check_measure(self, registry.is_ours(self.model))
 
-    def _set_default_parameters(self):
+    def _set_default_parameters(self: Any) -> None:
         values = self.final_config_dict
         if not self.restored:
             warn_of_keys(self)
@@ -168,7 +168,7 @@ def install(registry, settings) -> None:
     Config.knows_llmemb = True
 
 
-def _check_names(model, dataset):
+def _check_names(model: Any, dataset: Any) -> None:
     """Models and datasets go by names: RecBole imports modules and reads yaml files called so."""
     if isinstance(model, str) and model and not (model.isidentifier() and model[0] != "_"):
         raise _no_model(model)
@@ -180,14 +180,14 @@ def _check_names(model, dataset):
         )
 
 
-def _no_model(name):
+def _no_model(name: Any) -> UserError:
     return UserError(
         f"`model_name` [{name}] is not the name of an existing model; RecBole's are written as in "
         "its documentation, SASRec for one."
     )
 
 
-def _load_times(values):
+def _load_times(values: dict[str, Any]) -> None:
     """Sequences need times; RecBole's default for a dataset it does not know loads none."""
     columns = values.get("load_col") or {}
     if columns.get("inter") == ["user_id", "item_id"]:
@@ -195,7 +195,7 @@ def _load_times(values):
         values["load_col"] = {**columns, "inter": names}
 
 
-def typed_value(key, text):
+def typed_value(key: str, text: str) -> Any:
     """What the text of a setting means: a number, list, dictionary, switch, or itself.
 
     Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
@@ -208,7 +208,7 @@ def typed_value(key, text):
     return text if stays and not isinstance(value, (str, type(None))) else value
 
 
-def _convert_config_dict(self, config_dict):
+def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
     """Read typed values out of strings. RecBole's own runs ``eval`` on every one of them."""
     for key, value in config_dict.items():
         if isinstance(value, str):
@@ -216,7 +216,7 @@ def _convert_config_dict(self, config_dict):
     return config_dict
 
 
-def _check_file(file):
+def _check_file(file: str | Path) -> None:
     if not Path(file).is_file():
         raise UserError(f"config file {file} does not exist; check --config_files.")
     try:
@@ -246,7 +246,13 @@ def without_argv() -> Iterator[None]:
         sys.argv = kept
 
 
-def make_config(model, dataset=None, config_files=(), overrides=None, strict=()):
+def make_config(
+    model: Any,
+    dataset: str | None = None,
+    config_files: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    strict: Collection[str] = (),
+) -> Any:
     """A RecBole ``Config`` that does not look at ``sys.argv``.
 
     Parameters

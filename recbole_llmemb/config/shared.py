@@ -308,7 +308,7 @@ class RunSettings(Settings):
     """Files of settings, separated by blanks; later ones win."""
     checkpoint_dir: Place = key("saved", ANY | MACHINE | TRUST, **NAME)
     """Folder of the checkpoints."""
-    gpu_id: int | str | tuple = key("0", ANY | MACHINE | SHARED, "the number of a GPU")
+    gpu_id: int | str | tuple[int, ...] = key("0", ANY | MACHINE | SHARED, "the number of a GPU")
     """Which GPU is seen."""
     use_gpu: bool = key(True, ANY | MACHINE | SHARED)
     """Whether to compute on one."""

@@ -6,9 +6,14 @@ import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 
-def after_import(package: str, heal: Callable, install: Callable, own: str) -> None:
+def after_import(
+    package: str, heal: Callable[[], None], install: Callable[[], None], own: str
+) -> None:
     """Run ``heal`` right after a package is first imported, then ``install``; now, if it was.
 
     ``install`` may import modules of ours that need the package. So it waits until none of ours is
@@ -26,22 +31,26 @@ def after_import(package: str, heal: Callable, install: Callable, own: str) -> N
 class _Waiting(importlib.abc.MetaPathFinder):
     """Has others find the package and modules of ours, and learns when these have been run."""
 
-    def __init__(self, package, heal, install, own):
+    def __init__(
+        self, package: str, heal: Callable[[], None], install: Callable[[], None], own: str
+    ) -> None:
         self.package, self.heal, self.install, self.own = package, heal, install, own
         self.running, self.healed = 0, False
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if name != self.package and not name.startswith(self.own):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(name, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader.exec_module = self._watched(name, spec.loader.exec_module)
+            vars(spec.loader)["exec_module"] = self._watched(name, spec.loader.exec_module)
         return spec
 
-    def _watched(self, name, run):
-        def exec_module(module):
+    def _watched(
+        self, name: str, run: Callable[[ModuleType], None]
+    ) -> Callable[[ModuleType], None]:
+        def exec_module(module: ModuleType) -> None:
             self.running += name != self.package
             try:
                 run(module)

@@ -21,7 +21,7 @@ from recbole_llmemb.core.files import atomic_file
 from recbole_llmemb.core.serialization import from_safe, to_safe
 
 
-def save(state: Mapping[str, Any], path: str | os.PathLike) -> None:
+def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a checkpoint; the file appears whole or not at all.
 
     NumPy scalars become Python numbers; numeric arrays and SciPy sparse matrices
@@ -44,7 +44,7 @@ def save(state: Mapping[str, Any], path: str | os.PathLike) -> None:
         torch.save(plain, file)
 
 
-def load(path: str | os.PathLike, map_location: Any = "cpu") -> dict[str, Any]:
+def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code it might contain.
 
     Parameters
@@ -106,7 +106,7 @@ def _has_the_form(state: dict[str, Any]) -> bool:
     ) and isinstance(config.get("eval_args", {}), Mapping)
 
 
-def _is_archive(path):
+def _is_archive(path: str | os.PathLike[str]) -> bool:
     try:
         return zipfile.is_zipfile(path)
     except zipfile.BadZipFile:
@@ -123,7 +123,7 @@ def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: str | os.PathLike) -> UserError:
+def _damaged(path: str | os.PathLike[str]) -> UserError:
     return UserError(
         f"The checkpoint '{path}' cannot be read: it is damaged or not a checkpoint; copy it "
         "again or train anew."

@@ -99,7 +99,7 @@ def connected(ray: Any, memory: int = 0, cpus: int | None = None) -> Iterator[st
         ray.shutdown()
 
 
-def _start(ray, options, tries):
+def _start(ray: Any, options: dict[str, Any], tries: int) -> None:
     """Ray waits half a minute for itself to start, which a busy machine may take."""
     for left in reversed(range(tries)):
         try:

@@ -86,14 +86,15 @@ def require_free(
 def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
     """Put the files of ``target`` that nobody wrote for ``what`` into ``fresh`` too."""
     folders = []
-    for folder, inner, names in os.walk(target, onerror=_raise):
-        here = Path(folder).relative_to(target)
+    for walked, inner, names in os.walk(target, onerror=_raise):
+        folder = Path(walked)
+        here = folder.relative_to(target)
         folders.append((folder, fresh / here))
-        links = [name for name in inner if os.path.islink(Path(folder, name))]
+        links = [name for name in inner if os.path.islink(folder / name)]
         if not (inner or names):
             (fresh / here).mkdir(parents=True, exist_ok=True)
         for name in [*names, *links]:
-            old, new = Path(folder, name), fresh / here / name
+            old, new = folder / name, fresh / here / name
             if (here / name).as_posix() in ours:
                 continue
             if os.path.lexists(new):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from recbole_llmemb.core.optional import optional
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Okabe and Ito's colors, which color-blind readers tell apart as well.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -19,7 +23,9 @@ def check_matplotlib(option: str) -> None:
     optional("matplotlib", "figures", option)
 
 
-def new_figure(width: float, height: float, layout: str = "constrained"):
+def new_figure(
+    width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
     """A figure that is drawn without a screen, whatever pyplot may be set to."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -29,7 +35,7 @@ def new_figure(width: float, height: float, layout: str = "constrained"):
     return figure
 
 
-def style(number: int) -> dict:
+def style(number: int) -> dict[str, str]:
     """How the curve of the ``number``-th group looks, the same in every figure."""
     return {
         "color": COLORS[number % len(COLORS)],
@@ -38,7 +44,7 @@ def style(number: int) -> dict:
     }
 
 
-def png(figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """The figure as a PNG file; equal figures give equal bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
@@ -57,7 +63,7 @@ def principal_plane(vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
     return centred @ directions[:2].t(), share
 
 
-def bare(axes, points, name: str) -> None:
+def bare(axes: Any, points: torch.Tensor, name: str) -> None:
     """Axes for a map: a title, equal scales, no ticks."""
     low, high = points.amin(0), points.amax(0)
     (x, y), edge = ((low + high) / 2).tolist(), 0.53 * (high - low).max().item() or 1.0

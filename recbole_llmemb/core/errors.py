@@ -60,7 +60,9 @@ def explained(
         raise kind(text, key=key, where=where) from error
 
 
-def refuse_twice(tokens: Iterable[str], where: object, advice: str, kind=UserError) -> None:
+def refuse_twice(
+    tokens: Iterable[str], where: object, advice: str, kind: type[UserError] = UserError
+) -> None:
     """Refuse item tokens of which some occur more than once."""
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:

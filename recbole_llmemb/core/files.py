@@ -5,15 +5,18 @@ from __future__ import annotations
 import glob
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from recbole_llmemb.core.errors import UserError, reason_of
 
+AnyPath = str | os.PathLike[str]
+
 
 @contextmanager
-def atomic_file(path, key: str | None = None) -> Iterator[Path]:
+def atomic_file(path: AnyPath, key: str | None = None) -> Iterator[Path]:
     """Give the path of a fresh file beside ``path`` that takes its place when the block ends well.
 
     Something like ``/dev/stdout`` is given as it is.
@@ -47,13 +50,13 @@ def atomic_file(path, key: str | None = None) -> Iterator[Path]:
             fresh.unlink(missing_ok=True)
 
 
-def _unwritable(path, error, key) -> UserError:
+def _unwritable(path: AnyPath, error: OSError, key: str | None) -> UserError:
     advice = f"; give --{key} a file in a folder that can be written to" if key else ""
     reason = reason_of(error)
     return UserError(f"The file {path} cannot be written ({reason}){advice}.", key=key, where=path)
 
 
-def is_stream(path) -> bool:
+def is_stream(path: AnyPath) -> bool:
     """Whether a path is something like ``/dev/stdout``, which cannot be replaced."""
     path = Path(path)
     if path.parts[:2] == ("/", "dev") and path.parts[2:3] != ("shm",):  # which holds files
@@ -61,7 +64,7 @@ def is_stream(path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def refuse_inputs(output, inputs) -> None:
+def refuse_inputs(output: AnyPath | None, inputs: Iterable[AnyPath | None]) -> None:
     """Refuse an output that would replace what is read, under whatever name or link.
 
     ``output``: A file, or a folder.
@@ -77,7 +80,7 @@ def refuse_inputs(output, inputs) -> None:
             )
 
 
-def _would_replace(output, given):
+def _would_replace(output: AnyPath, given: AnyPath) -> bool:
     if os.path.samefile(output, given):
         return True
     there, read, here = (Path(os.path.realpath(path)) for path in (output, given, "."))
@@ -91,10 +94,10 @@ def _would_replace(output, given):
 _NOT_INPUTS = ("model", "dataset", "data_path", "checkpoint_dir", "llm_cache_dir")
 
 
-def inputs_of(config) -> list:
+def inputs_of(config: Any) -> list[AnyPath]:
     """What a run of this configuration may read: its data, and what its settings name."""
     data = Path(config["data_path"]).glob(f"{glob.escape(str(config['dataset']))}.*")
-    found = [file for file in data if file.suffix != ".json"]
+    found: list[AnyPath] = [file for file in data if file.suffix != ".json"]
     values = [value for key, value in config.final_config_dict.items() if key not in _NOT_INPUTS]
     while values:
         value = values.pop()
@@ -107,7 +110,7 @@ def inputs_of(config) -> list:
     return found
 
 
-def require_writable(path, key: str | None = None) -> None:
+def require_writable(path: AnyPath, key: str | None = None) -> None:
     """Refuse a file that :func:`atomic_file` could not write, before any work is done for it."""
     if is_stream(path):
         return
@@ -125,17 +128,18 @@ def require_writable(path, key: str | None = None) -> None:
 
 def text_encoding(encoding: str | None) -> str:
     """The encoding to read a text file with: UTF-8 may begin with a byte order mark."""
-    plain = (encoding or "utf-8").lower().replace("_", "-")
+    encoding = encoding or "utf-8"
+    plain = encoding.lower().replace("_", "-")
     return "utf-8-sig" if plain in ("utf-8", "utf8") else encoding
 
 
-def lines_of(path, encoding: str | None = None) -> list[str]:
+def lines_of(path: AnyPath, encoding: str | None = None) -> list[str]:
     """Lines of a text file without their ends; a lone carriage return is none."""
     with open(path, encoding=text_encoding(encoding), newline="\n") as file:
         return [line.removesuffix("\r") for line in file.read().split("\n")]
 
 
-def first_line(path, encoding: str | None) -> str:
+def first_line(path: AnyPath, encoding: str | None) -> str:
     """The first line of a text file, as :func:`lines_of` has it."""
     try:
         with open(path, encoding=text_encoding(encoding), newline="\n") as file:
@@ -144,7 +148,7 @@ def first_line(path, encoding: str | None) -> str:
         raise UserError(wrong_encoding(path, encoding, error)) from None
 
 
-def wrong_encoding(path, encoding: str | None, error: Exception) -> str:
+def wrong_encoding(path: AnyPath, encoding: str | None, error: Exception) -> str:
     """A sentence for a file that cannot be decoded."""
     reason = " ".join(str(error).split()).rstrip(".")
     return (
@@ -153,7 +157,7 @@ def wrong_encoding(path, encoding: str | None, error: Exception) -> str:
     )
 
 
-def hash_file(path, digest) -> None:
+def hash_file(path: AnyPath, digest: Any) -> None:
     """Feed a file to a hash, part by part."""
     with open(path, "rb") as file:
         while chunk := file.read(1 << 22):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -11,7 +12,7 @@ from recbole_llmemb.core.errors import UserError, explained
 
 
 @contextlib.contextmanager
-def preserve_cuda_visible_devices():
+def preserve_cuda_visible_devices() -> Iterator[None]:
     """Undo what a configuration does to CUDA_VISIBLE_DEVICES.
 
     RecBole sets it to ``gpu_id``: whatever is started afterwards would see that GPU only.
@@ -36,7 +37,7 @@ def usable_device(name: str, key: str) -> torch.device:
         return torch.device(name)
 
 
-def refuse_too_large(rows, width, dtype, device) -> None:
+def refuse_too_large(rows: int, width: int, dtype: torch.dtype, device: torch.device | str) -> None:
     """Refuse a table ``(rows, width)`` that the memory of a GPU cannot hold."""
     import torch
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file
 from recbole_llmemb.core.optional import optional
 
-_IN_LATEX = {
+_IN_LATEX: dict[str, Any] = {
     "variable_start_string": "<<",
     "variable_end_string": ">>",
     "block_start_string": "<%",
@@ -55,7 +56,7 @@ class OutFolder:
     a comment (:func:`comment`).
     """
 
-    def __init__(self, folder, listing: str):
+    def __init__(self, folder: str | os.PathLike[str], listing: str) -> None:
         self.folder, self.listing = Path(folder), listing
         self._check([listing])
         optional("matplotlib", "figures", "--out")
@@ -70,7 +71,7 @@ class OutFolder:
             (self.folder / name).unlink(missing_ok=True)
         return files
 
-    def _write(self, contents):
+    def _write(self, contents: dict[str, bytes]) -> list[Path]:
         for name, content in contents.items():
             with atomic_file(self.folder / name) as fresh:
                 fresh.write_bytes(content)
@@ -80,17 +81,18 @@ class OutFolder:
         """The files of an earlier run that are there."""
         try:
             text = (self.folder / self.listing).read_text(encoding="utf-8")
-            names = json.loads(re.search(r"\bfiles\"?: (\[.*?\])", text, re.DOTALL)[1])
+            found = re.search(r"\bfiles\"?: (\[.*?\])", text, re.DOTALL)
+            names = json.loads(found[1] if found else "[]")
         except (OSError, ValueError, TypeError):
             return set()
         return {name for name in names if isinstance(name, str) and self._is_inside(name)}
 
-    def _is_inside(self, name) -> bool:
+    def _is_inside(self, name: str) -> bool:
         """Whether a name is of a file below the folder, whatever links there are."""
         path, folder = Path(os.path.realpath(self.folder / name)), os.path.realpath(self.folder)
         return Path(folder) in path.parents
 
-    def _check(self, names) -> None:
+    def _check(self, names: Iterable[str]) -> None:
         listed = self._listed()
         for name in names:
             if name not in listed and os.path.lexists(self.folder / name):
@@ -102,6 +104,6 @@ class OutFolder:
                 )
 
 
-def comment(names) -> str:
+def comment(names: Iterable[str]) -> str:
     """The list of files that a page carries."""
     return f"<!-- files: {json.dumps(sorted(names))} -->"

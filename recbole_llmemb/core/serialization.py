@@ -97,7 +97,7 @@ def to_safe(value: Any, where: str) -> Any:
             "data": torch.from_numpy(np.array(coo.data)),
         }
     if isinstance(value, Mapping):
-        packed = OrderedDict() if isinstance(value, OrderedDict) else {}
+        packed: Any = OrderedDict() if isinstance(value, OrderedDict) else {}
         for key, entry in value.items():
             packed[to_safe(key, where)] = to_safe(entry, f"{where}.{key}")
         if hasattr(value, "_metadata"):  # the module versions a state_dict carries

@@ -26,7 +26,7 @@ def nearest(token: str, known: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(token, known[:_MANY], n=count, cutoff=0.6)
 
 
-def _alike(one, other):
+def _alike(one: str, other: str) -> bool:
     if abs(len(one) - len(other)) > 2:
         return False
     half = max(1, len(other) // 2)

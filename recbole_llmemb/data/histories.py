@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import torch
+from recbole.data.interaction import Interaction
 
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
 
@@ -79,14 +80,17 @@ def with_shuffled_histories(dataset, seed, last=None):
     if isinstance(rows, LazyInteraction):
         store = ShuffledInteractions(rows.store, dataset.iid_field, dataset.uid_field, seed, last)
         return dataset.copy(LazyInteraction(rows.interaction, store, length_field))
-    from recbole.data.interaction import Interaction
-
     columns, field = dict(rows.interaction), dataset.item_id_list_field
     keys = row_keys(columns[dataset.uid_field], columns[length_field])
     lists = columns[field]
     order = shuffled_order(keys, columns[length_field], lists.shape[1], seed, last)
     columns[field] = lists.gather(1, order)
     return dataset.copy(Interaction(columns))
+
+
+def batch_of(columns):
+    """Columns ``(b,)`` and ``(b, L)`` by field, as models take them."""
+    return Interaction(columns)
 
 
 def with_shuffled_sequences(dataset, seed):

@@ -133,7 +133,7 @@ class Encoder:
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, cut where the model cuts it; characters without a tokenizer."""
-        tokenizer = getattr(self.model, "tokenizer", None)
+        tokenizer: Any = getattr(self.model, "tokenizer", None)
         if not hasattr(tokenizer, "padding_side"):
             return [len(text) for text in texts]
         longest = self.model.max_seq_length
@@ -238,7 +238,7 @@ def _set_pooling(model: Any, pooling: str, name: str) -> None:
     try:
         from sentence_transformers.sentence_transformer.modules import Pooling
     except ImportError:  # where it was before sentence-transformers 6
-        from sentence_transformers.models import Pooling
+        from sentence_transformers.models import Pooling  # type: ignore[no-redef,assignment]
 
     for key, module in model.named_children():
         if isinstance(module, Pooling):

@@ -104,7 +104,7 @@ def assemble(plan: Plan, text_of: np.ndarray, work: Path) -> torch.Tensor:
     place_of = place_of[text_of]
     items = np.argsort(place_of, kind="stable")
     starts = np.searchsorted(place_of[items], bounds)
-    table = None
+    table: Any = None
     for number in range(len(plan)):
         vectors = _get(plan, work, number)
         if vectors is None:
@@ -163,7 +163,7 @@ def _check_finite(vectors: torch.Tensor, numbers: np.ndarray, catalog: Catalog) 
 
 def _digest(vectors: torch.Tensor) -> str:
     data = vectors.contiguous().view(torch.uint8).numpy()
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hashlib.blake2b(data.data, digest_size=16).hexdigest()
 
 
 def _write(path: Path, key: str, vectors: torch.Tensor) -> None:

@@ -219,7 +219,7 @@ def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
     if not HF_HUB_OFFLINE:
         try:
             info = HfApi().model_info(hub_id, revision=revision, timeout=_HUB_TIMEOUT)
-            return EncoderSource(name, hub_id, info.sha, offline=False)
+            return EncoderSource(name, hub_id, str(info.sha), offline=False)
         except (HFValidationError, RepositoryNotFoundError) as error:
             raise UserError(
                 f"There is no encoder {name!r}: neither a directory nor a model on the Hugging "

@@ -12,10 +12,10 @@ import math
 import torch
 from tabulate import tabulate
 
-from recbole_llmemb.config.measure import KEEP_TARGET, excluded_of, history_in_words
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.holdout import histories, met_before
+from recbole_llmemb.evaluation.measure import KEEP_TARGET, excluded_of, history_in_words
 from recbole_llmemb.models.given import is_checkpoint
 from recbole_llmemb.models.scoring import Items
 
@@ -88,8 +88,9 @@ def evaluate_cold(config, data, model) -> dict:
         allowed, found = ranks[name]
         block[name] = {"candidates": candidates}
         for ranker in RANKERS:
+            greater, equal = found[ranker]
             block[name][ranker] = expected_metrics(
-                *found[ranker], candidates, names, config["topk"], allowed
+                greater, equal, candidates, names, config["topk"], allowed
             )
     return block
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from recbole.data import utils
 from recbole.data.dataloader import FullSortEvalDataLoader
-from recbole.utils import EvaluatorType, get_gpu_usage, set_color
+from recbole.utils import EvaluatorType, get_gpu_usage, init_seed, set_color
 from tqdm import tqdm
 
 from recbole_llmemb.evaluation.candidates import EXCLUDED
 from recbole_llmemb.evaluation.collector import CandidateScores
+
+
+def loader_like(loader, split, config):
+    """A loader of a split like the test set's, with candidates from the run's seed."""
+    # RecBole's own models are ranked against candidates from NumPy's numbers.
+    init_seed(config["seed"], config["reproducibility"])
+    sampler = getattr(loader, "_sampler", None)
+    return utils.get_dataloader(config, "test")(config, split, sampler, shuffle=False)
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from recbole.data.dataloader import FullSortEvalDataLoader
 
-from recbole_llmemb.config.measure import KEEP_TARGET
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.batching import length_order, trim_histories
 from recbole_llmemb.data.lazy import POSITION
+from recbole_llmemb.evaluation.measure import KEEP_TARGET
 
 #: Scores of a batch at most (a gigabyte), however large ``eval_batch_size`` is.
 MOST_SCORES = 1 << 28

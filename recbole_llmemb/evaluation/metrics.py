@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.evaluator.register import (
     metric_information,
@@ -18,7 +20,7 @@ from recbole_llmemb.core.registry import Registry, is_import_path
 METRICS = Registry("metrics", AbstractMetric, **metrics_dict)
 
 
-def add_metric(metric: type) -> str:
+def add_metric(metric: Any) -> str:
     """Let RecBole's evaluators know a metric by the name of its class, which is returned."""
     name = metric.__name__.lower()
     if metrics_dict.get(name, metric) is not metric and name in METRICS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class Method:
     """
 
     one_pass: str = ""
-    padding_free = False
+    padding_free: bool | str = False
     reads: frozenset[str] = frozenset({"items", "lengths"})
     products = True
     similarity = True
@@ -170,10 +170,12 @@ class Method:
 
         RecBole's models have them under names that begin so.
         """
-        layers = ((name.rpartition(".")[2], layer) for name, layer in self.named_modules())
-        layers = [layer for name, layer in layers if name.startswith("user")]
-        layers = [layer for layer in layers if isinstance(layer, nn.Embedding)]
-        return [layer for layer in layers if layer.num_embeddings == n_users]
+        found = []
+        for name, layer in cast(nn.Module, self).named_modules():
+            embeds = isinstance(layer, nn.Embedding) and layer.num_embeddings == n_users
+            if embeds and name.rpartition(".")[2].startswith("user"):
+                found.append(layer)
+        return found
 
     def frozen_parameters(self) -> int:
         """Numbers that take part, are not trained and are no parameters of the module."""
@@ -251,7 +253,7 @@ def forward_roles(forward) -> tuple:
 
     ``forward``: bound to its model.
     """
-    found = []
+    found: list[str | None] = []
     for name, parameter in inspect.signature(forward).parameters.items():
         if name in _ROLES:
             found.append(_ROLES[name])

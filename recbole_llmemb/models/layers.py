@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,33 +21,33 @@ class EvalCache(nn.Module):
     gradient, and every change between training and evaluation, forgets it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self._kept = None
+        self._kept: Any = None
 
-    def get(self, tensors, compute):
+    def get(self, tensors: Iterable[torch.Tensor], compute: Callable[[], Any]) -> Any:
         """What ``compute`` returns, which depends on these tensors and nothing else."""
         if torch.is_grad_enabled():
             self._kept = None
             return compute()
         tensors = tuple(tensors)
-        key = [(t.data_ptr(), t._version, t.shape, t.dtype, t.device) for t in tensors]
+        key: list[Any] = [(t.data_ptr(), t._version, t.shape, t.dtype, t.device) for t in tensors]
         key += [torch.is_autocast_enabled(t.device.type) for t in tensors[:1]]
         if self._kept is None or self._kept[0] != key:
             # The tensors are kept, too, so that no other can come to lie at their address.
             self._kept = key, tensors, compute()
         return self._kept[2]
 
-    def forget(self):
+    def forget(self) -> None:
         """Compute it anew when it is asked for next."""
         self._kept = None
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> EvalCache:
         if mode != self.training:
             self._kept = None
         return super().train(mode)
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # What evaluation computed is not worth copying or pickling.
         return {**self.__dict__, "_kept": None}
 
@@ -57,7 +60,7 @@ class BitDropout(nn.Dropout):
     of 0 and 1, this is ``nn.Dropout``.
     """
 
-    def forward(self, input):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         dropped = round(self.p * _LEVELS)
         if not self.training or input.device.type != "cpu" or dropped in (0, _LEVELS):
             return super().forward(input)
@@ -82,10 +85,11 @@ def use_fast_ops(model: nn.Module) -> None:
                 setattr(module, name, BitDropout(child.p))
         gelu = getattr(module, "gelu", None)  # of RecBole's FeedForward
         if gelu is not None and getattr(module, "intermediate_act_fn", None) == gelu:
-            module.intermediate_act_fn = F.gelu  # the same function, to rounding
+            # The same function, to rounding.
+            module.intermediate_act_fn = F.gelu  # type: ignore[assignment]
 
 
-def table_dtype(setting, width, device):
+def table_dtype(setting: str | None, width: int, device: torch.device | str) -> torch.dtype:
     """The format that ``llm_table_dtype`` means for a frozen table of this width.
 
     A wide table in float32 costs a training step more than the rest of the model together:
@@ -95,16 +99,17 @@ def table_dtype(setting, width, device):
     ``setting``: the key's value; None leaves the choice to this function.
     """
     if setting:
-        return getattr(torch, setting)
+        found: torch.dtype = getattr(torch, setting)
+        return found
     wide = width > WIDE
     return torch.bfloat16 if wide and has_bfloat16_matmul(device) else torch.float32
 
 
-def has_bfloat16_matmul(device) -> bool:
+def has_bfloat16_matmul(device: torch.device | str) -> bool:
     """Whether a device has instructions for products of bfloat16, rather than emulates them."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if torch.device(device).type != "cpu":
         return False
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(probe() for name in probes if (probe := getattr(torch.cpu, name, None)))
+    return any(bool(probe()) for name in probes if (probe := getattr(torch.cpu, name, None)))

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 try:  # torch ≥ 2.13 computes logits and loss in chunks: a third of the time and no logits matrix
     from torch.nn import LinearCrossEntropyOptions
 except ImportError:
-    LinearCrossEntropyOptions = None
+    LinearCrossEntropyOptions = None  # type: ignore[assignment,misc]
 
 # Logits in flight at a time, on CPU and on CUDA: what a core's cache, or a GPU's lanes, hold.
 # torch's own choice is far smaller for the narrow states of recommenders (5 times slower).
@@ -19,7 +19,13 @@ _CHUNK = (1_500_000, 64_000_000)
 _MOST_LOGITS = 1_000_000_000
 
 
-def item_cross_entropy(states, items, targets, bias=None, padding=False):
+def item_cross_entropy(
+    states: torch.Tensor,
+    items: torch.Tensor,
+    targets: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    padding: bool = False,
+) -> torch.Tensor:
     """Cross-entropy of the target against all items (RecBole's ``CE``), mean over positions.
 
     ``states`` (n, d), ``items`` (n_items, d): row 0 of the items is padding.
@@ -42,7 +48,7 @@ def item_cross_entropy(states, items, targets, bias=None, padding=False):
     if len(states) * len(items) <= _MOST_LOGITS:
         return F.cross_entropy(F.linear(states, items, bias), targets)
     rows = max(1, _MOST_LOGITS // len(items))
-    parts = zip(states.split(rows), targets.split(rows))
+    parts = zip(torch.split(states, rows), torch.split(targets, rows))
     # Each part's logits are computed again on the way back. They draw no random numbers.
     losses = [
         checkpoint(_summed, *part, items, bias, use_reentrant=False, preserve_rng_state=False)
@@ -51,11 +57,13 @@ def item_cross_entropy(states, items, targets, bias=None, padding=False):
     return torch.stack(losses).sum() / len(states)
 
 
-def _summed(states, targets, items, bias):
+def _summed(
+    states: torch.Tensor, targets: torch.Tensor, items: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
     return F.cross_entropy(F.linear(states, items, bias), targets, reduction="sum")
 
 
-def bpr_loss(positive, negative):
+def bpr_loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """RecBole's BPR: −log(10⁻¹⁰ + σ(positive − negative)), mean over all pairs.
 
     ``positive`` is ``(n,)``, ``negative`` ``(n,)`` or ``(n, k)``.
@@ -63,7 +71,7 @@ def bpr_loss(positive, negative):
     return -torch.log(1e-10 + torch.sigmoid(_against(positive, negative) - negative)).mean()
 
 
-def bce_loss(positive, negative):
+def bce_loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """The LLMEmb authors' loss: binary cross-entropy of positives and of sampled negatives.
 
     Mean over positives plus mean over negatives; shapes as :func:`bpr_loss`.
@@ -71,7 +79,7 @@ def bce_loss(positive, negative):
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
 
 
-def _against(positive, negative):
+def _against(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     return positive if negative.dim() == 1 else positive.unsqueeze(1)
 
 
@@ -90,21 +98,28 @@ class CELoss(Loss):
 
     samples_negatives = False
 
-    def forward(self, states, items, targets, bias=None, padding=False):
+    def forward(
+        self,
+        states: torch.Tensor,
+        items: torch.Tensor,
+        targets: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        padding: bool = False,
+    ) -> torch.Tensor:
         return item_cross_entropy(states, items, targets, bias, padding)
 
 
 class BPRLoss(Loss):
     """:func:`bpr_loss`."""
 
-    def forward(self, positive, negative):
+    def forward(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
         return bpr_loss(positive, negative)
 
 
 class BCELoss(Loss):
     """:func:`bce_loss`."""
 
-    def forward(self, positive, negative):
+    def forward(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
         return bce_loss(positive, negative)
 
 
@@ -115,11 +130,11 @@ class AlignmentLoss(nn.Module):
     rows and by columns. Nothing is normalized. The paper uses τ = 2.
     """
 
-    def __init__(self, temperature=2.0):
+    def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, teacher, adapted):
+    def forward(self, teacher: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
         """Loss between collaborative and adapted embeddings, both ``(k, d)``."""
         tau = self.temperature
         logits = teacher @ adapted.t() / tau
@@ -130,7 +145,7 @@ class AlignmentLoss(nn.Module):
         return (by_rows + by_columns) / 2
 
 
-def log_popularity(counts, weight):
+def log_popularity(counts: torch.Tensor, weight: float) -> torch.Tensor:
     """What is added to the logits of the training softmax, and only there, ``(n_items,)``.
 
     Logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314): with ``weight`` · log of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
 
@@ -28,7 +29,7 @@ def names() -> list[str]:
     return NAMES + [name for name in MODELS if name not in NAMES]
 
 
-def find(model: str) -> type | None:
+def find(model: str) -> Any:
     """The class of a model of this package; None for any other."""
     return model_class(model) if is_ours(model) else None
 
@@ -39,7 +40,7 @@ def by_module(name: str) -> str | None:
     return {model.lower(): model for model in known}.get(name)
 
 
-def model_class(name: str) -> type:
+def model_class(name: str) -> Any:
     """The class of one of our models, by its name."""
     if name in MODELS:
         return MODELS[name]

@@ -35,7 +35,9 @@ class ItemScores(nn.Module):
     ``temperature``: τ, or where learning it begins; empty: 1, or what suits cosines.
     """
 
-    def __init__(self, cosine=False, temperature=None, learnt=False):
+    def __init__(
+        self, cosine: bool = False, temperature: float | None = None, learnt: bool = False
+    ) -> None:
         super().__init__()
         self.cosine = cosine
         self.fixed = temperature or (COSINE_TEMPERATURE if cosine else 1.0)
@@ -45,12 +47,12 @@ class ItemScores(nn.Module):
         self.directions = EvalCache()
 
     @property
-    def is_dot_product(self):
+    def is_dot_product(self) -> bool:
         """Whether scores are dot products and nothing else, as RecBole's own losses make them."""
         return not self.cosine and self.fixed == 1.0 and self.log_temperature is None
 
     @property
-    def temperature(self):
+    def temperature(self) -> torch.Tensor | float:
         """τ, a number or a tensor that gradients flow to."""
         if self.log_temperature is None:
             return self.fixed
@@ -62,25 +64,27 @@ class ItemScores(nn.Module):
             return self.log_temperature.exp()
         return self.log_temperature.clamp(low, high).exp()
 
-    def sides(self, states, items):
+    def sides(self, states: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What is multiplied: states ``(..., d)`` and item embeddings ``(..., d)``."""
         return self.of_states(states), self.of_items(items)
 
-    def of_states(self, states):
+    def of_states(self, states: torch.Tensor) -> torch.Tensor:
         """The side of states ``(..., d)``."""
         return states if self.is_dot_product else self._unit(states) / self.temperature
 
-    def of_items(self, items):
+    def of_items(self, items: torch.Tensor) -> torch.Tensor:
         """The side of item embeddings ``(..., d)``."""
         if torch.is_grad_enabled():
             self.directions.forget()
         return self._unit(items)
 
-    def of_all_items(self, items):
+    def of_all_items(self, items: torch.Tensor) -> torch.Tensor:
         """As :meth:`of_items` for a matrix of all items, whose side evaluation makes once."""
         return self.directions.get([items], lambda: self._unit(items)) if self.cosine else items
 
-    def scores(self, states, items: Items, ids=None):
+    def scores(
+        self, states: torch.Tensor, items: Items, ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Scores of all items ``(b, n)``, or of those with these ids ``(b, c)``.
 
         ``states`` (b, d).
@@ -92,5 +96,5 @@ class ItemScores(nn.Module):
         found = torch.einsum("bd,bcd->bc", states, chosen)
         return found if items.bias is None else found + items.bias[ids]
 
-    def _unit(self, vectors):
+    def _unit(self, vectors: torch.Tensor) -> torch.Tensor:
         return F.normalize(vectors, dim=-1, eps=_SHORTEST) if self.cosine else vectors

@@ -25,18 +25,21 @@ class Affine(nn.Module):
     Shapes: ``mean`` (D,).
     """
 
-    def __init__(self, mean, matrix):
+    mean: torch.Tensor
+    matrix: torch.Tensor
+
+    def __init__(self, mean: torch.Tensor, matrix: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("matrix", torch.as_tensor(matrix), persistent=False)
 
-    def forward(self, rows):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """``(n, D)`` to ``(n, D')``, in the format of ``rows``."""
         centred = rows.to(self.mean.dtype) - self.mean
         moved = centred * self.matrix if self.matrix.dim() == 0 else centred @ self.matrix
         return moved.to(rows.dtype)
 
-    def of_table(self, table):
+    def of_table(self, table: torch.Tensor) -> torch.Tensor:
         """A matched table ``(n_items, D)``, mapped; row 0 is padding and becomes zero."""
         rows = self(table[1:])
         return torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
@@ -62,7 +65,14 @@ class Whitening(nn.Module):
     ``std``: standard deviation of each column afterwards.
     """
 
-    def __init__(self, table, std):
+    mean: torch.Tensor
+    vectors: torch.Tensor
+    values: torch.Tensor
+    scale: torch.Tensor
+    used: torch.Tensor
+    longest: torch.Tensor
+
+    def __init__(self, table: torch.Tensor, std: float) -> None:
         super().__init__()
         rows = table[1:].double()
         mean = rows.mean(0)
@@ -82,11 +92,11 @@ class Whitening(nn.Module):
         # A hair more, so that rounding leaves one that is like the longest as it is.
         self.register_buffer("longest", longest * 1.001, persistent=False)
 
-    def _along(self, rows):
+    def _along(self, rows: torch.Tensor) -> torch.Tensor:
         """Whitened, along the directions in which the table varies, ``(n, D)``."""
         return (rows.to(self.mean.dtype) - self.mean) @ self.vectors * (self.scale * self.used)
 
-    def forward(self, rows):
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Items outside the table, ``(n, D)`` to ``(n, D)``, in the format of ``rows``."""
         tiny = torch.finfo(self.mean.dtype).tiny
         whole = self._along(rows)
@@ -95,9 +105,10 @@ class Whitening(nn.Module):
         ridge = _SHRINK * excess.log() * self.values.sum() / self.used.sum().clamp(min=1)
         shrunk = whole * (self.values / (self.values + ridge).clamp(min=tiny))
         left = shrunk.norm(dim=1, keepdim=True).clamp(min=tiny)
-        return (shrunk * (length / excess / left) @ self.vectors.t()).to(rows.dtype)
+        found: torch.Tensor = shrunk * (length / excess / left) @ self.vectors.t()
+        return found.to(rows.dtype)
 
-    def of_table(self, table):
+    def of_table(self, table: torch.Tensor) -> torch.Tensor:
         """The table that it was made of, mapped; row 0 is padding and becomes zero."""
         matrix = (self.vectors * self.scale) @ self.vectors.t()
         rows = ((table[1:].to(self.mean.dtype) - self.mean) @ matrix).to(table.dtype)

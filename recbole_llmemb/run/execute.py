@@ -13,11 +13,11 @@ import torch
 import yaml
 from recbole.utils import init_logger
 
-from recbole_llmemb.config.measure import excluded_of, measure_of_run
 from recbole_llmemb.config.recbole_config import make_config, preset_file
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.evaluation import cold
+from recbole_llmemb.evaluation.measure import excluded_of, measure_of_run
 from recbole_llmemb.models.registry import is_ours, look_up, model_class
 from recbole_llmemb.run import artifacts, stages
 from recbole_llmemb.run.per_user import read_users, write_users

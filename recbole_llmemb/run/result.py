@@ -94,7 +94,7 @@ class RunResult(BaseModel):
     checkpoint: str | os.PathLike | None = None
     users_file: str | os.PathLike | None = None
     cold_items: dict[str, Any] | None = None
-    file: Path | None = Field(None, exclude=True)
+    file: Path | None = Field(default=None, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -110,15 +110,17 @@ class RunResult(BaseModel):
         return {name.lower(): value for name, value in self.test_result.items()}
 
     @property
-    def rows(self) -> int | None:
+    def rows(self) -> float | None:
         """Evaluated rows of the test set, where the file tells: short and long users."""
         sizes = [self.groups.get(name, {}).get("users") for name in ("short_users", "long_users")]
-        return None if None in sizes else sum(sizes)
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == 2 else None
 
     @property
     def name(self) -> str | None:
         """The file's name without the seed at its end; None if there is none."""
-        found = re.fullmatch(rf"(.*?)[-_. ]?(?:seed)?[-_=]?{self.seed}", self.file.stem)
+        stem = self.file.stem if self.file else ""
+        found = re.fullmatch(rf"(.*?)[-_. ]?(?:seed)?[-_=]?{self.seed}", stem)
         return found.group(1) or None if found else None
 
     def content(self, path=None) -> dict:
@@ -222,7 +224,7 @@ def results_table(
     valid_users, test_users : int, optional
         Numbers of rows behind ``valid`` and ``test``; groups tell the latter.
     measure : str, optional
-        Which measure it is, as :func:`~recbole_llmemb.config.measure.measure_of` says it:
+        Which measure it is, as :func:`~recbole_llmemb.evaluation.measure.measure_of` says it:
         the first line.
 
     Returns
@@ -238,8 +240,9 @@ def results_table(
     columns = [metric.lower() for metric in metrics]
     users = {name: group.get("users") for name, group in groups.items()}
     # Short and long users share out all rows; item groups may leave some out.
-    overall = [users.get("short_users"), users.get("long_users")]
-    total = test_users if None in overall else sum(overall)
+    sizes = [users.get("short_users"), users.get("long_users")]
+    known = [size for size in sizes if size is not None]
+    total = sum(known) if len(known) == 2 else test_users
     lines = [("validation, all", valid_users, valid), ("test, all", total, test)]
     lines += [(f"  {titles.get(name, name)}", users[name], group) for name, group in groups.items()]
     rows = [

@@ -30,7 +30,7 @@ SECTIONS: list[type[Settings]] = [
 ]
 __all__ = ["SECTIONS", "Use", "declared", "keys", "sections_of", "use_of"]
 
-_INDENT: dict[str, str] = {"initial_indent": "  ", "subsequent_indent": "      "}
+_INDENT: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "      "}
 # What a checkpoint may be evaluated with that it was not trained with.
 _FREE = Use.PLACE | Use.MACHINE | Use.SPEED | Use.MEASURE
 

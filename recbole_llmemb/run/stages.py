@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import FeatureType, ModelType, get_model, init_seed
@@ -87,10 +88,10 @@ _UNUSABLE = ValueError, KeyError, NotImplementedError, TypeError, AttributeError
 class Data:
     """A dataset and its three loaders."""
 
-    dataset: object
-    train: object
-    valid: object
-    test: object
+    dataset: Any
+    train: Any
+    valid: Any
+    test: Any
 
     @property
     def parts(self) -> list:

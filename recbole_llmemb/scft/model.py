@@ -115,7 +115,7 @@ def add_lora(
     model.add_adapter(
         peft.LoraConfig(
             r=rank,
-            lora_alpha=alpha,
+            lora_alpha=alpha,  # type: ignore[arg-type]  # divides by the rank
             lora_dropout=dropout,
             target_modules=check_targets(inner, targets) if targets else find_targets(inner),
             task_type="FEATURE_EXTRACTION",

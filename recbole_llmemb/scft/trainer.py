@@ -145,7 +145,7 @@ class ScftTrainer(SentenceTransformerTrainer):
     def trained(self) -> dict[str, torch.Tensor]:
         """What is trained, by name: the adapter and the temperature."""
         model = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        return {**model, "temperature": self.loss.form.temperature}
+        return {**model, "temperature": self.loss.form.temperature}  # type: ignore[attr-defined]
 
     def _save(self, output_dir=None, state_dict=None):
         trained = {name: value.detach().contiguous() for name, value in self.trained().items()}

@@ -17,7 +17,7 @@ from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.data.lazy import POSITION  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole_llmemb.config.measure import (  # isort: skip
+from recbole_llmemb.evaluation.measure import (  # isort: skip
     excluded_of,
     measure_of,
     measure_of_run,

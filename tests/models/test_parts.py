@@ -170,7 +170,7 @@ def test_a_backbone_with_a_loss_of_its_own_takes_no_other(mine, tiny_config):
 
 
 def test_a_registered_name(tiny_run, monkeypatch):
-    from recbole_llmemb.models.parts import ADAPTERS
+    from recbole_llmemb.models.llmemb.parts import ADAPTERS
 
     names = Registry("adapter", torch.nn.Module, one=torch.nn.Linear)
     names.register("two", torch.nn.Bilinear)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recbole_llmemb.config.measure import less_is_better
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
+from recbole_llmemb.evaluation.measure import less_is_better
 from recbole_llmemb.run.per_user import read_users
 
 #: Paired tests over users: name on the command line → in words.
@@ -201,7 +201,7 @@ def _test(found, test) -> dict[tuple, float]:
         )
         return {}
     users, base = values[0]
-    raw = {}
+    raw: dict = {}
     for place, each in enumerate(values):
         if place and each is not None:
             files = [found.groups[i].runs[0].users_file for i in (0, place)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from recbole_llmemb.apps.compare.comparison import mean_std
 from recbole_llmemb.core.drawing import new_figure, style
 
@@ -11,7 +13,7 @@ _BINS = {
 }
 
 
-def figures_of(found) -> dict[str, tuple[str, object]]:
+def figures_of(found) -> dict[str, tuple[str, Any]]:
     """All figures that the files of a comparison suffice for.
 
     ``found``: to which a note is added where some runs cannot be drawn.

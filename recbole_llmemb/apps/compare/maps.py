@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def flatten(vectors, method, seed=0) -> tuple[torch.Tensor, str]:
     return torch.from_numpy(points - points.mean(0)), "t-SNE"
 
 
-def maps_of(found, method, category_field, data_path) -> dict[str, tuple[str, object]]:
+def maps_of(found, method, category_field, data_path) -> dict[str, tuple[str, Any]]:
     """A map of the first run of each group that has a checkpoint; notes what has none.
 
     Returns by file name without suffix: caption and figure.

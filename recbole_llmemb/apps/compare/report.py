@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tabulate import tabulate
 
@@ -117,7 +118,7 @@ def render_files(found, map_method="pca", category_field=None, data_path=None) -
     # LaTeX has what the marks mean in the caption of the table that has them.
     latex_tables = [to_latex(each, None if at else found.marks) for at, each in enumerate(tables)]
     notes = "".join(f"\n{note}\n" for note in found.notes)
-    contents = {
+    contents: dict[str, Any] = {
         **{f"figures/{name}.png": data for name, (_, data) in drawn.items()},
         "table.md": "\n\n".join(markdown) + f"\n{notes}",
         "table.tex": "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(latex_tables) + "\n",
@@ -156,7 +157,7 @@ def _p_values(found) -> Table:
 
 
 def _settings(found) -> Table:
-    rows = [
+    rows: list[list[str | Cell]] = [
         [key, *("" if value is None else str(value) for value in row)]
         for key, row in differing_settings(found.groups).items()
     ]

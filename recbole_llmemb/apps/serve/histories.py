@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from recbole.data.interaction import Interaction
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.suggestions import refuse_unknown
+from recbole_llmemb.data.histories import batch_of
 from recbole_llmemb.data.lazy import POSITION
 
 #: What is shown of a user: everything, or what evaluation on a split shows.
@@ -76,7 +76,7 @@ class Histories:
             found.append(f"{which}: people it does not know get the mean")
         return found
 
-    def batch(self, dataset, config, narrow: bool) -> Interaction:
+    def batch(self, dataset, config, narrow: bool):
         """What a model is given: the last items of each row, padded.
 
         ``narrow``: cut the padding to the longest row; else it is ``MAX_ITEM_LIST_LENGTH`` wide.
@@ -96,7 +96,7 @@ class Histories:
         }
         if self.times is not None:
             columns[config["TIME_FIELD"] + suffix] = self.times[index] * inside
-        return Interaction(columns)
+        return batch_of(columns)
 
 
 class Users:
@@ -213,9 +213,10 @@ def of_tokens(
     kept = [[i for i, token in enumerate(one) if token in number] for one in histories]
     lengths = torch.tensor([len(each) for each in kept], dtype=torch.long)
     items = [number[one[i]] for one, each in zip(histories, kept) for i in each]
+    moments = None
     if times is not None:
-        moments = [float(one[i]) for one, each in zip(times, kept) for i in each]
-        times = torch.tensor(moments, dtype=torch.float64)
+        clocks = [float(one[i]) for one, each in zip(times, kept) for i in each]
+        moments = torch.tensor(clocks, dtype=torch.float64)
     names = names or [f"history {i}" for i in range(1, len(histories) + 1)]
     return Histories(
         [str(name) for name in names],
@@ -223,6 +224,6 @@ def of_tokens(
         lengths.cumsum(0) - lengths,
         lengths,
         torch.tensor(items, dtype=torch.long),
-        times,
+        moments,
         notes,
     )

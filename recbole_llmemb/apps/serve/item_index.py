@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -68,8 +70,7 @@ class Catalogue:
             refuse_unknown("item", unknown, self.number, f"{what.capitalize()}: the model")
         found = torch.tensor([self.number[token] for token in tokens]).unique()
         if len(found) != len(tokens):
-            seen: set[str] = set()
-            twice = dict.fromkeys(t for t in tokens if t in seen or seen.add(t))
+            twice = [token for token, count in Counter(tokens).items() if count > 1]
             raise UserError(
                 f"{what.capitalize()}: {name_some(twice)} occur more than once; name each once."
             )

@@ -86,8 +86,8 @@ def rank_new_items(
             bar.update(len(part))
     own, beside = torch.cat(ranks).chunk(2, dim=1)
     names = [_name(catalogue, token) for token in catalogue.new_tokens]
-    nearest = [_name(catalogue, catalogue.tokens[place + 1]) for place in near.tolist()]
-    nearest = list(zip(nearest, cosines.tolist()))
+    closest = [_name(catalogue, catalogue.tokens[place + 1]) for place in near.tolist()]
+    nearest = list(zip(closest, cosines.tolist()))
     return NewItemReport(names, own, nearest, beside, len(items), topk)
 
 

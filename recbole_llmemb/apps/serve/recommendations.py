@@ -75,11 +75,10 @@ class Recommendations:
     def joined(cls, parts: list[Recommendations]) -> Recommendations:
         """Several as one; at least one of them."""
         users = [user for part in parts for user in part.users]
-        tensors = [
-            torch.cat([getattr(part, name) for part in parts])
-            for name in ("places", "scores", "popular")
-        ]
-        return cls(users, *tensors, parts[0].catalogue)
+        places = torch.cat([part.places for part in parts])
+        scores = torch.cat([part.scores for part in parts])
+        popular = torch.cat([part.popular for part in parts])
+        return cls(users, places, scores, popular, parts[0].catalogue)
 
 
 def format_of(out, chosen: str | None) -> str:

@@ -183,8 +183,8 @@ class Recommender:
         vectors = new_items.vectors_of(found, self.config)
         self.method.extend(vectors)
         self._items = self.method.item_matrix()
-        titles = zip(found.tokens, found.attributes)
-        titles = {token: title_of(attributes, self.config) for token, attributes in titles}
+        pairs = zip(found.tokens, found.attributes)
+        titles = {token: title_of(attributes, self.config) for token, attributes in pairs}
         self.catalogue.add(found.tokens, {token: title for token, title in titles.items() if title})
         return found.tokens
 

@@ -40,7 +40,7 @@ def best_products(queries, items, k: int, forbidden: Pairs | None = None):
     height = max(1, min(rows, len(queries)))  # of few queries as many scores
     width = min(width * (rows // height), -(-len(items) // _GROUP) * _GROUP)
     parts = queries.split(rows)
-    taboos = [None] * len(parts)
+    taboos: list[Pairs | None] = [None] * len(parts)
     if forbidden is not None:
         taboos = [forbidden.of_rows(i * rows, i * rows + len(p)) for i, p in enumerate(parts)]
     maxima = _maxima(parts, items, taboos, queries.new_empty(height, width))

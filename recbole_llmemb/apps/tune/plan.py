@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 
 from recbole_llmemb.config.checks import known_keys, nearest
-from recbole_llmemb.config.measure import less_is_better
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
+from recbole_llmemb.evaluation.measure import less_is_better
 from recbole_llmemb.models.registry import find, is_ours
 from recbole_llmemb.run.schema import Use, keys, refuse_values
 

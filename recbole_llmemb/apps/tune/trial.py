@@ -17,11 +17,11 @@ from ray import tune
 from recbole_llmemb.apps.tune.plan import make_plan
 from recbole_llmemb.apps.tune.prepare import load_data, prepare
 from recbole_llmemb.apps.tune.trials import settings_of
-from recbole_llmemb.config.measure import measure_of_run
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.encode import cache_directory
+from recbole_llmemb.evaluation.measure import measure_of_run
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run import stages
 

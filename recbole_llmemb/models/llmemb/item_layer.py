@@ -11,8 +11,8 @@ from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter
 from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.layers import table_dtype
 from recbole_llmemb.models.llmemb.item_embedding import ItemOffsets, TrainedRows
+from recbole_llmemb.models.llmemb.parts import ADAPTERS, ITEM_EMBEDDINGS
 from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.models.parts import ADAPTERS, ITEM_EMBEDDINGS
 from recbole_llmemb.models.whitening import Whitening, rescaling
 
 

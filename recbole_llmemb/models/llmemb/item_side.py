@@ -12,8 +12,8 @@ from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.layers import table_dtype
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows, WithNewItems
 from recbole_llmemb.models.llmemb.item_layer import prepared
+from recbole_llmemb.models.llmemb.parts import LOSSES
 from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.models.parts import LOSSES
 from recbole_llmemb.models.scoring import Items
 
 
@@ -21,7 +21,6 @@ class ItemSide(Method):
     """The part of :class:`~recbole_llmemb.models.llmemb.model.LLMEmbMixin` that knows items."""
 
     products = similarity = False
-    padding_free: bool | str = False
     size_key = ""
 
     @classmethod

@@ -23,12 +23,12 @@ from recbole_llmemb.models.llmemb.fused_attention import fuse_attention
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_layer import item_layer
 from recbole_llmemb.models.llmemb.item_side import ItemSide
+from recbole_llmemb.models.llmemb.parts import LOSSES
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.losses import (
     AlignmentLoss,
     log_popularity,
 )
-from recbole_llmemb.models.parts import LOSSES
 from recbole_llmemb.models.scoring import Items, ItemScores
 
 # Losses that RecBole has.

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 
-def two_layers(size_in, size_hidden, size_out, activation=nn.LeakyReLU):
+def two_layers(
+    size_in: int, size_hidden: int, size_out: int, activation: type[nn.Module] = nn.LeakyReLU
+) -> nn.Sequential:
     """Linear, LayerNorm, activation, Linear: the form of every network of the paper.
 
     ``size_in``, ``size_hidden``, ``size_out``: ``(n, size_in)`` to ``(n, size_out)``.
@@ -21,7 +23,7 @@ def two_layers(size_in, size_hidden, size_out, activation=nn.LeakyReLU):
     )
 
 
-def slot_projection(size_in, width, spread):
+def slot_projection(size_in: int, width: int, spread: float) -> nn.Sequential:
     """What turns a vector into an input embedding of the LLM: d → H, LayerNorm, LeakyReLU, H → H.
 
     ``size_in``, ``width``: d and H.
@@ -30,18 +32,19 @@ def slot_projection(size_in, width, spread):
     """
     layers = two_layers(size_in, width, width)
     last = layers[-1]
+    assert isinstance(last, nn.Linear)
     # LeakyReLU halves the second moment of what the LayerNorm gives.
     nn.init.normal_(last.weight, std=spread / (0.5 * width) ** 0.5)
     nn.init.zeros_(last.bias)
     return layers
 
 
-def learnt_token(width, spread):
+def learnt_token(width: int, spread: float) -> nn.Parameter:
     """The input embedding of ``[UserOut]`` or ``[ItemOut]``, ``(H,)``."""
     return nn.Parameter(torch.randn(width) * spread)
 
 
-def standardised(vectors):
+def standardised(vectors: torch.Tensor) -> torch.Tensor:
     """Vectors ``(n, d)`` moved to mean 0 and scaled to overall spread 1; row 0, padding, stays 0.
 
     The same for every column: their relation is what the vectors say.
@@ -52,7 +55,12 @@ def standardised(vectors):
     return torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
 
 
-def retrieval_loss(users, candidates, targets=None, target_ids=None):
+def retrieval_loss(
+    users: torch.Tensor,
+    candidates: torch.Tensor,
+    targets: torch.Tensor | None = None,
+    target_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Cross-entropy of each user's next item against its candidates.
 
     Shapes: ``users`` (b, s).
@@ -63,19 +71,21 @@ def retrieval_loss(users, candidates, targets=None, target_ids=None):
     Returns mean over users.
     """
     logits = torch.einsum("bs,bks->bk", users, candidates)
-    if targets is not None:
+    if targets is not None and target_ids is not None:
         same = target_ids.unsqueeze(1) == target_ids
         others = (users @ targets.t()).masked_fill(same, -torch.inf)
         logits = torch.cat([logits, others], dim=1)
     return F.cross_entropy(logits, logits.new_zeros(len(users), dtype=torch.long))
 
 
-def mse_distillation(users, teachers):
+def mse_distillation(users: torch.Tensor, teachers: torch.Tensor) -> torch.Tensor:
     """Mean squared difference of user vectors and projected CF states ``(b, s)``, both unit."""
     return F.mse_loss(F.normalize(users, dim=-1), F.normalize(teachers, dim=-1))
 
 
-def contrastive_distillation(users, teachers, temperature):
+def contrastive_distillation(
+    users: torch.Tensor, teachers: torch.Tensor, temperature: float
+) -> torch.Tensor:
     """The paper's ablation: a user's CF state told from those of the batch's other users.
 
     Shapes: ``users``, ``teachers`` (b, s).
@@ -85,7 +95,7 @@ def contrastive_distillation(users, teachers, temperature):
     return F.cross_entropy(logits, torch.arange(len(users), device=users.device))
 
 
-def uniformity_loss(vectors):
+def uniformity_loss(vectors: torch.Tensor) -> torch.Tensor:
     """Mean over pairs of rows of exp(−2‖a − b‖²), rows ``(b, s)`` scaled to length one.
 
     One row alone is as uniform as can be: zero.

@@ -7,13 +7,14 @@ vector of the row. Slot 0 is ``[UserOut]`` or ``[ItemOut]``, whose state is read
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
 PAD = -1
 
 
-def slot(number):
+def slot(number: Any) -> Any:
     """The code of a row's vector ``number`` (an int or an array)."""
     return -2 - number
 
@@ -30,7 +31,7 @@ class Prompts:
     ends: torch.Tensor  # (b,): Where slot 0 lies in each row
 
     @classmethod
-    def from_codes(cls, codes, n_slots, left=False):
+    def from_codes(cls, codes: torch.Tensor, n_slots: int, left: bool = False) -> Prompts:
         """Read codes ``(b, L)``, padded on the right, with up to ``n_slots`` slots in a row.
 
         On the CPU this waits for nothing. With ``left`` the padding comes before each prompt.
@@ -49,22 +50,22 @@ class Prompts:
             ends=(codes == slot(0)).long().argmax(1),
         )
 
-    def columns(self, name):
+    def columns(self, name: str) -> dict[str, torch.Tensor]:
         """As columns of an :class:`Interaction`, whose names begin with ``name``."""
         return {f"{name}{field.name}": getattr(self, field.name) for field in fields(self)}
 
     @classmethod
-    def from_columns(cls, interaction, name):
+    def from_columns(cls, interaction: Any, name: str) -> Prompts:
         """What :meth:`columns` made."""
         return cls(**{field.name: interaction[f"{name}{field.name}"] for field in fields(cls)})
 
-    def to(self, device):
+    def to(self, device: torch.device | str) -> Prompts:
         """The same on another device."""
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
         return Prompts(**moved)
 
 
-def fill(embeddings, prompts, vectors):
+def fill(embeddings: torch.Tensor, prompts: Prompts, vectors: torch.Tensor) -> torch.Tensor:
     """Put vectors into the slots of embedded prompts, all with one scatter.
 
     ``embeddings`` (b, L, H): of ``prompts.tokens``.
@@ -77,7 +78,7 @@ def fill(embeddings, prompts, vectors):
     return flat.view_as(embeddings)
 
 
-def pad_rows(starts, lengths, flat):
+def pad_rows(starts: torch.Tensor, lengths: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
     """Stretches of a flat array as rows, padded with :data:`PAD` on the right.
 
     Shapes: ``starts``, ``lengths`` (b,), ``flat`` (n,).

@@ -9,7 +9,7 @@ import torch
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.data.interaction import Interaction  # isort: skip
-from recbole_llmemb.models.parts import LOSSES  # isort: skip
+from recbole_llmemb.models.llmemb.parts import LOSSES  # isort: skip
 from recbole_llmemb.data.loaders import LOSS_POSITION  # isort: skip
 
 PLAIN_TABLE = {"adapter_hidden_size": 0, "llm_freeze": False, "llm_pca_dim": 8}
