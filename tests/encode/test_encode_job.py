@@ -227,7 +227,7 @@ def test_encoder_overflow_names_the_item(tmp_path, job, items, monkeypatch):
         ({"max_length": 0}, ["max_length is 0"]),
         ({"value_max_chars": -5}, ["value_max_chars is -5", "at least 0"]),
         ({"field_separator": ""}, ["field_separator is empty"]),
-        ({"pooling": "max"}, ["'max'", "'mean' or 'last'"]),
+        ({"pooling": "max"}, ["pooling is 'max'", "'mean'", "'last'"]),
         ({"device": ","}, ["llm_device ','"]),
         ({"device": "meta"}, ["llm_device 'meta'"]),
     ],
