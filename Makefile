@@ -63,8 +63,8 @@ check: lint
 # The same under each Python that is here, in an environment of its own (gigabytes each).
 matrix:
 	@for version in $(PYTHONS); do \
-	    python=$$(command -v python$$version || ls -d $(PYENV)/versions/$$version.*/bin/python \
-	        2>/dev/null | tail -n 1); \
+	    python=$$(ls -d $(PYENV)/versions/$$version.*/bin/python 2>/dev/null | tail -n 1); \
+	    python=$${python:-$$(command -v python$$version)}; \
 	    if [ -z "$$python" ]; then echo "Python $$version is not here: skipped"; continue; fi; \
 	    echo "Python $$version: $$python"; \
 	    $(MAKE) check PYTHON="$$python" VENV="$(VENV)-$$version" || exit; \

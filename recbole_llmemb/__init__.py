@@ -11,6 +11,8 @@ from recbole_llmemb.core.after_import import after_import
 from recbole_llmemb.core.optional import lazy
 from recbole_llmemb.moved import know_old_names
 
+__all__ = ["Recommender", "llmemb"]
+
 
 def _heal() -> None:
     from recbole_llmemb import compat

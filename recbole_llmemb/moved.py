@@ -17,6 +17,8 @@ _MOVED = {
     "errors": "core.errors",
     "model": "models",
     "model.backbones": "models.llmemb.backbones",
+    "model.backbones.bert4rec": "models.llmemb.backbones.special",
+    "model.backbones.examine": "testing",
     "model.item_embedding": "models.llmemb.item_embedding",
     "model.item_layer": "models.llmemb.item_layer",
     "model.llmemb": "models.llmemb.model",
@@ -63,4 +65,5 @@ def _new_name(old):
 
 def know_old_names() -> None:
     """Let ``import recbole_llmemb.<old name>`` give the module that it is now."""
-    sys.meta_path.append(_Moved())
+    # Before the others, to whom a package moved as a whole has its modules twice.
+    sys.meta_path.insert(0, _Moved())

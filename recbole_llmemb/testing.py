@@ -18,6 +18,8 @@ from recbole_llmemb.models.contract import Method
 from recbole_llmemb.models.registry import llmemb
 from recbole_llmemb.run.stages import prepare_data
 
+__all__ = ["Verdict", "verify_backbone"]
+
 _ROWS, _USERS, _ITEMS = 6, 12, 40
 
 

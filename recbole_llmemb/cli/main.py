@@ -8,9 +8,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from recbole_llmemb import __version__
 from recbole_llmemb.core.errors import UserError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: Subcommand → what it is for. ``run`` is what happens without one.
 COMMANDS = {
@@ -61,11 +65,15 @@ def _run(command, argv):
     if command in ("help", "version"):
         print(_usage() if command == "help" else f"recbole-llm {__version__}")
         return 0
-    if command not in COMMANDS:
-        names = ", ".join(COMMANDS)
+    if command not in COMMANDS and command not in _elsewhere():
+        names = ", ".join([*COMMANDS, *_elsewhere()])
         raise UserError(f"There is no subcommand {command!r}; it must be one of {names}.")
-    module = importlib.import_module(f"recbole_llmemb.cli.{command.replace('-', '_')}")
     try:
+        if command in COMMANDS:
+            name = command.replace("-", "_")
+            module = importlib.import_module(f"recbole_llmemb.cli.{name}")
+        else:
+            module = _elsewhere()[command].load()
         return module.main(argv) or 0
     except ModuleNotFoundError as error:
         if error.name == "recbole":
@@ -75,9 +83,17 @@ def _run(command, argv):
         raise
 
 
+def _elsewhere() -> dict[str, EntryPoint]:
+    """Subcommands of other packages, which name a module with a ``main`` as an entry point."""
+    from importlib.metadata import entry_points
+
+    return {found.name: found for found in entry_points(group="recbole_llmemb.commands")}
+
+
 def _usage() -> str:
     lines = ["usage: recbole-llm [COMMAND] [--key=value …]", "", "commands:"]
     lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    lines += [f"  {name:<10} of {found.value}" for name, found in _elsewhere().items()]
     lines += ["", "recbole-llm COMMAND --help tells a command's options."]
     return "\n".join(lines)
 

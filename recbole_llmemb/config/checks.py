@@ -79,6 +79,8 @@ def known_keys(config: Any) -> set[str]:
     ``config``: of that model, at least as far as its defaults.
     """
     listed = {key for keys in config.parameters.values() for key in keys}
+    own = getattr(config.model_class, "Keys", None)
+    listed |= set(own.model_fields) if own else set()
     return listed | set(config.internal_config_dict) | _WITHOUT_DEFAULT
 
 

@@ -26,6 +26,8 @@ from recbole_llmemb.config.keys import Use
 from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.core.errors import UserError
 
+__all__ = ["check", "make_config", "preset_file", "properties_folder"]
+
 # Options of commands that are names or paths, and no keys.
 _OPTIONS = ("result_json", "name", "storage", "space")
 

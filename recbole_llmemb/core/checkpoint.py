@@ -20,6 +20,8 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file
 from recbole_llmemb.core.serialization import from_safe, to_safe
 
+__all__ = ["load", "save"]
+
 
 def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a checkpoint; the file appears whole or not at all.

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+__all__ = ["TableError", "UserError"]
+
 
 class UserError(ValueError):
     """Bad input, told in one sentence (what is wrong, where, what to do).

@@ -11,6 +11,8 @@ from pydantic import StringConstraints
 
 from recbole_llmemb.core.errors import UserError, reason_of
 
+__all__ = ["Registry", "trust"]
+
 #: Keys that name one part; ``metrics`` names several, which checkpoints keep by the class alone.
 KEYS = ("adapter", "item_embedding", "loss_type")
 #: The form ``package.module:Name``, and a setting that has it.

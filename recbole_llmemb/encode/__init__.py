@@ -7,7 +7,7 @@ nothing.
 from recbole_llmemb.core.optional import lazy
 from recbole_llmemb.records.items import ItemText, read_items
 
-__all__ = ["ItemText", "read_items"]
+__all__ = ["ItemText", "cache_directory", "ensure_table", "item_prompts", "read_items"]
 __getattr__ = lazy(
     __name__,
     options="EncodeJob Workers",

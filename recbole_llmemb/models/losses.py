@@ -12,6 +12,8 @@ try:  # torch ≥ 2.13 computes logits and loss in chunks: a third of the time a
 except ImportError:
     LinearCrossEntropyOptions = None  # type: ignore[assignment,misc]
 
+__all__ = ["AlignmentLoss", "Loss"]
+
 # Logits in flight at a time, on CPU and on CUDA: what a core's cache, or a GPU's lanes, hold.
 # torch's own choice is far smaller for the narrow states of recommenders (5 times slower).
 _CHUNK = (1_500_000, 64_000_000)
@@ -121,6 +123,9 @@ class BCELoss(Loss):
 
     def forward(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
         return bce_loss(positive, negative)
+
+
+PairwiseBCE = BCELoss  # its name in earlier releases
 
 
 class AlignmentLoss(nn.Module):

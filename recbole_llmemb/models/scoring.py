@@ -11,6 +11,8 @@ from torch import nn
 
 from recbole_llmemb.models.layers import EvalCache
 
+__all__ = ["Items"]
+
 #: What ``item_similarity: cosine`` divides by where ``similarity_temperature`` is empty.
 COSINE_TEMPERATURE = 0.07
 #: A learnt temperature stays between these.

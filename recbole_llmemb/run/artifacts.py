@@ -25,6 +25,8 @@ from recbole_llmemb.run.teacher import ensure_teacher, item_rows
 from recbole_llmemb.scft import ensure_table
 from recbole_llmemb.table.format import read_manifest
 
+__all__ = ["provide"]
+
 # How models fail over settings, data or weights that are not theirs.
 _UNFIT = (RuntimeError, KeyError, NotImplementedError, TypeError)
 

@@ -29,6 +29,8 @@ from recbole_llmemb.run.result import (
     users_file_of,
 )
 
+__all__ = ["execute"]
+
 
 def execute(typed: dict, report: Callable[[str], None] = print) -> dict:
     """Do a run.

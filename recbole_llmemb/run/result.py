@@ -17,6 +17,8 @@ from tabulate import tabulate
 from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable
 
+__all__ = ["RunResult", "results_table"]
+
 SECONDS = ("prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate")
 PARAMETERS = ("trainable", "frozen")
 _KEY = "result_json"

@@ -29,6 +29,8 @@ from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.training.trainer import trainer_class
 
+__all__ = ["Data", "Outcome", "build", "prepare_data", "train_and_evaluate"]
+
 # Another one since the same files became other data: sorted by their own times.
 _READING = "2"
 

@@ -24,6 +24,8 @@ from recbole_llmemb.run import stages
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.table import EmbeddingTable, match
 
+__all__ = ["ensure_teacher", "read_item_embeddings", "teacher_config"]
+
 # Teachers trained as models of this package; any other is trained as RecBole's own.
 _OURS = ("SASRec", "GRU4Rec", "BERT4Rec")
 

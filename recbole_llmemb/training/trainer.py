@@ -20,6 +20,8 @@ from recbole_llmemb.evaluation.evaluate import evaluate
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.training.resume import Resumable
 
+__all__ = ["LLMEmbTrainer"]
+
 
 class LLMEmbTrainer(Resumable, Trainer):
     """Trains and evaluates every model of this package.

@@ -11,6 +11,8 @@ from torch import nn
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.layers import EvalCache
 
+__all__ = ["TableItemEmbedding"]
+
 
 class TableItemEmbedding(nn.Module):
     """Item embeddings adapted from a table; takes the place of ``nn.Embedding``.

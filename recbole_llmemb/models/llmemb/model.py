@@ -31,6 +31,8 @@ from recbole_llmemb.models.losses import (
 )
 from recbole_llmemb.models.scoring import Items, ItemScores
 
+__all__ = ["LLMEmbMixin"]
+
 # Losses that RecBole has.
 _RECBOLES = ("CE", "BPR")
 

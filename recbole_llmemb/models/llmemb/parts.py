@@ -9,6 +9,8 @@ from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.losses import BCELoss, BPRLoss, CELoss, Loss
 
+__all__ = ["ADAPTERS", "ITEM_EMBEDDINGS", "LOSSES"]
+
 #: From the table to the model. A class of yours is called with the widths of the table and of the
 #: model and maps rows ``(n, D)`` to ``(n, d)``.
 ADAPTERS = Registry(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+__all__ = ["BackboneSpec"]
+
 #: What the name of a model over a backbone begins with.
 PREFIX = "LLMEmb"
 
@@ -26,6 +28,9 @@ class BackboneSpec:
     kind: str = ""  # Class in .special that makes a model of it, where the common one does not do
     unsupported: str = ""  # Why it cannot be had
     note: str = ""  # What else a user should know
+
+
+Traits = BackboneSpec  # its name in earlier releases
 
 
 def _not_ours(where: str) -> BackboneSpec:

@@ -1,0 +1,262 @@
+"""What is added from outside the package, in at most 30 lines, and used by the command line.
+
+One test for each row of the table in docs/contributing.md.
+"""
+
+import importlib
+import json
+import re
+import sys
+
+import pytest
+from conftest import ROOT
+
+from recbole_llmemb import plugin
+from recbole_llmemb.cli.main import main
+from recbole_llmemb.config.keys import Settings
+from recbole_llmemb.core import registry
+
+ADAPTER = """
+from torch import nn
+
+
+class Mine(nn.Linear):
+    used = 0
+
+    def forward(self, rows):
+        Mine.used += 1
+        return 2 * super().forward(rows.float())
+"""
+
+ITEM_EMBEDDING = """
+from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
+
+
+class Mine(TableItemEmbedding):
+    used = 0
+
+    def _all_rows(self):
+        Mine.used += 1
+        return super()._all_rows().clamp(-0.5, 0.5)
+
+    def _some_rows(self, ids):
+        return super()._some_rows(ids).clamp(-0.5, 0.5)
+"""
+
+LOSS = """
+import torch
+
+from recbole_llmemb.models.losses import Loss
+
+
+class Mine(Loss):
+    used = 0
+
+    def forward(self, positive, negative):
+        Mine.used += 1
+        return torch.relu(1 - positive + negative).mean()
+"""
+
+METRIC = """
+from recbole.evaluator.base_metric import TopkMetric
+
+
+class Mine(TopkMetric):
+    used = 0
+    smaller = True
+
+    def calculate_metric(self, dataobject):
+        Mine.used += 1
+        hits, _ = self.used_info(dataobject)
+        return self.topk_result("mine", (hits.cumsum(axis=1) == 0).astype(float))
+"""
+
+BACKBONE = """
+from recbole.model.sequential_recommender import SASRec
+
+from recbole_llmemb import llmemb
+
+
+class Mine(SASRec):
+    one_pass, products, size_key = "causal", True, "hidden_size"
+    used = 0
+
+    def forward(self, item_seq, item_seq_len):
+        Mine.used += 1
+        return 2 * super().forward(item_seq, item_seq_len)
+
+
+llmemb(Mine)
+"""
+
+METHOD = """
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import nn
+
+from recbole_llmemb.models.contract import Method
+from recbole_llmemb.models.losses import item_cross_entropy
+from recbole_llmemb.models.scoring import Items, ItemScores
+from recbole_llmemb.plugin import register
+
+
+@register
+class Mine(Method, SequentialRecommender):
+    used, losses = 0, ("CE",)
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.last = nn.Embedding(self.n_items, 8)
+        self.following = nn.Embedding(self.n_items, 8)
+        self.item_scores = ItemScores()
+
+    def states(self, batch):
+        Mine.used += 1
+        last = batch[self.ITEM_SEQ_LEN].unsqueeze(1) - 1
+        return self.last(batch[self.ITEM_SEQ].gather(1, last).squeeze(1))
+
+    def items(self):
+        return Items(self.following.weight)
+
+    def loss_terms(self, batch):
+        items, targets = self.items().vectors, batch[self.POS_ITEM_ID]
+        return {"next": item_cross_entropy(self.states(batch), items, targets)}
+"""
+
+KEY = """
+from recbole_llmemb.config.keys import Settings, key
+from recbole_llmemb.models.llmemb.model import LLMEmbMixin
+from recbole_llmemb.plugin import model_class, register
+
+
+class MyKeys(Settings):
+    shared = False
+    louder: float = key(1.0, gt=0, le=10)
+    \"\"\"What states are multiplied by.\"\"\"
+
+
+@register
+class Mine(model_class("LLMEmbSASRec")):
+    used, Keys = 0, MyKeys
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.louder = MyKeys.of(config).louder
+
+    def sequence_forward(self, *given):
+        Mine.used += self.louder == 3
+        return self.louder * super().sequence_forward(*given)
+"""
+
+COMMAND = """
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.core.checked import Checked
+
+
+class Greeting(Checked):
+    whom: str = "you"
+    \"\"\"Who is greeted.\"\"\"
+
+
+def main(argv):
+    print("hello", Greeting(**Options("hello", "Greets.").add(Greeting).typed(argv)).whom)
+"""
+
+
+# Which METHOD does not read.
+SIZES = ("hidden_size", "inner_size", "n_layers", "n_heads", "hidden_dropout_prob")
+SIZES += ("attn_dropout_prob",)
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """``mine(text)``: the name of a module of somebody's with this text."""
+    name, sections = f"mine_{abs(hash(str(tmp_path)))}", list(Settings.sections)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "_trusted", set())
+    monkeypatch.setattr(plugin.registry, "MODELS", dict(plugin.MODELS))
+
+    def write(text):
+        assert len(text.strip().splitlines()) <= 30
+        (tmp_path / f"{name}.py").write_text(text)
+        return name
+
+    yield write
+    sys.modules.pop(name, None)
+    Settings.sections[:] = sections
+    for model in ("llmembmine", "mine"):
+        sys.modules.pop(f"recbole.model.sequential_recommender.{model}", None)
+
+
+@pytest.fixture
+def command(tiny_settings, tmp_path):
+    """``command(model, key=value)``: run by the command line; the result file's content."""
+
+    def run(model, **settings):
+        like = model if model.startswith("LLMEmb") else "LLMEmbSASRec"
+        values = tiny_settings(like, epochs=1, topk=[5], valid_metric="NDCG@5") | settings
+        values |= {"result_json": str(tmp_path / "out.json")}
+        values.pop("load_col")
+        words = [f"--{key}={value}" for key, value in values.items() if value not in ("", None)]
+        assert main([f"--model={model}", "--dataset=tiny", *words]) == 0
+        return json.loads((tmp_path / "out.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [(ADAPTER, "adapter"), (ITEM_EMBEDDING, "item_embedding"), (LOSS, "loss_type")],
+    ids=lambda value: value if len(value) < 20 else "",
+)
+def test_a_part_by_import_path(mine, command, text, key):
+    path = f"{mine(text)}:Mine"
+    assert command("LLMEmbSASRec", **{key: path})["config"][key] == path
+    assert sys.modules[path[:-5]].Mine.used
+
+
+def test_a_metric_by_import_path(mine, command):
+    result = command("LLMEmbSASRec", metrics=["Hit", "NDCG", f"{mine(METRIC)}:Mine"])["test_result"]
+    assert result["mine@5"] == pytest.approx(1 - result["hit@5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "settings"),
+    [
+        (BACKBONE, "LLMEmbMine", {}),
+        (METHOD, "Mine", dict.fromkeys(SIZES)),
+        (KEY, "Mine", {"louder": 3.0}),
+    ],
+    ids=["backbone", "method", "key"],
+)
+def test_a_model_that_is_imported_first(mine, command, capsys, text, model, settings):
+    module = importlib.import_module(mine(text))
+    found = command(model, **settings)
+    assert found["model"] == model and module.Mine.used
+    if model == "Mine" and "louder" in settings:
+        assert found["config"]["louder"] == 3
+        assert main([f"--model={model}", "--louder=11"]) == 2
+        assert "louder" in capsys.readouterr().err
+
+
+def test_a_subcommand_by_entry_point(mine, tmp_path, capsys):
+    module = mine(COMMAND)
+    about = tmp_path / "mine-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[recbole_llmemb.commands]\nhello = {module}\n")
+    assert main(["hello", "--whom=me"]) == 0 and capsys.readouterr().out == "hello me\n"
+    assert main(["--help"]) == 0 and "hello" in capsys.readouterr().out
+    assert main(["hello", "--nonsense=1"]) == 2 and main(["helo"]) == 2
+
+
+def test_every_row_of_the_table_is_here():
+    page = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    table = page.split("| to add |")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (?:an?|one) ([a-z ]+) \|", table, re.MULTILINE)
+    texts = [
+        name.lower().replace("_", " ")
+        for name, value in globals().items()
+        if name.isupper() and "\n" in str(value)
+    ]
+    texts.append(texts.pop(texts.index("command")).replace("command", "subcommand"))
+    assert sorted(rows) == sorted(texts)
