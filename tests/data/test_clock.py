@@ -21,7 +21,7 @@ DAY = 86_400
 
 
 def test_ml_100k_has_the_dates_of_its_file():
-    dataset = prepare_data(make_config("LLMEmbSASRec", "ml-100k")).dataset
+    dataset = prepare_data(make_config("LLMEmbSASRec", "ml-100k"), artifacts=False).dataset
     fields = dataset.sorted_interactions.fields
     assert float(fields["timestamp"].max()) == 1  # RecBole scaled them
     assert texts.has_dates({"prompt_dates": None, "dataset": "ml-100k"}, dataset)
