@@ -163,6 +163,14 @@ def test_what_cannot_be_taken(mine, tiny_run, settings, key, word):
     assert caught.value.key == key
 
 
+@pytest.mark.parametrize("key", ["adapter", "item_embedding", "loss_type"])
+@pytest.mark.parametrize("path", ["no_such_module:Part", "os:path"])
+def test_a_part_that_is_none_is_refused_before_data_is_read(tiny_config, key, path):
+    with pytest.raises(UserError) as caught:
+        tiny_config("LLMEmbSASRec", **{key: path})
+    assert caught.value.key == key and path in str(caught.value)
+
+
 def test_a_backbone_with_a_loss_of_its_own_takes_no_other(mine, tiny_config):
     with pytest.raises(UserError) as caught:
         tiny_config("LLMEmbCORE", loss_type=f"{mine}:Squared", embedding_size=8)

@@ -11,6 +11,7 @@ from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import first_line
 from recbole_llmemb.core.registry import is_import_path
+from recbole_llmemb.models.llmemb.parts import ADAPTERS, ITEM_EMBEDDINGS
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 
 # Fields that say what kind of item it is, under the names they go by.
@@ -79,6 +80,9 @@ def _settle_loss(values, given, model_class):
 def check_backbone(values: dict, model_class) -> None:
     """Refuse settings that a backbone cannot have, instead of ignoring them."""
     training, name = TrainingSettings.of(values), model_class.__name__
+    for parts in (ADAPTERS, ITEM_EMBEDDINGS):
+        if is_import_path(values.get(parts.key)):
+            parts[values[parts.key]]  # refused now, before anything is encoded for it
     if training.train_mode == "sequence" and not model_class.one_pass:
         raise UserError(
             f"{name} is not causal (or gives no output at every position), so a pass over a "
