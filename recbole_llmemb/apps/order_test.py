@@ -15,8 +15,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from recbole_llmemb.core import random_state
-from recbole_llmemb.core.drawing import COLORS, new_figure, png
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.reports import COLORS, new_figure, png
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.evaluate import evaluate, loader_like

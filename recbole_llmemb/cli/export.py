@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     refuse_inputs(options.out, [options.checkpoint, options.new_items, options.llm_table])
 
     from recbole_llmemb.apps.serve.export import check, export, export_files
-    from recbole_llmemb.core.directories import require_free
+    from recbole_llmemb.core.artifacts import require_free
 
     require_free(Path(options.out), options.overwrite, export_files, "an export")
     recommender = open_checkpoint(options)

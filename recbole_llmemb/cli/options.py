@@ -16,9 +16,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recbole_llmemb.core.checked import choices_of, refused_value
-from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.suggestions import nearest
-from recbole_llmemb.core.token_lists import split_tokens
+from recbole_llmemb.core.errors import UserError, nearest
+from recbole_llmemb.core.text import split_tokens
 
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

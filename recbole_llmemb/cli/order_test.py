@@ -11,7 +11,7 @@ from recbole_llmemb.cli.options import Options
 from recbole_llmemb.cli.recommend import MovedFiles
 from recbole_llmemb.core.checked import option
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.token_lists import split_tokens
+from recbole_llmemb.core.text import split_tokens
 
 _DESCRIPTION = """\
 Evaluate checkpoints on their test sets, with histories as they are and with shuffled ones.

@@ -8,8 +8,8 @@ from typing import Literal
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import lines_of, refuse_inputs
-from recbole_llmemb.core.token_lists import split_tokens
+from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.text import lines_of, split_tokens
 
 _DESCRIPTION = """\
 Recommend with a trained checkpoint: to users of its dataset, to people known by a history alone,

@@ -22,7 +22,7 @@ import pandas as pd
 from packaging.version import Version
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import first_line, text_encoding, wrong_encoding
+from recbole_llmemb.core.text import first_line, text_encoding, wrong_encoding
 
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.
 _NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]

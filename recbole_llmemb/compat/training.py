@@ -7,7 +7,7 @@ import types
 from typing import Any
 
 from recbole_llmemb.core import checkpoint
-from recbole_llmemb.core.serialization import config_to_plain
+from recbole_llmemb.core.checkpoint import config_to_plain
 
 
 def use_current_amp() -> None:

@@ -13,10 +13,10 @@ import torch
 from recbole_llmemb.config.keys import Use, declared, use_of
 from recbole_llmemb.config.recbole_config import without_argv
 from recbole_llmemb.core.checked import may_be_empty
+from recbole_llmemb.core.checkpoint import DERIVED, config_to_plain
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
 from recbole_llmemb.core.registry import refuse_untrusted
-from recbole_llmemb.core.serialization import DERIVED, config_to_plain
 
 __all__ = ["config_for", "config_from_plain", "config_to_plain", "without_argv"]
 

@@ -1,15 +1,24 @@
-"""What is made once and then found: tables, adapters, teachers."""
+"""What is made once and then found: directories of tables, adapters, exports, and teachers.
+
+They appear whole or not at all, and lose nothing but what was written for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
-from recbole_llmemb.core.errors import explained
+from recbole_llmemb.core.errors import TableError, explained
+from recbole_llmemb.core.files import make_lasting, sync
 
 Found = TypeVar("Found")
 
@@ -43,3 +52,126 @@ def build_lock(out: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def atomic_directory(
+    target: Path,
+    overwrite: bool,
+    written: Callable[[Path], Collection[str]],
+    what: str = "an embedding table",
+) -> Iterator[Path]:
+    """Yield a fresh directory beside ``target`` that becomes ``target`` when the block ends well.
+
+    What is written reaches the disk before the rename, so that a crash leaves either no
+    ``target``, or all of the old or the new one. When the block raises, nothing remains.
+
+    ``overwrite``: whether a directory that is there may be replaced.
+    ``written``: tells the files of a directory that were written as one of these, by their paths
+    inside it; none where it is something else, which is never replaced. Files beside them stay.
+    ``what``: what the directory holds, for messages.
+    """
+    require_free(target, overwrite, written, what)
+    unwritable = f"{target} cannot be written: {{reason}}."
+    with explained(unwritable, OSError, SafetensorError, kind=TableError, where=target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        try:
+            yield fresh
+            for path in [*fresh.rglob("*"), fresh]:
+                make_lasting(path)
+            require_free(target, overwrite, written, what)
+            if target.exists():
+                _keep_others(target, fresh, set(written(target)), what)
+            _swap_in(fresh, target)
+            sync(target.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def require_free(
+    target: Path,
+    overwrite: bool,
+    written: Callable[[Path], Collection[str]],
+    what: str = "an embedding table",
+) -> None:
+    """Refuse a target that is in the way of a new table (or of ``what`` it shall hold)."""
+    if not os.path.lexists(target) and not _brought_back(target):
+        return
+    if target.is_symlink() or not target.is_dir():
+        raise TableError(f"{target} is not a directory; choose another place for {what}.")
+    if not any(target.iterdir()):
+        return
+    if not written(target):
+        raise TableError(
+            f"{target} exists and holds something else than {what}; choose another place for it."
+        )
+    if not overwrite:
+        raise TableError(
+            f"{target} already holds {what}; choose another place, "
+            "or ask for it to be overwritten (--overwrite)."
+        )
+
+
+def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
+    """Put the files of ``target`` that nobody wrote for ``what`` into ``fresh`` too.
+
+    A folder that cannot be looked into is an error: it would be lost with what is in it.
+    """
+
+    def passed_over(folder: str, names: list[str]) -> list[str]:
+        here = Path(folder).relative_to(target)
+        return [
+            name for name in names if (here / name).as_posix() in ours or only_ours(here / name)
+        ]
+
+    def only_ours(path: Path) -> bool:
+        inner = [] if (target / path).is_symlink() else files_in(target / path)
+        return bool(inner) and all((path / name).as_posix() in ours for name in inner)
+
+    def keep(old: str, new: str) -> None:
+        if os.path.lexists(new):
+            raise TableError(
+                f"{old} is in the way: it was not written as part of {what}; move it away."
+            )
+        try:
+            os.link(old, new)
+        except (OSError, NotImplementedError):  # where there are no such links
+            shutil.copy2(old, new)
+
+    # What was private stays so.
+    shutil.copytree(
+        target, fresh, symlinks=True, ignore=passed_over, copy_function=keep, dirs_exist_ok=True
+    )
+
+
+def files_in(folder: Path) -> list[str]:
+    """The files of a folder, by their paths inside it."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+
+
+def _swap_in(fresh: Path, target: Path) -> None:
+    """Rename ``fresh`` to ``target``; a table that was there goes away only after being renamed."""
+    if not target.exists():
+        os.rename(fresh, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    try:
+        os.rename(target, old / "table")
+        os.rename(fresh, target)
+    except BaseException:  # stopped by its user, for one
+        if not os.path.lexists(target):
+            os.rename(old / "table", target)
+        raise
+    finally:
+        if os.path.lexists(target):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _brought_back(target: Path) -> bool:
+    """Undo a swap that was killed between its two renames; whether there was one."""
+    for old in target.parent.glob(f".{glob.escape(target.name)}.????????.old/table"):
+        os.rename(old, target)
+        old.parent.rmdir()
+        return True
+    return False

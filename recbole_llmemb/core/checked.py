@@ -47,16 +47,9 @@ class Checked(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise refusal(error, type(self).model_fields) from None
-
-
-def refusal(error: ValidationError, fields: dict[str, FieldInfo]) -> UserError:
-    """The first of pydantic's complaints about a model's fields, in a sentence."""
-    first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
-    if name in fields and first["type"] == "missing":
-        return UserError(f"{name} is missing; give one.", key=name)
-    return refused_value(error, name, fields.get(name), name)
+            loc = error.errors()[0]["loc"]
+            name = str(loc[0]) if loc else ""
+            raise refused_value(error, name, type(self).model_fields.get(name), name) from None
 
 
 def refused_value(
@@ -75,6 +68,8 @@ def refused_value(
         return cause
     if field is None:
         return UserError(f"{name or 'The settings'}: {first['msg']}.", key=key or None)
+    if first["type"] == "missing":
+        return UserError(f"{name} is missing; give one.", key=key)
     value = first["input"] if value is ... else value
     number = first["type"].startswith(("greater", "less"))  # in quotes, where it was typed
     shown = value if number and isinstance(value, str) else _shown(value)

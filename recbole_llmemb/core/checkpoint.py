@@ -11,19 +11,32 @@ import hashlib
 import os
 import pickle
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
+import numpy as np
+import scipy.sparse
 import torch
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import atomic_file
-from recbole_llmemb.core.serialization import from_safe, to_safe
+from recbole_llmemb.core.files import AnyPath, atomic_file
 
 __all__ = ["load", "save"]
 
+# Config computes these from the others (or from the machine it runs on), so a
+# checkpoint must not carry them: "local_rank", for one, would make the rebuilt
+# Config look for a process group.
+DERIVED = frozenset(
+    {"device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "local_rank", "single_spec"}
+)
 
-def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+# Marks the dictionaries that stand for an array or a sparse matrix in the file.
+_TAG = "__recbole_llmemb__"
+
+
+def save(state: Mapping[str, Any], path: AnyPath) -> None:
     """Write a checkpoint; the file appears whole or not at all.
 
     NumPy scalars become Python numbers; numeric arrays and SciPy sparse matrices
@@ -41,12 +54,12 @@ def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     UserError
         When an entry is anything else; the message names the entry.
     """
-    plain = {key: to_safe(value, str(key)) for key, value in state.items()}
+    plain = {key: _to_safe(value, str(key)) for key, value in state.items()}
     with atomic_file(path) as fresh, open(fresh, "wb") as file:
         torch.save(plain, file)
 
 
-def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint without running any code it might contain.
 
     Parameters
@@ -63,35 +76,48 @@ def load(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, A
         When the file is missing, damaged, or holds pickled Python objects.
     """
     if not os.path.isfile(path):
-        raise UserError(f"There is no checkpoint at '{path}': check the path.")
+        raise UserError(f"There is no checkpoint at '{path}': check the path.", where=path)
+    damaged = UserError(
+        f"The checkpoint '{path}' cannot be read: it is damaged or not a checkpoint; copy it "
+        "again or train anew.",
+        where=path,
+    )
     try:
-        state = from_safe(torch.load(path, map_location=map_location, weights_only=True))
-    except pickle.UnpicklingError as error:
-        # A readable archive with an unreadable pickle, or one that names a class,
-        # is somebody's objects; anything else is no checkpoint at all.
-        if _is_archive(path) or "Unsupported global" in str(error):
+        state = _from_safe(torch.load(path, map_location=map_location, weights_only=True))
+    except PermissionError:
+        raise UserError(
+            f"The checkpoint '{path}' may not be read: check its permissions.", where=path
+        ) from None
+    except Exception as error:  # damaged files raise almost anything
+        if _is_of_objects(path, error):
             raise UserError(
                 f"The checkpoint '{path}' holds pickled Python objects, which are not loaded "
                 "because they can run any code: write it again by training with recbole_llmemb "
-                "imported."
+                "imported.",
+                where=path,
             ) from None
-        raise _damaged(path) from None
-    except PermissionError:
-        raise UserError(
-            f"The checkpoint '{path}' may not be read: check its permissions."
-        ) from None
-    except Exception as error:  # damaged files raise almost anything
-        if "cuda" in str(error).lower():  # the device asked for is at fault, not the file
-            raise
-        raise _damaged(path) from None
+        if "cuda" in str(error).lower() and not isinstance(error, pickle.UnpicklingError):
+            raise  # the device asked for is at fault, not the file
+        raise damaged from None
     if not isinstance(state, dict):
         raise UserError(
             f"The file '{path}' holds a {type(state).__name__} where a checkpoint holds a "
-            "dictionary: give a file that a trainer saved."
+            "dictionary: give a file that a trainer saved.",
+            where=path,
         )
     if not _has_the_form(state):
-        raise _damaged(path)
+        raise damaged
     return state
+
+
+def _is_of_objects(path: AnyPath, error: Exception) -> bool:
+    """Whether it failed over a readable archive with an unreadable pickle, or one with classes."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return False
+    try:
+        return zipfile.is_zipfile(path) or "Unsupported global" in str(error)
+    except zipfile.BadZipFile:
+        return False
 
 
 def _has_the_form(state: dict[str, Any]) -> bool:
@@ -108,13 +134,6 @@ def _has_the_form(state: dict[str, Any]) -> bool:
     ) and isinstance(config.get("eval_args", {}), Mapping)
 
 
-def _is_archive(path: str | os.PathLike[str]) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return False
-
-
 def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:
     """Hash of a state dict's names and numbers."""
     digest = hashlib.blake2b(digest_size=8)
@@ -125,8 +144,94 @@ def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _damaged(path: str | os.PathLike[str]) -> UserError:
-    return UserError(
-        f"The checkpoint '{path}' cannot be read: it is damaged or not a checkpoint; copy it "
-        "again or train anew."
+def config_to_plain(config: Any) -> dict[str, Any]:
+    """Turn a RecBole ``Config`` into a dictionary of plain values.
+
+    What ``Config`` derives from the rest (the device, the model and input types,
+    the evaluation type, the process rank) is left out. Paths and dates become text, arrays lists.
+
+    Parameters
+    ----------
+    config : recbole.config.Config or mapping
+
+    Raises
+    ------
+    UserError
+        When an entry is not plain data; the message names it.
+    """
+    entries = config if isinstance(config, Mapping) else config.final_config_dict
+    return {
+        key: _to_safe(value, f"config.{key}", setting=True)
+        for key, value in entries.items()
+        if key not in DERIVED and not isinstance(value, (Enum, torch.device))
+    }
+
+
+def _to_safe(value: Any, where: str, setting: bool = False) -> Any:
+    """The plain form of one entry; ``where`` names it should it have none."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if isinstance(value, np.generic) and value.dtype.kind in "biufU":
+        return value.item()
+    if isinstance(value, (torch.device, os.PathLike)):
+        return str(value)
+    for base in (bool, int, float, str):  # subclasses, an IntEnum for one
+        if isinstance(value, base):
+            return base(value)
+    if setting and isinstance(value, np.ndarray):
+        return value.tolist()
+    if setting and isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if setting and hasattr(value, "isoformat"):  # yaml reads an unquoted 2014-07-23 as a date
+        return value.isoformat()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        kind = "matrix" if isinstance(value, np.matrix) else "array"
+        return {_TAG: kind, "data": torch.from_numpy(np.array(value))}
+    if scipy.sparse.issparse(value):
+        coo = value.tocoo()
+        return {
+            _TAG: "sparse",
+            "format": value.format,
+            "is_array": isinstance(value, scipy.sparse.sparray),
+            "shape": tuple(int(size) for size in coo.shape),
+            "row": torch.from_numpy(np.array(coo.row)),
+            "column": torch.from_numpy(np.array(coo.col)),
+            "data": torch.from_numpy(np.array(coo.data)),
+        }
+    if isinstance(value, Mapping):
+        packed: Any = OrderedDict() if isinstance(value, OrderedDict) else {}
+        for key, entry in value.items():
+            packed[_to_safe(key, where, setting)] = _to_safe(entry, f"{where}.{key}", setting)
+        if hasattr(value, "_metadata"):  # the module versions a state_dict carries
+            packed._metadata = _to_safe(value._metadata, f"{where}._metadata")
+        return packed
+    if isinstance(value, (list, tuple)):
+        entries = [_to_safe(entry, f"{where}[{i}]", setting) for i, entry in enumerate(value)]
+        return entries if isinstance(value, list) else tuple(entries)
+    raise UserError(
+        f"The checkpoint entry '{where}' is a {type(value).__name__}, which is neither a tensor "
+        "nor plain data: store what it is made of instead."
     )
+
+
+def _from_safe(value: Any) -> Any:
+    """Undo :func:`_to_safe` for arrays and sparse matrices."""
+    if isinstance(value, dict):
+        kind = value.get(_TAG)
+        if kind == "array":
+            return value["data"].cpu().numpy()
+        if kind == "matrix":
+            return np.asmatrix(value["data"].cpu().numpy())
+        if kind == "sparse":
+            entries = [value[name].cpu().numpy() for name in ("data", "row", "column")]
+            build = scipy.sparse.coo_array if value["is_array"] else scipy.sparse.coo_matrix
+            sparse = build((entries[0], (entries[1], entries[2])), shape=value["shape"])
+            return sparse.asformat(value["format"])
+        for key, entry in value.items():
+            value[key] = _from_safe(entry)
+        return value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_from_safe(entry) for entry in value)
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.metadata
 import logging
 import os
@@ -13,7 +12,8 @@ from typing import Any
 
 from packaging.version import Version
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.imports import optional
 
 #: The first whose ``tune.report`` takes a dictionary and whose ``RunConfig`` is Tune's own.
 OLDEST_RAY = "2.43"
@@ -39,13 +39,8 @@ def require_ray(who: str, library: str, extra: str, environment: dict[str, str])
         raise UserError(f"{who} needs ray, which is not installed; {install}.") from None
     if Version(version) < Version(OLDEST_RAY):
         raise UserError(f"ray {version} is too old, {who} needs {OLDEST_RAY}; {install}.")
-    try:
-        ray = importlib.import_module("ray")
-        importlib.import_module(library)
-    except ImportError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"ray {version} cannot be imported ({reason}); {install}.") from error
-    return ray
+    optional(library, extra, who)
+    return optional("ray", extra, who)
 
 
 @contextlib.contextmanager
@@ -74,19 +69,19 @@ def connected(ray: Any, memory: int = 0, cpus: int | None = None) -> Iterator[st
         )
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Without "local", Ray takes one that somebody started here before.
-    options = {"address": address or "local", "log_to_driver": False}
-    options["logging_level"] = logging.ERROR
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options["address"] = address or "local"
     if not address:
-        options["include_dashboard"] = False
+        options |= {"include_dashboard": False}
+        options |= {"object_store_memory": max(_SMALLEST_STORE, memory)}
         if cpus:
             options["num_cpus"] = max(os.cpu_count() or 1, cpus)
-        options["object_store_memory"] = max(_SMALLEST_STORE, memory)
         os.environ.setdefault("RAY_worker_niceness", "0")  # workers are what is wanted, as a run is
     _let_workers_find_us()
     try:
         _start(ray, options, tries=1 if address else 2)
     except Exception as error:  # Ray has no kind of its own for this
-        reason = " ".join(str(error).split())[:200].rstrip(".")
+        reason = reason_of(error)
         if not address:
             raise UserError(f"Ray does not start ({reason}).") from error
         raise UserError(

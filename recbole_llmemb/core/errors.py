@@ -7,11 +7,16 @@ line prints it and exits with status 2; from Python it is an ordinary exception.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 
 __all__ = ["TableError", "UserError"]
+
+# difflib looks at some ten thousand spellings a second; of more, only alike ones are shown to it.
+_MANY = 20_000
 
 
 class UserError(ValueError):
@@ -75,16 +80,52 @@ def refuse_twice(
         )
 
 
-def name_some(tokens: Iterable[str], limit: int = 5) -> str:
+def refuse_unknown(
+    what: str, tokens: Iterable[str], known: Iterable[str], where: str, advice: str = ""
+) -> None:
+    """Refuse unknown tokens, if there are any, with what they may have been meant to be.
+
+    ``what``: ``user`` or ``item``.
+    ``where``: who does not know them.
+    ``advice``: what else to do.
+    """
+    tokens, known = list(dict.fromkeys(tokens)), list(known)
+    if not tokens:
+        return
+    near = [", ".join(nearest(token, known)) for token in tokens[:5]]
+    hints = [f" (nearest: {each})" if each else "" for each in near]
+    raise UserError(
+        f"{where} knows no {what}{'s' if len(tokens) > 1 else ''} {name_some(tokens, hints=hints)}"
+        f"; {advice or 'check the spelling'}."
+    )
+
+
+def name_some(tokens: Iterable[str], limit: int = 5, hints: Iterable[str] = ()) -> str:
     """Name the first few tokens for an error message: ``'a', 'b', … (12 in all)``.
 
-    Parameters
-    ----------
-    tokens : iterable of str
-        What to name, in order.
-    limit : int
-        How many to spell out.
+    ``limit``: how many to spell out.
+    ``hints``: what to say behind each.
     """
     tokens = list(tokens)
-    shown = ", ".join(repr(str(token)) for token in tokens[:limit])
-    return shown if len(tokens) <= limit else f"{shown}, … ({len(tokens)} in all)"
+    shown = zip_longest((repr(str(token)) for token in tokens[:limit]), hints, fillvalue="")
+    named = ", ".join(token + hint for token, hint in shown)
+    return named if len(tokens) <= limit else f"{named}, … ({len(tokens)} in all)"
+
+
+def nearest(token: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """At most ``count`` known tokens spelt most like this one, best first."""
+    known = list(known)
+    folded = token.casefold().strip()
+    same = [one for one in known if one.casefold() == folded]
+    if same:
+        return same[:count]
+    if len(known) > _MANY:
+        known = [one for one in known if _alike(one, token)]
+    return difflib.get_close_matches(token, known[:_MANY], n=count, cutoff=0.6)
+
+
+def _alike(one: str, other: str) -> bool:
+    if abs(len(one) - len(other)) > 2:
+        return False
+    half = max(1, len(other) // 2)
+    return one[:half] == other[:half] or one[-half:] == other[-half:]

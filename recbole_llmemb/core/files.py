@@ -1,4 +1,4 @@
-"""Files: whole or not at all, never in the place of what is read; and text read as it is."""
+"""Files that appear whole or not at all, and never in the place of what is read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import glob
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.errors import UserError, explained
 
 AnyPath = str | os.PathLike[str]
 
@@ -27,33 +27,57 @@ def atomic_file(path: AnyPath, key: str | None = None) -> Iterator[Path]:
     if is_stream(path):
         yield Path(path)
         return
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
-    fresh = None
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a directory")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        fresh = Path(name)
-        yield fresh
-        with open(fresh, "rb") as file:
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(fresh, 0o666 & ~mask)
-        os.replace(fresh, path)
-    except OSError as error:
-        raise _unwritable(path, error, key) from error
-    finally:
-        if fresh is not None:
+    with _writing(path, key):
+        target, fresh = _beside(path)
+        try:
+            yield fresh
+            make_lasting(fresh)
+            os.replace(fresh, target)
+        finally:
             fresh.unlink(missing_ok=True)
 
 
-def _unwritable(path: AnyPath, error: OSError, key: str | None) -> UserError:
+def require_writable(path: AnyPath, key: str | None = None) -> None:
+    """Refuse a file that :func:`atomic_file` could not write, before any work is done for it."""
+    if not is_stream(path):
+        with _writing(path, key):
+            _beside(path)[1].unlink()
+
+
+def _writing(path: AnyPath, key: str | None) -> AbstractContextManager[None]:
     advice = f"; give --{key} a file in a folder that can be written to" if key else ""
-    reason = reason_of(error)
-    return UserError(f"The file {path} cannot be written ({reason}){advice}.", key=key, where=path)
+    sentence = f"The file {path} cannot be written ({{reason}}){advice}."
+    return explained(sentence, OSError, key=key, where=path)
+
+
+def _beside(path: AnyPath) -> tuple[Path, Path]:
+    """The file that a path means, links followed, and an empty one beside it."""
+    target = Path(os.path.realpath(path) if os.path.islink(path) else path)
+    if target.is_dir():
+        raise IsADirectoryError(21, "it is a directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    os.close(handle)
+    return target, Path(name)
+
+
+def make_lasting(path: Path) -> None:
+    """Let a temporary file or directory be as readable as any other, and reach the disk."""
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
+    sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush a file or directory to disk, where the system can (Windows cannot for directories)."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_stream(path: AnyPath) -> bool:
@@ -81,10 +105,8 @@ def refuse_inputs(output: AnyPath | None, inputs: Iterable[AnyPath | None]) -> N
 
 
 def _would_replace(output: AnyPath, given: AnyPath) -> bool:
-    if os.path.samefile(output, given):
-        return True
     there, read, here = (Path(os.path.realpath(path)) for path in (output, given, "."))
-    if there in read.parents:
+    if os.path.samefile(output, given) or there in read.parents:
         return True
     # A separator such as "/" or "." is no folder that somebody reads.
     return there.is_file() and read in there.parents and read not in (here, *here.parents)
@@ -108,53 +130,6 @@ def inputs_of(config: Any) -> list[AnyPath]:
         elif isinstance(value, (str, os.PathLike)) and value:
             found.append(value)
     return found
-
-
-def require_writable(path: AnyPath, key: str | None = None) -> None:
-    """Refuse a file that :func:`atomic_file` could not write, before any work is done for it."""
-    if is_stream(path):
-        return
-    path = Path(os.path.realpath(path) if os.path.islink(path) else path)
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a directory")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    except OSError as error:
-        raise _unwritable(path, error, key) from error
-    os.close(handle)
-    os.unlink(name)
-
-
-def text_encoding(encoding: str | None) -> str:
-    """The encoding to read a text file with: UTF-8 may begin with a byte order mark."""
-    encoding = encoding or "utf-8"
-    plain = encoding.lower().replace("_", "-")
-    return "utf-8-sig" if plain in ("utf-8", "utf8") else encoding
-
-
-def lines_of(path: AnyPath, encoding: str | None = None) -> list[str]:
-    """Lines of a text file without their ends; a lone carriage return is none."""
-    with open(path, encoding=text_encoding(encoding), newline="\n") as file:
-        return [line.removesuffix("\r") for line in file.read().split("\n")]
-
-
-def first_line(path: AnyPath, encoding: str | None) -> str:
-    """The first line of a text file, as :func:`lines_of` has it."""
-    try:
-        with open(path, encoding=text_encoding(encoding), newline="\n") as file:
-            return file.readline().removesuffix("\n").removesuffix("\r")
-    except (ValueError, LookupError) as error:
-        raise UserError(wrong_encoding(path, encoding, error)) from None
-
-
-def wrong_encoding(path: AnyPath, encoding: str | None, error: Exception) -> str:
-    """A sentence for a file that cannot be decoded."""
-    reason = " ".join(str(error).split()).rstrip(".")
-    return (
-        f"{path} cannot be read as {encoding or 'utf-8'} ({reason}); set encoding to that of the "
-        "file, as in --encoding=latin-1."
-    )
 
 
 def hash_file(path: AnyPath, digest: Any) -> None:

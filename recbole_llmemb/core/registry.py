@@ -25,7 +25,7 @@ def is_import_path(value: Any) -> bool:
     return isinstance(value, str) and re.match(PATTERN, value) is not None
 
 
-class Registry(Mapping[str, Any]):
+class Registry(dict[str, Any]):
     """What a configuration key may name: parts of this package, registered ones, import paths.
 
     Parameters
@@ -39,11 +39,10 @@ class Registry(Mapping[str, Any]):
     """
 
     def __init__(self, key: str, base: type, **parts: Any):
-        self.key, self.base, self._parts = key, base, parts
+        super().__init__(parts)
+        self.key, self.base = key, base
 
-    def __getitem__(self, name: str) -> Any:
-        if name in self._parts:
-            return self._parts[name]
+    def __missing__(self, name: str) -> Any:
         if not is_import_path(name):
             raise UserError(
                 f"{self.key} is {name!r}; it must be one of {', '.join(map(repr, self))}, or where "
@@ -52,18 +51,12 @@ class Registry(Mapping[str, Any]):
             )
         return self.checked(imported(name, self.key), name)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._parts)
-
-    def __len__(self) -> int:
-        return len(self._parts)
-
     def __contains__(self, name: object) -> bool:
-        return name in self._parts or is_import_path(name)
+        return super().__contains__(name) or is_import_path(name)
 
     def register(self, name: str, part: type) -> type:
         """Let a part of yours go by a name, in this process."""
-        self._parts[name] = self.checked(part, name)
+        self[name] = self.checked(part, name)
         return part
 
     def checked(self, part: Any, name: str) -> Any:

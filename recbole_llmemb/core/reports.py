@@ -1,22 +1,30 @@
-"""Reports: text and pages made from templates, and the folder of ``--out`` that they go to."""
+"""Reports: text and pages made from templates, figures, and the folder of ``--out``."""
 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
-import uuid
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import atomic_file
-from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.files import atomic_file, require_writable
+from recbole_llmemb.core.imports import optional
 
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+#: Okabe and Ito's colors, which color-blind readers tell apart as well.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX*"  # one more than colors, so that no pair of the two comes back soon
+LINES = ("-", "--", "-.", ":")
 _IN_LATEX: dict[str, Any] = {
     "variable_start_string": "<<",
     "variable_end_string": ">>",
@@ -60,50 +68,97 @@ class OutFolder:
         self.folder, self.listing = Path(folder), listing
         self._check([listing])
         optional("matplotlib", "figures", "--out")
-        self._write({f".probe-{uuid.uuid4().hex}": b""})[0].unlink()
+        require_writable(self.folder / listing)
 
     def write(self, contents: dict[str, bytes]) -> list[Path]:
         """Write each file, by its path inside the folder; returns where they are."""
         self._check(contents)
         stale = self._listed() - set(contents)
-        files = self._write(contents)
-        for name in stale:
-            (self.folder / name).unlink(missing_ok=True)
-        return files
-
-    def _write(self, contents: dict[str, bytes]) -> list[Path]:
         for name, content in contents.items():
             with atomic_file(self.folder / name) as fresh:
                 fresh.write_bytes(content)
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
         return [self.folder / name for name in contents]
 
+    def _check(self, names: Iterable[str]) -> None:
+        listed = self._listed()
+        for path in (self.folder / name for name in names if name not in listed):
+            if os.path.lexists(path):
+                raise UserError(
+                    f"{path} was there before and is not of an earlier run of this command, so it "
+                    "is not replaced; move it away, or give --out another folder.",
+                    key="out",
+                    where=path,
+                )
+
     def _listed(self) -> set[str]:
-        """The files of an earlier run that are there."""
+        """The files of an earlier run, those below the folder whatever links there are."""
         try:
             text = (self.folder / self.listing).read_text(encoding="utf-8")
             found = re.search(r"\bfiles\"?: (\[.*?\])", text, re.DOTALL)
             names = json.loads(found[1] if found else "[]")
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             return set()
-        return {name for name in names if isinstance(name, str) and self._is_inside(name)}
-
-    def _is_inside(self, name: str) -> bool:
-        """Whether a name is of a file below the folder, whatever links there are."""
-        path, folder = Path(os.path.realpath(self.folder / name)), os.path.realpath(self.folder)
-        return Path(folder) in path.parents
-
-    def _check(self, names: Iterable[str]) -> None:
-        listed = self._listed()
-        for name in names:
-            if name not in listed and os.path.lexists(self.folder / name):
-                raise UserError(
-                    f"{self.folder / name} was there before and is not of an earlier run of this "
-                    "command, so it is not replaced; move it away, or give --out another folder.",
-                    key="out",
-                    where=self.folder / name,
-                )
+        folder = self.folder.resolve()
+        return {
+            name
+            for name in names
+            if isinstance(name, str) and folder in (folder / name).resolve().parents
+        }
 
 
 def comment(names: Iterable[str]) -> str:
     """The list of files that a page carries."""
     return f"<!-- files: {json.dumps(sorted(names))} -->"
+
+
+def new_figure(
+    width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
+) -> Figure:
+    """A figure that is drawn without a screen, whatever pyplot may be set to."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def style(number: int) -> dict[str, str]:
+    """How the curve of the ``number``-th group looks, the same in every figure."""
+    return {
+        "color": COLORS[number % len(COLORS)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "linestyle": LINES[number // len(COLORS) % len(LINES)],
+    }
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file; equal figures give equal bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    return file.getvalue()
+
+
+def principal_plane(vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Points on the plane of their two first principal components.
+
+    Shapes: ``vectors`` (n, D).
+    Returns the points ``(n, 2)``, and their share of the variance.
+    """
+    import torch
+
+    centred = vectors - vectors.mean(0)
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    share = (singular[:2].square().sum() / singular.square().sum()).item()
+    return centred @ directions[:2].t(), share
+
+
+def bare(axes: Any, points: torch.Tensor, name: str) -> None:
+    """Axes for a map: a title, equal scales, no ticks."""
+    low, high = points.amin(0), points.amax(0)
+    (x, y), edge = ((low + high) / 2).tolist(), 0.53 * (high - low).max().item() or 1.0
+    axes.set_title(name, fontsize=9)
+    axes.set(xlim=(x - edge, x + edge), ylim=(y - edge, y + edge), xticks=[], yticks=[])
+    axes.set_aspect("equal")

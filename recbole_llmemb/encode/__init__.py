@@ -4,7 +4,7 @@ What is named here is imported when it is first used, so that keys, options and 
 nothing.
 """
 
-from recbole_llmemb.core.optional import lazy
+from recbole_llmemb.core.imports import lazy
 from recbole_llmemb.records.items import ItemText, read_items
 
 __all__ = ["ItemText", "cache_directory", "ensure_table", "item_prompts", "read_items"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import hash_file
-from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.imports import optional
 
 #: What ``recbole-llm scft`` adds to peft's files: for which encoder, pooling and prompt.
 MANIFEST = "scft.json"

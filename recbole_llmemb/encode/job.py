@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from recbole_llmemb.core.artifacts import build_or_load
-from recbole_llmemb.core.directories import require_free
+from recbole_llmemb.core.artifacts import build_or_load, require_free
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.encode.options import EncodeJob, Workers

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import first_line
+from recbole_llmemb.core.text import first_line
 
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.token_lists import split_tokens
+from recbole_llmemb.core.text import split_tokens
 from recbole_llmemb.records.reader import open_records
 from recbole_llmemb.records.values import token_of
 

@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError, reason_of
-from recbole_llmemb.core.files import text_encoding, wrong_encoding
-from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.text import text_encoding, wrong_encoding
 from recbole_llmemb.records.atomic import atomic_header, name_and_type
 from recbole_llmemb.records.values import is_number, is_vector
 

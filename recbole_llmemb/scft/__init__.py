@@ -4,6 +4,6 @@ What is named here is imported when it is first used; transformers, peft and sen
 only when an adapter is really trained, so that finding one in the cache costs nothing.
 """
 
-from recbole_llmemb.core.optional import lazy
+from recbole_llmemb.core.imports import lazy
 
 __getattr__ = lazy(__name__, job="ScftJob ensure_adapter ensure_table job_from_config run_job")

@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from recbole_llmemb.core.drawing import bare, check_matplotlib, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, require_writable
+from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.reports import bare, new_figure, principal_plane
 from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.texts import item_prompts
@@ -27,7 +28,7 @@ def check_figure(file: str) -> None:
             f"{file} is not a figure that was drawn here, so it is not replaced; move it away, or "
             "give --figure another file."
         )
-    check_matplotlib("--figure")
+    optional("matplotlib", "figures", "--figure")
 
 
 def draw(job, adapter: Path, file: str) -> None:

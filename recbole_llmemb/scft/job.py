@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.config.keys import values_of
-from recbole_llmemb.core.artifacts import build_or_load
-from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
+from recbole_llmemb.core.artifacts import atomic_directory, build_or_load, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest

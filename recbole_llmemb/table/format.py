@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from recbole_llmemb.core.directories import atomic_directory
+from recbole_llmemb.core.artifacts import atomic_directory
 from recbole_llmemb.core.errors import TableError, explained, name_some, refuse_twice
 
 FORMAT_VERSION = 1

@@ -11,7 +11,7 @@ from recbole_llmemb.core.errors import (
     reason_of,
     refuse_twice,
 )
-from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.imports import optional
 
 
 def test_an_error_of_a_library_becomes_our_sentence():

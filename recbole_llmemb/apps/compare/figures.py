@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_llmemb.apps.compare.comparison import mean_std
-from recbole_llmemb.core.drawing import new_figure, style
+from recbole_llmemb.core.reports import new_figure, style
 
 _BINS = {
     "item_popularity": "training interactions of the item",

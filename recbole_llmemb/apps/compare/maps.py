@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from recbole_llmemb.core.drawing import COLORS, bare, new_figure, principal_plane
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.reports import COLORS, bare, new_figure, principal_plane
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.records.items import read_dataset_items

@@ -12,8 +12,7 @@ from recbole_llmemb.apps.compare.comparison import Cell
 from recbole_llmemb.apps.compare.figures import figures_of
 from recbole_llmemb.apps.compare.grouping import differing_settings
 from recbole_llmemb.apps.compare.maps import maps_of
-from recbole_llmemb.core.drawing import png
-from recbole_llmemb.core.reports import comment, render
+from recbole_llmemb.core.reports import comment, png, render
 
 LISTING = "report.html"
 _LATEX = {

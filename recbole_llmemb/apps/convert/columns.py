@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.suggestions import nearest
+from recbole_llmemb.core.errors import UserError, nearest
 
 #: Names by which a column is known, without case, blanks and underscores.
 KNOWN = {

@@ -23,7 +23,7 @@ from recbole_llmemb.apps.convert.interactions import (
 from recbole_llmemb.apps.convert.items import ItemLines, check_names, gather, line_of
 from recbole_llmemb.apps.convert.job import ConvertJob
 from recbole_llmemb.apps.convert.report import Converted
-from recbole_llmemb.core.directories import atomic_directory, require_free
+from recbole_llmemb.core.artifacts import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.records.reader import RecordFile, open_records

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from recbole_llmemb.apps.serve import export_parts
-from recbole_llmemb.core.directories import atomic_directory, files_in, require_free
+from recbole_llmemb.core.artifacts import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.table.format import library_versions

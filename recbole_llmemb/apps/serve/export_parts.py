@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recbole_llmemb.core.errors import TableError, explained
-from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.imports import optional
 from recbole_llmemb.table import EmbeddingTable
 from recbole_llmemb.table.format import MANIFEST_FILE, TOKENS_FILE, VECTORS_FILE
 

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.suggestions import refuse_unknown
+from recbole_llmemb.core.errors import UserError, refuse_unknown
 from recbole_llmemb.data.histories import batch_of
 from recbole_llmemb.data.lazy import POSITION
 

@@ -7,8 +7,7 @@ from collections import Counter
 import numpy as np
 import torch
 
-from recbole_llmemb.core.errors import UserError, name_some
-from recbole_llmemb.core.suggestions import refuse_unknown
+from recbole_llmemb.core.errors import UserError, name_some, refuse_unknown
 
 
 class Catalogue:

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from recbole_llmemb.apps.serve.item_index import Catalogue
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, is_stream
-from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.imports import optional
 
 FORMATS = ("table", "jsonl", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",

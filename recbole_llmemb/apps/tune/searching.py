@@ -23,7 +23,7 @@ from recbole_llmemb.apps.tune.tuning import make_tuner
 from recbole_llmemb.core.cluster import connected
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
-from recbole_llmemb.core.optional import optional
+from recbole_llmemb.core.imports import optional
 from recbole_llmemb.run.stages import data_hash
 
 # Options that a search goes on with, if it goes on.

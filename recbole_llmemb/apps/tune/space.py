@@ -12,9 +12,8 @@ from typing import Any
 import yaml
 
 from recbole_llmemb.config.arithmetic import value_of
-from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.optional import optional
-from recbole_llmemb.core.suggestions import nearest
+from recbole_llmemb.core.errors import UserError, explained, nearest
+from recbole_llmemb.core.imports import optional
 
 #: How a key may be searched, and what its list holds.
 KINDS = {

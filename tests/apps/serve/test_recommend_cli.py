@@ -10,8 +10,7 @@ from serve_runs import encoder, from_text, saved  # noqa: F401
 from recbole_llmemb import Recommender
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
-from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.suggestions import nearest
+from recbole_llmemb.core.errors import UserError, nearest
 
 
 @pytest.fixture

@@ -1,14 +1,48 @@
-"""What is to be done once another package is imported, by whomever and whenever that is."""
+"""When modules are imported: optional ones, names when they are used, and after RecBole."""
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
+import importlib
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 from typing import Any
+
+from recbole_llmemb.core.errors import UserError
+
+
+def optional(module: str, extra: str, who: str) -> ModuleType:
+    """A module of a library that is not always installed, such as ``pyarrow.parquet``.
+
+    ``extra``: the extra of this package that brings it.
+    ``who``: what needs it, for the message.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == library
+        why = "which is not installed" if missing else f"which cannot be imported ({error})"
+        raise UserError(
+            f"{who} needs {library}, {why}; run `pip install 'recbole-llmemb[{extra}]'`."
+        ) from None
+
+
+def lazy(package: str, **modules: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package, some names of which are imported when they are used.
+
+    ``modules``: by module of the package, the names that lie in it.
+    """
+    where = {name: module for module, names in modules.items() for name in names.split()}
+
+    def find(name: str) -> Any:
+        if name in where:
+            return getattr(importlib.import_module(f"{package}.{where[name]}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find
 
 
 def after_import(
@@ -28,7 +62,7 @@ def after_import(
         sys.meta_path.insert(0, _Waiting(package, heal, install, f"{own}."))
 
 
-class _Waiting(importlib.abc.MetaPathFinder):
+class _Waiting(MetaPathFinder):
     """Has others find the package and modules of ours, and learns when these have been run."""
 
     def __init__(
@@ -43,7 +77,7 @@ class _Waiting(importlib.abc.MetaPathFinder):
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(name, path, target) for finder in others)
         spec = next((spec for spec in found if spec is not None), None)
-        if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
             vars(spec.loader)["exec_module"] = self._watched(name, spec.loader.exec_module)
         return spec
 
