@@ -20,7 +20,7 @@ _MOVED = {
     "model.backbones.bert4rec": "models.llmemb.backbones.special",
     "model.backbones.examine": "testing",
     "model.item_embedding": "models.llmemb.item_embedding",
-    "model.item_layer": "models.llmemb.item_layer",
+    "model.item_layer": "models.llmemb.parts",
     "model.llmemb": "models.llmemb.model",
     "model.offsets": "models.llmemb.item_embedding",
     "pipeline": "run.stages",

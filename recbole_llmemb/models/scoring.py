@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from recbole_llmemb.models.layers import EvalCache
 
 __all__ = ["Items"]
 
@@ -26,6 +25,44 @@ class Items(NamedTuple):
 
     vectors: torch.Tensor  # (n, d): row 0 is padding
     bias: torch.Tensor | None = None  # (n,): added to the scores
+
+
+class EvalCache(nn.Module):
+    """Something that evaluation computes once, and again only after a parameter changed.
+
+    Fused optimizers do not count their changes in ``_version``, so every use that may lead to a
+    gradient, and every change between training and evaluation, forgets it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: Any = None
+
+    def get(self, tensors: Iterable[torch.Tensor], compute: Callable[[], Any]) -> Any:
+        """What ``compute`` returns, which depends on these tensors and nothing else."""
+        if torch.is_grad_enabled():
+            self._kept = None
+            return compute()
+        tensors = tuple(tensors)
+        key: list[Any] = [(t.data_ptr(), t._version, t.shape, t.dtype, t.device) for t in tensors]
+        key += [torch.is_autocast_enabled(t.device.type) for t in tensors[:1]]
+        if self._kept is None or self._kept[0] != key:
+            # The tensors are kept, too, so that no other can come to lie at their address.
+            self._kept = key, tensors, compute()
+        return self._kept[2]
+
+    def forget(self) -> None:
+        """Compute it anew when it is asked for next."""
+        self._kept = None
+
+    def train(self, mode: bool = True) -> EvalCache:
+        if mode != self.training:
+            self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What evaluation computed is not worth copying or pickling.
+        return {**self.__dict__, "_kept": None}
 
 
 class ItemScores(nn.Module):

@@ -21,8 +21,7 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
-from recbole_llmemb.models.contract import as_method
-from recbole_llmemb.models.given import Given
+from recbole_llmemb.models.contract import Given, as_method
 from recbole_llmemb.records.atomic import check_header, interaction_files
 from recbole_llmemb.run.result import curve_of
 from recbole_llmemb.run.schema import Use, keys

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llmemb.models.llmemb.item_layer import trained_items
+from recbole_llmemb.models.llmemb.parts import trained_items
 from recbole_llmemb.models.losses import log_popularity
 
 SPLITS = {

@@ -13,7 +13,7 @@ from recbole_llmemb import Recommender
 from recbole_llmemb.core import checkpoint, gpus
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation import full_ranking
-from recbole_llmemb.models.llmemb.fused_attention import FusedAttention
+from recbole_llmemb.models.llmemb.fast_ops import FusedAttention
 from recbole_llmemb.run.stages import train_and_evaluate
 
 KINDS = {
@@ -206,7 +206,7 @@ def test_a_table_that_does_not_fit_is_refused(monkeypatch, tiny_run):
     with pytest.raises(UserError, match="llm_table_dtype"):
         refuse((1 << 10) + 1, 256, torch.float32, "cuda:0")
     # A run asks before it moves the table.
-    monkeypatch.setattr("recbole_llmemb.models.llmemb.item_layer.refuse_too_large", _refused)
+    monkeypatch.setattr("recbole_llmemb.models.llmemb.parts.refuse_too_large", _refused)
     with pytest.raises(UserError, match="61 16 torch.float32 cpu"):
         tiny_run("LLMEmbSASRec")
 

@@ -91,7 +91,7 @@ def test_losses_and_their_gradients(model_of, name, loss_type, way):
     torch.manual_seed(1)
     states = torch.randn(len(targets), 8, requires_grad=True)
     weight = model.item_embedding.weight.detach().clone()
-    with model._shared_rows(batch, True):
+    with model._shared_rows(batch):
         loss = model.position_loss(states, batch)
         model.zero_grad()
         loss.backward()

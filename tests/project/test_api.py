@@ -36,7 +36,7 @@ MOVED = {
     "model.backbones": {"models.llmemb.backbones": "Traits BACKBONES"},
     "model.backbones.bert4rec": {"models.llmemb.backbones.special": "BERT4RecModel"},
     "model.item_embedding": {"models.llmemb.item_embedding": "TableItemEmbedding"},
-    "model.item_layer": {"models.llmemb.item_layer": "item_layer"},
+    "model.item_layer": {"models.llmemb.parts": "item_layer"},
     "model.llmemb": {"models.llmemb.model": "LLMEmbMixin"},
     "model.losses": {
         "models.losses": "item_cross_entropy bpr_loss bce_loss PairwiseBCE AlignmentLoss"

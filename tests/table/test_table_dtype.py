@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from recbole_llmemb.models import layers
 from recbole_llmemb.models.adapters import LinearAdapter, NoAdapter
+from recbole_llmemb.models.llmemb import parts
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 
 
@@ -52,12 +52,12 @@ def test_without_an_adapter_half_precision_rows_become_float():
 def test_wide_tables_are_kept_in_bfloat16_where_it_is_fast(
     setting, width, native, expected, monkeypatch
 ):
-    monkeypatch.setattr(layers, "has_bfloat16_matmul", lambda device: native)
-    assert layers.table_dtype(setting, width, "cpu") == expected
+    monkeypatch.setattr(parts, "has_bfloat16_matmul", lambda device: native)
+    assert parts.table_dtype(setting, width, "cpu") == expected
 
 
 def test_an_old_torch_or_cpu_counts_as_without_bfloat16(monkeypatch):
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
-    assert not layers.has_bfloat16_matmul("cpu")
-    assert not layers.has_bfloat16_matmul("meta")
+    assert not parts.has_bfloat16_matmul("cpu")
+    assert not parts.has_bfloat16_matmul("meta")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.layers import EvalCache
+from recbole_llmemb.models.scoring import EvalCache
 
 __all__ = ["TableItemEmbedding"]
 
@@ -43,11 +43,11 @@ class TableItemEmbedding(nn.Module):
         How ``table`` was made from the vectors that :meth:`embed` is given.
     """
 
+    padding_idx = 0
+
     def __init__(self, table, adapter, size, extra_rows=0, freeze=True, offsets=None, prepare=None):
         super().__init__()
-        self.num_embeddings = len(table) + extra_rows
-        self.embedding_dim = size
-        self.padding_idx = 0
+        self.num_embeddings, self.embedding_dim = len(table) + extra_rows, size
         if freeze:
             self.register_buffer("table", table, persistent=False)
         else:
@@ -55,18 +55,13 @@ class TableItemEmbedding(nn.Module):
         self.adapter, self.offsets, self.prepare = adapter, offsets, prepare
         self.extra = nn.Parameter(torch.randn(extra_rows, size) * 0.02) if extra_rows else None
         # Where an item's row lies in the rows of the current step.
-        self.register_buffer(
-            "slot", torch.zeros(self.num_embeddings, dtype=torch.long), persistent=False
-        )
-        self._step_rows = None
-        self._step_slots = None
+        slot = torch.zeros(self.num_embeddings, dtype=torch.long)
+        self.register_buffer("slot", slot, persistent=False)
+        self._step_rows = self._step_slots = None
         self._whole = EvalCache()
 
     def extra_repr(self):
-        kind = "trained" if isinstance(self.table, nn.Parameter) else "frozen"
-        return (
-            f"{self.num_embeddings}, {self.embedding_dim}, {kind} table {tuple(self.table.shape)}"
-        )
+        return f"{self.num_embeddings}, {self.embedding_dim}, table {tuple(self.table.shape)}"
 
     def _all_rows(self):
         items = self.adapter(self.table[1:])
@@ -150,34 +145,17 @@ class TrainedRows(nn.Embedding):
         return _prepared(vectors, None if prepared else self.prepare, self.weight)
 
 
-class WithNewItems(nn.Module):
-    """An item layer that can also look up new items, after all ids that it had.
+class WithNewItems(nn.Embedding):
+    """What a model looks items up in that was given new ones, after all ids that it had.
 
+    ``layer``: as it was trained.
     ``rows`` (m, d): embeddings of the new items.
-
-    ``layer``: The layer without them. Its ``weight`` is this one's: the items of the dataset.
     """
 
     def __init__(self, layer, rows):
-        super().__init__()
-        self.layer = layer
-        self.num_embeddings, self.embedding_dim = layer.num_embeddings, layer.embedding_dim
-        with torch.no_grad():
-            whole = torch.cat([layer.weight, rows.to(layer.weight.dtype)])
-        self.register_buffer("whole", whole, persistent=False)
-
-    @property
-    def weight(self):
-        """Embeddings of the items that the model was trained with."""
-        return self.layer.weight
-
-    def forward(self, ids):
-        """Embeddings of these ids, shape ``(*ids.shape, d)``."""
-        return F.embedding(ids, self.whole)
-
-    def embed(self, vectors, prepared=False):
-        """As of the layer."""
-        return self.layer.embed(vectors, prepared)
+        whole = torch.cat([layer.weight, rows.to(layer.weight.dtype)])
+        super().__init__(*whole.shape, _weight=whole, _freeze=True)
+        self.layer, self.embed = layer, layer.embed
 
 
 class ItemOffsets(nn.Module):

@@ -7,12 +7,9 @@ import copy
 import torch
 from torch import nn
 
-from recbole_llmemb.models.contract import Method, Needs
-from recbole_llmemb.models.given import given_to
-from recbole_llmemb.models.layers import table_dtype
+from recbole_llmemb.models.contract import Method, Needs, given_to
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows, WithNewItems
-from recbole_llmemb.models.llmemb.item_layer import prepared
-from recbole_llmemb.models.llmemb.parts import LOSSES
+from recbole_llmemb.models.llmemb.parts import LOSSES, prepared, table_dtype
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.scoring import Items
 
@@ -26,22 +23,16 @@ class ItemSide(Method):
     @classmethod
     def needs(cls, config):
         settings = ItemSettings.of(config)
-        table = settings.item_embedding != "id"
-        aligned = table and settings.align_weight > 0
-        narrow = table and not settings.learns_adapter
-        return Needs(
-            table=table,
-            table_width=cls.item_size(config) if narrow else None,
-            teacher="items" if aligned else "",
-            teacher_size=cls.item_size(config) if aligned else None,
-        )
-
-    @classmethod
-    def item_size(cls, config):
-        """Size of its item embeddings; None where nobody has said."""
+        if settings.item_embedding == "id":
+            return Needs()
         if cls.size_key:
-            return config[cls.size_key]
-        return config["embedding_size"] or config["hidden_size"]
+            size = config[cls.size_key]
+        else:
+            size = config["embedding_size"] or config["hidden_size"]
+        width = None if settings.learns_adapter else size
+        if not settings.align_weight:
+            return Needs(table=True, table_width=width)
+        return Needs(table=True, table_width=width, teacher="items", teacher_size=size)
 
     @classmethod
     def samples_negatives(cls, config):
@@ -64,10 +55,7 @@ class ItemSide(Method):
     @classmethod
     def why_not(cls, ability, config):
         if ability == "new_items" and ItemSettings.of(config).item_embedding == "id":
-            return (
-                f"the items of this {config['model']} have learnt IDs (item_embedding: id) and no "
-                "text"
-            )
+            return f"the items of this {config['model']} have learnt IDs and no text"
         return super().why_not(ability, config)
 
     @property
@@ -75,13 +63,15 @@ class ItemSide(Method):
         """The layer whose embeddings of the items make their scores."""
         return self.item_embedding
 
-    @property
-    def item_bias(self):
-        """A bias per item that the backbone adds to scores, or None."""
-        return None
+    #: A bias per item that the backbone adds to scores, or None.
+    item_bias = None
+
+    def scored(self, rows):
+        """What scores are made of, of item embeddings."""
+        return rows
 
     def items(self):
-        known = Items(self.output_items.weight[: self.item_count], self.item_bias)
+        known = Items(self.scored(self.output_items.weight[: self.item_count]), self.item_bias)
         return known if self._added is None else _joined(known, self._added)
 
     def own_scores(self, batch, ids=None):
@@ -90,21 +80,21 @@ class ItemSide(Method):
 
     @property
     def first_new_id(self):
-        return self.item_embedding.num_embeddings
+        return _trained(self.item_embedding).num_embeddings
 
     @torch.no_grad()
     def extend(self, vectors):
-        layer, plain = self.item_embedding, _plain(self.item_embedding)
-        scored = self._with_mean_bias(self.output_items.embed(vectors))
-        rows = plain.embed(vectors).float()
+        layer, trained = self.item_embedding, _trained(self.item_embedding)
+        items = self._new_items(self.output_items.embed(vectors))
+        rows = trained.embed(vectors).float()
         if self._added is not None:
-            scored = _joined(self._added, scored)
-            rows = torch.cat([layer.whole[plain.num_embeddings :], rows])
-        self._added = scored
-        self._replace_items(layer, WithNewItems(plain, rows))
+            items = _joined(self._added, items)
+            rows = torch.cat([layer.weight[trained.num_embeddings :], rows])
+        self._added = items
+        self._replace_items(layer, WithNewItems(trained, rows))
 
     def new_item_note(self):
-        if not isinstance(_plain(self.item_embedding), TrainedRows):
+        if not isinstance(_trained(self.item_embedding), TrainedRows):
             return ""
         return (
             "this model has learnt a vector for every item (its table was trained); new items have "
@@ -120,16 +110,17 @@ class ItemSide(Method):
         if self.needs(config).table:
             table = given_to(config["model"], dataset, config, "table")
             rows = prepared(config, table, tokens).to(layer.weight.device)
-            return self._with_mean_bias(layer.embed(rows, prepared=True).float())
+            return self._new_items(layer.embed(rows, prepared=True).float())
         torch.manual_seed(config["seed"])
         fresh = nn.Embedding(len(tokens), layer.embedding_dim)
         getattr(self, "_init_weights", _xavier)(fresh)
-        return self._with_mean_bias(fresh.weight.to(layer.weight.device))
+        return self._new_items(fresh.weight.to(layer.weight.device))
 
-    def _with_mean_bias(self, rows):
-        """Items of which nobody knows more than their embeddings."""
+    def _new_items(self, rows):
+        """Items of which no more is known than their embeddings, with the mean of the biases."""
         bias = self.item_bias
-        return Items(rows, None if bias is None else bias[1:].mean().expand(len(rows)))
+        bias = None if bias is None else bias[1:].mean().expand(len(rows))
+        return Items(self.scored(rows), bias)
 
     def item_parameters(self):
         names = ("weight", "table", "offsets.weight")
@@ -154,12 +145,12 @@ class UserEncoder(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        own, output = model.item_embedding, model.output_items
+        own = model.item_embedding
         with torch.no_grad():
-            matrix = getattr(own, "whole", own.weight).detach().clone()
+            matrix = own.weight.detach().clone()
         # Neither what makes scores nor data that training looks at is needed.
-        memo = {id(output): nn.Identity(), id(getattr(model, "dataset", None)): None}
-        memo[id(own)] = nn.Embedding.from_pretrained(matrix, freeze=True)
+        memo = {id(model.output_items): nn.Identity(), id(getattr(model, "dataset", None)): None}
+        memo[id(own)] = nn.Embedding.from_pretrained(matrix)
         self.model = copy.deepcopy(model, memo).eval().requires_grad_(False)
         self.has_bias = model.item_bias is not None
         self.item_count = model.item_count
@@ -179,7 +170,7 @@ class UserEncoder(nn.Module):
         return nn.functional.pad(states, (0, 1), value=1.0) if self.has_bias else states
 
 
-def _plain(layer):
+def _trained(layer):
     return layer.layer if isinstance(layer, WithNewItems) else layer
 
 

@@ -16,20 +16,14 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
-from recbole_llmemb.models.contract import Method, forward_roles
-from recbole_llmemb.models.given import given_to
-from recbole_llmemb.models.layers import use_fast_ops
-from recbole_llmemb.models.llmemb.fused_attention import fuse_attention
+from recbole_llmemb.models.contract import Method, forward_roles, given_to
+from recbole_llmemb.models.llmemb.fast_ops import use_fast_ops
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
-from recbole_llmemb.models.llmemb.item_layer import item_layer
 from recbole_llmemb.models.llmemb.item_side import ItemSide
-from recbole_llmemb.models.llmemb.parts import LOSSES
+from recbole_llmemb.models.llmemb.parts import LOSSES, item_layer
 from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.models.losses import (
-    AlignmentLoss,
-    log_popularity,
-)
-from recbole_llmemb.models.scoring import Items, ItemScores
+from recbole_llmemb.models.losses import AlignmentLoss, log_popularity
+from recbole_llmemb.models.scoring import ItemScores
 
 __all__ = ["LLMEmbMixin"]
 
@@ -41,13 +35,10 @@ class _BackboneConfig:
     """The configuration as a backbone reads it: one that knows CE and BPR only."""
 
     def __init__(self, config, replaced):
-        self._config = config
-        self._replaced = replaced
+        self._config, self._replaced = config, replaced
 
     def __getitem__(self, key):
-        if key in self._replaced:
-            return self._replaced[key]
-        value = self._config[key]
+        value = self._replaced[key] if key in self._replaced else self._config[key]
         if key == "loss_type" and value not in _RECBOLES:
             return "BPR" if LOSSES[value].samples_negatives else "CE"
         return value
@@ -90,7 +81,7 @@ class LLMEmbMixin(ItemSide):
     loss_reads_all_items = False
 
     def __init__(self, config, dataset):
-        self._every_position, self._chunks = False, None
+        self._every_position = False
         self._roles = forward_roles(super().forward)
         super().__init__(_BackboneConfig(config, self.backbone_settings(config)), dataset)
         self.loss_type, self.item_loss = config["loss_type"], LOSSES[config["loss_type"]]()
@@ -100,15 +91,7 @@ class LLMEmbMixin(ItemSide):
         self.padding_free = self.is_padding_free(config)
         if "users" in self._roles:
             self.reads = self.reads | {"users"}
-        self.item_count = dataset.item_num
-        replaced = getattr(self, "item_embedding", None)
-        if not isinstance(replaced, nn.Embedding):
-            raise UserError(
-                f"{self.backbone_name} has no self.item_embedding (an nn.Embedding of the items), "
-                "which a table could replace; name it so in the class."
-            )
-        size = replaced.embedding_dim
-        self._replace_items(replaced, item_layer(config, dataset, replaced, self.n_special_ids))
+        self._put_items(config, dataset)
         settings = ItemSettings.of(config)
         self.item_scores = ItemScores(
             settings.item_similarity == "cosine",
@@ -119,30 +102,37 @@ class LLMEmbMixin(ItemSide):
         if adjusted:
             shift = log_popularity(dataset.training_counts(dataset)[0], adjusted)
         self.register_buffer("log_popularity", shift, persistent=False)
-        self.align_weight = 0.0
         self.offset_decay = settings.offset_decay or 0.0
+        self.align_weight = 0.0
         if self.needs(config).teacher:
-            self.align_weight = settings.align_weight
-            self.align_positions = settings.align_items == "positions"
-            self.alignment = AlignmentLoss(settings.align_temperature)
-            teacher = given_to(config["model"], dataset, config, "teacher")
-            if teacher.shape[1] != size:
-                raise UserError(
-                    f"align_teacher {settings.align_teacher} has item embeddings of size "
-                    f"{teacher.shape[1]}, the model of size {size}; train a teacher of that size "
-                    "or set align_weight: 0."
-                )
-            self.register_buffer("teacher", teacher, persistent=False)
-        self._added: Items | None = None
+            self._put_teacher(config, dataset, settings)
         self.adjust(config, dataset)
         if config["train_mode"] == "sequence" or config["prefix_trim"]:
             use_fast_ops(self)
-            fuse_attention(self)
 
-    @property
-    def backbone_name(self):
-        """What this is a model over."""
-        return type(self).__name__.removeprefix("LLMEmb")
+    def _put_items(self, config, dataset):
+        replaced = getattr(self, "item_embedding", None)
+        if not isinstance(replaced, nn.Embedding):
+            raise UserError(
+                f"{type(self).__name__} has no self.item_embedding (an nn.Embedding of the items), "
+                "which a table could replace; name it so in the class."
+            )
+        self.item_count, self._added = dataset.item_num, None
+        self._replace_items(replaced, item_layer(config, dataset, replaced, self.n_special_ids))
+
+    def _put_teacher(self, config, dataset, settings):
+        self.align_weight = settings.align_weight
+        self.align_positions = settings.align_items == "positions"
+        self.alignment = AlignmentLoss(settings.align_temperature)
+        teacher = given_to(config["model"], dataset, config, "teacher")
+        size = self.item_embedding.embedding_dim
+        if teacher.shape[1] != size:
+            raise UserError(
+                f"align_teacher {settings.align_teacher} has item embeddings of size "
+                f"{teacher.shape[1]}, the model of size {size}; train a teacher of that size "
+                "or set align_weight: 0."
+            )
+        self.register_buffer("teacher", teacher, persistent=False)
 
     def backbone_settings(self, config):
         """Settings that the backbone is to find changed while it is built, a dict."""
@@ -154,8 +144,8 @@ class LLMEmbMixin(ItemSide):
     # -- training ---------------------------------------------------------------------
 
     def loss_terms(self, interaction):
-        one_pass = LOSS_POSITION in interaction
-        with self._shared_rows(interaction, one_pass):
+        with self._shared_rows(interaction):
+            one_pass = LOSS_POSITION in interaction
             loss = self._one_pass_loss(interaction) if one_pass else self._prefix_loss(interaction)
             terms = {"recommendation": loss}
             if self.align_weight:
@@ -163,14 +153,13 @@ class LLMEmbMixin(ItemSide):
                 term = self.alignment(self.teacher[items], self.item_embedding(items))
                 terms["alignment"] = self.align_weight * term
             if self.offset_decay:
-                items = self._batch_items(interaction, one_pass)
-                penalty = self.item_embedding.offsets.penalty(items)
+                penalty = self.item_embedding.offsets.penalty(self._batch_items(interaction))
                 terms["offsets"] = self.offset_decay * penalty
             return terms
 
-    def _batch_items(self, interaction, one_pass):
-        """Every item of a batch, distinct or not."""
-        if one_pass:
+    def _batch_items(self, interaction):
+        """Every item of a batch; the distinct ones where its loader has found them."""
+        if BATCH_ITEMS in interaction:
             return interaction[BATCH_ITEMS]
         fields = [self.ITEM_SEQ, self.POS_ITEM_ID, self.NEG_ITEM_ID]
         found = [interaction[field] for field in fields if field in interaction]
@@ -182,23 +171,23 @@ class LLMEmbMixin(ItemSide):
         targets = interaction[self.POS_ITEM_ID]
         return targets if self.align_positions else torch.unique(targets)
 
-    def _shared_rows(self, interaction, one_pass):
+    def _shared_rows(self, interaction):
+        """Adapted once per step: all items, or those that a pairwise loss looks up."""
         if not isinstance(self.item_embedding, TableItemEmbedding):
             return nullcontext()
         some = self.item_loss.samples_negatives and not self.loss_reads_all_items
         if self.uses_backbone_loss or not some:
             return self.item_embedding.step()  # every item is a candidate
-        return self.item_embedding.step(self._needed_items(interaction, one_pass))
+        return self.item_embedding.step(self._needed_items(interaction))
 
-    def _needed_items(self, interaction, one_pass):
+    def _needed_items(self, interaction):
         """The distinct items a pairwise step looks up; None for all of them."""
-        if one_pass:
+        if BATCH_ITEMS in interaction:
             return interaction[BATCH_ITEMS]
         if interaction[self.ITEM_SEQ].is_cuda:
             return None  # finding out which would make the host wait for the step before
-        used = [interaction[f] for f in (self.ITEM_SEQ, self.POS_ITEM_ID, self.NEG_ITEM_ID)]
-        padding = used[0].new_zeros(1)
-        return torch.unique(torch.cat([padding, *[ids.reshape(-1) for ids in used]]))
+        items = self._batch_items(interaction)
+        return torch.unique(torch.cat([items.new_zeros(1), items]))
 
     def _one_pass_loss(self, interaction):
         states = self.position_states(interaction)
@@ -206,18 +195,15 @@ class LLMEmbMixin(ItemSide):
         return self.position_loss(states, interaction) + self.own_terms(states, interaction)
 
     def _prefix_loss(self, interaction):
-        self._chunks = getattr(interaction, "chunks", None)
-        try:
-            if self.uses_backbone_loss:
-                return self._backbones_loss(interaction)
-            if self._has_recboles_loss and self.uses_recbole_prefix_loss and not self._chunks:
-                return super(Method, self).calculate_loss(interaction)
-            states = self.states(interaction)
-            # RecBole's CE counts padding among the candidates.
-            loss = self.position_loss(states, interaction, padding=True)
-            return loss + self.own_terms(states, interaction)
-        finally:
-            self._chunks = None
+        if self.uses_backbone_loss:
+            return self._backbones_loss(interaction)
+        trimmed = hasattr(interaction, "chunks")
+        if self._has_recboles_loss and self.uses_recbole_prefix_loss and not trimmed:
+            return super(Method, self).calculate_loss(interaction)
+        states = self.states(interaction)
+        # RecBole's CE counts padding among the candidates.
+        loss = self.position_loss(states, interaction, padding=True)
+        return loss + self.own_terms(states, interaction)
 
     @property
     def _has_recboles_loss(self):
@@ -257,7 +243,8 @@ class LLMEmbMixin(ItemSide):
 
     def pair_scores(self, states, ids):
         """Scores of these items: states ``(n, d)``, ids ``(n,)`` or ``(n, k)``."""
-        states, items = self.item_scores.sides(states, self.output_items(ids))
+        items = self.scored(self.output_items(ids))
+        states, items = self.item_scores.sides(states, items)
         if ids.dim() == 1:
             scores = (states * items).sum(-1)
         else:
@@ -284,19 +271,18 @@ class LLMEmbMixin(ItemSide):
         return self.forward(*[given[role] for role in self._roles])
 
     def states(self, interaction):
-        if not self._chunks:
+        chunks = getattr(interaction, "chunks", None)
+        if not chunks:
             return self.sequence_forward(*self._inputs(self._trim_padding(interaction)))
         items, lengths, users = self._inputs(interaction)
         states = [
             self.sequence_forward(items[begin:end, :width], lengths[begin:end], users[begin:end])
-            for begin, end, width in self._chunks
+            for begin, end, width in chunks
         ]
         return torch.cat(states)
 
     def _inputs(self, interaction):
-        users = None
-        if self.USER_ID in interaction:
-            users = interaction[self.USER_ID]
+        users = interaction.interaction.get(self.USER_ID)
         return interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], users
 
     def _trim_padding(self, interaction):
@@ -305,16 +291,13 @@ class LLMEmbMixin(ItemSide):
         On a GPU they stay as they are: to look would make the host wait.
         """
         items = interaction[self.ITEM_SEQ]
-        width = self.max_seq_length
-        if self.padding_free:
-            if items.is_cuda:
-                return interaction
-            width = int(interaction[self.ITEM_SEQ_LEN].max())
-        if width == items.shape[1]:
+        if self.padding_free and items.is_cuda:
             return interaction
-        columns = dict(interaction.interaction)
-        columns[self.ITEM_SEQ] = F.pad(items, (0, width - items.shape[1]))
-        return Interaction(columns)
+        longest = interaction[self.ITEM_SEQ_LEN].max() if self.padding_free else self.max_seq_length
+        missing = int(longest) - items.shape[1]
+        if not missing:
+            return interaction
+        return Interaction(interaction.interaction | {self.ITEM_SEQ: F.pad(items, (0, missing))})
 
     def other_parameter(self):
         """What a checkpoint holds beside the weights; modules are among these already."""

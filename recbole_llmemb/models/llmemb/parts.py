@@ -1,13 +1,19 @@
-"""Parts of a model that a configuration names: adapters, item embeddings and losses."""
+"""Parts of a model that a configuration names, and the item embedding that is made of them."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.gpus import refuse_too_large
 from recbole_llmemb.core.registry import Registry
 from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter
-from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
+from recbole_llmemb.models.contract import given_to
+from recbole_llmemb.models.llmemb.item_embedding import ItemOffsets, TableItemEmbedding, TrainedRows
+from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.losses import BCELoss, BPRLoss, CELoss, Loss
+from recbole_llmemb.models.whitening import Whitening, rescaling
 
 __all__ = ["ADAPTERS", "ITEM_EMBEDDINGS", "LOSSES"]
 
@@ -21,11 +27,118 @@ ADAPTERS = Registry(
 ITEM_EMBEDDINGS = Registry(
     "item_embedding",
     TableItemEmbedding,
-    table=TableItemEmbedding,
     id=nn.Embedding,
-    both=TableItemEmbedding,
-    residual=TableItemEmbedding,
+    **dict.fromkeys(("table", "both", "residual"), TableItemEmbedding),
 )
 
 #: What training minimizes at each position.
 LOSSES = Registry("loss_type", Loss, CE=CELoss, BPR=BPRLoss, BCE=BCELoss)
+
+#: Tables wider than this come from LLMs, which compute in half precision to begin with.
+WIDE = 1024
+
+
+def item_layer(config, dataset, layer, extra_rows=0):
+    """The item embedding layer that a configuration asks for.
+
+    ``dataset``: the training split: items that it has no interaction of get no part of their own.
+    ``layer``: the backbone's own.
+    ``extra_rows``: learnt rows after the items (BERT4Rec's mask).
+    """
+    settings = ItemSettings.of(config)
+    kind, freeze, size = settings.item_embedding, settings.llm_freeze, layer.embedding_dim
+    if kind == "id":
+        return layer
+    given = given_to(config["model"], dataset, config, "table")
+    table = given.rows()
+    width, narrow = table.shape[1], not settings.learns_adapter
+    if narrow and width != size:
+        change = f"set llm_pca_dim: {size}" if width > size else "use a wider table"
+        raise UserError(
+            f"adapter is {settings.adapter!r}, of no layers, but the table is {width} wide and the "
+            f"model's item embeddings {size}; {change} or use an adapter.",
+            key="adapter",
+        )
+    prepare = _preparation(settings, table)
+    if prepare is not None:
+        table, prepare = prepare.of_table(table), prepare.float()
+    way = nn.Sequential(*filter(None, (given.projection(), prepare)))
+    if narrow and not freeze and kind == "table":
+        return TrainedRows(torch.cat([table, torch.randn(extra_rows, size) * 0.02]), way)
+    adapter = _adapter(settings, width, size)
+    if freeze:
+        kept = table_dtype(settings.llm_table_dtype, width, config["device"])
+        refuse_too_large(*table.shape, kept, config["device"])
+        table = table.to(kept)
+    offsets = None
+    if kind in ("both", "residual"):
+        own = layer.weight.detach()[: len(table)]
+        own = own.clone() if kind == "both" else torch.zeros_like(own)
+        offsets = ItemOffsets(own, trained_items(dataset))
+    return ITEM_EMBEDDINGS[kind](table, adapter, size, extra_rows, freeze, offsets, way)
+
+
+def prepared(config, given, tokens):
+    """Rows of items outside a dataset, as the layer's table has them after its preparation.
+
+    ``given``: the table, by the items that alone settle the preparation (whitening, rescaling).
+    ``tokens``: items of the table that the dataset does not have.
+    Returns (n, D).
+    """
+    prepare = _preparation(ItemSettings.of(config), given.rows())
+    rows = given.rows_of(tokens)
+    return rows if prepare is None else prepare(rows)
+
+
+def trained_items(dataset):
+    """Which items occur in a training split, ``bool (n_items,)``; padding does not.
+
+    ``dataset``: what the model is built with. One that cannot tell counts as having all items.
+    """
+    if hasattr(dataset, "sorted_interactions"):
+        trained = dataset.training_counts(dataset)[0] > 0
+    else:
+        trained = torch.ones(dataset.item_num, dtype=torch.bool)
+    trained[0] = False
+    return trained
+
+
+def table_dtype(setting, width, device):
+    """The format that ``llm_table_dtype`` means for a frozen table of this width.
+
+    A wide table in float32 costs a training step more than the rest of the model together:
+    its products are bound by arithmetic, which bfloat16 does several times faster where the
+    device knows it. bfloat16 keeps 8 significant bits, as the LLM's own states do.
+
+    ``setting``: the key's value; None leaves the choice to this function.
+    """
+    if setting:
+        return getattr(torch, setting)
+    return torch.bfloat16 if width > WIDE and has_bfloat16_matmul(device) else torch.float32
+
+
+def has_bfloat16_matmul(device):
+    """Whether a device has instructions for products of bfloat16, rather than emulates them."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    on_cpu = torch.device(device).type == "cpu"
+    return on_cpu and any(getattr(torch.cpu, name, lambda: False)() for name in probes)
+
+
+def _adapter(settings, width, size):
+    if not settings.learns_adapter:
+        return NoAdapter()
+    middle = settings.adapter_hidden_size or max(1, width // 2)
+    if settings.adapter == "mlp":
+        return MLPAdapter(width, middle, size, settings.adapter_dropout)
+    if settings.adapter == "linear":
+        return LinearAdapter(width, middle, size)
+    return ADAPTERS[settings.adapter](width, size)
+
+
+def _preparation(settings, table):
+    """What is done to the table before the adapter, or None."""
+    if settings.learns_adapter or settings.adapter == "whitening":
+        return Whitening(table, settings.llm_whiten) if settings.llm_whiten else None
+    return rescaling(table, settings.llm_init_std) if settings.llm_init_std else None

@@ -12,9 +12,7 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import refuse_too_large
-from recbole_llmemb.models.contract import Method, Needs, as_method
-from recbole_llmemb.models.given import given_to
-from recbole_llmemb.models.layers import EvalCache
+from recbole_llmemb.models.contract import Method, Needs, as_method, given_to
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.item_inputs import TableForm, TextForm
 from recbole_llmemb.models.llmsrec.layers import (
@@ -33,7 +31,7 @@ from recbole_llmemb.models.llmsrec.loader import (
 )
 from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
 from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
-from recbole_llmemb.models.scoring import Items, ItemScores
+from recbole_llmemb.models.scoring import EvalCache, Items, ItemScores
 from recbole_llmemb.models.whitening import whiten
 
 

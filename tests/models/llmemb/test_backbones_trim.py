@@ -10,7 +10,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.data.prefixes import LengthSortedMaskedBatch, LengthSortedBatch, length_buckets  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole_llmemb.models.layers import BitDropout  # isort: skip
+from recbole_llmemb.models.llmemb.fast_ops import BitDropout  # isort: skip
 
 NEGATIVES = {"distribution": "uniform", "sample_num": 1}
 LOUD = {"train_mode": "prefix", "train_batch_size": 64, "MAX_ITEM_LIST_LENGTH": 30}

@@ -11,8 +11,9 @@ from torch import nn
 
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.llmemb.item_layer import item_layer
+from recbole_llmemb.data.loaders import BATCH_ITEMS
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
+from recbole_llmemb.models.llmemb.parts import item_layer
 
 
 class BERT4RecModel(LLMEmbMixin):
@@ -55,37 +56,28 @@ class BERT4RecModel(LLMEmbMixin):
         return masked, item_seq_len - full.long()
 
     def _prefix_loss(self, interaction):
-        recboles = self._has_recboles_loss
-        if hasattr(interaction, "masked"):
-            return self._trimmed_loss(interaction, recboles)
-        return super()._prefix_loss(interaction) if recboles else self._masked_loss(interaction)
-
-    def _trimmed_loss(self, interaction, recboles):
-        """Loss of a :class:`LengthSortedMaskedBatch`; ``recboles``: what RecBole's own loss is."""
+        recboles, trimmed = self._has_recboles_loss, hasattr(interaction, "masked")
+        if recboles and not trimmed:
+            return super()._prefix_loss(interaction)
         sequences = interaction[self.MASK_ITEM_SEQ]
-        chunks = [sequences[begin:end, :width] for begin, end, width in interaction.chunks]
-        states = torch.cat([self.forward(chunk).flatten(0, 1) for chunk in chunks])
-        masked = interaction.masked
-        if recboles:
-            masked = [each[: interaction.targets] for each in masked]
+        if trimmed:
+            chunks = [sequences[begin:end, :width] for begin, end, width in interaction.chunks]
+            masked = interaction.masked
+            if recboles:  # whose loss leaves out those that begin a row
+                masked = [each[: interaction.targets] for each in masked]
+        else:
+            chunks, (rows, which) = [sequences], interaction[self.POS_ITEMS].nonzero(as_tuple=True)
+            places = rows * sequences.shape[1] + interaction[self.MASK_INDEX][rows, which]
+            columns = (interaction[self.POS_ITEMS], interaction[self.NEG_ITEMS])
+            masked = [places, *(column[rows, which] for column in columns)]
         places, items, negatives = masked
+        states = torch.cat([self.forward(chunk).flatten(0, 1) for chunk in chunks])
         targets = {self.POS_ITEM_ID: items, self.NEG_ITEM_ID: negatives}
         return self.position_loss(states.index_select(0, places), targets, padding=recboles)
 
-    def _masked_loss(self, interaction):
-        masked = interaction[self.MASK_INDEX]
-        states = self.forward(interaction[self.MASK_ITEM_SEQ])
-        rows, columns = (interaction[self.POS_ITEMS] > 0).nonzero(as_tuple=True)
-        picked = states[rows, masked[rows, columns]]
-        targets = {
-            self.POS_ITEM_ID: interaction[self.POS_ITEMS][rows, columns],
-            self.NEG_ITEM_ID: interaction[self.NEG_ITEMS][rows, columns],
-        }
-        return self.position_loss(picked, targets)
-
-    def _needed_items(self, interaction, one_pass):
+    def _needed_items(self, interaction):
         # RecBole's masked rows hold masks and negatives of their own: adapt everything.
-        return super()._needed_items(interaction, one_pass) if one_pass else None
+        return super()._needed_items(interaction) if BATCH_ITEMS in interaction else None
 
 
 class NextItNetModel(LLMEmbMixin):
@@ -170,33 +162,11 @@ class SHANModel(LLMEmbMixin):
         return self.reg_loss(users, self.item_embedding(interaction[self.POS_ITEM_ID]))
 
 
-class _Rectified:
-    """An item embedding layer whose embeddings are cut off below zero."""
-
-    def __init__(self, layer):
-        self.layer = layer
-
-    def __call__(self, ids):
-        return torch.relu(self.layer(ids))
-
-    @property
-    def weight(self):
-        return torch.relu(self.layer.weight)
-
-    @property
-    def embedding_dim(self):
-        return self.layer.embedding_dim
-
-    def embed(self, vectors, prepared=False):
-        return torch.relu(self.layer.embed(vectors, prepared))
-
-
 class NPEModel(LLMEmbMixin):
     """NPE (Nguyen and Takasu, IJCAI 2018), which scores with rectified item embeddings."""
 
-    @property
-    def output_items(self):
-        return _Rectified(self.item_embedding)
+    def scored(self, rows):
+        return torch.relu(rows)
 
 
 class HRMModel(LLMEmbMixin):
@@ -323,10 +293,19 @@ class S3RecModel(LLMEmbMixin):
 class COREModel(LLMEmbMixin):
     """CORE (Hou et al., SIGIR 2022), which has a cosine and a temperature of its own."""
 
+    _chunks = None  # Of the batch whose loss RecBole's code makes
+
+    def _prefix_loss(self, interaction):
+        self._chunks = getattr(interaction, "chunks", None)
+        try:
+            return super()._prefix_loss(interaction)
+        finally:
+            self._chunks = None
+
     def forward(self, item_seq):
-        if not self._chunks:
-            return super().forward(item_seq)
         forward = super().forward
+        if not self._chunks:
+            return forward(item_seq)
         return torch.cat([forward(item_seq[begin:end, :w]) for begin, end, w in self._chunks])
 
 
