@@ -7,25 +7,30 @@ from recbole_llmemb.core.errors import UserError, nearest
 #: Names by which a column is known, without case, blanks and underscores.
 KNOWN = {
     "user": (
-        "userid", "user", "uid", "reviewerid", "customerid", "visitorid", "memberid",
-        "authorid", "accountid",
+        "userid", "user", "uid", "reviewerid", "customerid", "customer", "customernumber",
+        "clientid", "client", "buyerid", "buyer", "shopperid", "shopper", "visitorid", "visitor",
+        "memberid", "member", "personid", "person", "authorid", "accountid", "account",
     ),
     "item": (
-        "itemid", "item", "iid", "parentasin", "asin", "productid", "product", "movieid",
-        "bookid", "isbn", "sku", "businessid", "trackid", "songid", "articleid", "newsid",
-        "gmapid", "appid",
+        "itemid", "item", "iid", "parentasin", "asin", "productid", "product", "productcode",
+        "movieid", "bookid", "isbn", "sku", "ean", "gtin", "businessid", "trackid", "songid",
+        "articleid", "article", "articlenumber", "newsid", "gmapid", "appid",
     ),
     "time": (
         "timestamp", "time", "unixreviewtime", "reviewtime", "datetime", "date", "eventtime",
-        "createdat", "ts", "unixtime",
+        "eventdate", "createdat", "orderedat", "orderdate", "ordertime", "purchasedat",
+        "purchasedate", "boughtat", "clickedat", "viewedat", "playedat", "watchedat", "ts",
+        "unixtime",
     ),
     "rating": ("rating", "overall", "stars", "starrating", "score", "reviewrating"),
 }  # fmt: skip
-# Of each pair both may be there, and the first one is meant.
-_BETTER = {("parentasin", "asin"), ("unixreviewtime", "reviewtime"), ("itemid", "item"),
-           ("userid", "user"), ("timestamp", "date"), ("timestamp", "datetime")}  # fmt: skip
+# Of each pair both may be there, and the first one is meant; so it is of ``customer_id`` and
+# ``customer``. Where a file says what the items are, its ``id`` is theirs if nothing else is.
+_BETTER = {("parentasin", "asin"), ("unixreviewtime", "reviewtime"), ("timestamp", "date"),
+           ("timestamp", "datetime")}  # fmt: skip
+_OF_ITEMS = ("id", "code")
 _NEEDED = {"user": True, "item": True, "time": True, "rating": False}
-AMAZON = {"user": "user_id", "item": "parent_asin", "time": "timestamp", "rating": "rating"}
+AMAZON = {"user": "user_id", "item": "parent_asin", "rating": "rating", "time": "timestamp"}
 
 #: Columns that say something of an item, in the order in which an item's text has them.
 TEXT = (
@@ -36,27 +41,60 @@ TEXT = (
 )  # fmt: skip
 
 
-def find(role: str, columns: list[str], given: str | None, where: str, option: str | None = None):
-    """The column of a role.
+def find(given: dict[str, str | None], columns: list[str], where: str) -> dict[str, str]:
+    """The columns of an interaction file by role; "" for one that is not needed.
 
+    ``given``: the name that somebody gave for each role, if any; ``none`` where there is to be none.
     ``columns``: those there are.
-    ``given``: the name that somebody gave; ``none`` where there is to be none.
     ``where``: the file, for messages.
-    ``option``: what to say it with, by default ``--`` and the role.
-    Returns "": there is none, and none is needed.
     """
-    option = option or f"--{role}"
+    found, missing = {}, []
+    for role, name in given.items():
+        if name == "none" and name not in columns and role in ("time", "rating"):
+            found[role] = ""
+        elif name is not None:
+            found[role] = _there(name, columns, where, f"--{role}")
+        else:
+            found[role] = _known(role, columns, where, f"--{role}")
+            if not found[role] and _NEEDED[role]:
+                missing.append(role)
+    if missing:
+        # All at once, so that one more try is enough.
+        more = ", or --time=none where the lines are in the order of time"
+        raise UserError(
+            f"{where}: no column looks like the {' or the '.join(missing)}, it has "
+            f"{', '.join(columns)}; name it with "
+            f"{' and '.join(f'--{role}=COLUMN' for role in missing)}"
+            f"{more if 'time' in missing else ''}.",
+            key=missing[0],
+            where=where,
+        )
+    return found
+
+
+def find_item(given: str | None, columns: list[str], where: str) -> str:
+    """The column of the item in a file that says what the items are."""
     if given is not None:
-        if given not in columns and given == "none" and role in ("time", "rating"):
-            return ""
-        return _there(given, columns, where, option)
+        return _there(given, columns, where, "--items_id")
+    found = _known("item", columns, where, "--items_id")
+    found = found or next((name for name in columns if plain(name) in _OF_ITEMS), "")
+    if not found:
+        raise UserError(
+            f"{where}: no column looks like the item, it has {', '.join(columns)}; name it with "
+            "--items_id=COLUMN.",
+            key="items_id",
+            where=where,
+        )
+    return found
+
+
+def _known(role, columns, where, option):
+    """The one column that is known as this role, or ""."""
     found = [name for name in columns if plain(name) in KNOWN[role]]
     keys = {plain(name) for name in found}
-    found = [
-        name
-        for name in found
-        if not any(worse == plain(name) and better in keys for better, worse in _BETTER)
-    ]
+    worse = {bad for good, bad in _BETTER if good in keys}
+    worse |= {key.removesuffix("id") for key in keys if key.endswith("id")}
+    found = [name for name in found if plain(name) not in worse]
     if len(found) > 1:
         either = f"{', '.join(map(repr, found[:-1]))} and {found[-1]!r} each"
         raise UserError(
@@ -64,19 +102,7 @@ def find(role: str, columns: list[str], given: str | None, where: str, option: s
             key=option[2:],
             where=where,
         )
-    if found:
-        return found[0]
-    if not _NEEDED[role]:
-        return ""
-    more = ""
-    if role == "time":
-        more = ", or --time=none where the lines are in the order of time"
-    raise UserError(
-        f"{where}: no column looks like the {role}, it has {', '.join(columns)}; name it with "
-        f"{option}=COLUMN{more}.",
-        key=option[2:],
-        where=where,
-    )
+    return found[0] if found else ""
 
 
 def text_fields(columns: list[str], given: list[str] | None, item: str, where: str) -> list[str]:

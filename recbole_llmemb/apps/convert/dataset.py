@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recbole_llmemb.apps.convert.columns import AMAZON, find, text_fields
+from recbole_llmemb.apps.convert.columns import AMAZON, find, find_item, text_fields
 from recbole_llmemb.apps.convert.interactions import (
     Clock,
     Interactions,
@@ -42,9 +42,8 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     out = Path(job.out)
     _check(job, out)
     sources = [_open(job, path) for path in job.interactions]
-    roles = _roles(job, sources)
     files = [_open(job, path) for path in job.items]
-    metadata = [(file, _item_column(job, file, roles["item"])) for file in files]
+    roles, metadata = _columns(job, sources, files)
     fields = _fields(job, metadata)
     check_names(fields)
     clock = Clock(job.time_unit, roles["time"])
@@ -66,21 +65,26 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
             where = Path(scratch) / "items"
             no_text = "A value is no text ({reason}); leave its column out with --item_fields."
             with explained(no_text, UnicodeDecodeError, RecursionError, key="item_fields"):
-                lines = gather(metadata, fields, found.items, where, job.progress)
+                lines = gather(
+                    metadata, fields, found.items, where, job.progress, job.keep_items == "all"
+                )
         kept = _filtered(job, found, lines)
-        present = np.zeros(len(found.items), dtype=bool)
+        tokens = found.items if lines is None else lines.tokens
+        present = np.zeros(len(tokens), dtype=bool)
         present[kept["item"]] = True
-        write_interactions(folder / f"{out.name}.inter", kept, found.users, found.items)
+        write_interactions(folder / f"{out.name}.inter", kept, found.users, tokens)
         if lines is not None:
-            write_items(folder / f"{out.name}.item", lines, found.items, present)
+            written = present | (job.keep_items == "all")
+            write_items(folder / f"{out.name}.item", lines, written)
         about, settings = _settings(job, kept, lines, present)
         write_settings(folder / f"{out.name}.yaml", about, settings)
     if lines is not None:
-        rows, known = lines.rows, lines.has & present
-        gone = (lines.has & ~present).sum()
-        rows.row("  - of items whose interactions were dropped", gone)
-        rows.row("item lines written", known.sum())
-        rows.row("  with nothing in them", (lines.empty & present).sum())
+        rows, others = lines.rows, lines.has & ~written
+        rows.row("  - of items whose interactions were dropped", others.sum())
+        rows.row("item lines written", (lines.has & written).sum())
+        if job.keep_items == "all":
+            rows.row("  of them without interactions", (lines.has & ~present).sum())
+        rows.row("  with nothing in them", (lines.empty & written).sum())
         rows.row("items without metadata", (~lines.has).sum())
         found.rows += rows
     return Converted(out, out / f"{out.name}.yaml", *sizes(kept), lines is not None, found.rows)
@@ -113,9 +117,9 @@ def _open(job, path) -> RecordFile:
 def _roles(job, sources):
     roles: dict = {}
     for source in sources:
-        for role in ("user", "item", "rating", "time"):
-            given = getattr(job, role) or (AMAZON[role] if job.format == "amazon2023" else None)
-            column = find(role, source.columns, given, source.path.name)
+        amazon = AMAZON if job.format == "amazon2023" else dict.fromkeys(AMAZON)
+        given = {role: getattr(job, role) or amazon[role] for role in AMAZON}
+        for role, column in find(given, source.columns, source.path.name).items():
             if roles.setdefault(role, column) != column:
                 raise UserError(
                     f"{source.path.name}: the {role} would be {column!r}, but {roles[role]!r} in "
@@ -131,11 +135,25 @@ def _roles(job, sources):
     return roles
 
 
-def _item_column(job, source, same):
-    given = job.items_id
-    if given is None and same in source.columns:
-        given = same
-    return find("item", source.columns, given, source.path.name, "--items_id")
+def _columns(job, sources, files):
+    """Roles of the interactions' columns, and each file of items with its item column."""
+    roles, problems = {}, []
+    try:
+        roles = _roles(job, sources)
+    except UserError as error:
+        problems.append(error)
+    metadata = []
+    for file in files:
+        given = roles.get("item") if roles.get("item") in file.columns else None
+        try:
+            column = find_item(job.items_id or given, file.columns, file.path.name)
+            metadata.append((file, column))
+        except UserError as error:
+            problems.append(error)
+    if problems:  # of all files at once, so that one more try is enough
+        first = problems[0]
+        raise UserError(" ".join(map(str, problems)), key=first.key, where=first.where)
+    return roles, metadata
 
 
 def _fields(job, metadata):
@@ -243,7 +261,7 @@ def write_interactions(path: Path, table, users: list[str], items: list[str]) ->
             file.writelines(map(line_of, zip(*cells)))
 
 
-def write_items(path: Path, lines, item_tokens, kept) -> None:
+def write_items(path: Path, lines, kept) -> None:
     """Write ``.item`` from the gathered lines of the items that were kept, ``(n_items,)``."""
     with (
         open(lines.path, encoding="utf-8", newline="\n") as source,
@@ -255,7 +273,7 @@ def write_items(path: Path, lines, item_tokens, kept) -> None:
         for line in source:
             number, *cells = line.removesuffix("\n").split("\t")
             if kept[int(number)]:
-                file.write(line_of([item_tokens[int(number)], *cells]))
+                file.write(line_of([lines.tokens[int(number)], *cells]))
 
 
 def write_settings(path: Path, about: list[str], settings: dict[str, tuple]) -> None:

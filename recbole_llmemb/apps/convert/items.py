@@ -19,9 +19,10 @@ _TAKEN = {"user_id", "item_id", "rating", "timestamp"}
 
 @dataclass
 class ItemLines:
-    """Lines of the items that somebody interacted with, on disk."""
+    """Lines of the items to keep, on disk."""
 
     path: Path  # One line per item, without a header: number of the item, then its fields
+    tokens: list[str]  # Items by number: those of interactions, then any others that are kept
     fields: list[str]  # Names of the fields, as RecBole will know them
     numeric: list[bool]  # Which hold numbers in all lines where they hold anything
     has: np.ndarray  # (n_items,): Items of which there is a line
@@ -47,6 +48,7 @@ def gather(
     item_tokens: Sequence[str],
     path: Path,
     progress: bool = True,
+    others: bool = False,
 ) -> ItemLines:
     """Read files of items once; keep on disk what is said of those with interactions.
 
@@ -55,9 +57,10 @@ def gather(
     ``item_tokens``: the items to keep.
     ``path``: where to write.
     ``progress``: whether to show how far it is.
+    ``others``: keep the items without interactions, too.
     """
     numbers = {name: number for number, name in enumerate(item_tokens)}
-    has, empty = np.zeros((2, len(numbers)), dtype=bool)
+    has, empty = set(), set()
     rows = Report()
     read, malformed = rows.row("item lines read"), rows.row("  - malformed lines")
     no_item = rows.row("  - without item")
@@ -73,24 +76,29 @@ def gather(
                 read.count += len(lines)
                 for line, (given, *values) in zip(lines, zip(*columns)):
                     item = one_line(token_of(given))
+                    if item and others:
+                        numbers.setdefault(item, len(numbers))
                     number = numbers.get(item)
                     if not item:
                         no_item.add([line], where)
                     elif number is None:
                         unmet.count += 1
-                    elif has[number]:
+                    elif number in has:
                         repeated.add([line], where)
                     else:
                         said = dict(zip(own, map(text_of, values)))
                         cells = [said.get(name, "") for name in fields]
-                        has[number], empty[number] = True, not any(cells)
+                        has.add(number)
+                        if not any(cells):
+                            empty.add(number)
                         for kind, cell in zip(kinds, cells):
                             if cell:
                                 kind.add(is_number(cell))
                         output.write(line_of([number, *cells]))
     read.count += malformed.count
     numeric = [kind == {True} for kind in kinds]
-    return ItemLines(path, [_name(field) for field in fields], numeric, has, empty, rows)
+    masks = [np.isin(np.arange(len(numbers)), list(some)) for some in (has, empty)]
+    return ItemLines(path, list(numbers), [_name(field) for field in fields], numeric, *masks, rows)
 
 
 def _name(column):

@@ -52,6 +52,12 @@ class ConvertJob(Checked):
     without_metadata: Literal["drop", "keep"] = option(
         "drop", "what to do with items that --items do not have", group=_KEEP
     )
+    keep_items: Literal["bought", "all"] = option(
+        "bought",
+        "all: items of --items stay in the .item file whose interactions are not there or were "
+        "dropped; they are no part of training, and recommend --new_items ranks them",
+        group=_KEEP,
+    )
 
     delimiter: str | None = option(
         None, "one character, or tab (default: what the first line has)", group=_CSV

@@ -290,6 +290,50 @@ def test_columns_that_would_be_one_field_are_refused(write):
     ]
 
 
+def test_a_shop_names_its_columns_otherwise(write):
+    orders = write("orders.csv", "customer,customer_no,sku,ordered_at\nc,7,a,2024-05-01\n")
+    products = write("products.csv", "id,name\na,Soap\nb,Comb\n")
+    done, told = job(interactions=[orders], items=[products])
+    assert "user = customer, item = sku" in told[0] and "time = ordered_at" in told[0]
+    assert told[1].startswith("items: id, ")
+    # ``customer_id`` is the better one of two.
+    both = write("both.csv", "customer,customer_id,sku,ordered_at\nAnna,7,a,2024-05-01\n")
+    job("dataset/both", interactions=[both])
+    assert table("dataset/both/both.inter")[1][0][0] == "7"
+
+
+def test_all_columns_that_are_not_known_are_told_at_once(write):
+    orders = write("o.csv", "who,what,when\nc,a,1\n")
+    products = write("p.csv", "ref,name\na,Soap\n")
+    with pytest.raises(UserError) as told:
+        job(interactions=[orders], items=[products])
+    words = str(told.value)
+    assert all(f"--{name}=COLUMN" in words for name in ("user", "item", "time", "items_id"))
+    assert "o.csv" in words and "p.csv" in words and told.value.key == "user"
+    job(interactions=[orders], items=[products], user="who", item="what", time="when",
+        items_id="ref")  # fmt: skip
+
+
+def test_items_that_nobody_bought_can_be_kept(write):
+    """Beside those whose buyers were too few; training does not see them."""
+    bought = "".join(f"{user},{item},{time}\n" for time, (user, item) in enumerate(
+        [("u", "a"), ("u", "b"), ("v", "a"), ("v", "b"), ("w", "rare")]))  # fmt: skip
+    orders = write("o.csv", "user,item,time\n" + bought)
+    products = write("p.csv", "item,name\nb,B\nnew,New\nrare,Rare\na,A\nbare,\n")
+    few = {"interactions": [orders], "items": [products], "min_user": 2, "min_item": 2}
+    done, _ = job(**few)
+    assert [row[0] for row in table("dataset/mine/mine.item")[1]] == ["b", "a"]
+    assert counts(done)["of items without interactions"] == 2
+    done, _ = job("dataset/all", keep_items="all", **few)
+    assert table("dataset/all/all.item")[1] == [
+        ["b", "B"], ["new", "New"], ["rare", "Rare"], ["a", "A"], ["bare", ""]
+    ]  # fmt: skip
+    there = counts(done)
+    assert there["item lines written"] == 5 and there["of items without interactions"] == 0
+    assert [row.count for row in done.rows if row.what == "  of them without interactions"] == [3]
+    assert {row[1] for row in table("dataset/all/all.inter")[1]} == {"a", "b"}
+
+
 def test_times_of_another_form_and_none(write):
     path = write("r.csv", "user,item,time\nu,a,05.03.2020\nu,b,01.03.2020\n")
     with pytest.raises(UserError, match=r"neither numbers nor dates.*'05.03.2020'.*--time_unit"):
