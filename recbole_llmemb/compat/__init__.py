@@ -16,7 +16,6 @@ from recbole_llmemb.compat import (
     metrics,
     pickles,
     reading,
-    sequences,
     surroundings,
     training,
 )
@@ -50,16 +49,14 @@ def apply() -> None:
         imports.defer_ray()
         imports.let_hyperopt_draw()
         surroundings.let_folders_exist()
-        datasets.restore_pandas_habits()
-        datasets.copy_read_only_columns()
-        datasets.tell_filtered_interactions()
         reading.read_files_as_they_are()
-        sequences.keep_times_exact()
-        reading.name_missing_columns()
-        sequences.count_first_interactions()
+        datasets.fill_missing_values()
+        datasets.tell_filtered_interactions()
+        datasets.check_presplit_histories()
+        datasets.keep_times_exact()
+        datasets.count_first_interactions()
         metrics.collect_catalogue_metrics()
         metrics.compute_catalogue_metrics()
-        datasets.check_presplit_histories()
         surroundings.obey_use_gpu()
         training.use_current_amp()
         training.report_plain_metrics()

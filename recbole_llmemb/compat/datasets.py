@@ -1,179 +1,50 @@
-"""What pandas of today changes under RecBole's datasets."""
+"""What RecBole's datasets make of what was read: missing values, order, first interactions."""
 
 from __future__ import annotations
 
-import functools
 import types
-import warnings
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
+from recbole_llmemb.compat.around import around
+from recbole_llmemb.compat.reading import ListFrame, orders_by_time
 from recbole_llmemb.core.errors import UserError
 
 
-def restore_pandas_habits() -> None:
-    """Load datasets on pandas 3, and without warnings on pandas 2.
+def fill_missing_values() -> None:
+    """Fill missing tokens with 0 ([PAD]), numbers with their mean, sequences with nothing.
 
-    RecBole writes ``feat[field].fillna(..., inplace=True)``. pandas 3 hands out a
-    copy there, so that missing values silently stay (and sequence fields crash).
-    It also writes ``feat[field].agg(len)`` for the length of every sequence, which
-    pandas 3 takes for the length of the column, so that no sequence field loads.
-    pandas 2.2 announces both in a warning per field.
-    """
-    if not _habits_are_gone():
-        return
-    from recbole.data.dataset import dataset as module
-
-    module.pd = _PandasForRecBole("pandas")
-    module.Dataset._load_feat = _without_fill_warnings(module.Dataset._load_feat)
-    module.Dataset._fill_nan = _fill_nan
-
-
-def _habits_are_gone() -> bool:
-    """Whether pandas no longer does what RecBole counts on, or warns that it soon will not."""
-    frame = pd.DataFrame({"number": [float("nan")], "list": [[1, 2]]})
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        frame["number"].fillna(0.0, inplace=True)
-        lengths = frame["list"].agg(len)
-    return bool(caught or frame["number"].isna().any() or not isinstance(lengths, pd.Series))
-
-
-class _PandasForRecBole(types.ModuleType):
-    """pandas, whose frames and missing values are those that RecBole expects."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(pd, name)
-
-    @staticmethod
-    def read_csv(*arguments: Any, **options: Any) -> pd.DataFrame:
-        """Read an atomic file, leaving no missing value in its sequence columns.
-
-        ``Dataset._load_feat`` splits these columns right after reading them; their
-        header says which they are (``field:token_seq``).
-        """
-        frame = _Frame(pd.read_csv(*arguments, **options))
-        for column in frame.columns:
-            if str(column).endswith("_seq"):
-                frame[column] = frame[column].fillna("")
-        return frame
-
-    @staticmethod
-    def merge(*arguments: Any, **options: Any) -> pd.DataFrame:
-        """Merge two frames."""
-        return _Frame(pd.merge(*arguments, **options))
-
-
-class _Column(pd.Series):
-    """A column of lists, on each of which ``agg(len)`` works as it did before pandas 3.
-
-    pandas 3 applies the function to the column as a whole, and so takes the number
-    of rows for the length of the one sequence.
-    """
-
-    @property
-    def _constructor(self):
-        return _Column
-
-    @property
-    def _constructor_expanddim(self):
-        return _Frame
-
-    def agg(self, func: Any = None, *arguments: Any, **options: Any) -> Any:
-        """Aggregate; the two functions that RecBole passes mean what they did."""
-        if func is len:
-            return self.map(len)
-        if func is np.concatenate:
-            return np.concatenate(self.to_list())
-        return super().agg(func, *arguments, **options)
-
-
-class _Frame(pd.DataFrame):
-    """A frame of such columns."""
-
-    @property
-    def _constructor(self):
-        return _Frame
-
-    @property
-    def _constructor_sliced(self):
-        return _Column
-
-
-def _without_fill_warnings(load_feat):
-    """Silence pandas about the fill in ``_load_feat`` that finds nothing left to do."""
-
-    @functools.wraps(load_feat)
-    def quiet(*arguments: Any, **options: Any) -> Any:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"(?s).*A value is (trying to be|being) set")
-            return load_feat(*arguments, **options)
-
-    return quiet
-
-
-def _fill_nan(self) -> None:
-    """Fill missing tokens with 0 ([PAD]), numbers with their mean, sequences with nothing."""
-    from recbole.utils import FeatureType
-
-    for name in self.feat_name_list:
-        feat = getattr(self, name)
-        for field in feat:
-            ftype = self.field2type[field]
-            if ftype == FeatureType.TOKEN:
-                feat[field] = feat[field].fillna(0)
-            elif ftype == FeatureType.FLOAT:
-                feat[field] = feat[field].fillna(feat[field].mean())
-            else:
-                empty = np.array([], dtype=int if ftype == FeatureType.TOKEN_SEQ else float)
-                filled = [empty if isinstance(x, float) else x for x in feat[field]]
-                feat[field] = pd.Series(filled, index=feat.index, dtype=object)
-
-
-def copy_read_only_columns() -> None:
-    """Hand PyTorch arrays it may write to, also on pandas 3.
-
-    ``Dataset._dataframe_to_interaction`` builds tensors on ``column.values``, which
-    pandas 3 makes read-only: PyTorch warns of undefined behaviour, and a tensor
-    written to later would change the frame it shares memory with.
+    RecBole writes ``feat[field].fillna(..., inplace=True)``. pandas 3 hands out a copy there, so
+    that missing values silently stay (and sequence fields crash).
     """
     from recbole.data.dataset import Dataset
+    from recbole.utils import FeatureType
 
-    if pd.DataFrame({"a": [1.0]})["a"].values.flags.writeable:
-        return
-    convert = Dataset._dataframe_to_interaction
+    def _fill_nan(self):
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            for field in feat:
+                kind = self.field2type[field]
+                if kind == FeatureType.TOKEN:
+                    feat[field] = feat[field].fillna(0)
+                elif kind == FeatureType.FLOAT:
+                    feat[field] = feat[field].fillna(feat[field].mean())
+                else:
+                    empty = np.array([], dtype=int if kind == FeatureType.TOKEN_SEQ else float)
+                    filled = [empty if isinstance(x, float) else x for x in feat[field]]
+                    feat[field] = pd.Series(filled, index=feat.index, dtype=object)
 
-    @functools.wraps(convert)
-    def with_copies(self, data):
-        return convert(self, _WritableColumns(data))
-
-    Dataset._dataframe_to_interaction = with_copies
-
-
-class _WritableColumns:
-    """A frame's columns, each copied when it is asked for."""
-
-    def __init__(self, frame: Any) -> None:
-        self._frame = frame
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._frame)
-
-    def __getitem__(self, field: str) -> types.SimpleNamespace:
-        return types.SimpleNamespace(values=self._frame[field].to_numpy(copy=True))
+    Dataset._fill_nan = _fill_nan
 
 
 def tell_filtered_interactions() -> None:
     """Say how many interactions go because their user or item has no line in its file."""
     from recbole.data.dataset import Dataset
 
-    filter_inter = Dataset._filter_inter_by_user_or_item
-
-    @functools.wraps(filter_inter)
-    def told(self):
+    @around(Dataset, "_filter_inter_by_user_or_item")
+    def told(filter_inter, self):
         before = len(self.inter_feat)
         filter_inter(self)
         if len(self.inter_feat) < before:
@@ -182,8 +53,6 @@ def tell_filtered_interactions() -> None:
                 "left out, whose user or item has no line in the .user or .item file; set "
                 "filter_inter_by_user_or_item: False to keep them."
             )
-
-    Dataset._filter_inter_by_user_or_item = told
 
 
 def check_presplit_histories() -> None:
@@ -195,10 +64,8 @@ def check_presplit_histories() -> None:
     """
     from recbole.data.dataset import SequentialDataset
 
-    presets = SequentialDataset._benchmark_presets
-
-    @functools.wraps(presets)
-    def checked(self):
+    @around(SequentialDataset, "_benchmark_presets")
+    def checked(presets, self):
         listed = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
         if listed not in self.inter_feat:
             raise UserError(
@@ -213,4 +80,106 @@ def check_presplit_histories() -> None:
             )
         presets(self)
 
-    SequentialDataset._benchmark_presets = checked
+
+def keep_times_exact() -> None:
+    """Order and split interactions by times of 64 bits; equal ones stay as in the file.
+
+    A model is given them in 32, as before.
+    """
+    from recbole.data.dataset import Dataset, SequentialDataset
+
+    @around(Dataset, "_remove_duplication")
+    def by_rank(remove_duplication, self):
+        """RecBole sorts by time in a way that mixes up equal ones; here there are none."""
+        inter, field = self.inter_feat, self.time_field
+        if self.config["rm_dup_inter"] is None or field not in inter:
+            return remove_duplication(self)
+        times = inter[field]
+        ranks = np.empty(len(inter), dtype=np.int64)
+        ranks[times.to_numpy().argsort(kind="stable")] = np.arange(len(inter))
+        inter[field] = ranks
+        remove_duplication(self)
+        self.inter_feat[field] = times[self.inter_feat.index]
+
+    @around(Dataset, "_user_item_feat_preparation")
+    def in_order(prepare, self):
+        """Before numbers are scaled, which can make two times one; after the ids are given."""
+        inter, field = self.inter_feat, self.time_field
+        if field in inter and orders_by_time(self):
+            if self.benchmark_filename_list is None:
+                inter = inter.sort_values(field, kind="stable", ignore_index=True)
+            if inter[field].dtype != np.float64:  # large whole numbers, in order by now
+                inter = inter.astype({field: np.float64})
+            self.inter_feat = inter
+        prepare(self)
+        for name in ("user_feat", "item_feat"):  # merged with frames of another kind
+            if getattr(self, name) is not None:
+                setattr(self, name, ListFrame(getattr(self, name)))
+
+    @around(Dataset, "_dataframe_to_interaction")
+    def in_64_bits(convert, self, data):
+        """Of copies: pandas 3 hands out read-only columns, whose memory a tensor would share."""
+        copies = {name: data[name].to_numpy(copy=True) for name in data}
+        columns = {name: types.SimpleNamespace(values=copy) for name, copy in copies.items()}
+        converted, field = convert(self, columns), self.time_field
+        if data is self.inter_feat and field in data and orders_by_time(self):
+            values = copies[field]
+            values = np.array(values.tolist()) if values.dtype == object else values
+            converted.interaction[field] = torch.from_numpy(values.astype(np.float64))
+        return converted
+
+    @around(SequentialDataset, "data_augmentation")
+    def with_short_lists(augment, self):
+        augment(self)
+        _narrow(self.inter_feat, f"{self.time_field}{self.config['LIST_SUFFIX']}")
+
+    @around(Dataset, "build")
+    def with_short_times(build, self):
+        parts = build(self)
+        for part in [self, *parts]:
+            _narrow(part.inter_feat, self.time_field)
+        return parts
+
+
+def _narrow(inter, field):
+    columns = inter.interaction
+    if field in columns and columns[field].dtype == torch.float64:
+        columns[field] = columns[field].float()
+
+
+def count_first_interactions() -> None:
+    """Let the matrices and counts of sequential data hold each user's first interaction.
+
+    Augmentation leaves it in the histories alone. RecBole looks for it there in ``inter_matrix``
+    only, and takes every row for a first one where histories are one item long; popularity
+    (``item_counter``) and ``history_item_matrix`` miss it. Here all of them are those of any
+    other dataset, over the interactions that augmentation has made the split of.
+    """
+    from recbole.data.dataset import Dataset, SequentialDataset
+    from recbole.data.interaction import Interaction
+
+    SequentialDataset.interactions = _interactions
+    for name in ("inter_matrix", "counter", "_history_matrix"):
+        setattr(SequentialDataset, name, getattr(Dataset, name))
+
+        @around(SequentialDataset, name)
+        def on_all(method, self, *arguments, **options):
+            if isinstance(self.inter_feat, Interaction):
+                self = self.copy(self.interactions())
+            return method(self, *arguments, **options)
+
+
+def _interactions(self):
+    """The interactions of a built split, a line each, as they were before augmentation."""
+    from recbole.data.interaction import Interaction
+
+    rows, users = self.inter_feat, self.inter_feat[self.uid_field].numpy()
+    _, earliest = np.unique(users, return_index=True)  # rows are in the order of time
+    first = earliest[rows[self.item_list_length_field].numpy()[earliest] == 1]
+    suffix, columns = self.config["LIST_SUFFIX"], {}
+    for field in rows:
+        if field + suffix in rows:
+            columns[field] = torch.cat([rows[field], rows[field + suffix][first, 0]])
+        elif not field.endswith(suffix) and field != self.item_list_length_field:
+            columns[field] = torch.cat([rows[field], rows[field][first]])
+    return Interaction(columns)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.text import first_line
+from recbole_llmemb.core.errors import UserError
 
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 
@@ -18,19 +17,6 @@ def interaction_files(config: Any) -> list[Path]:
     return (
         [folder / f"{name}.{part}.inter" for part in parts] if parts else [folder / f"{name}.inter"]
     )
-
-
-def check_header(path: Path, config: Any) -> None:
-    """Refuse a file whose first line does not name fields as ``name:type``.
-
-    ``path``: RecBole's ``.inter`` file, which exists.
-    ``config``: ``field_separator`` and ``encoding``.
-    """
-    with explained(f"{path} cannot be read ({{reason}}).", OSError, where=path):
-        line = first_line(path, config["encoding"])
-    if not line.strip():
-        raise UserError(f"{path} has no first line that names its fields as name:type.", where=path)
-    atomic_header(line, config["field_separator"], path)
 
 
 def atomic_header(line: str, separator: str, path: Path) -> list[tuple[str, str]]:

@@ -77,7 +77,7 @@ class RecordFile:
         What is missing is None or empty. ``on_bad``: by default bad records are refused, else left
         out.
         """
-        with self._readable():
+        with self.readable():
             if self.kind == "parquet":
                 yield from self._parquet(wanted, progress, size)
                 return
@@ -97,14 +97,14 @@ class RecordFile:
             for numbers, columns in self.pieces(wanted, size=512):
                 yield from zip(numbers, zip(*columns))
             return
-        with self._readable():
+        with self.readable():
             yield from self._rows(wanted, self.refuse)
 
     def values(
         self, on_bad: OnBad | None = None, progress: bool = False
     ) -> Iterator[tuple[int, Any]]:
         """Numbers and values of a json file: of its lines, or of its only list's entries."""
-        with self._readable():
+        with self.readable():
             if self.entries is not None:
                 yield from enumerate(self.entries, start=1)
                 return
@@ -179,7 +179,7 @@ class RecordFile:
                 bar.update(len(batch))
 
     @contextmanager
-    def _readable(self) -> Iterator[None]:
+    def readable(self) -> Iterator[None]:
         """Errors of reading as sentences."""
         try:
             yield
@@ -224,7 +224,7 @@ def open_records(
             where=path,
         )
     file = RecordFile(path, kind, encoding=encoding)
-    with file._readable():
+    with file.readable():
         if kind == "parquet":
             schema = _open_parquet(path).schema_arrow
             file.columns = list(schema.names)

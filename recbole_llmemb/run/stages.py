@@ -22,7 +22,7 @@ from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
 from recbole_llmemb.models.contract import Given, as_method
-from recbole_llmemb.records.atomic import check_header, interaction_files
+from recbole_llmemb.records.atomic import interaction_files
 from recbole_llmemb.run.result import curve_of
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.scft.settings import ScftSettings
@@ -138,7 +138,6 @@ def prepare_data(config, artifacts: bool = True) -> Data:
                 f"Dataset {name} is not in {folder}: there is no {file.name} there; "
                 "set --data_path to the folder that holds the dataset's folder."
             )
-        check_header(file, config)
     order, sequential = config["eval_args"]["order"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if sequential and order != "TO" and not config["benchmark_filename"]:
         raise UserError(f"eval_args.order is {order!r}, but sequences are those of time; set TO.")

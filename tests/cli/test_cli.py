@@ -180,7 +180,7 @@ def test_refused(arguments, typed, more, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "has no first line that names its fields"),
+        ("", "the first line must name the fields"),
         ("user_id\titem_id\ttimestamp\nu\ti\t1\n", "'user_id' is not; check the file"),
         ("user_id:token,item_id:token\nu,i\n", "'user_id:token,item_id:token' is not"),
         ("user_id:token\titem_id:token\ttimestamp:float\nu\ti\tsoon\n", "line 2: 'soon'"),

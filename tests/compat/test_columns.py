@@ -74,7 +74,7 @@ def test_an_item_file_with_another_column(settings, tmp_path):
     [
         ("uid:float\tiid:token\twhen:float", "uid is of type float.*write uid:token"),
         ("uid:token\tiid:token_seq\twhen:float", "iid is of type token_seq.*write iid:token"),
-        ("uid:token\tiid:token\twhen:float\twhen:float", "two columns when"),
+        ("uid:token\tiid:token\twhen:float\twhen:float", "two columns 'when'"),
     ],
 )
 def test_columns_that_are_no_tokens_or_there_twice(settings, tmp_path, model, head, told):

@@ -1,82 +1,24 @@
 """Atomic files are read by pandas' C parser, and as they say."""
 
-import csv
 import random
 
-import pandas as pd
 import pytest
 from recbole.config import Config
 from recbole.data import create_dataset
 
-from recbole_llmemb.compat.reading import _PandasInC
 from recbole_llmemb.core.errors import UserError
 
-
-def test_both_parsers_give_the_same_frame(tmp_path):
-    draw = random.Random(0)
-    lines = ["user_id:token\tprice:float\ttitle:token_seq"]
-    titles = ['A 5" brush', "it's, well; fine", "", "naïve — crème", "NA gel", "NA", '"quoted"']
-    for row in range(300):
-        price = "" if row % 7 == 0 else repr(draw.uniform(-1e9, 1e9) * 10 ** draw.randint(-12, 3))
-        lines.append(f"u{row:03d}\t{price}\t{draw.choice(titles)}")
-    file = tmp_path / "x.inter"
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    options = {
-        "delimiter": "\t",
-        "usecols": lines[0].split("\t"),
-        "dtype": {"user_id:token": str, "price:float": "float64", "title:token_seq": str},
-        "encoding": "utf-8",
-        "engine": "python",
-    }
-    asked = []
-
-    class Recorder:
-        @staticmethod
-        def read_csv(*arguments, **given):
-            asked.append(given["engine"])
-            return pd.read_csv(*arguments, **given)
-
-    found = _PandasInC(Recorder).read_csv(file, **options)
-    assert asked == ["c"]
-    plainly = {"quoting": csv.QUOTE_NONE, "keep_default_na": False, "na_values": [""]}
-    expected = pd.read_csv(file, **options, **plainly)
-    pd.testing.assert_frame_equal(found, expected, check_exact=True)
-
-
-def test_recbole_reads_with_it(tiny_data, monkeypatch):
-    from recbole.data.dataset import dataset as module
-
-    engines = []
-    inner = module.pd.inner.read_csv
-
-    def read_csv(*arguments, **options):
-        engines.append(options.get("engine"))
-        return inner(*arguments, **options)
-
-    monkeypatch.setattr(module.pd.inner, "read_csv", read_csv, raising=False)
-    tiny_data()
-    assert engines and set(engines) == {"c"}
-
-
-@pytest.mark.parametrize("separator", ["::", "||", ".."])
-def test_separators_of_several_characters_are_no_patterns(tmp_path, separator):
-    file = tmp_path / "x.inter"
-    file.write_bytes(b'a::b\r\n 1::2 \r\nNA::"x\ry\r\n'.replace(b"::", separator.encode()))
-    frame = _PandasInC(pd).read_csv(
-        file, delimiter=separator, engine="python", dtype={"a": str, "b": str}
-    )
-    assert frame.to_dict("list") == {"a": [" 1", "NA"], "b": ["2 ", '"x\ry']}
+HEAD = "user_id:token\titem_id:token\ttimestamp:float\tkind:token"
 
 
 @pytest.fixture
 def dataset(tmp_path):
     """``dataset(inter, item, model)``: what RecBole makes of these files' lines."""
 
-    def made(inter, item=(), model="SASRec", saved="utf-8", end="\n", **settings):
+    def made(inter, item=(), model="SASRec", saved="utf-8", end="\n", head=HEAD, **settings):
         folder = tmp_path / "odd"
         folder.mkdir(exist_ok=True)
-        inter = ["user_id:token\titem_id:token\ttimestamp:float\tkind:token", *inter]
-        data = "".join(line + end for line in inter).encode(saved)
+        data = "".join(line + end for line in [head, *inter]).encode(saved)
         (folder / "odd.inter").write_bytes(data)
         if item:
             lines = ["item_id:token\ttitle:token_seq\tprice:float", *item]
@@ -94,6 +36,26 @@ def rows(found):
     inter, names = found.inter_feat, found.field2id_token
     tokens = [names[f][inter[f].to_numpy()] for f in ("user_id", "item_id", "kind")]
     return [(u, i, t, k) for u, i, k, t in zip(*tokens, inter["timestamp"].tolist())]
+
+
+def test_numbers_are_exact(dataset):
+    draw = random.Random(0)
+    prices = [draw.uniform(-1e9, 1e9) * 10 ** draw.randint(-12, 3) for _ in range(300)]
+    lines = [f"u\ti{n}\t{n}\tx" for n in range(300)]
+    found = dataset(lines, [f"i{n}\t\t{price!r}" for n, price in enumerate(prices)])
+    assert found.item_feat["price"].tolist()[1:] == prices
+
+
+@pytest.mark.parametrize("separator", ["::", "||", ".."])
+def test_separators_of_several_characters_are_no_patterns(dataset, separator):
+    lines = ["u 1\t 2 \t1\tx", 'NA\t"x\ry\t2\tx']
+    found = dataset(
+        [line.replace("\t", separator) for line in lines],
+        end="\r\n",
+        head=HEAD.replace("\t", separator),
+        field_separator=separator,
+    )
+    assert rows(found) == [("u 1", " 2 ", 1, "x"), ("NA", '"x\ry', 2, "x")]
 
 
 WORDS = ["NA", "null", "None", "nan", "NaN", "N/A", "#N/A", "<NA>", "NULL", "n/a", "-nan"]
@@ -160,7 +122,7 @@ NUMBERS = {"vec": "float_seq", "price": "float"}
     [
         (("1 2", "inf"), "line 4: price is not finite"),
         (("1 nan", "1"), "line 4: vec is not finite"),
-        (("1 two", "1"), "line 4: 'two' of vec:float_seq is no number"),
+        (("1 two", "1"), "line 4: 'two' of vec is no number"),
     ],
 )
 @pytest.mark.parametrize("model", ["FDSA", "LLMEmbFDSA"])
@@ -185,10 +147,10 @@ def test_numbers_that_are_missing_in_all_lines_are_zero(dataset, model, caplog):
 
 @pytest.mark.parametrize("model", ["SASRec", "LLMEmbSASRec"])
 def test_a_file_without_lines_is_refused(dataset, tmp_path, model):
-    with pytest.raises(UserError, match=r"odd\.inter has nothing below"):
+    with pytest.raises(UserError, match=r"odd\.inter: it has nothing below"):
         dataset([], model=model)
     (tmp_path / "odd/odd.item").write_text("item_id:token\ttitle:token_seq\n")
-    with pytest.raises(UserError, match=r"odd\.item has nothing below"):
+    with pytest.raises(UserError, match=r"odd\.item: it has nothing below"):
         dataset(["u\ta\t1\tx"], model=model)
 
 
