@@ -19,12 +19,16 @@ LONG_USER = "u3"
 # A process keeps the token of the first Ray that it starts, and then fails on a cluster that has
 # none. Commands in processes of their own (child_env) go with Ray's default.
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Tables are as wide as the terminal; tests read whole ones.
+os.environ.pop("COLUMNS", None)
 
 
 def child_env():
     """Environment of a child process: it finds the package and does not crowd the machine."""
     few = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    own = {key: value for key, value in os.environ.items() if key != "RAY_AUTH_MODE"}
+    own = {
+        key: value for key, value in os.environ.items() if key not in ("RAY_AUTH_MODE", "COLUMNS")
+    }
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**own, **few, "PYTHONPATH": os.pathsep.join(paths)}
 

@@ -59,6 +59,7 @@ def apply() -> None:
         metrics.compute_catalogue_metrics()
         surroundings.obey_use_gpu()
         training.use_current_amp()
+        training.let_bars_fit()
         training.report_plain_metrics()
         training.keep_checkpoints_plain()
         training.heal_started_processes()

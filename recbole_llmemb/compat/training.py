@@ -27,6 +27,17 @@ def use_current_amp() -> None:
     trainer.amp = current
 
 
+def let_bars_fit() -> None:
+    """Let progress bars be as wide as the terminal.
+
+    RecBole makes them 100 columns wide, so that each step prints a line on narrower ones.
+    """
+    import recbole.trainer.trainer as trainer
+
+    bar = trainer.tqdm
+    trainer.tqdm = lambda *args, ncols=None, **settings: bar(*args, **settings)
+
+
 def report_plain_metrics() -> None:
     """Let the evaluator return Python floats.
 

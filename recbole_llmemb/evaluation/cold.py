@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 
 import torch
-from tabulate import tabulate
 
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.data.holdout import histories, met_before
 from recbole_llmemb.evaluation.measure import KEEP_TARGET, excluded_of, history_in_words
 from recbole_llmemb.models.contract import is_checkpoint
@@ -198,14 +198,7 @@ def cold_table(block) -> str:
             for ranker in RANKERS
         ]
     head = f"{block['items']:,} held-out items, {block['targets']:,} targets"
-    return tabulate(
-        rows,
-        headers=[head, *columns],
-        tablefmt="simple",
-        disable_numparse=True,
-        colalign=("left", *["right"] * len(columns)),
-        preserve_whitespace=True,
-    )
+    return text_table(rows, [head, *columns])
 
 
 def _gain(name, rank):

@@ -33,7 +33,7 @@ def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
     batches = loader
     if show_progress:
         description = set_color("Evaluate   ", "pink")
-        batches = tqdm(loader, total=len(loader), ncols=100, desc=description)
+        batches = tqdm(loader, total=len(loader), desc=description)
     for batch in batches:
         scores = score(config, model, batch, loader._dataset.item_num)
         if show_progress and config["device"].type == "cuda":

@@ -169,7 +169,7 @@ class RecordFile:
         file, done = _open_parquet(self.path), 0
         columns = list(dict.fromkeys(wanted))
         with tqdm(
-            total=file.metadata.num_rows, unit=" rows", ncols=100, desc=self.path.name,
+            total=file.metadata.num_rows, unit=" rows", desc=self.path.name,
             disable=not progress,
         ) as bar:  # fmt: skip
             for batch in file.iter_batches(size, columns=columns):
@@ -328,7 +328,7 @@ def _lines(file: RecordFile, progress: bool = False, text: bool = True) -> Itera
     with (
         open(file.path, "rb") as raw,
         tqdm(
-            total=size, unit="B", unit_scale=True, ncols=100, desc=file.path.name,
+            total=size, unit="B", unit_scale=True, desc=file.path.name,
             disable=not progress,
         ) as bar,
     ):  # fmt: skip

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from tabulate import tabulate
 
 from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable
+from recbole_llmemb.core.terminal import text_table
 
 __all__ = ["RunResult", "results_table"]
 
@@ -252,14 +252,7 @@ def results_table(
         for title, count, values in lines
         if values
     ]
-    table = tabulate(
-        rows,
-        headers=["", "users", *columns],
-        tablefmt="simple",
-        disable_numparse=True,
-        colalign=("left", *["right"] * (len(columns) + 1)),
-        preserve_whitespace=True,
-    )
+    table = text_table(rows, ["", "users", *columns], fixed=2)
     return f"{measure}\n{table}" if measure else table
 
 

@@ -124,7 +124,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         batches = train_data
         if show_progress:
             description = set_color(f"Train {epoch_idx:>5}", "pink")
-            batches = tqdm(train_data, total=len(train_data), ncols=100, desc=description)
+            batches = tqdm(train_data, total=len(train_data), desc=description)
         if not self.config["single_spec"] and hasattr(train_data.sampler, "set_epoch"):
             train_data.sampler.set_epoch(epoch_idx)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tabulate import tabulate
-
 from recbole_llmemb import __version__
 from recbole_llmemb.apps.compare.comparison import Cell
 from recbole_llmemb.apps.compare.figures import figures_of
 from recbole_llmemb.apps.compare.grouping import differing_settings
 from recbole_llmemb.apps.compare.maps import maps_of
 from recbole_llmemb.core.reports import comment, png, render
+from recbole_llmemb.core.terminal import text_table
 
 LISTING = "report.html"
 _LATEX = {
@@ -76,10 +75,7 @@ def _mean(values, form) -> str:
 
 def to_text(table: Table) -> str:
     """For the terminal."""
-    rows = [[str(cell) for cell in row] for row in table.rows]
-    align = ["left", *["right"] * (len(table.columns) - 1)]
-    grid = tabulate(rows, table.columns, "simple", disable_numparse=True, colalign=align)
-    return f"{table.title}\n\n{grid}"
+    return f"{table.title}\n\n{text_table(table.rows, table.columns)}"
 
 
 def to_markdown(table: Table) -> str:

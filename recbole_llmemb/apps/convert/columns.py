@@ -44,7 +44,7 @@ TEXT = (
 def find(given: dict[str, str | None], columns: list[str], where: str) -> dict[str, str]:
     """The columns of an interaction file by role; "" for one that is not needed.
 
-    ``given``: the name that somebody gave for each role, if any; ``none`` where there is to be none.
+    ``given``: the name that somebody gave for each role, if any; ``none``: there is to be none.
     ``columns``: those there are.
     ``where``: the file, for messages.
     """

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tabulate import tabulate
-
+from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.records.reader import OnBad
 
 _SHOWN = 5
@@ -62,14 +61,8 @@ class Converted:
 
     def table(self) -> str:
         """The report for people."""
-        return tabulate(
-            [[row.what, f"{row.count:,}", str(row)] for row in self.rows],
-            headers=["", "count", "first lines"],
-            tablefmt="simple",
-            disable_numparse=True,
-            colalign=("left", "right", "left"),
-            preserve_whitespace=True,
-        )
+        rows = [[row.what, f"{row.count:,}", str(row)] for row in self.rows]
+        return text_table(rows, ["", "count", "first lines"], ["left", "right", "left"])
 
     def command(self) -> str:
         """What to type next."""

@@ -7,12 +7,12 @@ import io
 import json
 
 import yaml
-from tabulate import tabulate
 
 from recbole_llmemb import __version__
 from recbole_llmemb.apps.tune import figures
 from recbole_llmemb.apps.tune.trials import ranked_trials, short
 from recbole_llmemb.core.reports import render
+from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.run.result import plain, results_table
 
 
@@ -55,7 +55,7 @@ def trials_table(plan, space, trials, limit=None) -> str:
         for t in ranked[:limit]
     ]  # fmt: skip
     headers = ["trial", plan.metric.name, "epochs", "", "seconds", *space.keys]
-    text = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    text = text_table(rows, headers, ["left"] * len(headers), fixed=2)
     if limit and len(ranked) > limit:
         text += f"\n({len(ranked) - limit} more in trials.csv)"
     return text

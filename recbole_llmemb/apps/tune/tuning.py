@@ -109,7 +109,7 @@ class Progress(tune.Callback):
         self.best, self.ended, self.running = None, set(), {}
 
     def setup(self, **info):
-        self.bar = tqdm(total=self.total, desc="trials", unit="trial", ncols=100)
+        self.bar = tqdm(total=self.total, desc="trials", unit="trial")
 
     def on_step_begin(self, iteration, trials, **info):
         for trial in trials:

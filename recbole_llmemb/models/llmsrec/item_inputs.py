@@ -160,7 +160,7 @@ class TextForm(_Form):
         order = torch.argsort(lengths, descending=True) + 1
         batches = order.split(self.batch_size)
         if show_progress:
-            batches = tqdm(batches, ncols=100, desc="Items")
+            batches = tqdm(batches, desc="Items")
         device = self.cf_items.device
         found = torch.cat([head(self.item_states(batch.to(device))) for batch in batches])
         return torch.empty_like(found).index_copy_(0, order.to(device) - 1, found)

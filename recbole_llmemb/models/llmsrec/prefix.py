@@ -91,7 +91,7 @@ class Prefixes:
         order = torch.argsort(self.lengths[: self.n_kept], descending=True)
         batches = order.split(self.batch_size)
         if self.show_progress:
-            batches = tqdm(batches, ncols=100, desc="Item prompts")
+            batches = tqdm(batches, desc="Item prompts")
         total = int(self.lengths[: self.n_kept].sum())
         for batch in batches:
             layers, mask = self._compute(batch, with_shared=False)
