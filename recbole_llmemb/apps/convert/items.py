@@ -97,8 +97,9 @@ def gather(
                         output.write(line_of([number, *cells]))
     read.count += malformed.count
     numeric = [kind == {True} for kind in kinds]
-    masks = [np.isin(np.arange(len(numbers)), list(some)) for some in (has, empty)]
-    return ItemLines(path, list(numbers), [_name(field) for field in fields], numeric, *masks, rows)
+    has_line, bare = (np.isin(np.arange(len(numbers)), list(some)) for some in (has, empty))
+    names = [_name(field) for field in fields]
+    return ItemLines(path, list(numbers), names, numeric, has_line, bare, rows)
 
 
 def _name(column):
