@@ -137,6 +137,7 @@ class Method:
     reads: frozenset[str] = frozenset({"items", "lengths"})
     products = True
     similarity = True
+    loss_names: tuple[str, ...] = ()  # of the last step's parts
     losses: tuple[str, ...] = ("BCE", "BPR", "CE")
     teacher_shares_training = True
     rows_at_once: int | None = None
@@ -270,9 +271,10 @@ class Method:
         return self.scores(interaction, interaction[self.ITEM_ID].unsqueeze(1)).squeeze(1)
 
     def calculate_loss(self, interaction):
-        """RecBole's training entry: one loss, or the parts of it."""
-        terms = tuple(self.loss_terms(interaction).values())
-        return terms if len(terms) > 1 else terms[0]
+        """RecBole's training entry: one loss, or the parts of it, named in ``loss_names``."""
+        terms = self.loss_terms(interaction)
+        self.loss_names, parts = tuple(terms), tuple(terms.values())
+        return parts if len(parts) > 1 else parts[0]
 
     @torch.no_grad()
     def item_matrix(self):

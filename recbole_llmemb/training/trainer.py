@@ -164,6 +164,20 @@ class LLMEmbTrainer(Resumable, Trainer):
         self.epoch_seconds.append(perf_counter() - began)
         return totals if len(totals) > 1 else totals[0]
 
+    def _generate_train_loss_output(self, epoch_idx, s_time, e_time, losses):
+        """RecBole's line of an epoch, in which parts of a loss have names instead of numbers."""
+        text = super()._generate_train_loss_output(epoch_idx, s_time, e_time, losses)
+        for number, name in enumerate(self.model.loss_names, 1):
+            text = text.replace(f"train_loss{number}", f"{name} loss")
+        return text
+
+    def _add_train_loss_to_tensorboard(self, epoch_idx, losses, tag="Loss/Train"):
+        if not isinstance(losses, tuple):
+            super()._add_train_loss_to_tensorboard(epoch_idx, losses, tag)
+            return
+        for name, loss in zip(self.model.loss_names, losses):
+            self.tensorboard.add_scalar(f"{tag} {name}", loss, epoch_idx)
+
     def _decay_learning_rate(self, epoch):
         """``learning_rate · learning_rate_decay ** epoch``, where a model's schedule has it."""
         if self.config["learning_rate_decay"]:

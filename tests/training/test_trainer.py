@@ -282,6 +282,19 @@ def test_checkpoints_that_do_not_fit(tiny_run, whole_run, tmp_path):
         trainer.resume_checkpoint(tmp_path / "none.pth")
 
 
+def test_parts_of_the_loss_have_names(tiny_run, tiny_table):
+    _, data, model, trainer = tiny_run("LLMEmbSASRec", item_embedding="residual", offset_decay=0.1,
+                                       epochs=1)  # fmt: skip
+    losses = trainer._train_epoch(data.train, 0)
+    line = trainer._generate_train_loss_output(0, 0.0, 1.0, losses)
+    assert len(losses) == 2 and "train_loss" not in line
+    assert all(f"{name} loss" in line for name in ("recommendation", "offsets"))
+    told = {}
+    trainer.tensorboard.add_scalar = lambda tag, value, epoch: told.update({tag: value})
+    trainer._add_train_loss_to_tensorboard(0, losses)
+    assert told == dict(zip(["Loss/Train recommendation", "Loss/Train offsets"], losses))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_loss_that_is_no_number(tiny_run, bad):
     _, data, model, trainer = tiny_run()
