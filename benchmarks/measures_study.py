@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import study
 from recbole_llmemb.apps.order_test import order_test
-from recbole_llmemb.config.recbole_config import preset_names
+from recbole_llmemb.config.values import preset_names
 from recbole_llmemb.core.errors import UserError
 
 SHARED = [

@@ -10,7 +10,8 @@ import warnings
 
 # Those that the documentation named. Saved searches name "tune".
 _MOVED = {
-    "checkpoint": "core.checkpoint and config.plain",
+    "checkpoint": "core.checkpoint and config.recbole_config",
+    "config.plain": "config.recbole_config",
     "convert": "apps.convert",
     "data.hooks": "plugin",
     "encode.workers": "encode.options",

@@ -25,12 +25,12 @@ from recbole_llmemb.evaluation.measure import history_in_words, measure_of
 from recbole_llmemb.run.restore import read, restore
 from recbole_llmemb.run.schema import check_changes
 
-# What may be elsewhere now: its name for `restore`, in the configuration, and where that says so.
-_PLACES = (
-    ("table", "llm_table", "llm_table_used"),
-    ("llm", "llm_model", "llm_model_used"),
-    ("teacher", "align_teacher", "teacher_used"),
-)
+# What may be elsewhere now, of models that have used it.
+_USED = {
+    "llm_table": "llm_table_used",
+    "llm_model": "llm_model_used",
+    "align_teacher": "teacher_used",
+}
 _FILES = ["order.json", "order.md", "order.png"]
 
 
@@ -95,17 +95,16 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     saved = read(path)
     plain, changes = saved.settings, dict(changes or {})
     modes = changes.pop("mode", None) or [_mode(plain)]
-    places = {"data_path": changes.pop("data_path", None)}
-    for place, key, used in _PLACES:  # of those that this model has
-        given = changes.pop(key, None)
-        places[place] = given if plain.get(used) else None
-    places["trust_remote_code"] = changes.pop("trust_remote_code", False)
-    use_gpu = changes.pop("use_gpu", None)
-    places["device"] = None if use_gpu is None else "auto" if use_gpu else "cpu"
     histories = changes.pop("exclude_history", None)
-    if histories is None:
-        histories = plain.get("exclude_history", False)
+    histories = plain.get("exclude_history", False) if histories is None else histories
     histories = histories if isinstance(histories, list) else [histories]
+    names = ("data_path", "trust_remote_code", *_USED)
+    places = {key: changes.pop(key) for key in names if key in changes}
+    for key, used in _USED.items():
+        if not plain.get(used):
+            places.pop(key, None)
+    if (use_gpu := changes.pop("use_gpu", None)) is not None:
+        places["device"] = "auto" if use_gpu else "cpu"
     check_changes(changes)
     name, seeds = name or plain["model"], [seed + i for i in range(shuffles)]
     found, model = [], None
@@ -124,7 +123,9 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
             )
         ranking = measure_of(config)
         report(f"{name}, {ranking}: {len(test):,} users, true order …")
-        evaluator = _evaluator(config, restored.data.train)
+        evaluator = GroupEvaluator(config, GroupCollector(config))
+        evaluator.collector.data_collect(restored.data.train)  # for some metrics: popularity
+        evaluator.know_groups(config, restored.data.train._dataset)
         about = str(path), plain["model"], plain["dataset"], mode, len(test), last, seeds
         order = Order(name, *about, _score(restored, evaluator, test), exclude_history=excluded)
         order.groups = evaluator.group_metrics
@@ -134,14 +135,6 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
             order.shuffled.append(_score(restored, evaluator, shuffled))
         found.append(order)
     return found
-
-
-def _evaluator(config, train):
-    """RecBole's evaluator, which knows the groups and, for some metrics, items' popularity."""
-    evaluator = GroupEvaluator(config, GroupCollector(config))
-    evaluator.collector.data_collect(train)
-    evaluator.know_groups(config, train._dataset)
-    return evaluator
 
 
 def _score(restored, evaluator, split):
@@ -208,11 +201,9 @@ def _changed(plain, mode, changes):
 
 def to_text(found) -> str:
     """The table for a terminal; what repeats from line to line is left out."""
-    rows, before = [], [None] * 2
-    for row in _rows(found):
-        shown = ["" if row[:2] == before else cell for cell in row[:2]]
-        rows.append([*shown, *row[2:]])
-        before = row[:2]
+    rows = _rows(found)
+    for row, above in zip(rows[:0:-1], rows[-2::-1]):
+        row[:2] = ["" if row[:2] == above[:2] else cell for cell in row[:2]]
     return _table(rows, "simple")
 
 
@@ -272,22 +263,21 @@ def draw(found):
     figure = new_figure(max(3.6, 1.0 + 1.3 * most) * len(panels), 3.8)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (mode, shown) in zip(grid, panels.items()):
-        values = [order.summary()[metric] for order in shown]
-        true, means = [v["true"] for v in values], [v["mean"] or 0 for v in values]
-        spread = [v["std"] or 0 for v in values]
-        places = range(len(shown))
-        left, right = [p - 0.2 for p in places], [p + 0.2 for p in places]
-        axes.bar(left, true, 0.38, color=COLORS[0], label="true order")
-        axes.bar(right, means, 0.38, yerr=spread, capsize=3, color=COLORS[1], label="shuffled")
-        for place, value in zip(right, values):
-            if value["drop"] is not None:
-                height = value["mean"] + (value["std"] or 0)
-                text, above = f"{-value['drop']:+.0%}", {"textcoords": "offset points"}
-                axes.annotate(text, (place, height), (0, 3), ha="center", fontsize=8, **above)
-        axes.set_xticks(list(places), [order.name for order in shown], fontsize=8)
+        for place, order in enumerate(shown):
+            values = order.summary()[metric]
+            mean, spread = values["mean"] or 0, values["std"] or 0
+            axes.bar(place - 0.2, values["true"], 0.38, color=COLORS[0], label="true order")
+            shuffled = {"yerr": spread, "capsize": 3, "color": COLORS[1], "label": "shuffled"}
+            axes.bar(place + 0.2, mean, 0.38, **shuffled)
+            if values["drop"] is not None:
+                above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "center"}
+                text = f"{-values['drop']:+.0%}"
+                axes.annotate(text, (place + 0.2, mean + spread), fontsize=8, **above)
+        axes.set_xticks(range(len(shown)), [order.name for order in shown], fontsize=8)
         axes.set_title(mode.replace("full", "full ranking"), fontsize=10)
         axes.set_ylabel(metric.upper())
         axes.margins(y=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[:2], labels[:2], loc="outside upper right", ncols=2, fontsize=8)
     return figure

@@ -52,11 +52,8 @@ class CompareOptions(Checked):
 
 
 def main(argv: list[str]) -> int:
-    """Run ``recbole-llm compare``.
-
-    Returns 0.
-    """
-    options = CompareOptions(**Options("compare", _DESCRIPTION).add(CompareOptions).typed(argv))
+    """Run ``recbole-llm compare``."""
+    options = Options("compare", _DESCRIPTION).read(CompareOptions, argv)
     from recbole_llmemb.apps.compare.comparison import compare
     from recbole_llmemb.apps.compare.grouping import choose_baseline, read_groups
     from recbole_llmemb.apps.compare.report import LISTING, render_files, tables_of, to_text

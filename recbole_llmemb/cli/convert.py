@@ -26,7 +26,7 @@ def build_parser() -> Options:
 
 
 def main(argv: list[str]) -> int:
-    """Run ``recbole-llm convert``; parameters and errors as of :mod:`recbole_llmemb.cli.encode`."""
+    """Run ``recbole-llm convert``."""
     began, argv = time.perf_counter(), list(argv)
     for place, word in enumerate(argv):
         if word == "--dedupe" and "".join(argv[place + 1 : place + 2])[:2] in ("", "--"):

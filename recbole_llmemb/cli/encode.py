@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.cli.options import Options
+from recbole_llmemb.cli.options import Options, taken
 from recbole_llmemb.config.shared import DataSettings
+from recbole_llmemb.config.values import defaults, recbole_folder, settings_of
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.options import Workers
@@ -27,7 +28,6 @@ Train on it with --llm_table=DIRECTORY. An interrupted run continues where it st
 same command is given again; a table that is there already is found, not built again.
 """
 
-
 # Configuration key → option; the key's own name does, too.
 TEXT = {
     "item_text_fields": "fields",
@@ -37,11 +37,7 @@ TEXT = {
     "field_separator": "field_separator",
     "encoding": "encoding",
 }
-ENCODER = {
-    f"llm_{name}": name
-    for name in ("encoder", "pooling", "max_length", "device", "trust_remote_code")
-}
-_MORE = ("adapter", "dtype", "normalize", "batch_size")
+ENCODER = ("encoder", "pooling", "max_length", "device", "trust_remote_code")
 _ENCODER, _RAY, _IMPORT = "encoder", "on a cluster", "import"
 
 
@@ -78,23 +74,18 @@ class EncodeOptions(DatasetOptions):
 
 def build_parser() -> Options:
     """The options of ``recbole-llm encode``."""
-    encoder = ENCODER | {f"llm_{name}": name for name in _MORE}
+    encoder = (*ENCODER, "adapter", "dtype", "normalize", "batch_size")
     return with_text(Options("encode", _DESCRIPTION).add(EncodeOptions), encoder).add(Workers)
 
 
-def with_text(parser: Options, encoder: dict[str, str]) -> Options:
+def with_text(parser: Options, encoder: Sequence[str]) -> Options:
     """The options of a text and of an encoder, which are keys of a run by shorter names."""
-    parser.add(EncodeSettings, names=TEXT, group="item text")
-    parser.add(DataSettings, names=TEXT, group="item text")
-    return parser.add(EncodeSettings, names=encoder, group=_ENCODER)
+    parser.add(EncodeSettings, TEXT, "item text").add(DataSettings, TEXT, "item text")
+    return parser.add(EncodeSettings, {f"llm_{name}": name for name in encoder}, _ENCODER)
 
 
 def main(argv: list[str]) -> int:
-    """Run ``recbole-llm encode``.
-
-    ``argv``: what follows ``encode``.
-    Returns 0.
-    """
+    """Run ``recbole-llm encode``."""
     typed = build_parser().typed(argv)
     options, workers = taken(EncodeOptions, typed), taken(Workers, typed)
     if (options.source is None) == (options.dataset is None and options.items is None):
@@ -135,10 +126,8 @@ def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | No
     from recbole_llmemb.encode.build_or_load import job_from_config
     from recbole_llmemb.encode.job import run_job
 
-    if options.items:
-        items = Path(options.items).expanduser()
-    else:
-        items = item_file_of(options.dataset or "", options.data_path)
+    items = options.items and Path(options.items).expanduser()
+    items = items or item_file_of(options.dataset or "", options.data_path)
     job = job_from_config(settings_for(options, typed), items)
     job = job.model_copy(update={"shard_size": options.shard_size, "pca_dim": options.pca_dim})
     result = run_job(job, options.out, overwrite=options.overwrite, workers=workers)
@@ -149,33 +138,24 @@ def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | No
     return 0
 
 
-def taken(model: type[Checked], typed: dict[str, Any]) -> Any:
-    """A model made of what was typed for it, which is taken out."""
-    return model(**{name: typed.pop(name) for name in model.model_fields if name in typed})
-
-
 def settings_for(options: DatasetOptions, typed: dict[str, Any]) -> dict[str, Any]:
     """The settings that ``run`` would have: the dataset's, those of files, those typed."""
-    from recbole_llmemb.config.recbole_config import defaults, settings_of
-
     return defaults("", options.dataset or "") | settings_of(options.config_files) | typed
 
 
 def item_file_of(dataset: str, data_path: str | None) -> Path:
     """The dataset's item file; ml-100k without a path is the one inside the recbole package."""
     if data_path:
-        folders = [Path(data_path).expanduser() / dataset]
+        folders = [Path(data_path).expanduser()]
     else:
-        folders = [Path("dataset") / dataset]  # RecBole's default
-        # Found, not imported: importing RecBole takes seconds.
-        spec = importlib.util.find_spec("recbole")
-        if dataset == "ml-100k" and spec is not None and spec.submodule_search_locations:
-            package = Path(next(iter(spec.submodule_search_locations)))
-            folders.insert(0, package / "dataset_example" / dataset)
-    for folder in folders:
-        if (folder / f"{dataset}.item").is_file():
-            return folder / f"{dataset}.item"
+        folders = [Path("dataset")]  # RecBole's default
+        if dataset == "ml-100k" and (package := recbole_folder()):
+            folders.insert(0, package / "dataset_example")
+    files = [folder / dataset / f"{dataset}.item" for folder in folders]
+    for file in files:
+        if file.is_file():
+            return file
     raise UserError(
-        f"The dataset {dataset!r} has no item file {folders[-1] / f'{dataset}.item'}; "
-        "give the folder that holds the dataset's folder with --data_path."
+        f"The dataset {dataset!r} has no item file {files[-1]}; give the folder that holds the "
+        "dataset's folder with --data_path."
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from recbole_llmemb.cli.options import Options
@@ -46,10 +44,9 @@ class ExportOptions(CheckpointOptions):
 
 
 def main(argv: list[str]) -> int:
-    """Run ``recbole-llm export``; as :func:`recbole_llmemb.cli.encode.main`."""
-    options = ExportOptions(**Options("export", _DESCRIPTION).add(ExportOptions).typed(argv))
-    everything = "all" in options.what
-    parts: Sequence[str] = _PARTS if everything else options.what
+    """Run ``recbole-llm export``."""
+    options = Options("export", _DESCRIPTION).read(ExportOptions, argv)
+    parts: list[str] = [*_PARTS] if "all" in options.what else [*options.what]
     if not parts:
         raise UserError(f"--what names nothing; give all, or some of {', '.join(_PARTS)}.")
     if options.push and "table" not in parts:
@@ -58,26 +55,22 @@ def main(argv: list[str]) -> int:
         raise UserError("--public is for --push; add it, or leave --public.", key="public")
     refuse_inputs(options.out, [options.checkpoint, options.new_items, options.llm_table])
 
-    from recbole_llmemb.apps.serve.export import check, export, export_files
-    from recbole_llmemb.core.artifacts import require_free
+    from recbole_llmemb.apps.serve.export import check, export, require_room
 
-    require_free(Path(options.out), options.overwrite, export_files, "an export")
+    require_room(options.out, options.overwrite)
     recommender = open_checkpoint(options)
-    if everything:
-        kept = []
-        for part in parts:
-            try:
-                check(recommender, [part], options.format)
-                kept.append(part)
-            except UserError as why:
-                say(f"left out: {part} ({why})")
-        parts = kept
+    for part in _PARTS if "all" in options.what else ():
+        try:
+            check(recommender, part, options.format)
+        except UserError as why:
+            say(f"left out: {part} ({why})")
+            parts.remove(part)
     out = export(
         recommender, options.out, parts, options.format, options.index, options.overwrite,
         show_progress=True,
     )  # fmt: skip
     if options.push:
-        from recbole_llmemb.apps.serve.export_parts import push_table
+        from recbole_llmemb.apps.serve.hub import push_table
 
         print(push_table(out / "table", options.push, private=not options.public))
     return 0

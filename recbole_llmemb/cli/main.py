@@ -28,13 +28,8 @@ COMMANDS = {
     "order-test": "what checkpoints lose when histories are shuffled",
     "convert": "csv, parquet or json files to a RecBole dataset",
 }
-# What the same command finds of its work when it is given again; of others, nothing.
-_KEPT = {
-    "run": "; the same command takes up the tables and teachers that are there, and the training "
-    "of a model of this package",
-    "encode": "; the same command continues where it stopped",
-    "scft": "; the same command continues where it stopped",
-}
+# Those of which the same command finds what was done, when it is given again.
+_RESUMED = ("run", "encode", "scft")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,9 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     about = {"-h": "help", "--help": "help", "--version": "version"}
-    first = about.get(argv[0], argv[0]) if argv else "run"
-    command = "run" if first.startswith("-") else first
-    argv = argv if command == "run" and argv[:1] != ["run"] else argv[1:]
+    command = about.get(argv[0], argv[0]) if argv else "run"
+    command, argv = ("run", argv) if command.startswith("-") else (command, argv[1:])
     try:
         status = _run(command, argv)
         sys.stdout.flush()  # while a reader that has enough can be told from an error
@@ -54,26 +48,27 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted{_KEPT.get(command, '')}", file=sys.stderr)
+        again = "; the same command takes up what is done" if command in _RESUMED else ""
+        print(f"interrupted{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever reads the output has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def _run(command, argv):
+def _run(command: str, argv: list[str]) -> int:
     if command in ("help", "version"):
         print(_usage() if command == "help" else f"recbole-llm {__version__}")
         return 0
-    if command not in COMMANDS and command not in _elsewhere():
-        names = ", ".join([*COMMANDS, *_elsewhere()])
+    others = {} if command in COMMANDS else _elsewhere()
+    if command not in COMMANDS and command not in others:
+        names = ", ".join([*COMMANDS, *others])
         raise UserError(f"There is no subcommand {command!r}; it must be one of {names}.")
     try:
-        if command in COMMANDS:
-            name = command.replace("-", "_")
-            module = importlib.import_module(f"recbole_llmemb.cli.{name}")
+        if command in others:
+            module = others[command].load()
         else:
-            module = _elsewhere()[command].load()
+            module = importlib.import_module(f"recbole_llmemb.cli.{command.replace('-', '_')}")
         return module.main(argv) or 0
     except ModuleNotFoundError as error:
         if error.name == "recbole":

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Union, cast, get_args, get_origin
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -19,6 +19,7 @@ from recbole_llmemb.core.checked import choices_of, refused_value
 from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.core.text import split_tokens
 
+Model = TypeVar("Model", bound=BaseModel)
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -33,14 +34,9 @@ class Options(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self._options: dict[str, tuple[FieldInfo, str]] = {}
-        self._aliases: dict[str, str] = {}
 
     def add(
-        self,
-        model: type[BaseModel],
-        skip: Collection[str] = (),
-        names: Mapping[str, str] | None = None,
-        group: str | None = None,
+        self, model: type[BaseModel], names: Mapping[str, str] | None = None, group: str = ""
     ) -> Options:
         """An option for each field of a model.
 
@@ -48,60 +44,94 @@ class Options(argparse.ArgumentParser):
         ``group``: a title for all that have none of their own.
         """
         for name, field in model.model_fields.items():
-            extra: dict[str, Any] = {"group": group}
+            extra: dict[str, Any] = {"name": name, "group": group}
             extra |= cast("dict[str, Any]", field.json_schema_extra or {})
-            if name in skip or extra.get("hidden") or (names is not None and name not in names):
+            if extra.get("hidden") or (names is not None and name not in names):
                 continue
             if names:
                 extra |= {"name": names[name], "also": [name]}
-            self._aliases |= {f"--{a}": extra.get("name", name) for a in extra.get("also", ())}
-            self._options[name] = field, _add(self._place(extra["group"]), name, field, extra)
+            self._options[name] = field, self._add(name, field, extra)
         return self
 
-    def _place(self, title: str | None) -> Any:
+    def _add(self, name: str, field: FieldInfo, extra: dict[str, Any]) -> str:
+        kind, many = _kind(field.annotation)
+        help_text = (field.description or "").replace("%", "%%") + _default(field)
+        about: dict[str, Any] = {"help": help_text, "default": argparse.SUPPRESS}
+        listed = many and not extra.get("repeat")
+        if kind is bool:
+            about["action"] = argparse.BooleanOptionalAction
+        elif choices_of(field):
+            about["metavar"] = "|".join(map(str, choices_of(field)))
+        else:
+            about["metavar"] = extra.get("metavar") or (
+                "A,B,C" if listed else extra["name"].upper()
+            )
         groups = {group.title: group for group in self._action_groups}
-        return groups.get(title) or self.add_argument_group(title) if title else self
+        title = extra["group"]
+        place = groups.get(title) or self.add_argument_group(title) if title else self
+        if extra.get("positional"):
+            place.add_argument(name, nargs="*" if many else None, **about)
+            return name
+        if extra.get("repeat"):
+            about["action"] = "append"
+        option, required = f"--{extra['name']}", field.is_required()
+        action = place.add_argument(option, dest=name, required=required, **about)
+        for other in extra.get("also", ()):  # which the help is not to show
+            self._option_string_actions[f"--{other}"] = action
+        return option
 
-    def typed(self, argv: list[str]) -> dict[str, Any]:
-        """The values that were typed, by field; those that were not are not there."""
-        given = vars(self.parse_args([self._plain(word) for word in argv]))
+    def read(self, model: type[Model], argv: list[str]) -> Model:
+        """What was typed for one model, which needs no other options."""
+        return model(**self.add(model).typed(argv))
+
+    def typed(self, argv: list[str], others: list[str] | None = None) -> dict[str, Any]:
+        """The values that were typed, by field; those that were not are not there.
+
+        ``others``: is given what is no option, which is refused without it.
+        """
+        words = [self._plain(word) for word in argv]
+        if others is None:
+            given = vars(self.parse_args(words))
+        else:
+            found, rest = self.parse_known_args(words)
+            others += rest
+            given = vars(found)
         return {name: self._value(name, given[name]) for name in self._options if name in given}
 
-    def _value(self, name: str, text: Any) -> Any:
+    def _value(self, name: str, given: Any) -> Any:
         field, option = self._options[name]
         kind, many = _kind(field.annotation)
         if kind is bool:
-            return text
-        entries = text if isinstance(text, list) else [text]
-        if many and isinstance(text, str):
-            entries = split_tokens(text, where=option)
-        choices = {str(choice): choice for choice in choices_of(field)}  # which need not be text
+            return given
+        entries = given if isinstance(given, list) else [given]
+        if many and isinstance(given, str):
+            entries = split_tokens(given, where=option)
+        entry = FieldInfo(annotation=kind)
+        choices = {str(choice).lower(): choice for choice in choices_of(entry)}
         plain: TypeAdapter[Any] = TypeAdapter(kind)
+        declared: Any = Annotated[field.annotation, field]
+        check: TypeAdapter[Any] = TypeAdapter(declared)
         try:
             values = [
-                choices.get(entry, entry) if choices else plain.validate_strings(entry)
-                for entry in entries
+                choices.get(text.lower(), text) if choices else plain.validate_strings(text)
+                for text in entries
             ]
-            declared: Any = Annotated[field.annotation, field]
-            check: TypeAdapter[Any] = TypeAdapter(declared)
             return check.validate_python(values if many else values[0])
         except ValidationError as error:
-            entry = many and not isinstance(error.errors()[0]["input"], list)
-            about = FieldInfo(annotation=kind) if entry else field
-            raise refused_value(error, name, about, option) from None
+            wanted = "wanted" in cast("dict[str, Any]", field.json_schema_extra or {})
+            part = many and not wanted and not isinstance(error.errors()[0]["input"], list)
+            raise refused_value(error, name, entry if part else field, option) from None
 
     def _plain(self, word: str) -> str:
-        """``--flag=True`` as argparse has it, whose switches take no value; other names too."""
+        """``--flag=True`` as argparse has it, whose switches take no value."""
         option, given, text = word.partition("=")
-        if option in self._aliases:
-            option = f"--{self._aliases[option]}"
-            word = f"{option}{given}{text}"
         action = self._option_string_actions.get(option)
-        if not given or not isinstance(action, argparse.BooleanOptionalAction):
+        if not isinstance(action, argparse.BooleanOptionalAction) or option.startswith("--no-"):
             return word
-        if text.lower() not in _SWITCH:
+        chosen = _SWITCH.get(text.lower()) if given else True
+        if chosen is None:
             raise UserError(f"{option} is {text!r}; it must be True or False.", key=action.dest)
-        return option if _SWITCH[text.lower()] else f"--no-{option.removeprefix('--')}"
+        return action.option_strings[0 if chosen else 1]
 
     def error(self, message: str):
         """Refuse; argparse would print its usage too."""
@@ -112,27 +142,9 @@ class Options(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}{hint}", key=unknown.lstrip("-") or None)
 
 
-def _add(place: Any, name: str, field: FieldInfo, extra: dict[str, Any]) -> str:
-    kind, many = _kind(field.annotation)
-    help_text = (field.description or "").replace("%", "%%") + _default(field)
-    options: dict[str, Any] = {"help": help_text, "default": argparse.SUPPRESS}
-    if kind is bool:
-        options["action"] = argparse.BooleanOptionalAction
-    elif choices_of(field):
-        options["metavar"] = "|".join(map(str, choices_of(field)))
-    else:
-        options["metavar"] = extra.get(
-            "metavar",
-            "A,B,C" if many and not extra.get("repeat") else extra.get("name", name).upper(),
-        )
-    if extra.get("positional"):
-        place.add_argument(name, nargs="*" if many else None, **options)
-        return name
-    if extra.get("repeat"):
-        options["action"] = "append"
-    option = f"--{extra.get('name', name)}"
-    place.add_argument(option, dest=name, required=field.is_required(), **options)
-    return option
+def taken(model: type[Model], typed: dict[str, Any]) -> Model:
+    """A model made of what was typed for it, which is taken out."""
+    return model(**{name: typed.pop(name) for name in model.model_fields if name in typed})
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints
 
-from recbole_llmemb.cli.options import Options
+from recbole_llmemb.cli.options import Options, taken
 from recbole_llmemb.cli.recommend import MovedFiles
-from recbole_llmemb.core.checked import option
+from recbole_llmemb.config.keys import RANKING
+from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.text import split_tokens
 
@@ -27,33 +28,16 @@ checkpoint is tested along with it. --out=DIR writes order.json, order.md and or
 _MEASURE = "evaluation (default: the checkpoint's settings)"
 
 
-def _mode(text: str) -> str:
-    from recbole_llmemb.config.forms import check_mode
-
-    check_mode(text)
-    if text == "labeled":
-        raise ValueError("labeled ranks nothing")
-    return text
-
-
-def _history(value):
-    found = {"true": True, "false": False}.get(str(value).lower(), value)
-    if found not in (True, False, "keep_target"):
-        raise ValueError("no such measure")
-    return found
-
-
 def _metric(name: str) -> str:
     from recbole_llmemb.evaluation.measure import list_metrics
 
     if name.lower() not in list_metrics():
-        offered = ", ".join(sorted(list_metrics()))
-        raise UserError(f"--metrics names {name!r}; it must be some of {offered}.", key="metrics")
+        raise ValueError
     return name
 
 
-class OrderTestOptions(MovedFiles):
-    """Options of an order test."""
+class OrderTestOptions(Checked):
+    """What is tested, and how."""
 
     checkpoint: list[str] = option(
         ..., "what to test; again, or separated by commas, for more",
@@ -65,11 +49,16 @@ class OrderTestOptions(MovedFiles):
     out: str | None = option(None, "where to write JSON, Markdown and figure", metavar="DIR")
     teacher: bool = option(True, "test the CF model of LLM-SRec, too")
     quiet: bool = option(False, "no progress bars")
-    mode: list[Annotated[str, AfterValidator(_mode)]] | None = option(
+
+
+class Changes(MovedFiles):
+    """What differs from the settings of the checkpoints."""
+
+    mode: list[Annotated[str, StringConstraints(pattern=f"^({RANKING})$")]] | None = option(
         None, "full, or uniNNN for NNN sampled items; a,b for both",
         min_length=1, wanted="full, uniNNN, popNNN, or several: a,b", group=_MEASURE,
     )  # fmt: skip
-    exclude_history: list[Annotated[Any, AfterValidator(_history)]] | None = option(
+    exclude_history: list[Literal[False, True, "keep_target"]] | None = option(
         None, "leave a user's history out of the candidates: True, False or keep_target; a,b for "
         "both", min_length=1, wanted="True, False, keep_target, or several: a,b", group=_MEASURE,
     )  # fmt: skip
@@ -88,47 +77,41 @@ class OrderTestOptions(MovedFiles):
     llm_cache_dir: str | None = option(None, "where the cache of tables and teachers is now")
 
 
-def main(argv: list[str]) -> int:
-    """Run ``recbole-llm order-test``.
+def build_parser() -> Options:
+    """The options of ``recbole-llm order-test``."""
+    return Options("order-test", _DESCRIPTION).add(OrderTestOptions).add(Changes)
 
-    Returns 0.
-    """
-    typed = Options("order-test", _DESCRIPTION).add(OrderTestOptions).typed(argv)
-    options = OrderTestOptions(**typed)
+
+def main(argv: list[str]) -> int:
+    """Run ``recbole-llm order-test``."""
+    typed = build_parser().typed(argv)
+    options, changes = taken(OrderTestOptions, typed), taken(Changes, typed)
     chosen = [_named(text) for given in options.checkpoint for text in _files(given)]
     if not chosen:
         raise UserError("--checkpoint names no file; give the path of a checkpoint.")
     if len(chosen) > 1:  # models' names would not tell them apart
         chosen = [(name or Path(file).stem, file) for name, file in chosen]
-    for key in ("llm_table", "align_teacher"):
-        given = getattr(options, key)
-        if given is not None and not Path(given).exists():
-            raise UserError(f"--{key} {given} does not exist; give the one of the checkpoint.")
-    ours = {"checkpoint", "shuffles", "seed", "last", "out", "teacher", "quiet"}
-    changes = options.model_dump(exclude=ours, exclude_none=True)
-    changes["show_progress"] = not options.quiet
 
     from recbole_llmemb.apps.order_test import in_words, order_tests, render_files, to_text
     from recbole_llmemb.core.reports import OutFolder
 
     folder = OutFolder(options.out, "order.json") if options.out else None
-    shared = {"shuffles": options.shuffles, "seed": options.seed, "last": options.last}
-    found = order_tests(chosen, options.teacher, changes=changes, **shared)
+    found = order_tests(
+        chosen, options.teacher, shuffles=options.shuffles, seed=options.seed, last=options.last,
+        changes={**changes.model_dump(exclude_none=True), "show_progress": not options.quiet},
+    )  # fmt: skip
     print(f"\n{to_text(found)}\n\n{in_words(found)}")
-    if folder:
-        for file in folder.write(render_files(found)):
-            print(f"written: {file}")
+    for file in folder.write(render_files(found)) if folder else ():
+        print(f"written: {file}")
     return 0
 
 
-def _files(text):
+def _files(text: str) -> list[str]:
     """Files between commas, in quotes where a name holds one; or the one that is there."""
     return [text] if Path(_named(text)[1]).is_file() else split_tokens(text, where="--checkpoint")
 
 
-def _named(text):
+def _named(text: str) -> tuple[str | None, str]:
     """Name (None if there is none) and file of ``NAME=FILE``."""
     name, given, file = text.partition("=")
-    if not given or Path(text).is_file():
-        return None, text
-    return name, file
+    return (name, file) if given and not Path(text).is_file() else (None, text)

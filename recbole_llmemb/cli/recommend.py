@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.core.text import lines_of, split_tokens
 
 _DESCRIPTION = """\
@@ -26,13 +29,26 @@ who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users
 _WHO, _ITEMS, _OUTPUT = "for whom", "which items", "output"
 
 
+def _existing(path: str) -> str:
+    if not os.path.exists(path):
+        raise ValueError
+    return path
+
+
+def _moved(description: str) -> Any:
+    return option(None, description, wanted="a path that exists")
+
+
+Existing = Annotated[str, AfterValidator(_existing)]
+
+
 class MovedFiles(Checked):
     """Where what a checkpoint was trained on is now, and what it cannot say of itself."""
 
     data_path: str | None = option(None, "the folder that holds the dataset's folder now")
-    llm_table: str | None = option(None, "where the table of the checkpoint is now")
+    llm_table: Existing | None = _moved("where the table of the checkpoint is now")
     llm_model: str | None = option(None, "where the LLM of an LLM-SRec is now")
-    align_teacher: str | None = option(None, "where the checkpoint of its CF model is now")
+    align_teacher: Existing | None = _moved("where the checkpoint of its CF model is now")
     trust_remote_code: bool = option(
         False,
         "run code that comes with the encoder or LLM of the checkpoint; only where you have read "
@@ -62,13 +78,10 @@ class RecommendOptions(CheckpointOptions):
         "what is read of users: all they have met, or what evaluation on valid or test shows",
         group=_WHO,
     )
-    history: list[str] | None = option(
-        None,
-        "item tokens, oldest first: 'A B C'; may be repeated",
-        group=_WHO,
-        repeat=True,
-        metavar="ITEMS",
-    )
+    history: list[str] = option(
+        [], "item tokens, oldest first: 'A B C'; may be repeated",
+        group=_WHO, repeat=True, metavar="ITEMS",
+    )  # fmt: skip
     history_file: str | None = option(
         None, 'lines of {"user": "anna", "history": ["A", "B"]}', group=_WHO, metavar="JSONL"
     )
@@ -94,28 +107,16 @@ class RecommendOptions(CheckpointOptions):
 
 
 def main(argv: list[str]) -> int:
-    """Run ``recbole-llm recommend``; as :func:`recbole_llmemb.cli.encode.main`."""
-    parser = Options("recommend", _DESCRIPTION).add(RecommendOptions)
-    options = RecommendOptions(**parser.typed(argv))
-    ways = [options.users, options.history, options.history_file]
-    if sum(way is not None for way in ways) != 1:
-        raise UserError(
-            "Recommendations need somebody to be for: give one of --users (tokens, or all), "
-            "--history (item tokens) and --history_file (jsonl).",
-            key="users",
-        )
-    if options.users is None and options.split != "all":
-        raise UserError("--split is for --users; a history is read as it is given.", key="split")
+    """Run ``recbole-llm recommend``."""
+    options = Options("recommend", _DESCRIPTION).read(RecommendOptions, argv)
     whom = _whom(options)
     candidates = None if options.candidates is None else read_candidates(options.candidates)
     typed = options.checkpoint, options.history_file, options.candidates, options.llm_table
     refuse_inputs(options.out, [*typed, options.new_items])
 
-    from recbole_llmemb.apps.serve.recommendations import check_out, format_of, write
-    from recbole_llmemb.core.files import inputs_of
+    from recbole_llmemb.apps.serve.recommendations import format_of, write
 
     chosen = format_of(options.out, options.format)
-    check_out(options.out)
     recommender = open_checkpoint(options, options.title_field)
     refuse_inputs(options.out, inputs_of(recommender.config))
     people = recommender.people(**whom)
@@ -151,21 +152,31 @@ def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
     return recommender
 
 
-def _whom(options: RecommendOptions) -> dict:
+def _whom(options: RecommendOptions) -> dict[str, Any]:
     """For whom, as :meth:`Recommender.people` takes it."""
-    if options.users is not None:
-        return {"users": users_of(options.users), "split": options.split}
-    if options.history_file is not None:
+    users, file = options.users, options.history_file
+    if [users is None, not options.history, file is None].count(False) != 1:
+        raise UserError(
+            "Recommendations need somebody to be for: give one of --users (tokens, or all), "
+            "--history (item tokens) and --history_file (jsonl).",
+            key="users",
+        )
+    if users is not None:
+        return {"users": users_of(users), "split": options.split}
+    if options.split != "all":
+        raise UserError("--split is for --users; a history is read as it is given.", key="split")
+    whom: dict[str, Any] = {"skip_unknown": options.skip_unknown}
+    if file is not None:
         from recbole_llmemb.records.histories import read_histories
 
-        read = zip(("histories", "names", "times", "places"), read_histories(options.history_file))
-        return {**dict(read), "skip_unknown": options.skip_unknown}
-    histories = [split_tokens(text, " ", "--history") for text in options.history or ()]
+        read = zip(("histories", "names", "times", "places"), read_histories(file))
+        return whom | dict(read)
+    histories = [split_tokens(text, " ", "--history") for text in options.history]
     names = [f"after {' '.join(tokens) or '(nothing)'}" for tokens in histories]
-    return {"histories": histories, "names": names, "skip_unknown": options.skip_unknown}
+    return whom | {"histories": histories, "names": names}
 
 
-def users_of(text: str):
+def users_of(text: str) -> str | list[str]:
     """``all``, or the tokens between commas, in quotes where they hold one."""
     if text.strip() == "all":
         return "all"
@@ -175,12 +186,11 @@ def users_of(text: str):
     return tokens
 
 
-def read_candidates(path) -> list[str]:
+def read_candidates(path: str) -> list[str]:
     """Item tokens of a file, one per line."""
     sentence = f"{path} (--candidates) cannot be read as text ({{reason}}); check the path."
     with explained(sentence, OSError, ValueError, key="candidates", where=path):
-        lines = lines_of(path)
-    return [line.strip() for line in lines if line.strip()]
+        return [line.strip() for line in lines_of(path) if line.strip()]
 
 
 def say(text: str) -> None:

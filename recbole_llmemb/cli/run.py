@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
+from typing import Any
 
 from recbole_llmemb.core.errors import UserError
 
@@ -26,7 +27,7 @@ collaborative teacher are built first if the cache does not have them.
 
 def parse(argv: list[str]) -> dict:
     """Read ``--key=value`` (or ``--key value``) into typed values."""
-    from recbole_llmemb.config.recbole_config import typed_value
+    from recbole_llmemb.config.values import typed_value
 
     values: dict = {}
     argv = list(argv)
@@ -47,16 +48,15 @@ def parse(argv: list[str]) -> dict:
 
 
 def main(argv: list[str]) -> int:
+    from recbole_llmemb.run.schema import help_text, refuse_typed
+
     if any(argument in ("-h", "--help") for argument in argv):
-        from recbole_llmemb.config.recbole_config import preset_names
+        from recbole_llmemb.config.values import preset_names
         from recbole_llmemb.models.llmemb.backbones import NAMES
-        from recbole_llmemb.run.schema import help_text
 
-        shown = {"models": _wrapped([*NAMES, "LLMSRec"]), "presets": ", ".join(preset_names())}
-        print(HELP.format(**shown, keys=help_text()))
+        models = textwrap.fill(", ".join([*NAMES, "LLMSRec"]), 78, subsequent_indent=" " * 18)
+        print(HELP.format(models=models, presets=", ".join(preset_names()), keys=help_text()))
         return 0
-    from recbole_llmemb.run.schema import refuse_typed
-
     typed = parse(argv)
     options = ("model", "dataset", "config_files", "preset", "result_json")
     settings = {key: value for key, value in typed.items() if key not in options}
@@ -67,19 +67,11 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def __getattr__(name):
-    if name == "execute":  # which was here, and was documented so
-        warnings.warn(
-            "recbole_llmemb.cli.run.execute is now recbole_llmemb.run.execute.execute",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        from recbole_llmemb.run.execute import execute
+def __getattr__(name: str) -> Any:
+    if name != "execute":  # which was here, and was documented so
+        raise AttributeError(name)
+    old, new = f"{__name__}.execute", "recbole_llmemb.run.execute.execute"
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
+    from recbole_llmemb.run.execute import execute
 
-        return execute
-    raise AttributeError(name)
-
-
-def _wrapped(words):
-    """Words with commas between them, in lines that fit behind an option's name."""
-    return textwrap.fill(", ".join(words), 78, subsequent_indent=" " * 18).lstrip()
+    return execute

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from tabulate import tabulate
+
 from recbole_llmemb.cli.encode import (
     ENCODER,
     DatasetOptions,
     item_file_of,
     settings_for,
-    taken,
     with_text,
 )
-from recbole_llmemb.cli.options import Options
+from recbole_llmemb.cli.options import Options, taken
 from recbole_llmemb.core.checked import option
 from recbole_llmemb.scft.settings import ScftSettings
 
@@ -48,7 +49,7 @@ def build_parser() -> Options:
 
 
 def main(argv: list[str]) -> int:
-    """Run ``recbole-llm scft``; parameters and errors as of :mod:`recbole_llmemb.cli.encode`."""
+    """Run ``recbole-llm scft``."""
     typed = build_parser().typed(argv)
     options = taken(ScftOptions, typed)
     from recbole_llmemb.core.files import refuse_inputs
@@ -67,15 +68,16 @@ def main(argv: list[str]) -> int:
     result = run_job(job, options.out, overwrite=options.overwrite, resume=options.resume)
     if not job.processes().first:
         return 0
-    before, after = result.manifest["before"], result.manifest["after"]
-    if before:
-        titles = f"{'other view found':>17} {'alignment':>10} {'uniformity':>11}"
-        print(f"\n{'held-out items':<14} {titles}")
-        for name, row in (("before", before), ("after", after)):
-            print(
-                f"{name:<14} {row['top1']:>17.1%} {row['alignment']:>10.4f} "
-                f"{row['uniformity']:>11.3f}"
-            )
+    measured = [(when, result.manifest[when]) for when in ("before", "after")]
+    rows = [
+        [when, f"{row['top1']:.1%}", f"{row['alignment']:.4f}", f"{row['uniformity']:.3f}"]
+        for when, row in measured
+        if row
+    ]
+    if rows:
+        titles = ["held-out items", "other view found", "alignment", "uniformity"]
+        aligned = ["left", *["right"] * 3]
+        print("\n" + tabulate(rows, titles, "plain", disable_numparse=True, colalign=aligned))
     if options.figure:
         from recbole_llmemb.scft.figure import draw
 

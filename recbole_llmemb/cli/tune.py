@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-
-from pydantic import Field
+from typing import Any
 
 from recbole_llmemb.apps.tune.options import SearchOptions, require_ray
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.cli.run import parse
-from recbole_llmemb.core.checked import Checked
+from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
 
 ABOUT = """Searches for the settings with which MODEL ranks validation best, on this machine or on
@@ -24,24 +23,21 @@ report.html and its figures."""
 class SearchTarget(Checked):
     """What is searched for."""
 
-    model: str = Field(description="any model of this package or of RecBole")
-    dataset: str | None = Field(
-        None, description="the dataset's name (default: ml-100k, which RecBole carries)"
+    model: str = option(..., "any model of this package or of RecBole")
+    dataset: str | None = option(
+        None, "the dataset's name (default: ml-100k, which RecBole carries)"
     )
-    space: str = Field(
-        description="what is searched: a yaml file, or one in RecBole's hyper.test format",
-        json_schema_extra={"metavar": "FILE"},
+    space: str = option(
+        ..., "what is searched: a yaml file, or one in RecBole's hyper.test format", metavar="FILE"
     )
-    config_files: str = Field(
-        "", description="RecBole property files, separated by spaces; later ones win"
-    )
-    preset: str | None = Field(None, description="a variant of items and scores, as for run")
+    config_files: str = option("", "RecBole property files, separated by spaces; later ones win")
+    preset: str | None = option(None, "a variant of items and scores, as for run")
 
 
-def read_arguments(argv: list[str]) -> tuple[dict, dict]:
+def read_arguments(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the search, and keys of the configuration, as they are typed."""
-    ours, keys = _split(argv, {**SearchTarget.model_fields, **SearchOptions.model_fields})
-    options = Options("tune", ABOUT).add(SearchTarget).add(SearchOptions).typed(ours)
+    keys: list[str] = []
+    options = Options("tune", ABOUT).add(SearchTarget).add(SearchOptions).typed(argv, keys)
     settings = parse(keys)
     if "result_json" in settings:
         raise UserError(
@@ -56,36 +52,18 @@ def main(argv: list[str]) -> int:
     options, settings = read_arguments(argv)
     require_ray()
     from recbole_llmemb.apps.tune import search
-    from recbole_llmemb.config.recbole_config import preset_file
+    from recbole_llmemb.config.values import preset_file
     from recbole_llmemb.run.execute import dataset_in
 
     files = options.pop("config_files", "").split()
     if preset := options.pop("preset", None):
         files.insert(0, str(preset_file(preset)))
-    dataset = options.pop("dataset", None) or dataset_in(files)
-    dataset = None if dataset is None else str(dataset)
+    options["dataset"] = options.pop("dataset", None) or dataset_in(files)
     try:
-        result = search(dataset=dataset, config_files=files, **options, **settings)
+        result = search(config_files=files, **options, **settings)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command with --resume continues", file=sys.stderr)
         return 130
-    _show(result)
-    return 0
-
-
-def _split(argv, names):
-    """What is typed for these options, and for keys of the configuration."""
-    ours, keys = [], []
-    place = keys
-    for word in argv:
-        if word == "-h" or word.startswith("--"):
-            name = word.lstrip("-").partition("=")[0]
-            place = ours if name in ("h", "help", "no-resume", *names) else keys
-        place.append(word)
-    return ours, keys
-
-
-def _show(result) -> None:
     from recbole_llmemb.apps.tune.report import final_table
 
     print(f"\n{result.table}\n\nThe best, trial {result.best.number}:\n")
@@ -93,3 +71,4 @@ def _show(result) -> None:
     print(f"\nsettings: {result.folder / 'best.yaml'}")
     print(f"report:   {result.folder / 'report.html'}")
     print(f"total:    {result.seconds:.1f} s")
+    return 0

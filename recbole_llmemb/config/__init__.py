@@ -6,5 +6,6 @@ from recbole_llmemb.core.imports import lazy
 __getattr__ = lazy(
     __name__,
     checks="check",
-    recbole_config="make_config preset_file preset_names properties_folder",
+    recbole_config="make_config",
+    values="preset_file preset_names properties_folder",
 )

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from logging import getLogger
-from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.config.keys import Use, declared, sections_of
 from recbole_llmemb.config.shared import TrainingSettings
-from recbole_llmemb.core.checked import choices_of, type_of
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.config.values import recbole_folder
+from recbole_llmemb.core.errors import UserError, nearest
 
 # What RecBole's code reads without having a default for it.
 _WITHOUT_DEFAULT = {
@@ -51,26 +48,16 @@ _INSIDE = {
 }
 
 
-def check(values: Mapping[str, Any], model_class: type) -> None:
-    """Refuse impossible values for a model of ours, each in one sentence.
+def check(values: Mapping[str, Any], model_class: type | None = None) -> None:
+    """Refuse impossible values, each in one sentence.
 
     ``values``: the configuration as given, before RecBole fills in the rest.
+    ``model_class``: of ours; without, the keys count that RecBole's own models read.
     """
+    only = None if model_class else Use.ANY
     for section in sections_of(model_class):
-        section.of(values)
-    TrainingSettings.of(values).check_negatives(values["loss_type"])
-
-
-def check_stock(values: Mapping[str, Any]) -> None:
-    """Refuse impossible values of keys that RecBole's own models read."""
-    for section in sections_of():
-        section.of(values, only=Use.ANY)
-    TrainingSettings.of(values, only=Use.ANY).check_negatives(values.get("loss_type", ""))
-
-
-def text_keys() -> set[str]:
-    """Names and paths, which stay text though they look like numbers."""
-    return {name for name, field in declared() if type_of(field) is str and not choices_of(field)}
+        section.of(values, only)
+    TrainingSettings.of(values, only).check_negatives(values.get("loss_type", ""))
 
 
 def known_keys(config: Any) -> set[str]:
@@ -84,24 +71,11 @@ def known_keys(config: Any) -> set[str]:
     return listed | set(config.internal_config_dict) | _WITHOUT_DEFAULT
 
 
-def nearest(key: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known key that is spelt most like one, if any is."""
-    spelt = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(key.lower(), spelt, n=1, cutoff=cutoff)
-    return spelt[near[0]] if near else None
-
-
-def advice(key: str) -> str:
-    """What to do instead of setting a key of an older RecBole."""
-    new = OLD[key]
-    return f"set {new} instead" if new else "leave it out"
-
-
 def refuse_keys(keys: Iterable[str], known: set[str], model: str | None = None) -> None:
     """Refuse keys that somebody typed and that mean nothing, to a model or to any."""
     for key in keys:
         if key in OLD:
-            raise UserError(f"--{key} is a key of older RecBoles: {advice(key)}.", key=key)
+            raise UserError(f"--{key} is {_advice(key)}.", key=key)
         if key in known:
             continue
         if model and key in keys_of_any_model():
@@ -110,9 +84,15 @@ def refuse_keys(keys: Iterable[str], known: set[str], model: str | None = None) 
                 "give it to a teacher by align_teacher_config.",
                 key=key,
             )
-        near = nearest(key, known)
-        hint = f"; did you mean --{near}?" if near else "; see the configuration reference."
+        near = nearest(key, known, 1)
+        hint = f"; did you mean --{near[0]}?" if near else "; see the configuration reference."
         raise UserError(f"--{key} is not a configuration key{hint}", key=key)
+
+
+def _advice(key: str) -> str:
+    """What to do instead of setting a key of an older RecBole."""
+    new = OLD[key]
+    return f"a key of older RecBoles: {f'set {new} instead' if new else 'leave it out'}"
 
 
 def warn_of_keys(config: Any) -> None:
@@ -120,36 +100,29 @@ def warn_of_keys(config: Any) -> None:
 
     Those of other models are no mistake: one file often serves several.
     """
-    given = {
-        key: value for key, value in config.external_config_dict.items() if isinstance(key, str)
-    }
-    known, others = known_keys(config), None
-    for key in sorted(given):
+    given = {key: one for key, one in config.external_config_dict.items() if isinstance(key, str)}
+    known, warn = known_keys(config), getLogger().warning
+    strange = sorted(given.keys() - known)
+    everything = known | keys_of_any_model() if strange else known
+    for key in strange:
         if key in OLD:
-            tell = f"{key} is a key of older RecBoles and has no effect: {advice(key)}."
-            getLogger().warning(tell)
-        elif key not in known:
-            others = keys_of_any_model() if others is None else others
-            near = None if key in others else nearest(key, known | others, 0.85)
-            if near:
-                getLogger().warning(f"{key} is no configuration key: {near} is meant?")
+            warn(f"{key} has no effect: it is {_advice(key)}.")
+            continue
+        near = [] if key in everything else nearest(key, everything, 1, 0.85)
+        if near:
+            warn(f"{key} is no configuration key: {near[0]} is meant?")
     for key, parts in _INSIDE.items():
         value = given.get(key)
         for part in value if isinstance(value, dict) else ():
-            if part in parts:
-                continue
-            if part in known:
-                getLogger().warning(f"{part} has no effect inside {key}: set it beside {key}.")
-            else:
-                tell = f"{key}.{part} has no effect: {key} is made of {', '.join(parts)}."
-                getLogger().warning(tell)
+            if part not in parts and part in known:
+                warn(f"{part} has no effect inside {key}: set it beside {key}.")
+            elif part not in parts:
+                warn(f"{key}.{part} has no effect: {key} is made of {', '.join(parts)}.")
 
 
 def keys_of_any_model() -> set[str]:
     """Keys for which RecBole or this package has a default, whatever the model."""
-    found = {name for name, _ in declared()} | _WITHOUT_DEFAULT
-    package = importlib.util.find_spec("recbole")  # found, not imported: that takes seconds
-    folder = Path(package.origin).parent / "properties" if package and package.origin else Path("-")
-    for file in [*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]:
+    found, folder = {name for name, _ in declared()} | _WITHOUT_DEFAULT, recbole_folder()
+    for file in (folder / "properties").rglob("*.yaml") if folder else ():
         found.update(re.findall(r"^(\w+) *:", file.read_text(encoding="utf-8"), re.MULTILINE))
     return found

@@ -8,16 +8,26 @@ reads sections, ``EncodeSettings.of(config).llm_dtype``, and no raw value with a
 from __future__ import annotations
 
 import enum
+import math
 import os
+import re
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 from typing_extensions import Self
 
-from recbole_llmemb.core.checked import refused_value
+from recbole_llmemb.core.checked import choices_of, refused_value, type_of
 from recbole_llmemb.core.errors import UserError
 
 
@@ -131,13 +141,18 @@ def keys(use: Use) -> set[str]:
     return {name for name, field in declared() if use_of(field) & use}
 
 
+def text_keys() -> set[str]:
+    """Names and paths, which stay text though they look like numbers."""
+    return {name for name, field in declared() if type_of(field) is str and not choices_of(field)}
+
+
 def use_of(field: FieldInfo) -> Use:
     """What a key means to those who do not read it."""
-    return typing.cast("Use", _more(field).get("use", Use.RESULT))
+    more = typing.cast("dict[str, Any]", field.json_schema_extra or {})
+    return typing.cast("Use", more.get("use", Use.RESULT))
 
 
-def _more(field: FieldInfo) -> dict[str, Any]:
-    return typing.cast("dict[str, Any]", field.json_schema_extra or {})
+# -- types of values ----------------------------------------------------------------------
 
 
 def _as_list(value: Any) -> Any:
@@ -163,3 +178,65 @@ Text = Annotated[str | None, BeforeValidator(_as_none)]
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 MaybeNames = Annotated[list[str] | None, BeforeValidator(_as_list)]
 Counts = Annotated[list[Annotated[int, Field(**COUNT)]], BeforeValidator(_as_list)]
+
+_NUMBER = r"\s*-?(inf|[0-9.]+(e[+-]?[0-9]+)?)\s*"
+_INTERVAL = rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*"
+#: Of which RecBole tells the log only that it leaves out those that it cannot read.
+INTERVALS = rf"^{_INTERVAL}(;{_INTERVAL})*$"
+Kept = Annotated[str, StringConstraints(pattern=INTERVALS)] | list[Any] | None
+#: Among what targets are ranked.
+RANKING = "full|(uni|pop)0*[1-9][0-9]{0,8}"
+_CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a number; True and False are not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _clipping(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    if found and not (set(found) <= _CLIPPING and is_number(found.get("max_norm"))):
+        raise ValueError
+    return found
+
+
+def _threshold(value: int | float) -> int | float:
+    if not (1 <= value < 2**31 if isinstance(value, int) else 0 < value < 1):
+        raise ValueError
+    return value
+
+
+def _evaluation(args: dict[str, Any]) -> dict[str, Any]:
+    """RecBole fails late over ways to rank and to split that it does not have."""
+    modes, split = args.get("mode"), args.get("split")
+    for mode in modes.values() if isinstance(modes, dict) else [modes]:
+        if mode not in (None, "none") and not re.fullmatch(f"labeled|{RANKING}", str(mode)):
+            raise UserError(
+                f"mode is {mode!r}; it must be full, or uniNNN or popNNN for NNN sampled items "
+                "(uni99)."
+            )
+    if split is not None and not _is_split(split):
+        raise UserError(
+            f"eval_args.split is {split!r}; it must be LS: valid_and_test, valid_only or "
+            "test_only, as in {'LS': 'valid_and_test'}, or RS or TS with the shares of training, "
+            "validation and test, as in {'RS': [0.8, 0.1, 0.1]}; 0 leaves out one of the latter."
+        )
+    return args
+
+
+def _is_split(split: Any) -> bool:
+    if not (isinstance(split, dict) and len(split) == 1 and set(split) <= {"LS", "RS", "TS"}):
+        return False
+    ((kind, how),) = split.items()
+    if kind == "LS":
+        return how in ("valid_and_test", "valid_only", "test_only")
+    shares = how if isinstance(how, list) and all(map(is_number, how)) else []
+    return len(shares) == 3 and all(0 <= one < math.inf for one in shares) and shares[0] > 0
+
+
+#: Arguments of PyTorch's ``clip_grad_norm_``.
+Clipping = Annotated[dict[str, Any] | None, AfterValidator(_clipping)]
+#: A number of interactions, or a share of the users or items.
+Threshold = Annotated[int | float, AfterValidator(_threshold)]
+#: ``eval_args``: how interactions are split and targets ranked.
+Evaluation = Annotated[dict[str, Any], AfterValidator(_evaluation)]

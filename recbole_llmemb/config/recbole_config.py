@@ -1,89 +1,41 @@
-"""Our keys in RecBole's configuration: defaults, checks, and what the loss implies."""
+"""RecBole's ``Config``: with our defaults and checks, or rebuilt from what a checkpoint keeps."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
+import copy
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from importlib import resources
 from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-import yaml
+import torch
 
-from recbole_llmemb.config.arithmetic import value_of
-from recbole_llmemb.config.checks import (
-    check,
-    check_stock,
-    known_keys,
-    refuse_keys,
-    text_keys,
-    warn_of_keys,
-)
-from recbole_llmemb.config.keys import Use
+from recbole_llmemb.config.checks import check, known_keys, refuse_keys, warn_of_keys
+from recbole_llmemb.config.keys import Use, declared, use_of
 from recbole_llmemb.config.shared import EvaluationSettings
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.config.values import (
+    defaults,
+    preset_file,
+    properties_folder,
+    read_settings,
+    typed_value,
+)
+from recbole_llmemb.core.checked import may_be_empty
+from recbole_llmemb.core.checkpoint import DERIVED, config_to_plain
+from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
+from recbole_llmemb.core.registry import refuse_untrusted
 
-__all__ = ["check", "make_config", "preset_file", "properties_folder"]
+__all__ = [
+    "check", "config_for", "config_from_plain", "config_to_plain", "make_config", "preset_file",
+    "properties_folder", "without_argv",
+]  # fmt: skip
 
-# Options of commands that are names or paths, and no keys.
-_OPTIONS = ("result_json", "name", "storage", "space")
-
-
-def properties_folder() -> Path:
-    """The folder of yaml defaults: inside an installed package, else beside it in a checkout."""
-    try:
-        folder = Path(str(resources.files("recbole_llmemb.properties")))
-    except (ImportError, TypeError):
-        folder = Path(__file__).parents[1] / "properties"
-    if not (folder / "overall.yaml").is_file():
-        folder = Path(__file__).parents[2] / "properties"
-    return folder
-
-
-def defaults(model: str, dataset: str) -> dict[str, Any]:
-    """Our defaults for a model on a dataset: ``overall`` < ``model/`` < ``dataset/``."""
-    merged: dict[str, Any] = {}
-    folder = properties_folder()
-    for part in ("overall", f"model/{model}", f"dataset/{dataset}"):
-        file = folder / f"{part}.yaml"
-        if file.is_file():
-            merged.update(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    return merged
-
-
-def settings_of(files: str | None) -> dict[str, Any]:
-    """Settings of property files, separated by blanks; later ones win."""
-    merged: dict[str, Any] = {}
-    for file in (files or "").split():
-        _check_file(file)
-        found = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        typed = {k: typed_value(k, v) for k, v in found.items() if isinstance(v, str)}
-        merged |= found | typed
-    return merged
-
-
-def preset_file(name: str) -> Path:
-    """The settings that ``--preset=NAME`` stands for.
-
-    Raises
-    ------
-    UserError
-        There is no such preset; the message lists those there are.
-    """
-    names = preset_names()
-    if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"--preset is {name!r}; it must be one of {', '.join(names)}{hint}")
-    return properties_folder() / f"preset/{name}.yaml"
-
-
-def preset_names() -> list[str]:
-    """What ``--preset`` may be."""
-    return sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
+# What an empty value of these meant before it was refused; of others, as if it was not there.
+_EMPTY = {"llm_freeze": False, "holdout_targets": "all"}
 
 
 def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], None]) -> None:
@@ -103,12 +55,17 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
     def _get_model_and_dataset(self: Any, model: Any, dataset: Any) -> Any:
         given = self.external_config_dict
         wanted = given.get("model") if model is None else model
-        _check_names(wanted, given.get("dataset") if dataset is None else dataset)
+        named = isinstance(wanted, str) and wanted
+        if named and not (wanted.isidentifier() and wanted[0] != "_"):
+            raise registry.no_such_model(wanted)
+        _check_dataset(given.get("dataset") if dataset is None else dataset)
+        registry.look_up(wanted)
         try:
-            registry.look_up(wanted)
             return look_up(self, model, dataset)
-        except AttributeError:  # there is a module of that name, in small letters
-            raise _no_model(wanted) from None
+        except (AttributeError, ValueError):  # there may be a module of that name, in small letters
+            if not named:
+                raise
+            raise registry.no_such_model(wanted) from None
 
     def _load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
         load_internal(self, model, model_class, dataset)
@@ -126,41 +83,50 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
         check_measure(self, registry.is_ours(self.model))
 
     def _set_default_parameters(self: Any) -> None:
-        values = self.final_config_dict
+        values, given = self.final_config_dict, self.external_config_dict
+        model_class, ours = self.model_class, registry.is_ours(self.model)
         if not self.restored:
             warn_of_keys(self)
         if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
             values["train_neg_sample_args"] = None  # yaml makes a text of None
-        given = self.external_config_dict
-        if not registry.is_ours(self.model):
-            if not self.restored:
-                check_stock(values)
-            set_recboles(self)
-            reads = {"selected_features", "item_attribute"} & set(self.internal_config_dict)
-            if reads and (Path(values["data_path"]) / f"{self.dataset}.item").is_file():
-                settings.settle_features(values, given, self.model_class)
-            return None
+        if ours:
+            settle(self, values, given)
+        elif not self.restored:
+            check(values)
+        set_recboles(self)
+        reads_fields = bool(
+            {"selected_features", "item_attribute"} & set(self.internal_config_dict)
+        )
+        if ours:
+            EvaluationSettings.of(values).check_valid_metric()
+            reads_fields = "item_fields" in model_class.reads
+        elif reads_fields:
+            reads_fields = (Path(values["data_path"]) / f"{self.dataset}.item").is_file()
+        if reads_fields:
+            settings.settle_features(values, given, model_class)
+        if ours and values["loss_type"] not in ("CE", "BPR"):  # which are all that RecBole knows
+            from recbole.utils import InputType
+
+            pairs = model_class.samples_negatives(values)
+            values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE if pairs else InputType.POINTWISE
+
+    def settle(self: Any, values: dict[str, Any], given: dict[str, Any]) -> None:
         settings.settle(values, given, self.model_class)
         if values.get("adapter", "") is None:
             values["adapter"] = "none"  # as typed, --adapter=none is read as no value
         check(values, self.model_class)
         settings.check_backbone(values, self.model_class)
-        samples = self.model_class.samples_negatives(values)
-        if not samples:
+        if not self.model_class.samples_negatives(values):
             values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
         if values["train_mode"] == "sequence":
             if given.get("transform") not in (None, "mask_itemseq"):
                 getLogger().warning(f"transform: {given['transform']} is for train_mode: prefix.")
             values["transform"] = None  # masking is part of the loader there
-        _load_times(values)
-        set_recboles(self)
-        EvaluationSettings.of(values).check_valid_metric()
-        if "item_fields" in self.model_class.reads:
-            settings.settle_features(values, given, self.model_class)
-        if values["loss_type"] not in ("CE", "BPR"):  # which are all that RecBole knows
-            from recbole.utils import InputType
-
-            values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE if samples else InputType.POINTWISE
+        columns = values.get("load_col") or {}
+        if columns.get("inter") == ["user_id", "item_id"]:
+            # Sequences need times; RecBole's default for a dataset it does not know loads none.
+            names = [values[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")]
+            values["load_col"] = {**columns, "inter": names}
 
     Config._get_model_and_dataset = _get_model_and_dataset
     Config._load_internal_config_dict = _load_internal_config_dict
@@ -170,10 +136,8 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
     Config.knows_llmemb = True
 
 
-def _check_names(model: Any, dataset: Any) -> None:
+def _check_dataset(dataset: Any) -> None:
     """Models and datasets go by names: RecBole imports modules and reads yaml files called so."""
-    if isinstance(model, str) and model and not (model.isidentifier() and model[0] != "_"):
-        raise _no_model(model)
     name = str(dataset)
     if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0")):
         raise UserError(
@@ -182,55 +146,12 @@ def _check_names(model: Any, dataset: Any) -> None:
         )
 
 
-def _no_model(name: Any) -> UserError:
-    return UserError(
-        f"`model_name` [{name}] is not the name of an existing model; RecBole's are written as in "
-        "its documentation, SASRec for one."
-    )
-
-
-def _load_times(values: dict[str, Any]) -> None:
-    """Sequences need times; RecBole's default for a dataset it does not know loads none."""
-    columns = values.get("load_col") or {}
-    if columns.get("inter") == ["user_id", "item_id"]:
-        names = [values[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")]
-        values["load_col"] = {**columns, "inter": names}
-
-
-def typed_value(key: str, text: str) -> Any:
-    """What the text of a setting means: a number, list, dictionary, switch, or itself.
-
-    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
-    paths stay text: 2026-11-21 is a folder.
-    """
-    value = value_of(text)
-    if isinstance(value, str) and value == text:
-        value = {"true": True, "false": False}.get(text.lower(), text)
-    stays = key in _OPTIONS or key.endswith(("_path", "_dir")) or key in text_keys()
-    return text if stays and not isinstance(value, (str, type(None))) else value
-
-
 def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
     """Read typed values out of strings. RecBole's own runs ``eval`` on every one of them."""
     for key, value in config_dict.items():
         if isinstance(value, str):
             config_dict[key] = typed_value(key, value)
     return config_dict
-
-
-def _check_file(file: str | Path) -> None:
-    if not Path(file).is_file():
-        raise UserError(f"config file {file} does not exist; check --config_files.")
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # no !!python/… in it
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(f"config file {file} is not valid yaml: {text}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
-    for key in content:
-        if not isinstance(key, str):  # yaml takes on and yes for switches, too
-            raise UserError(f"config file {file} has a key {key!r}, which is no name.")
 
 
 @contextlib.contextmanager
@@ -281,18 +202,145 @@ def make_config(
     from recbole.config import Config
 
     for file in config_files:
-        _check_file(file)
+        read_settings(file)
     with without_argv():
         try:
             config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
         except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as error:
             if isinstance(error, UserError):
                 raise
-            said = error.args[0] if error.args else str(error)
-            message = getattr(error, "strerror", None) or said
-            text = str(message).rstrip(".")
-            raise UserError(f"The configuration cannot be used: {text}.") from error
+            raise UserError(f"The configuration cannot be used: {reason_of(error)}.") from error
     EvaluationSettings.of(config, only=Use.ANY).check_valid_metric()
-    known = known_keys(config)
-    refuse_keys(strict, known, config["model"])
+    refuse_keys(strict, known_keys(config), config["model"])
     return config
+
+
+# -- from a checkpoint --------------------------------------------------------------------
+
+
+def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None) -> Any:
+    """Rebuild the RecBole ``Config`` that :func:`config_to_plain` was given.
+
+    The command line of the running program is not looked at, and strings are
+    taken as they are (``Config`` evaluates them as Python expressions, which a
+    file must never be able to make it do). Settings that would have foreign code run
+    (``llm_trust_remote_code``, names of pickles) are off, whatever the file says, and things are
+    kept where they are without a setting (``checkpoint_dir``, ``llm_cache_dir``).
+
+    Parameters
+    ----------
+    plain : mapping
+        What :func:`config_to_plain` returned.
+    config_class : type, optional
+        ``recbole.config.Config`` (the default) or a subclass of it.
+
+    Raises
+    ------
+    UserError
+        When the dictionary names no model or dataset, or a model nobody registered.
+    """
+    from recbole.config import Config
+
+    refuse_untrusted(plain)
+    # What a file does not decide: whether code from elsewhere is run, which pickles are read or
+    # written, where things are kept, and what is told to others. Only whoever gives a command does.
+    own = {name: field.default for name, field in declared() if use_of(field) & Use.TRUST}
+    entries = _with_known_metrics(_filled(_without(own, copy.deepcopy(dict(plain)))))
+    missing = [key for key in ("model", "dataset") if not entries.get(key)]
+    if missing:
+        raise UserError(
+            f"The checkpoint's configuration has no '{missing[0]}': give a checkpoint that a "
+            "trainer saved."
+        )
+    if not os.path.isdir(str(entries.get("data_path") or "")):
+        entries.pop("data_path", None)  # the data lies elsewhere on this machine
+    settings = {key: value for key, value in entries.items() if key not in DERIVED}
+    _undo_config(settings)
+
+    class Rebuilt(config_class or Config):  # type: ignore[misc]
+        restored = True
+
+        def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+            return config_dict
+
+    with without_argv():
+        try:
+            config = Rebuilt(
+                model=entries["model"], dataset=entries["dataset"], config_dict=settings
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            if getattr(error, "key", None) == "model":
+                raise UserError(
+                    f"The checkpoint's model '{entries['model']}' is not known to RecBole: import "
+                    "the package that defines it first."
+                ) from None
+            if isinstance(error, UserError):
+                raise
+            why = reason_of(error)
+            raise UserError(f"The checkpoint's configuration cannot be used: {why}.") from error
+    config.__class__ = config_class or Config
+    # Whatever Config changed on the way (or code did after it was built) is set back.
+    entries = {key: value for key, value in entries.items() if key not in DERIVED}
+    config.final_config_dict.update(entries)
+    # Defaults may come from a file, too: the dataset's name chooses it.
+    config.final_config_dict.update(
+        {key: value for key, value in own.items() if key in config.final_config_dict}
+    )
+    return config
+
+
+def config_for(plain: Mapping[str, Any], device: torch.device) -> Any:
+    """As :func:`config_from_plain`, for a device of this machine.
+
+    The GPU that the model was trained on may be another one, or not be here: RecBole would
+    hide all others from this process.
+    """
+    with preserve_cuda_visible_devices():
+        config = config_from_plain({**plain, "use_gpu": False})
+    on_gpu = device.type == "cuda"
+    config.final_config_dict.update(device=device, use_gpu=on_gpu, gpu_id="0" if on_gpu else "")
+    return config
+
+
+def _with_known_metrics(entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings without metrics that somebody else has written, whose code is not here."""
+    from recbole.evaluator import metric_types
+
+    names = entries.get("metrics")
+    if not isinstance(names, list):
+        return entries
+    known = [name for name in names if str(name).lower() in metric_types] or ["NDCG"]
+    if known == names:
+        return entries
+    getLogger().warning(f"metrics are {', '.join(known)} here, as the others are not RecBole's.")
+    cutoffs = entries.get("topk") or [10]
+    return entries | {"metrics": known, "valid_metric": f"{known[0]}@{cutoffs[0]}"}
+
+
+def _without(keys: Collection[str], entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings but for some keys, in settings of teachers too."""
+    return {
+        key: _without(keys, value) if isinstance(value, dict) else value
+        for key, value in entries.items()
+        if key not in keys
+    }
+
+
+def _filled(entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings of an older checkpoint without values that are no longer taken."""
+    optional = {name for name, field in declared() if may_be_empty(field)}
+    needed = {name for name, _ in declared()} - optional
+    gone = {key for key, value in entries.items() if value is None and key in needed}
+    kept = {key: value for key, value in entries.items() if key not in gone}
+    return kept | {key: value for key, value in _EMPTY.items() if key in gone}
+
+
+def _undo_config(settings: dict[str, Any]) -> None:
+    """Take back, in place, what ``Config`` would otherwise do a second time."""
+    path = settings.get("data_path")
+    if path and os.path.basename(os.path.normpath(path)) == settings["dataset"]:
+        settings["data_path"] = os.path.dirname(os.path.normpath(path))
+    negatives = settings.get("train_neg_sample_args")
+    if isinstance(negatives, dict) and negatives.get("distribution") in (None, "none", "None"):
+        # Config refuses a cross-entropy model that has any dictionary here.
+        settings["train_neg_sample_args"] = None

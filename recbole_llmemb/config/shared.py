@@ -5,26 +5,31 @@ RecBole takes its own as they come, and fails over them late and obscurely.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
-from recbole_llmemb.config import forms
 from recbole_llmemb.config.keys import (
     BATCH,
+    INTERVALS,
     NAME,
     SEED,
     SHARE,
     SIZE,
     WEIGHT,
     WHOLE,
+    Clipping,
     Counts,
+    Evaluation,
+    Kept,
     MaybeNames,
     Names,
     Place,
     Settings,
     Text,
+    Threshold,
     Use,
+    is_number,
     key,
 )
 from recbole_llmemb.core.errors import UserError
@@ -42,9 +47,7 @@ Dict = dict[str, Any]
 Transform = Literal[
     "mask_itemseq", "crop_itemseq", "reorder_itemseq", "inverse_itemseq", "user_defined"
 ]
-Interval = Annotated[str | None, AfterValidator(forms.interval)]
-Threshold = Annotated[int | float, AfterValidator(forms.threshold)]
-_INTERVAL = "an interval such as '[5,inf)'"
+_INTERVAL: dict[str, Any] = {"wanted": "an interval such as '[5,inf)'", "pattern": INTERVALS}
 _THRESHOLD = (
     "a whole number of at least 1 (fewer training interactions than that) or a fraction between "
     "0 and 1, such as 0.8 (that share, fewest first)"
@@ -82,13 +85,17 @@ class DataSettings(Settings):
     """What the fields of histories end in."""
     ITEM_LIST_LENGTH_FIELD: str = key("item_length", ANY, **NAME)
     """Field of the lengths of histories."""
-    load_col: Annotated[Dict | None, AfterValidator(forms.columns)] = key(None, ANY)
+    load_col: dict[str, list[Any] | None] | None = key(
+        None, ANY, "the fields of each file, such as {'inter': [user_id, item_id]}"
+    )
     """Fields of each file that are read; empty: all."""
-    val_interval: Annotated[Dict | None, AfterValidator(forms.intervals)] = key(None, ANY)
+    val_interval: dict[str, Kept] | None = key(
+        None, ANY, "a dictionary by field of intervals such as '[5,inf)', or lists of values"
+    )
     """Which interactions are kept, by field."""
-    user_inter_num_interval: Interval = key("[0,inf)", ANY, wanted=_INTERVAL)
+    user_inter_num_interval: str | None = key("[0,inf)", ANY, **_INTERVAL)
     """How many interactions a user must have."""
-    item_inter_num_interval: Interval = key("[0,inf)", ANY, wanted=_INTERVAL)
+    item_inter_num_interval: str | None = key("[0,inf)", ANY, **_INTERVAL)
     """How many interactions an item must have."""
     benchmark_filename: MaybeNames = key(
         None, ANY, "three parts of the dataset, such as [train, valid, test]",
@@ -171,7 +178,7 @@ class TrainingSettings(Settings):
     """Epochs from one validation to the next."""
     weight_decay: float = key(0.0, ANY, **WEIGHT)
     """Of the optimizer."""
-    clip_grad_norm: Annotated[Dict | None, AfterValidator(forms.clipping)] = key(
+    clip_grad_norm: Clipping = key(
         None, ANY | LEARNING, "a dictionary such as {'max_norm': 5.0}, perhaps with norm_type"
     )
     """To what length gradients are cut."""
@@ -240,7 +247,7 @@ class TrainingSettings(Settings):
         args = self.train_neg_sample_args or {}
         count, alpha = args.get("sample_num", 1), args.get("alpha", 1.0)
         drawn = args and args.get("distribution", "uniform") not in (None, "none", "None")
-        if drawn and not forms.is_number(alpha):
+        if drawn and not is_number(alpha):
             told = f"train_neg_sample_args.alpha is {alpha!r}; it must be a number."
             raise UserError(told, key="train_neg_sample_args")
         if not drawn or not isinstance(count, int) or not 1 <= count <= 2**20:
@@ -255,7 +262,7 @@ class TrainingSettings(Settings):
 class EvaluationSettings(Settings):
     """Evaluation"""
 
-    eval_args: Annotated[Dict, AfterValidator(forms.evaluation)] = key({}, ANY | SHARED | MEASURE)
+    eval_args: Evaluation = key({}, ANY | SHARED | MEASURE)
     """How interactions are split, and among what targets are ranked."""
     repeatable: bool = key(True, ANY | SHARED)
     """Whether items may come again, as those of sequences do."""

@@ -2,7 +2,7 @@
 
 A file written here loads with ``torch.load(weights_only=True)``: reading it can
 run no code, whoever wrote it. Configurations travel as plain dictionaries, see
-:mod:`recbole_llmemb.config.plain`.
+:mod:`recbole_llmemb.config.recbole_config`.
 """
 
 from __future__ import annotations

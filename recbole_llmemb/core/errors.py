@@ -112,16 +112,14 @@ def name_some(tokens: Iterable[str], limit: int = 5, hints: Iterable[str] = ()) 
     return named if len(tokens) <= limit else f"{named}, … ({len(tokens)} in all)"
 
 
-def nearest(token: str, known: Iterable[str], count: int = 3) -> list[str]:
+def nearest(token: str, known: Iterable[str], count: int = 3, cutoff: float = 0.6) -> list[str]:
     """At most ``count`` known tokens spelt most like this one, best first."""
-    known = list(known)
+    spelt = {one.casefold(): one for one in known}
     folded = token.casefold().strip()
-    same = [one for one in known if one.casefold() == folded]
-    if same:
-        return same[:count]
-    if len(known) > _MANY:
-        known = [one for one in known if _alike(one, token)]
-    return difflib.get_close_matches(token, known[:_MANY], n=count, cutoff=0.6)
+    if folded in spelt:
+        return [spelt[folded]]
+    alike = [one for one in spelt if len(spelt) <= _MANY or _alike(one, folded)]
+    return [spelt[one] for one in difflib.get_close_matches(folded, alike[:_MANY], count, cutoff)]
 
 
 def _alike(one: str, other: str) -> bool:

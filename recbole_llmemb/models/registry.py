@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from typing import Any
 
 from recbole.model.abstract_recommender import SequentialRecommender
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.config.values import recboles_models
+from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.models.llmemb.backbones import BACKBONES, NAMES, PREFIX, BackboneSpec, special
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmsrec.model import LLMSRec
@@ -124,13 +124,11 @@ def register(model_class: type) -> type:
 
 def no_such_model(name: str) -> UserError:
     """An error that names those that are called almost so."""
-    by_lower = {one.lower(): one for one in names()}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=3)
-    if near:
-        advice = "take " + " or ".join(by_lower[one] for one in near)
-    else:
+    near = nearest(name, [*names(), *recboles_models()])
+    advice = "take " + " or ".join(near)
+    if not near:
         advice = "the documentation's page on backbones lists those there are"
-    return UserError(f"There is no model {name!r}; {advice}.")
+    return UserError(f"There is no model {name!r}; {advice}.", key="model")
 
 
 def _backbone(name):

@@ -12,7 +12,7 @@ import torch
 from recbole.data import create_dataset
 from recbole.utils import ModelType, get_model
 
-from recbole_llmemb.config.plain import config_for
+from recbole_llmemb.config.recbole_config import config_for
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.data.trained_on import check_same

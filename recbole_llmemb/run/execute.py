@@ -13,7 +13,8 @@ import torch
 import yaml
 from recbole.utils import init_logger
 
-from recbole_llmemb.config.recbole_config import make_config, preset_file
+from recbole_llmemb.config.recbole_config import make_config
+from recbole_llmemb.config.values import preset_file
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.evaluation import cold

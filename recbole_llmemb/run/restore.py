@@ -12,7 +12,7 @@ import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, init_logger, init_seed
 
-from recbole_llmemb.config.plain import config_for, config_from_plain
+from recbole_llmemb.config.recbole_config import config_for, config_from_plain
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.core.gpus import usable_device
@@ -65,9 +65,9 @@ def restore(
     saved,
     *,
     data_path=None,
-    table=None,
-    llm=None,
-    teacher=None,
+    llm_table=None,
+    llm_model=None,
+    align_teacher=None,
     device=None,
     trust_remote_code=False,
     changes=None,
@@ -77,8 +77,8 @@ def restore(
     """Rebuild the model of a checkpoint for use; random numbers go on as if nothing was.
 
     ``saved``: its path, or what :func:`read` gave.
-    ``data_path``, ``table``, ``llm``, ``teacher``: where the dataset's folder lies, the table, the
-    LLM and the CF model's checkpoint, if they are not where they were.
+    ``data_path``, ``llm_table``, ``llm_model``, ``align_teacher``: where the dataset's folder lies,
+    the table, the LLM and the CF model's checkpoint, if they are not where they were.
     ``device``: ``auto``, ``cpu``, ``cuda:1``; by default what the configuration says.
     ``trust_remote_code``: run code that comes with its encoder or LLM; what the checkpoint says
     does not count.
@@ -102,10 +102,10 @@ def restore(
     if data_path is not None:  # RecBole knows better where ml-100k is
         config["data_path"] = plain["data_path"]
     _check_data(config, path, plain.get("data_path"))
-    _use_table(config, path, table)
-    _use_teacher(config, path, teacher)
-    if llm is not None:
-        config["llm_model"] = str(llm)
+    _use_table(config, path, llm_table)
+    _use_teacher(config, path, align_teacher)
+    if llm_model is not None:
+        config["llm_model"] = str(llm_model)
     with random_state.preserve():
         data = prepare_data(config, artifacts=False) if loaders else None
         if data is None:

@@ -15,7 +15,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import FeatureType, ModelType, get_model, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
-from recbole_llmemb.config.plain import config_to_plain
+from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts

@@ -10,8 +10,7 @@ import torch
 from recbole.data import create_dataset
 from recbole.utils import ModelType
 
-from recbole_llmemb.config.plain import config_from_plain
-from recbole_llmemb.config.recbole_config import make_config
+from recbole_llmemb.config.recbole_config import config_from_plain, make_config
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError, explained

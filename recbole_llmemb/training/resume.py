@@ -6,7 +6,7 @@ import os
 
 from recbole.utils import set_color
 
-from recbole_llmemb.config.plain import config_to_plain
+from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError
 

@@ -141,7 +141,7 @@ BAD = [
     (["--llm_table=nowhere"], ["no embedding table at nowhere", "llm_table"]),
     (
         ["--adapter_hidden_size=0", "--llm_pca_dim=12"],
-        ["adapter_hidden_size is 0", "12 wide", "llm_pca_dim: 8"],
+        ["adapter", "12 wide", "llm_pca_dim: 8"],
     ),
     (["--adapter=none", "--llm_pca_dim=4"], ["adapter is 'none'", "4 wide", "a wider table"]),
     (["--data_path=/nowhere"], ["Dataset tiny is not in /nowhere/tiny", "--data_path"]),

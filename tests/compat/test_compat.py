@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from recbole_llmemb import compat
-from recbole_llmemb.config.plain import without_argv
+from recbole_llmemb.config.recbole_config import without_argv
 from recbole_llmemb.core.errors import UserError
 
 compat.apply()

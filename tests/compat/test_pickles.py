@@ -19,7 +19,7 @@ from recbole.data import create_dataset, data_preparation
 from serve_runs import encoder, saved  # noqa: F401
 
 from recbole_llmemb.cli.main import main
-from recbole_llmemb.config.plain import config_from_plain, config_to_plain
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.source import find_encoder

@@ -5,7 +5,7 @@ import pytest
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.config import Config  # isort: skip
-from recbole_llmemb.config.plain import without_argv  # isort: skip
+from recbole_llmemb.config.recbole_config import without_argv  # isort: skip
 
 
 ARITHMETIC = {

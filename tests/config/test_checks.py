@@ -5,8 +5,8 @@ import pytest
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.config import Config  # isort: skip
-from recbole_llmemb.config.plain import config_from_plain, config_to_plain  # isort: skip
-from recbole_llmemb.config.plain import without_argv  # isort: skip
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain  # isort: skip
+from recbole_llmemb.config.recbole_config import without_argv  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 

@@ -15,7 +15,7 @@ from recbole_llmemb.apps.tune.space import read_space  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.checks import check  # isort: skip
 from recbole_llmemb.config.keys import Use, declared, keys, use_of  # isort: skip
-from recbole_llmemb.config.plain import config_from_plain, config_to_plain  # isort: skip
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config, properties_folder  # isort: skip
 from recbole_llmemb.core.checked import choices_of, may_be_empty, type_of  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
-from recbole_llmemb.config.plain import without_argv
+from recbole_llmemb.config.recbole_config import without_argv
 
 from recbole.config import Config  # isort: skip
 from recbole.data import create_dataset  # isort: skip

@@ -20,6 +20,7 @@ from recbole_llmemb.apps.tune.options import SearchOptions
 from recbole_llmemb.cli import (
     convert,
     encode,
+    order_test,
     run,
     scft,
     tune,
@@ -28,7 +29,6 @@ from recbole_llmemb.cli.compare import CompareOptions
 from recbole_llmemb.cli.export import ExportOptions
 from recbole_llmemb.cli.main import COMMANDS
 from recbole_llmemb.cli.options import Options
-from recbole_llmemb.cli.order_test import OrderTestOptions
 from recbole_llmemb.cli.recommend import RecommendOptions
 from recbole_llmemb.config import recbole_config as config
 from recbole_llmemb.core.errors import UserError
@@ -119,7 +119,7 @@ PARSERS = {
     "scft": scft.build_parser,
     "compare": lambda: Options("compare", "").add(CompareOptions),
     "export": lambda: Options("export", "").add(ExportOptions),
-    "order-test": lambda: Options("order-test", "").add(OrderTestOptions),
+    "order-test": order_test.build_parser,
     "recommend": lambda: Options("recommend", "").add(RecommendOptions),
 }
 

@@ -14,7 +14,7 @@ from benchmarks import (
     variants_study,
 )
 from recbole_llmemb.cli.main import main
-from recbole_llmemb.config.recbole_config import preset_names
+from recbole_llmemb.config.values import preset_names
 
 
 def write(out, name, overall, tail):

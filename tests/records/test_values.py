@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recbole_llmemb.apps.convert import ConvertJob, convert
-from recbole_llmemb.apps.serve.new_items import of_mappings, read_new_items
+from recbole_llmemb.apps.serve.item_index import read_new_items
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.records.values import one_line, text_of, token_of
 
@@ -132,5 +132,8 @@ def test_one_prompt_whatever_the_file_and_the_command(tmp_path, ending):
 
 
 def test_one_prompt_from_python():
-    new = of_mappings([ITEM | {"tags": np.array(["red", "blue"]), "vegan": np.bool_(True)}], "asin")
+    new = read_new_items(
+        [ITEM | {"tags": np.array(["red", "blue"]), "vegan": np.bool_(True)}],
+        {"ITEM_ID_FIELD": "asin"},
+    )
     assert prompt_of(new) == PROMPT

@@ -14,7 +14,7 @@ import scipy.sparse
 import torch
 
 from recbole_llmemb import compat
-from recbole_llmemb.config.plain import config_from_plain, config_to_plain, without_argv
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain, without_argv
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 

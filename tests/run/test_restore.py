@@ -25,7 +25,7 @@ def test_a_copy_of_the_table_is_taken_though_the_first_has_changed(saved, tiny_t
     with pytest.raises(UserError) as caught:
         restore(path)
     assert "fingerprint" in str(caught.value)
-    assert torch.equal(restore(path, table=copied).model.item_embedding.weight, before)
+    assert torch.equal(restore(path, llm_table=copied).model.item_embedding.weight, before)
 
 
 def test_a_table_is_known_by_its_columns_too(saved, tiny_table, tmp_path):  # noqa: F811
@@ -38,7 +38,7 @@ def test_a_table_is_known_by_its_columns_too(saved, tiny_table, tmp_path):  # no
     with pytest.raises(UserError) as caught:
         restore(path)
     assert caught.value.key == "llm_table"
-    again = restore(path, table=moved).model.item_embedding.weight
+    again = restore(path, llm_table=moved).model.item_embedding.weight
     torch.testing.assert_close(again, before)
 
 
@@ -77,9 +77,8 @@ def test_llmsrec_of_another_machine(command, llmsrec, llms, cf_model, tmp_path, 
 @pytest.mark.parametrize("option", ["llm_table", "align_teacher"])
 def test_what_a_model_has_not_is_not_taken(saved, tiny_table, tmp_path, option):  # noqa: F811
     path = saved(item_embedding="id")
-    moved = {"llm_table": {"table": tiny_table}, "align_teacher": {"teacher": path}}[option]
     with pytest.raises(UserError) as caught:
-        restore(path, **moved)
+        restore(path, **{option: tiny_table if option == "llm_table" else path})
     assert caught.value.key == option
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llmemb.config.plain import config_to_plain
+from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.run.teacher import ensure_teacher, teacher_config

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
-from recbole_llmemb.apps.serve import export_parts
+from recbole_llmemb.apps.serve import hub, user_encoder
 from recbole_llmemb.core.artifacts import atomic_directory, files_in, require_free
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
+from recbole_llmemb.core.imports import optional
 from recbole_llmemb.table.format import library_versions
 
 PARTS = ("items", "users", "index", "encoder", "table")
+FORMATS = ("safetensors", "parquet")
 MANIFEST = "export.json"
 _WHAT = "an export"
-_SAMPLE = 256
+_BEST, _SAMPLE = 10, 256
 
 
 def export(
@@ -45,30 +49,17 @@ def export(
     ``overwrite``: replace an export that is there.
     ``report``: told in one line each what was written and how well it agrees.
     """
-    out, parts = Path(out), list(dict.fromkeys(parts))
-    check(recommender, parts, form)
+    out = Path(out)
+    for part in parts or [""]:
+        check(recommender, part, form)
     refuse_inputs(out, [recommender.path, *inputs_of(recommender.config)])
-    require_free(out, overwrite, export_files, _WHAT)
-    catalogue = recommender.catalogue
-    facts = {
-        "model": recommender.config["model"],
-        "dataset": recommender.config["dataset"],
-        "checkpoint": Path(recommender.path).name,
-        "items": len(catalogue) - 1,
-        "new_items": len(catalogue.new_tokens),
-        "ids": "an item's id is its line in items.txt, from 1; 0 is padding",
-        "files": {},
-        "checks": {},
-        "versions": library_versions(),
-    }
     with atomic_directory(out, overwrite, export_files, _WHAT) as folder:
-        export_parts.write_tokens(folder / "items.txt", catalogue.tokens[1:])
-        for part in parts:
-            _WRITERS[part](recommender, folder, facts, form, index, show_progress)
-        facts["written"] = files_in(folder)
-        (folder / MANIFEST).write_text(
-            json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        made = _Export(recommender, folder, form, index, show_progress)
+        for part in dict.fromkeys(parts):
+            getattr(made, part)()
+        facts = made.facts | {"written": files_in(folder)}
+        text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
     for name, what in facts["files"].items():
         report(f"{out / name}: {what}")
     for name, found in facts["checks"].items():
@@ -76,29 +67,35 @@ def export(
     return out
 
 
-def check(recommender, parts, form="safetensors") -> None:
+def check(recommender, part: str, form: str = "safetensors") -> None:
     """Refuse what cannot be exported; as :func:`export`."""
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown or not parts:
-        shown = repr(unknown[0]) if unknown else "nothing"
-        raise UserError(f"There is no part {shown} to export; choose among {', '.join(PARTS)}.")
-    if form not in export_parts.FORMATS:
-        raise UserError(f"--format is {form!r}; it must be {' or '.join(export_parts.FORMATS)}.")
-    if set(parts) - {"table"}:
+    if part not in PARTS:
+        raise UserError(
+            f"There is no part {part!r} to export; choose among {', '.join(PARTS)}.", key="what"
+        )
+    if form not in FORMATS:
+        raise UserError(f"--format is {form!r}; it must be {' or '.join(FORMATS)}.", key="format")
+    if part != "table":
         recommender.require("vectors", "there are no vectors to export")
-    if form == "parquet" or "table" in parts:
-        export_parts.pyarrow()
-    if "index" in parts:
-        export_parts.faiss()
-    if "encoder" in parts:
+    if form == "parquet" or part == "table":
+        _parquet()
+    if part == "index":
+        _faiss()
+    if part == "encoder":
         why = recommender.method.why_not("user_encoder", recommender.config)
         if why:
-            raise UserError(f"{why}; leave encoder out of --what.")
-    if "table" in parts and not recommender.config["llm_table_used"]:
+            raise UserError(f"{why}; leave encoder out of --what.", key="what")
+    if part == "table" and not recommender.config["llm_table_used"]:
         raise UserError(
             f"The items of this {recommender.config['model']} have learnt IDs and no table; leave "
-            "table out of --what."
+            "table out of --what.",
+            key="what",
         )
+
+
+def require_room(out, overwrite: bool) -> None:
+    """Refuse, before any work, a directory that is no place for an export."""
+    require_free(Path(out), overwrite, export_files, _WHAT)
 
 
 def export_files(directory: Path) -> list[str]:
@@ -110,85 +107,125 @@ def export_files(directory: Path) -> list[str]:
         return []
 
 
-def sample(recommender):
-    """Some users of the dataset, with which parts are compared with the model."""
-    people = recommender.people("all")
-    draw = torch.randperm(len(people), generator=torch.Generator().manual_seed(0))
-    return people.select(draw[:_SAMPLE].sort().values)
-
-
 @torch.no_grad()
 def reference_scores(recommender, people):
     """What the model itself gives these people for the dataset's items, ``(b, n_items - 1)``."""
-    parts, known = [], recommender.catalogue.item_count
-    for begin in range(0, len(people), recommender.batch_size):
-        batch = recommender._batch(people.part(begin, begin + recommender.batch_size))
-        parts.append(recommender.method.scores(batch).float()[:, 1:known].cpu())
-    return torch.cat(parts)
+    known, method = recommender.item_index.item_count, recommender.method
+    parts = people.in_parts(recommender.batch_size, "scores")
+    found = [method.scores(recommender.batch(part)).float()[:, 1:known].cpu() for part in parts]
+    return torch.cat(found)
 
 
-def _items(recommender, folder, facts, form, index, show_progress):
-    vectors = recommender.item_vectors[1:].cpu()
-    name = f"items.{form}"
-    export_parts.write(folder / name, recommender.catalogue.tokens[1:], vectors, "item")
-    facts["width"] = vectors.shape[1]
-    facts["files"][name] = f"{len(vectors):,} item vectors, {vectors.shape[1]} wide (items.txt)"
-    people = sample(recommender)
-    kept = export_parts.read(folder / name)
-    known = recommender.catalogue.item_count - 1
-    scores = recommender.user_vectors(people) @ kept[:known].t()
-    gap = (scores - reference_scores(recommender, people)).abs().max()
-    facts["checks"][f"scores from {name} against the model, largest difference"] = float(gap)
+class _Export:
+    """Writes the parts of a model, each by the method of its name, and says how they agree."""
+
+    def __init__(self, recommender, folder: Path, form: str, index: str, show_progress: bool):
+        self.recommender, self.folder = recommender, folder
+        self.form, self.kind, self.show_progress = form, index, show_progress
+        self.tokens = recommender.item_index.tokens[1:]
+        self.facts = {
+            "model": recommender.config["model"],
+            "dataset": recommender.config["dataset"],
+            "checkpoint": Path(recommender.path).name,
+            "items": len(self.tokens),
+            "new_items": len(recommender.item_index.new_tokens),
+            "ids": "an item's id is its line in items.txt, from 1; 0 is padding",
+            "files": {},
+            "checks": {},
+            "versions": library_versions(),
+        }
+        _write_tokens(folder / "items.txt", self.tokens)
+
+    @cached_property
+    def people(self):
+        """Some users of the dataset, with which parts are compared with the model."""
+        return self.recommender.people("all").sample(_SAMPLE)
+
+    @cached_property
+    def queries(self):
+        """Their vectors."""
+        return self.recommender.user_vectors(self.people)
+
+    def items(self):
+        vectors = self.recommender.item_vectors[1:].cpu()
+        self.facts["width"] = vectors.shape[1]
+        self._compare("item", self.queries, self._vectors("item", self.tokens, vectors))
+
+    def users(self):
+        everybody = self.recommender.people("all")
+        vectors = self.recommender.user_vectors(everybody, self.show_progress)
+        self.facts["users"] = len(everybody)
+        _write_tokens(self.folder / "users.txt", everybody.names)
+        kept = self._vectors("user", everybody.names, vectors)
+        kept = kept[torch.searchsorted(everybody.users, self.people.users)]
+        self._compare("user", kept, self.recommender.item_vectors[1:].cpu())
+
+    def _vectors(self, what: str, tokens, vectors: torch.Tensor) -> torch.Tensor:
+        """Write vectors ``(n, d)``, and what is read of them again."""
+        vectors, path = vectors.float().contiguous(), self.folder / f"{what}s.{self.form}"
+        told = f"{len(vectors):,} {what} vectors, {vectors.shape[1]} wide ({what}s.txt)"
+        self.facts["files"][path.name] = told
+        if self.form == "safetensors":
+            save_file({"vectors": vectors}, str(path))
+            return load_file(str(path))["vectors"]
+        hub.write_parquet(path, what, tokens, vectors)
+        column = _parquet().read_table(path)["vectors"].combine_chunks()
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        return torch.from_numpy(values.copy()).view(len(column), -1)
+
+    def _compare(self, what: str, queries, items):
+        own = reference_scores(self.recommender, self.people)
+        gap = (queries @ items[: own.shape[1]].t() - own).abs().max()
+        name = f"scores from {what}s.{self.form} against the model, largest difference"
+        self.facts["checks"][name] = float(gap)
+
+    def index(self):
+        library, path = _faiss(), self.folder / "items.faiss"
+        rows = self.recommender.item_vectors[1:].cpu().float().contiguous().numpy()
+        with explained(
+            f"FAISS makes no index {self.kind!r} of {len(rows)} vectors ({{reason}}); give --index "
+            "another name that its index_factory knows, such as Flat or HNSW32.",
+            RuntimeError,
+            key="index",
+        ):
+            made = library.index_factory(rows.shape[1], self.kind, library.METRIC_INNER_PRODUCT)
+            if not made.is_trained:
+                made.train(rows)
+            made.add(rows)
+        library.write_index(made, str(path))
+        k = min(_BEST, len(rows))
+        found = library.read_index(str(path)).search(self.queries.float().numpy(), k)[1]
+        exact = [part.places for part in self.recommender.stream(self.people, k)]
+        same = torch.from_numpy(found + 1).unsqueeze(2) == torch.cat(exact).unsqueeze(1)
+        self.facts["files"][path.name] = f"FAISS {self.kind}, inner product (items.txt)"
+        share = same.any(1).double().mean()
+        self.facts["checks"][f"share of the best {k} that the index finds"] = float(share)
+
+    def encoder(self):
+        name = user_encoder.NAME
+        gap, inputs = user_encoder.write_encoder(
+            self.folder / name, self.recommender, self.people, self.queries
+        )
+        self.facts["encoder_inputs"] = inputs
+        told = f"user encoder of torch.export: {', '.join(inputs)} to a user vector"
+        self.facts["files"][name] = told
+        self.facts["checks"][f"vectors of {name} against the model, largest difference"] = gap
+
+    def table(self):
+        table = hub.write_table(self.folder / "table", self.recommender.config)
+        told = f"LLM table, {len(table):,} × {table.width}, with a dataset card"
+        self.facts["files"]["table"] = told
 
 
-def _users(recommender, folder, facts, form, index, show_progress):
-    people = recommender.people("all")
-    vectors = recommender.user_vectors(people, show_progress)
-    name = f"users.{form}"
-    export_parts.write(folder / name, people.names, vectors, "user")
-    export_parts.write_tokens(folder / "users.txt", people.names)
-    facts["users"] = len(people)
-    facts["files"][name] = f"{len(vectors):,} user vectors, {vectors.shape[1]} wide (users.txt)"
-    some = torch.arange(len(people))[:: max(1, len(people) // _SAMPLE)]
-    scores = export_parts.read(folder / name)[some] @ recommender.item_vectors[1:].cpu().t()
-    own = reference_scores(recommender, people.select(some))
-    gap = (scores[:, : own.shape[1]] - own).abs().max()
-    facts["checks"][f"scores from {name} against the model, largest difference"] = float(gap)
+def _write_tokens(path: Path, tokens: Iterable[str]) -> None:
+    """One token per line, in the order of the vectors."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        file.writelines(f"{token}\n" for token in tokens)
 
 
-def _index(recommender, folder, facts, form, index, show_progress):
-    vectors = recommender.item_vectors[1:].cpu()
-    people = sample(recommender)
-    export_parts.write_index(folder / "items.faiss", vectors, index)
-    found = export_parts.search(folder / "items.faiss", recommender.user_vectors(people))
-    k = found.shape[1]
-    parts = recommender.stream(people, k)
-    exact = torch.cat([part.places for part in parts]) - 1
-    share = (found.unsqueeze(2) == exact.unsqueeze(1)).any(1).double().mean()
-    facts["files"]["items.faiss"] = f"FAISS {index}, inner product (items.txt)"
-    facts["checks"][f"share of the best {k} that the index finds"] = float(share)
+def _parquet():
+    return optional("pyarrow.parquet", "parquet", "Parquet")
 
 
-def _encoder(recommender, folder, facts, form, index, show_progress):
-    from recbole_llmemb.apps.serve.user_encoder import NAME, write_encoder
-
-    gap, inputs = write_encoder(folder / NAME, recommender, sample(recommender))
-    facts["encoder_inputs"] = inputs
-    facts["files"][NAME] = f"user encoder of torch.export: {', '.join(inputs)} to a user vector"
-    facts["checks"][f"vectors of {NAME} against the model, largest difference"] = gap
-
-
-def _table(recommender, folder, facts, form, index, show_progress):
-    from recbole_llmemb.apps.serve.export_parts import write_table
-
-    table = write_table(folder / "table", recommender.config)
-    facts["files"]["table"] = f"LLM table, {len(table):,} × {table.width}, with a dataset card"
-
-
-_WRITERS = {
-    "items": _items,
-    "users": _users,
-    "index": _index,
-    "encoder": _encoder,
-    "table": _table,
-}
+def _faiss():
+    return optional("faiss", "faiss", "An index")

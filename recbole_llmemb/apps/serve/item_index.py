@@ -1,24 +1,34 @@
-"""The items that can be recommended: those of the dataset, and new ones after them."""
+"""The items that can be recommended: those of the dataset, and after them new ones.
+
+New items are those that nobody has met. Nothing is trained for them: the encoder and prompt of the
+table's manifest give an item's vector, the model's own preparation (PCA, whitening) and adapter its
+embedding (LLMEmb §3.3).
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from recbole_llmemb.core.errors import UserError, name_some, refuse_unknown
+from recbole_llmemb.core.errors import UserError, name_some, refuse_twice, refuse_unknown
+from recbole_llmemb.encode.job import encode_new_items
+from recbole_llmemb.records.items import read_dataset_items
+from recbole_llmemb.records.values import text_of, token_of
+from recbole_llmemb.table.format import EmbeddingTable, read_manifest, read_projection
 
 
-class Catalogue:
+class ItemIndex:
     """Item tokens by position: padding at 0, the dataset's items, new items.
 
-    ``tokens``: the dataset's by id, padding first.
+    ``tokens``: the dataset's by id, padding first; later those of new items too, ``(n,)``.
     ``titles``: by token.
     ``first_new_id``: the id that the model reads the first new item under: it may use some after
     the items (BERT4Rec's mask).
 
-    ``tokens``: (n,).
     ``number``: Position of each token.
     ``item_count``: Items of the dataset, padding included.
     """
@@ -39,41 +49,26 @@ class Catalogue:
 
     def add(self, tokens, titles) -> None:
         """Add new items, and what they are called."""
-        first = len(self.tokens)
+        self.number |= {token: len(self) + i for i, token in enumerate(tokens)}
         self.tokens = np.concatenate([self.tokens, np.array(tokens, dtype=object)])
-        self.number |= {token: first + i for i, token in enumerate(tokens)}
         self.titles |= titles
 
     def ids(self, places: torch.Tensor) -> torch.Tensor:
         """What the model reads for items at these positions."""
-        if len(self.tokens) == self.item_count:
+        if not self.new_tokens:
             return places
         shift = self.first_new_id - self.item_count
         return places + shift * (places >= self.item_count)
 
-    def check_readable(self, places: torch.Tensor, method, name: str) -> None:
-        """Refuse new items in histories whose items' fields the model reads."""
-        if "item_fields" in method.reads and bool((places >= self.item_count).any()):
-            raise UserError(
-                f"{name} reads fields of a history's items, which new items do not "
-                "have; leave new items out of histories."
-            )
-
     def positions(self, tokens, what: str = "the candidates") -> torch.Tensor:
         """Positions of these items, ascending, ``(m,)``."""
-        tokens = [str(token) for token in tokens]
+        tokens, what = [str(token) for token in tokens], what.capitalize()
         if not tokens:
-            raise UserError(f"{what.capitalize()} name no item; give at least one.")
+            raise UserError(f"{what} name no item; give at least one.")
         unknown = [token for token in tokens if token not in self.number]
-        if unknown:
-            refuse_unknown("item", unknown, self.number, f"{what.capitalize()}: the model")
-        found = torch.tensor([self.number[token] for token in tokens]).unique()
-        if len(found) != len(tokens):
-            twice = [token for token, count in Counter(tokens).items() if count > 1]
-            raise UserError(
-                f"{what.capitalize()}: {name_some(twice)} occur more than once; name each once."
-            )
-        return found
+        refuse_unknown("item", unknown, self.number, f"{what}: the model")
+        refuse_twice(tokens, what, "name each once")
+        return torch.tensor([self.number[token] for token in tokens]).sort().values
 
 
 class Choice:
@@ -82,29 +77,82 @@ class Choice:
     ``positions`` (c,): ascending; all items if not given.
     """
 
-    def __init__(self, catalogue, positions=None):
-        self.everything, self.positions = positions is None, positions
-        self._count = len(catalogue) - 1 if self.everything else len(positions)
-        if not self.everything:
-            self._columns = torch.full((len(catalogue),), -1)
-            self._columns[positions] = torch.arange(len(positions))
+    def __init__(self, n_items: int, positions=None):
+        self.n_items, self.positions = n_items, positions
 
     def __len__(self):
-        return self._count
+        return self.n_items - 1 if self.positions is None else len(self.positions)
 
     def places(self, columns: torch.Tensor) -> torch.Tensor:
-        """Positions in the catalogue of columns."""
-        return columns + 1 if self.everything else self.positions[columns]
+        """Positions among all items, padding included, of columns."""
+        return columns + 1 if self.positions is None else self.positions[columns]
 
     def of(self, matrix, dim: int = 0):
         """Their part of something with one entry per item along ``dim``."""
-        if self.everything:
+        if self.positions is None:
             return matrix.narrow(dim, 1, matrix.shape[dim] - 1)
         return matrix.index_select(dim, self.positions.to(matrix.device))
 
     def columns(self, rows, places):
         """Pairs of row and position as pairs of row and column; others fall away."""
-        if self.everything:
+        if self.positions is None:
             return rows, places - 1
-        columns = self._columns[places]
-        return rows[columns >= 0], columns[columns >= 0]
+        columns = torch.searchsorted(self.positions, places).clamp(max=len(self) - 1)
+        there = self.positions[columns] == places
+        return rows[there], columns[there]
+
+
+@dataclass
+class NewItems:
+    """Items outside the dataset."""
+
+    tokens: list[str]
+    attributes: list[dict[str, str]]  # Name to text; empty where only vectors are known
+    vectors: torch.Tensor | None = None  # (m, D): Where they come ready, from a table directory
+
+
+def read_new_items(given, config) -> NewItems:
+    """New items from records, or ready vectors from a table directory.
+
+    ``given``: a file or directory, or mappings, with the item's token under ``item_id`` (or what
+    the dataset calls it).
+    """
+    if isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given):
+        return _of_mappings(given, config["ITEM_ID_FIELD"])
+    path = Path(given)
+    if path.is_dir():
+        table = EmbeddingTable.load(path)
+        return NewItems(table.tokens, [{} for _ in table.tokens], table.vectors.float())
+    used = config["llm_table_used"]
+    wanted = read_manifest(used["path"]).get("fields") if used else None
+    found = read_dataset_items(path, config, also=wanted or ())
+    return NewItems(found.tokens, found.attributes)
+
+
+def _of_mappings(items, id_field) -> NewItems:
+    tokens = [token_of(one.get(id_field)) for one in items]
+    if not (tokens and all(tokens)):
+        raise UserError(f"New items: there is no item, or one without {id_field!r}; give each its.")
+    refuse_twice(tokens, "new items", "keep one entry per item")
+    texts = [
+        {str(name): text_of(v) for name, v in one.items() if name != id_field} for one in items
+    ]
+    return NewItems(tokens, [{name: text for name, text in t.items() if text} for t in texts])
+
+
+def vectors_of(items: NewItems, config) -> torch.Tensor:
+    """Vectors of new items as the model's table has them before llm_pca_dim, ``(m, D)``."""
+    table, vectors = config["llm_table_used"]["path"], items.vectors
+    if vectors is None:
+        vectors = encode_new_items(table, items.attributes, config)
+    broken = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
+    if broken:
+        raise UserError(
+            f"{len(broken)} of the new items have NaN or infinity in their vectors: "
+            f"{name_some(items.tokens[i] for i in broken)}; make these finite or leave them out."
+        )
+    # Through the PCA of a table that came reduced; llm_pca_dim's is part of the model.
+    pca = None if config["llm_pca_dim"] else read_projection(table)
+    if pca is not None and vectors.shape[1] == len(pca["mean"]):
+        vectors = (vectors.float() - pca["mean"]) @ pca["matrix"]
+    return vectors.to(config["device"])

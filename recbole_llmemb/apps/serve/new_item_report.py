@@ -68,14 +68,12 @@ def rank_new_items(
     ``topk``: for the share of users that would be shown an item.
     ``seed``: of the draw.
     """
-    catalogue = recommender.catalogue
-    if not catalogue.new_tokens:
+    index = recommender.item_index
+    if not index.new_tokens:
         raise UserError("There are no new items whose ranks could be reported; add some first.")
-    everybody = recommender.people("all")
-    draw = torch.randperm(len(everybody), generator=torch.Generator().manual_seed(seed))
-    asked = everybody.select(draw[:users].sort().values)
+    asked = recommender.people("all").sample(users, seed)
     queries = recommender.user_vectors(asked).to(recommender.item_vectors.device)
-    items, known = recommender.item_vectors[1:], catalogue.item_count - 1
+    items, known = recommender.item_vectors[1:], index.item_count - 1
     near, cosines = _nearest(items, known)
     wanted = torch.cat([torch.arange(known, len(items), device=items.device), near])
     ranks = []
@@ -85,8 +83,8 @@ def rank_new_items(
             ranks.append(_ranks(part @ items.t(), wanted).cpu())
             bar.update(len(part))
     own, beside = torch.cat(ranks).chunk(2, dim=1)
-    names = [_name(catalogue, token) for token in catalogue.new_tokens]
-    closest = [_name(catalogue, catalogue.tokens[place + 1]) for place in near.tolist()]
+    names = [_name(index, token) for token in index.new_tokens]
+    closest = [_name(index, index.tokens[place + 1]) for place in near.tolist()]
     nearest = list(zip(closest, cosines.tolist()))
     return NewItemReport(names, own, nearest, beside, len(items), topk)
 
@@ -94,8 +92,8 @@ def rank_new_items(
 fare = rank_new_items  # its name in earlier releases
 
 
-def _name(catalogue, token) -> str:
-    text = f"{token} {catalogue.titles.get(token, '')}".strip()
+def _name(index, token) -> str:
+    text = f"{token} {index.titles.get(token, '')}".strip()
     return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
 

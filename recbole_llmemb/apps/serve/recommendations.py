@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from recbole_llmemb.apps.serve.item_index import Catalogue
+from recbole_llmemb.apps.serve.item_index import ItemIndex
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, is_stream
 from recbole_llmemb.core.imports import optional
@@ -22,6 +22,8 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet"
              ".txt": "table", ".md": "table"}  # fmt: skip
 _LONGEST_TITLE = 60
 _NOTHING = "(nothing is left to recommend)"
+# How files of text begin that were written here.
+_OURS = re.compile(r'$|\{"user": .*, "items": |.*\n\s*item +(score|met)\b|.*\n\(nothing is left ')
 _COLUMNS = {
     "user": "string",
     "rank": "int32",
@@ -38,13 +40,13 @@ class Recommendations:
     """Items for some people, best first."""
 
     users: list[str]  # User tokens, or names of histories
-    # (b, k): Positions in ``catalogue.tokens``; 0 where there are fewer than k.
+    # (b, k): Positions in the index; 0 where there are fewer than k.
     places: torch.Tensor
     # (b, k): The model's; for popular items how often each was met in training.
     scores: torch.Tensor
     # (b,): Whose items are simply the most popular ones, as there was no history.
     popular: torch.Tensor
-    catalogue: Catalogue
+    item_index: ItemIndex
 
     def __len__(self):
         return len(self.users)
@@ -52,7 +54,7 @@ class Recommendations:
     @property
     def items(self) -> list[list[str]]:
         """Item tokens of each row."""
-        tokens, counts = self.catalogue.tokens[self.places.numpy()], (self.places > 0).sum(1)
+        tokens, counts = self.item_index.tokens[self.places.numpy()], (self.places > 0).sum(1)
         return [row[:count].tolist() for row, count in zip(tokens, counts.tolist())]
 
     def rows(self) -> Iterator[tuple[str, list[dict], bool]]:
@@ -61,7 +63,7 @@ class Recommendations:
         An item is a dictionary with ``item``, ``title`` (if it has one), ``score`` and, for new
         items, ``new`` (True).
         """
-        titles, first_new = self.catalogue.titles, self.catalogue.item_count
+        titles, first_new = self.item_index.titles, self.item_index.item_count
         facts = zip(self.users, self.items, self.places.tolist(), self.scores.tolist())
         for (user, items, places, scores), popular in zip(facts, self.popular.tolist()):
             row = []
@@ -75,60 +77,49 @@ class Recommendations:
     def joined(cls, parts: list[Recommendations]) -> Recommendations:
         """Several as one; at least one of them."""
         users = [user for part in parts for user in part.users]
-        places = torch.cat([part.places for part in parts])
-        scores = torch.cat([part.scores for part in parts])
-        popular = torch.cat([part.popular for part in parts])
-        return cls(users, places, scores, popular, parts[0].catalogue)
+        tensors = (
+            [getattr(part, name) for part in parts] for name in ("places", "scores", "popular")
+        )
+        places, scores, popular = map(torch.cat, tensors)
+        return cls(users, places, scores, popular, parts[0].item_index)
 
 
 def format_of(out, chosen: str | None) -> str:
-    """The format asked for, by name or by the file's suffix; a table where neither says."""
-    if chosen is not None and chosen not in FORMATS:
-        raise UserError(f"--format is {chosen!r}; it must be one of {', '.join(FORMATS)}.")
-    if chosen is None and out is not None:
-        suffix = Path(out).suffix.lower()
-        chosen = _SUFFIXES.get(suffix)
-        if chosen is None and suffix:
-            raise UserError(
-                f"--out is {out}, whose suffix tells no format; end it in .jsonl, .parquet or "
-                f".txt, or add --format ({', '.join(FORMATS)})."
-            )
-    chosen = chosen or "table"
+    """The format asked for, by name or by the file's suffix; a table where neither says.
+
+    Refused is a file that is there and holds something else than recommendations.
+    """
+    suffix = Path(out).suffix.lower() if out else ""
+    chosen = chosen or _SUFFIXES.get(suffix, "" if suffix else "table")
+    if not chosen:
+        raise UserError(
+            f"--out is {out}, whose suffix tells no format; end it in .jsonl, .parquet or "
+            f".txt, or add --format ({', '.join(FORMATS)}).",
+            key="out",
+        )
     if chosen == "parquet":
         if out is None:
-            raise UserError("Parquet is no text; name a file with --out.")
+            raise UserError("Parquet is no text; name a file with --out.", key="out")
         _parquet()
+    if out and not is_stream(out) and Path(out).is_file() and not _is_ours(Path(out)):
+        raise UserError(
+            f"{out} holds something else than recommendations, so it is not replaced; move it "
+            "away, or give --out another file.",
+            key="out",
+        )
     return chosen
-
-
-def check_out(out) -> None:
-    """Refuse a file that is there and holds something else than recommendations."""
-    if out is None or is_stream(out) or not Path(out).is_file() or _is_ours(Path(out)):
-        return
-    raise UserError(
-        f"{out} holds something else than recommendations, so it is not replaced; move it away, or "
-        "give --out another file."
-    )
 
 
 def _is_ours(path):
     """Whether a file looks like one that was written here, in whichever format; or is empty."""
     with open(path, "rb") as file:
-        first, second = file.readline(), file.readline().decode("utf-8", "replace")
-    if first.startswith(b"PAR1"):
-        try:
-            return set(_parquet().read_schema(path).names) == set(_COLUMNS)
-        except (OSError, ValueError):
-            return False
-    with contextlib.suppress(ValueError):
-        row = json.loads(first)
-        if isinstance(row, dict) and {"user", "items"} <= set(row):
-            return True
-    return (
-        not first
-        or second.split()[:2] in (["item", "score"], ["item", "met"])
-        or second.startswith(_NOTHING)
-    )
+        begins = file.read(1 << 20)
+    if not begins.startswith(b"PAR1"):
+        return _OURS.match(begins.decode("utf-8", "replace")) is not None
+    try:
+        return set(_parquet().read_schema(path).names) == set(_COLUMNS)
+    except (OSError, ValueError):
+        return False
 
 
 def write(batches: Iterable[Recommendations], out=None, chosen: str = "table") -> int:
@@ -147,13 +138,11 @@ def write(batches: Iterable[Recommendations], out=None, chosen: str = "table") -
 
 
 def _write_text(batches, file, chosen):
-    line = _jsonl if chosen == "jsonl" else _table
-    count = 0
+    line, count = _jsonl if chosen == "jsonl" else _table, 0
     for batch in batches:
-        for user, items, popular in batch.rows():
-            file.write(line(user, items, popular) + "\n")
-            count += 1
+        file.writelines(line(*row) + "\n" for row in batch.rows())
         file.flush()
+        count += len(batch)
     return count
 
 
@@ -163,18 +152,18 @@ def _jsonl(user, items, popular):
 
 
 def _table(user, items, popular):
-    why = " (no history: popular items)" if popular else ""
     rows = []
     for rank, item in enumerate(items, start=1):
         title = item.get("title", "")
         title = title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 1] + "…"
         score = f"{item['score']:.0f}" if popular else f"{item['score']:.4f}"
         rows.append([rank, item["item"], score, title + (" (new)" if item.get("new") else "")])
-    headers = ["", "item", "met" if popular else "score", "title"]
-    if not any(row[3] for row in rows):
-        rows, headers = [row[:3] for row in rows], headers[:3]
-    aligned = ("right", "left", "right", "left")[: len(headers)]
+    columns = 4 if any(row[3] for row in rows) else 3
+    headers = ["", "item", "met" if popular else "score", "title"][:columns]
+    aligned = ("right", "left", "right", "left")[:columns]
+    rows = [row[:columns] for row in rows]
     text = tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
+    why = " (no history: popular items)" if popular else ""
     return f"{user}{why}\n{text if rows else _NOTHING}\n"
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import torch
 
-from recbole_llmemb.apps.serve import new_items
-from recbole_llmemb.apps.serve.histories import Histories, Users, of_tokens
-from recbole_llmemb.apps.serve.item_index import Catalogue, Choice
+from recbole_llmemb.apps.serve.histories import Histories, People
+from recbole_llmemb.apps.serve.item_index import Choice, ItemIndex, read_new_items, vectors_of
 from recbole_llmemb.apps.serve.recommendations import Recommendations
 from recbole_llmemb.apps.serve.topk import Pairs, best_products, best_scores
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.records.items import item_titles, title_of
 from recbole_llmemb.run.restore import Restored, restore
 
 BATCH_SIZE = 1024
 _SCORES_AT_ONCE = 1 << 26  # of a model that makes all scores of a batch at once
-# Keys of the configuration, and what `restore` calls them.
-_PLACES = {"llm_table": "table", "llm_model": "llm", "align_teacher": "teacher"}
 
 
 class Recommender:
@@ -35,22 +32,25 @@ class Recommender:
     does not count.
 
     config, dataset, splits, model: RecBole's, rebuilt from the checkpoint.
-    ``catalogue``: Item tokens and titles.
+    ``item_index``: Item tokens and titles.
     """
 
     def __init__(self, checkpoint, title_field=None, **places):
-        loaded = checkpoint
-        if not isinstance(checkpoint, Restored):
-            loaded = restore(checkpoint, **{_PLACES.get(key, key): places[key] for key in places})
+        ready = isinstance(checkpoint, Restored)
+        loaded = checkpoint if ready else restore(checkpoint, **places)
         self.path, self.config, self.model = loaded.path, loaded.config, loaded.model
         self.dataset, self.splits = loaded.dataset, loaded.splits
-        self._users = Users(self.dataset, loaded.splits)
-        tokens = [str(t) for t in self.dataset.field2id_token[self.dataset.iid_field]]
         self.method = as_method(self.model)
+        self._people = People(self.dataset, loaded.splits)
+        tokens = [str(t) for t in self.dataset.field2id_token[self.dataset.iid_field]]
         grows = not self.method.why_not("new_items", self.config)
         first_new_id = self.method.first_new_id if grows else len(tokens)
-        self.catalogue = Catalogue(tokens, item_titles(self.config, title_field), first_new_id)
-        self._learns_users = self._set_unknown_user_to_mean()
+        self.item_index = ItemIndex(tokens, item_titles(self.config, title_field), first_new_id)
+        # User 0, who stands for anybody new, gets the mean of what users have learnt.
+        self._learns_users = self.method.user_embeddings(self.dataset.user_num)
+        with torch.no_grad():
+            for layer in self._learns_users:
+                layer.weight[0] = layer.weight[1:].mean(0)
         self._items = self.method.item_matrix() if self.method.products else None
         self._counts = None
 
@@ -87,18 +87,22 @@ class Recommender:
         if (users is None) == (histories is None):
             raise UserError("Recommendations are for users or for histories; give one of both.")
         if users is not None:
-            return self._users.histories(users, split)
+            return self._people.of_users(users, split)
         dated = "times" in self.method.reads
         if dated and (times is None or any(one is None for one in times)):
             raise UserError(
                 "The prompts of this LLMSRec name dates; give a time per item with each history "
                 '({"history": [...], "times": [...]} in a --history_file).'
             )
-        number = self.catalogue.number
         times = [self.dataset.clock.scaled(each) for each in times] if dated else None
-        where = f"The model of {self.path}"
-        found = of_tokens(histories, number, names, times, skip_unknown, where, places)
-        self.catalogue.check_readable(found.items, self.method, self.config["model"])
+        number, where = self.item_index.number, f"The model of {self.path}"
+        found = self._people.of_items(histories, number, names, times, skip_unknown, where, places)
+        _, items = found.seen(self.dataset.iid_field)
+        if "item_fields" in self.method.reads and (items >= self.item_index.item_count).any():
+            raise UserError(
+                f"{self.config['model']} reads fields of a history's items, which new items do not "
+                "have; leave new items out of histories."
+            )
         return found
 
     def stream(
@@ -118,8 +122,8 @@ class Recommender:
             raise UserError(f"topk is {topk!r}; it must be a whole number of at least 1.")
         if not len(people):
             raise UserError("There is nobody to recommend to; name a user or give a history.")
-        chosen = None if candidates is None else self.catalogue.positions(candidates)
-        choice = Choice(self.catalogue, chosen)
+        chosen = None if candidates is None else self.item_index.positions(candidates)
+        choice = Choice(len(self.item_index), chosen)
         items = choice.of(self._items) if self.method.products else None
         k, size = min(topk, len(choice)), batch_size or self.batch_size
         for part in people.in_parts(size, "recommend", show_progress):
@@ -132,12 +136,21 @@ class Recommender:
             return self.method.rows_at_once
         if self.method.products:
             return BATCH_SIZE
-        return max(1, min(BATCH_SIZE, _SCORES_AT_ONCE // len(self.catalogue)))
+        return max(1, min(BATCH_SIZE, _SCORES_AT_ONCE // len(self.item_index)))
 
     def notes(self, people: Histories) -> list[str]:
         """What should be said about how these people's histories were read, in sentences."""
-        learner = self.config["model"] if self._learns_users else ""
-        return people.remarks(self.config["MAX_ITEM_LIST_LENGTH"], learner)
+        found, count, most = list(people.notes), len(people), self.config["MAX_ITEM_LIST_LENGTH"]
+        longer, empty = int((people.lengths > most).sum()), int((people.lengths == 0).sum())
+        if longer:
+            which = f"{longer} of {count} histories are longer than the {most} items"
+            found.append(f"{which} that the model reads: the last ones are used")
+        if empty:
+            found.append(f"{empty} of {count} have no history: they get popular items")
+        if self._learns_users and bool((people.users == 0).any()):
+            which = f"{self.config['model']} learns something for every user"
+            found.append(f"{which}: people it does not know get the mean")
+        return found
 
     # -- vectors ----------------------------------------------------------------------
 
@@ -147,11 +160,11 @@ class Recommender:
         if bool((people.lengths == 0).any()):
             raise UserError("A person without a history has no vector; leave such people out.")
         parts = people.in_parts(self.batch_size, "users", show_progress)
-        return torch.cat([self.method.queries(self._batch(part)).cpu() for part in parts])
+        return torch.cat([self.method.queries(self.batch(part)).cpu() for part in parts])
 
     @property
     def item_vectors(self):
-        """Vectors of all items by position in the catalogue, ``(n, d)``; row 0 is padding."""
+        """Vectors of all items by position in the index, ``(n, d)``; row 0 is padding."""
         self.require("vectors", "it has no vectors of items")
         return self._items
 
@@ -174,37 +187,29 @@ class Recommender:
         a token under the item id field and attributes.
         Returns their tokens.
         """
-        new_items.require_new_items(self.method, self.config)
-        if isinstance(items, Sequence) and all(isinstance(one, Mapping) for one in items):
-            found = new_items.of_mappings(items, self.config["ITEM_ID_FIELD"])
-        else:
-            found = new_items.read_new_items(items, self.config)
-        new_items.refuse_known(found, self.catalogue.number, self.config["dataset"])
-        vectors = new_items.vectors_of(found, self.config)
-        self.method.extend(vectors)
+        self.require("new_items", "new items cannot be ranked")
+        found = read_new_items(items, self.config)
+        known = [token for token in found.tokens if token in self.item_index.number]
+        if known:
+            raise UserError(
+                f"{len(known)} of the new items are known already ({name_some(known)}): they are "
+                f"items of {self.config['dataset']} or were added before; give only items that the "
+                "model does not know."
+            )
+        self.method.extend(vectors_of(found, self.config))
         self._items = self.method.item_matrix()
-        pairs = zip(found.tokens, found.attributes)
-        titles = {token: title_of(attributes, self.config) for token, attributes in pairs}
-        self.catalogue.add(found.tokens, {token: title for token, title in titles.items() if title})
+        titles = [title_of(attributes, self.config) for attributes in found.attributes]
+        named = {token: title for token, title in zip(found.tokens, titles) if title}
+        self.item_index.add(found.tokens, named)
         return found.tokens
 
     # -- inside -----------------------------------------------------------------------
 
-    def _set_unknown_user_to_mean(self):
-        """Give user 0, who stands for anybody new, the mean of what users have learnt.
-
-        Returns whether the model learns something per user.
-        """
-        layers = self.method.user_embeddings(self.dataset.user_num)
-        with torch.no_grad():
-            for layer in layers:
-                layer.weight[0] = layer.weight[1:].mean(0)
-        return bool(layers)
-
-    def _batch(self, part):
+    def batch(self, part: Histories):
+        """What the model is given for these people."""
         batch = part.batch(self.dataset, self.config, narrow=self.method.products)
         field = self.dataset.iid_field + self.config["LIST_SUFFIX"]
-        batch[field] = self.catalogue.ids(batch[field])
+        batch[field] = self.item_index.ids(batch[field])
         return batch.to(self.config["device"])
 
     def _recommend(self, part, k, exclude_seen, choice, items):
@@ -218,26 +223,24 @@ class Recommender:
             counts = choice.of(self._popularity()).unsqueeze(0).clone()
             value, column = best_scores(counts, k)
             scores[empty], places[empty] = value, choice.places(column)
-        return Recommendations(part.names, places, scores, empty, self.catalogue)
-
-    def _best(self, part, k, exclude_seen, choice, items):
-        forbidden = Pairs(*choice.columns(*part.seen())) if exclude_seen else None
-        batch = self._batch(part)
-        if self.method.products:
-            value, column = best_products(self.method.queries(batch), items, k, forbidden)
-        else:
-            matrix = choice.of(self._scores(batch), dim=1).clone()
-            value, column = best_scores(matrix, k, forbidden)
-        value, column = value.cpu(), column.cpu()
-        return value, choice.places(column).masked_fill_(value == -torch.inf, 0)
+        return Recommendations(part.names, places, scores, empty, self.item_index)
 
     @torch.no_grad()
-    def _scores(self, batch):
-        """Of all items at once, which only the model itself can make, ``(b, n_items)``."""
-        return self.method.scores(batch).float().view(len(batch), -1)
+    def _best(self, part, k, exclude_seen, choice, items):
+        forbidden = None
+        if exclude_seen:
+            forbidden = Pairs(*choice.columns(*part.seen(self.dataset.iid_field)))
+        batch = self.batch(part)
+        if self.method.products:
+            value, column = best_products(self.method.queries(batch), items, k, forbidden)
+        else:  # of all items at once, which only the model itself can make
+            scores = self.method.scores(batch).float().view(len(part), -1)
+            value, column = best_scores(choice.of(scores, dim=1).clone(), k, forbidden)
+        value, column = value.cpu(), column.cpu()
+        return value, choice.places(column).masked_fill_(value == -torch.inf, 0)
 
     def _popularity(self):
         """How often each item was met in training, ``(n,)``; new ones never."""
         if self._counts is None:
             self._counts = self.dataset.training_counts(self.splits[0])[0].float()
-        return torch.nn.functional.pad(self._counts, (0, len(self.catalogue) - len(self._counts)))
+        return torch.nn.functional.pad(self._counts, (0, len(self.item_index) - len(self._counts)))

@@ -6,26 +6,29 @@ import warnings
 
 import torch
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, reason_of
 
 NAME = "user_encoder.pt2"
 
 
-def write_encoder(path, recommender, people):
+def write_encoder(path, recommender, people, wanted):
     """Export the user encoder and compare it with the model.
 
-    ``people``: with whom to compare.
+    ``people``, ``wanted``: with whom to compare, and their vectors.
     Returns largest absolute difference of a vector's entry, and descriptions of the inputs.
     """
+    dataset, config = recommender.dataset, recommender.config
+    names = [dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]]
     reads_users = "users" in recommender.method.reads
+    names += [dataset.uid_field] * reads_users
+    batch = people.batch(dataset, config, narrow=False)  # as wide as the model reads
+    columns = [batch[name] for name in names]
     encoder = recommender.method.user_encoder().cpu()
-    columns = _columns(recommender, people, reads_users)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer about a GRU's list of weights
-        program, fixed = _exported(encoder, [column[:3] for column in columns], recommender.model)
+        program, fixed = _exported(encoder, columns, recommender.model)
     torch.export.save(program, str(path))
     run = torch.export.load(str(path)).module()
-    wanted = recommender.user_vectors(people)
     gap = 0.0
     for rows in (slice(None), slice(1)):  # a batch, and one
         given = [column[rows] for column in columns]
@@ -35,29 +38,20 @@ def write_encoder(path, recommender, people):
             gap = max(gap, float((run(*given) - wanted[rows]).abs().max()))
     if not gap < 1e-3 * max(1.0, float(wanted.abs().max())):
         raise UserError(
-            f"The exported user encoder of {recommender.config['model']} differs from the model by "
-            f"{gap:.3g}, so it is not kept; leave encoder out of --what."
+            f"The exported user encoder of {config['model']} differs from the model by {gap:.3g}, "
+            "so it is not kept; leave encoder out of --what."
         )
     width = columns[0].shape[1]
     inputs = [f"items (b, {width if fixed else f'up to {width}'}) int64", "lengths (b,) int64"]
     return gap, inputs + ["users (b,) int64"] * reads_users
 
 
-def _columns(recommender, people, reads_users):
-    """Inputs of the encoder for these people, as wide as the model reads."""
-    batch = people.batch(recommender.dataset, recommender.config, narrow=False)
-    dataset, config = recommender.dataset, recommender.config
-    names = [dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]]
-    columns = [batch[name] for name in names]
-    return columns + [batch[dataset.uid_field]] * reads_users
-
-
 def _exported(encoder, columns, model):
     """The program for any batch, and any width if the model allows it; whether it does not."""
     batch = torch.export.Dim("batch")
-    columns = [torch.cat([column] * 4)[:4] for column in columns]
+    columns = [torch.cat([column[:3]] * 4)[:4] for column in columns]
     longest = columns[0].shape[1]
-    failure = None
+    failure: Exception | None = None
     for fixed in (False, True) if model.padding_free and longest > 4 else (True,):
         shapes = [{0: batch} for _ in columns]
         given = list(columns)
@@ -69,8 +63,7 @@ def _exported(encoder, columns, model):
             return torch.export.export(encoder, tuple(given), dynamic_shapes=tuple(shapes)), fixed
         except Exception as error:  # whatever a tracer meets in somebody's model
             failure = error
-    text = " ".join(str(failure).split())[:200].rstrip(".")
     raise UserError(
         f"{type(model).__name__} cannot be exported by torch.export ({type(failure).__name__}: "
-        f"{text}); leave encoder out of --what."
-    )
+        f"{reason_of(failure, 200)}); leave encoder out of --what."
+    ) from failure

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from recbole_llmemb.config.checks import known_keys, nearest
+from recbole_llmemb.config.checks import known_keys
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
 from recbole_llmemb.evaluation.measure import less_is_better
@@ -125,8 +125,8 @@ def _check_keys(space, config, settings):
         elif key in keys(Use.MEASURE):
             wrong = "cannot be searched: scores would not compare."
         elif key not in known:
-            near = nearest(key, known)
-            hint = f"; did you mean {near}?" if near else "."
+            near = nearest(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else "."
             wrong = f"is no configuration key of {config['model']}{hint}"
         if wrong:
             raise UserError(f"In {space.where}, {key} {wrong}", key=key, where=space.where)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from recbole_llmemb.config.arithmetic import value_of
+from recbole_llmemb.config.values import value_of
 from recbole_llmemb.core.errors import UserError, explained, nearest
 from recbole_llmemb.core.imports import optional
 

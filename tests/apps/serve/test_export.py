@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from serve_runs import encoder, from_text, saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.apps.serve import export_parts
+from recbole_llmemb.apps.serve import hub
 from recbole_llmemb.apps.serve.export import export, reference_scores
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import TableError, UserError
@@ -40,7 +40,7 @@ def test_the_user_encoder_and_the_vectors_give_the_models_scores(saved, tmp_path
     assert sum("largest difference" in line for line in told) == 3
 
     items, users = (load_file(out / f"{n}.safetensors")["vectors"] for n in ("items", "users"))
-    assert lines(out / "items.txt") == recommender.catalogue.tokens[1:].tolist()
+    assert lines(out / "items.txt") == recommender.item_index.tokens[1:].tolist()
     people = recommender.people("all")
     assert lines(out / "users.txt") == people.names
     own = reference_scores(recommender, people)
@@ -67,7 +67,7 @@ def test_parquet_and_index_hold_the_same_items(saved, tmp_path):  # noqa: F811
     out = export(recommender, tmp_path / "out", ["items", "users", "index"], form="parquet",
                  report=lambda line: None)  # fmt: skip
     rows = parquet.read_table(out / "items.parquet").to_pydict()
-    assert rows["item"] == recommender.catalogue.tokens[1:].tolist()
+    assert rows["item"] == recommender.item_index.tokens[1:].tolist()
     vectors = torch.tensor(rows["vectors"])
     torch.testing.assert_close(vectors, recommender.item_vectors[1:])
     found = recommender.recommend(["u3", "u7"], topk=5)
@@ -92,7 +92,7 @@ def test_new_items_are_exported_with_the_rest(from_text, tmp_path):  # noqa: F81
         width = recommender.config["MAX_ITEM_LIST_LENGTH"]
         ids = torch.zeros(1, width, dtype=torch.long)
         ids[0, :2] = torch.tensor([len(items), 3])
-        token = recommender.catalogue.tokens[3]
+        token = recommender.item_index.tokens[3]
         wanted = recommender.user_vectors(recommender.people(histories=[["new", token]]))
         torch.testing.assert_close(program(ids, torch.tensor([2])), wanted, rtol=1e-4, atol=1e-4)
 
@@ -143,10 +143,10 @@ def test_a_table_is_pushed_as_a_dataset(saved, tmp_path, monkeypatch):  # noqa: 
     made = ("create", "me/table", "dataset", True)
     assert calls == [made, ("upload", "me/table", "dataset", files)]
     with pytest.raises(UserError, match="me/refused cannot be written .*no network"):
-        export_parts.push_table(tmp_path / "out" / "table", "me/refused")
+        hub.push_table(tmp_path / "out" / "table", "me/refused")
     with pytest.raises(TableError, match="has no dataset card"):
         (tmp_path / "out" / "table" / "README.md").unlink()
-        export_parts.push_table(tmp_path / "out" / "table", "me/table")
+        hub.push_table(tmp_path / "out" / "table", "me/table")
 
 
 def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # noqa: F811

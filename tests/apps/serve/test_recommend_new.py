@@ -166,7 +166,7 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
         recommender.add_items([{"item_id": "a", "name": "soap"}])
     file.write_text(json.dumps({"item_id": 7, "title": ["red", "soap"], "categories": None}))
     assert recommender.add_items(file) == ["7"]
-    assert recommender.catalogue.titles["7"] == "red, soap"
+    assert recommender.item_index.titles["7"] == "red, soap"
     with pytest.raises(UserError, match="known already"):
         recommender.add_items(file)
 
@@ -181,14 +181,14 @@ def test_models_without_text_refuse_new_items(saved):  # noqa: F811
 def test_beside_a_trained_table_new_items_have_the_row_it_began_with(from_text, tiny, adapter):  # noqa: F811
     more = {"adapter": adapter, "align_weight": 0, "llm_whiten": 0.3}
     frozen = Recommender(from_text(**more))  # whose rows are still those
-    start = frozen.item_vectors[frozen.catalogue.number["i5"]].clone()
+    start = frozen.item_vectors[frozen.item_index.number["i5"]].clone()
     assert not frozen.method.new_item_note()
     trained = Recommender(from_text(**more, llm_freeze=False))
     names = ("item_id", "title", "categories")
     line = copy_of(tiny, "i5", "copy5").rstrip().split("\t")
     trained.add_items([dict(zip(names, line, strict=True))])
     assert "was trained" in trained.method.new_item_note()
-    old, new = (trained.catalogue.number[token] for token in ("i5", "copy5"))
+    old, new = (trained.item_index.number[token] for token in ("i5", "copy5"))
     torch.testing.assert_close(trained.item_vectors[new], start, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(trained.item_vectors[old], start, atol=0.05)  # what was learnt
     in_histories = trained.model.item_embedding(torch.tensor([new]))[0]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recbole_llmemb.config.plain import config_from_plain, config_to_plain
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.run.artifacts import item_table
 from recbole_llmemb.table import EmbeddingTable

@@ -83,7 +83,7 @@ def test_kept_and_continued(whole_run, kind):
 def test_checkpoint_gives_the_same_scores(whole_run, tiny_run, kind):
     outcome, *_ = whole_run(**KINDS[kind])
     state = torch.load(outcome.checkpoint, weights_only=True)
-    from recbole_llmemb.config.plain import config_from_plain
+    from recbole_llmemb.config.recbole_config import config_from_plain
     from recbole_llmemb.run.stages import build, prepare_data
 
     config = config_from_plain(state["config"])

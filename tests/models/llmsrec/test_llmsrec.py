@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 
-from recbole_llmemb.config.plain import config_from_plain, config_to_plain
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.llmsrec import texts

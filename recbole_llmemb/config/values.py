@@ -1,0 +1,188 @@
+"""Where the values of keys come from: shipped files, somebody's files, and text that is typed.
+
+RecBole evaluates the text of a setting, so that ``1/1000`` is a number and ``[64]*3`` a list.
+Here the same comes from the text's syntax tree, by the few operations that a value needs.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import operator
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llmemb.config.keys import text_keys
+from recbole_llmemb.core.errors import UserError, nearest, reason_of
+
+# Options of commands that are names or paths, and no keys.
+_OPTIONS = ("result_json", "name", "storage", "space")
+
+# -- files --------------------------------------------------------------------------------
+
+
+def properties_folder() -> Path:
+    """The folder of yaml defaults: inside an installed package, else beside it in a checkout."""
+    try:
+        folder = Path(str(resources.files("recbole_llmemb.properties")))
+    except (ImportError, TypeError):
+        folder = Path(__file__).parents[1] / "properties"
+    if not (folder / "overall.yaml").is_file():
+        folder = Path(__file__).parents[2] / "properties"
+    return folder
+
+
+def recbole_folder() -> Path | None:
+    """Where RecBole is installed: found, not imported, which takes seconds."""
+    package = importlib.util.find_spec("recbole")
+    return Path(package.origin).parent if package and package.origin else None
+
+
+def defaults(model: str, dataset: str) -> dict[str, Any]:
+    """Our defaults for a model on a dataset: ``overall`` < ``model/`` < ``dataset/``."""
+    merged: dict[str, Any] = {}
+    for part in ("overall", f"model/{model}", f"dataset/{dataset}"):
+        file = properties_folder() / f"{part}.yaml"
+        if file.is_file():
+            merged.update(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    return merged
+
+
+def read_settings(file: str | Path) -> dict[str, Any]:
+    """What a file of settings holds."""
+    if not Path(file).is_file():
+        raise UserError(f"config file {file} does not exist; check --config_files.")
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # no !!python/… in it
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"config file {file} is not valid yaml: {reason_of(error)}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
+    for key in content:
+        if not isinstance(key, str):  # yaml takes on and yes for switches, too
+            raise UserError(f"config file {file} has a key {key!r}, which is no name.")
+    return content
+
+
+def settings_of(files: str | None) -> dict[str, Any]:
+    """Settings of property files, separated by blanks; later ones win."""
+    merged: dict[str, Any] = {}
+    for file in (files or "").split():
+        merged |= read_settings(file)
+    return {k: typed_value(k, v) if isinstance(v, str) else v for k, v in merged.items()}
+
+
+def preset_file(name: str) -> Path:
+    """The settings that ``--preset=NAME`` stands for.
+
+    Raises
+    ------
+    UserError
+        There is no such preset; the message lists those there are.
+    """
+    names = preset_names()
+    if name not in names:
+        near = nearest(str(name), names, 1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(f"--preset is {name!r}; it must be one of {', '.join(names)}{hint}")
+    return properties_folder() / f"preset/{name}.yaml"
+
+
+def preset_names() -> list[str]:
+    """What ``--preset`` may be."""
+    return sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
+
+
+def recboles_models() -> list[str]:
+    """Names of RecBole's own models."""
+    folder = recbole_folder()
+    return sorted(f.stem for f in folder.glob("properties/model/*.yaml")) if folder else []
+
+
+# -- text ---------------------------------------------------------------------------------
+
+
+def typed_value(key: str, text: str) -> Any:
+    """What the text of a setting means: a number, list, dictionary, switch, or itself.
+
+    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
+    paths stay text: 2026-11-21 is a folder.
+    """
+    value = value_of(text)
+    if isinstance(value, str) and value == text:
+        value = {"true": True, "false": False}.get(text.lower(), text)
+    stays = key in _OPTIONS or key.endswith(("_path", "_dir")) or key in text_keys()
+    return text if stays and not isinstance(value, (str, type(None))) else value
+
+
+# Text that would make more than this stays text: 9**9**9 takes a computer with it.
+_MOST_BITS = 4096
+_MOST_ENTRIES = 10_000
+_OPERATIONS: dict[type, Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.UAdd: operator.pos,
+    ast.USub: operator.neg,
+}
+_ERRORS = (ValueError, SyntaxError, TypeError, ArithmeticError, MemoryError, RecursionError)
+
+
+def value_of(text: str) -> Any:
+    """The value that a text writes down: a number, text in quotes, list, tuple, dictionary, …
+
+    ``text``: numbers may be combined by ``+ - * / // % **``, lists and tuples by ``+`` and ``*``.
+    Returns ``text`` itself, if it is anything else, or more than a setting can mean.
+    """
+    try:
+        return _evaluate(ast.parse(text.lstrip(" \t"), mode="eval").body)
+    except _ERRORS:
+        return text
+
+
+def _evaluate(node: Any) -> Any:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
+        return node.value
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return (list if isinstance(node, ast.List) else tuple)(map(_evaluate, node.elts))
+    if isinstance(node, ast.Dict) and None not in node.keys:
+        return dict(zip(map(_evaluate, node.keys), map(_evaluate, node.values)))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATIONS:
+        return _OPERATIONS[type(node.op)](_evaluate(node.operand))
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
+        left, right = _evaluate(node.left), _evaluate(node.right)
+        _check_size(node.op, left, right)
+        value = _OPERATIONS[type(node.op)](left, right)
+        if isinstance(value, (int, float, list, tuple)):
+            return value
+    raise ValueError
+
+
+def _check_size(kind: ast.operator, left: Any, right: Any) -> None:
+    """Refuse, before it is computed, what would be too large, and text among the operands."""
+    if isinstance(left, str) or isinstance(right, str):
+        raise TypeError
+    if isinstance(left, int) and isinstance(right, int):
+        sizes = left.bit_length(), right.bit_length()
+        bits = sizes[0] * abs(right) if isinstance(kind, ast.Pow) else sum(sizes)
+        if bits > _MOST_BITS:
+            raise OverflowError
+    elif isinstance(kind, ast.Mult):
+        for sequence, times in ((left, right), (right, left)):
+            counted = isinstance(sequence, (list, tuple)) and isinstance(times, int)
+            if counted and _entries(sequence) * times > _MOST_ENTRIES:
+                raise OverflowError
+
+
+def _entries(value: Any) -> int:
+    """How many values there are in a nest of lists."""
+    parts = value.values() if isinstance(value, dict) else value
+    return 1 + sum(map(_entries, parts)) if isinstance(value, (list, tuple, dict)) else 1
