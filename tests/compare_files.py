@@ -58,11 +58,12 @@ def user_file(path, users):
     tokens = list(users)
     values = np.array([users[token] for token in tokens], dtype=float)
     ids = np.arange(len(tokens))
+    counts = np.argsort(np.argsort(tokens))  # the first in the order of tokens has the fewest
     details = SimpleNamespace(
         user_id=ids,
         item_id=ids,
-        popularity=ids,
-        history=ids,
+        popularity=counts,
+        history=counts,
         values={"hit@10": values, "ndcg@10": values / 2},
     )
     dataset = SimpleNamespace(uid_field="u", iid_field="i")

@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.reports import COLORS, new_figure, png
+from recbole_llmemb.core.reports import COLORS, new_figure, svg
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.evaluate import evaluate, loader_like
@@ -31,7 +31,7 @@ _USED = {
     "llm_model": "llm_model_used",
     "align_teacher": "teacher_used",
 }
-_FILES = ["order.json", "order.md", "order.png"]
+_FILES = ["order.json", "order.md", "order.svg"]
 
 
 @dataclass
@@ -227,7 +227,7 @@ def render_files(found) -> dict[str, bytes]:
     tests = [{**vars(order), "summary": order.summary()} for order in found]
     numbers = json.dumps({"files": _FILES, "tests": tests}, indent=2, allow_nan=False) + "\n"
     table = f"{_table(_rows(found), 'pipe')}\n\n{in_words(found)}\n"
-    return dict(zip(_FILES, (numbers.encode(), table.encode(), png(draw(found)))))
+    return dict(zip(_FILES, (numbers.encode(), table.encode(), svg(draw(found)))))
 
 
 def _rows(found):

@@ -19,7 +19,7 @@ Runs that differ in their seed only are put together; LABEL=FILE,FILE puts toget
 whatever it is given. Changes are against the first, or --baseline. Where every run was made
 with --save_users=True, users are compared one by one.
 
---out=DIR writes table.md, table.tex, figures/*.png and report.html, one page that needs no
+--out=DIR writes table.md, table.tex, figures/*.svg and report.html, one page that needs no
 network.
 """
 
@@ -56,7 +56,13 @@ def main(argv: list[str]) -> int:
     options = Options("compare", _DESCRIPTION).read(CompareOptions, argv)
     from recbole_llmemb.apps.compare.comparison import compare
     from recbole_llmemb.apps.compare.grouping import choose_baseline, read_groups
-    from recbole_llmemb.apps.compare.report import LISTING, render_files, tables_of, to_text
+    from recbole_llmemb.apps.compare.report import (
+        LISTING,
+        render_files,
+        tables_of,
+        to_text,
+        verdict,
+    )
     from recbole_llmemb.core.reports import OutFolder
 
     if not (options.files or options.labels):
@@ -66,6 +72,8 @@ def main(argv: list[str]) -> int:
     found = compare(groups, options.metrics, options.metric, options.test)
     for table in tables_of(found):
         print(to_text(table), end="\n\n")
+    for sentence in verdict(found):
+        print(f"{found.main}: {sentence}")
     print(*found.notes, sep="\n")
     if folder is not None:
         noted = len(found.notes)

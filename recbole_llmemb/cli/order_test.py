@@ -23,7 +23,7 @@ Evaluate checkpoints on their test sets, with histories as they are and with shu
   recbole-llm order-test --checkpoint=A.pth --shuffles=0 --exclude_history=False,True
 
 A model that uses the order of a history must lose by this. The CF model of an LLM-SRec
-checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.png.
+checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.svg.
 """
 _MEASURE = "evaluation (default: the checkpoint's settings)"
 

@@ -7,10 +7,12 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from recbole_llmemb.core.errors import UserError
@@ -25,6 +27,13 @@ if TYPE_CHECKING:
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX*"  # one more than colors, so that no pair of the two comes back soon
 LINES = ("-", "--", "-.", ":")
+#: How the items of a map look: as pixels, or thousands of them would make a file of megabytes.
+DOTS: dict[str, Any] = {"s": 7, "alpha": 0.7, "linewidths": 0, "rasterized": True}
+_STYLE = '<style type="text/css">'
+_THEME = (
+    ":root { color: #1d2330; fill: currentColor }"
+    "@media (prefers-color-scheme: dark) { :root { color: #d9dde5 } }"
+)
 _IN_LATEX: dict[str, Any] = {
     "variable_start_string": "<<",
     "variable_end_string": ">>",
@@ -52,8 +61,8 @@ def render(package: str, template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
 
 class OutFolder:
@@ -116,7 +125,10 @@ def comment(names: Iterable[str]) -> str:
 def new_figure(
     width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Figure:
-    """A figure that is drawn without a screen, whatever pyplot may be set to."""
+    """A figure that is drawn without a screen, whatever pyplot may be set to.
+
+    Up to five inches wide it can be read on a phone.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -134,11 +146,26 @@ def style(number: int) -> dict[str, str]:
     }
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; equal figures give equal bytes."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
-    return file.getvalue()
+def legend(figure: Figure, axes: Any, **look: Any) -> None:
+    """The names of what ``axes`` shows, above everything, where they hide nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    columns = max(1, min(3, 50 // (max(map(len, names), default=0) + 6)))
+    place = {"loc": "outside upper left", "ncols": columns, "frameon": False, "fontsize": 9}
+    figure.legend(handles, names, **{**place, **look})
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG file on no ground, whose black is white in the dark.
+
+    Text stays text. Equal figures give equal bytes.
+    """
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "recbole-llmemb"}):
+        figure.savefig(file, format="svg", dpi=200, transparent=True, metadata={"Date": None})
+    text = file.getvalue().replace(": #000000", ": currentColor")
+    return text.replace(_STYLE, _STYLE + _THEME, 1).encode()
 
 
 def principal_plane(vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
@@ -149,10 +176,10 @@ def principal_plane(vectors: torch.Tensor) -> tuple[torch.Tensor, float]:
     """
     import torch
 
-    centred = vectors - vectors.mean(0)
-    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
+    centered = vectors - vectors.mean(0)
+    _, singular, directions = torch.linalg.svd(centered, full_matrices=False)
     share = (singular[:2].square().sum() / singular.square().sum()).item()
-    return centred @ directions[:2].t(), share
+    return centered @ directions[:2].t(), share
 
 
 def bare(axes: Any, points: torch.Tensor, name: str) -> None:
@@ -162,3 +189,15 @@ def bare(axes: Any, points: torch.Tensor, name: str) -> None:
     axes.set_title(name, fontsize=9)
     axes.set(xlim=(x - edge, x + edge), ylim=(y - edge, y + edge), xticks=[], yticks=[])
     axes.set_aspect("equal")
+
+
+def dots(axes: Any, points: np.ndarray, categories: list[str]) -> None:
+    """Items of a map, a color for each of the most frequent categories."""
+    colors = COLORS[:-1]  # black pixels could not be seen in the dark
+    most = [name for name, _ in Counter(filter(None, categories)).most_common(len(colors))]
+    of = np.array([most.index(name) if name in most else -1 for name in categories])
+    for place in (*range(len(most)), -1):
+        chosen = of == place
+        if chosen.any():
+            color, name = ("0.6", "other") if place < 0 else (colors[place], most[place])
+            axes.scatter(*points[chosen].T, color=color, label=name, zorder=place + 2, **DOTS)

@@ -17,6 +17,10 @@ from recbole_llmemb.records.reader import RecordFile, open_records
 from recbole_llmemb.records.values import is_broken, is_token, text_of, token_of
 
 _TITLES = ("title", "name")
+#: What a field of categories is usually called.
+CATEGORY_FIELDS = (
+    "category", "categories", "genre", "genres", "class", "main_category", "main_cat",
+)  # fmt: skip
 
 
 @dataclass
@@ -201,6 +205,15 @@ def item_titles(config: Any, field: str | None = None) -> dict[str, str]:
         )
     pairs = zip(found.tokens, found.attributes)
     return {token: attributes[chosen] for token, attributes in pairs if chosen in attributes}
+
+
+def first_category(text: str) -> str:
+    """The first of several categories: up to a comma or the like, else the first word."""
+    text = text.strip(" []'\"")
+    for mark in ("|", ";", ">", ","):
+        if mark in text:
+            return text.partition(mark)[0].strip(" '\"")
+    return text.partition(" ")[0]
 
 
 def title_of(attributes: dict[str, str], config: Any) -> str:

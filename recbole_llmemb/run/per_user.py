@@ -30,6 +30,17 @@ class UserResults:
     history: np.ndarray
     values: dict[str, np.ndarray]  # ``{metric: (n_rows,)}``
 
+    def only(self, chosen: np.ndarray) -> UserResults:
+        """The rows where ``chosen`` is true."""
+        at = np.flatnonzero(chosen)
+        return UserResults(
+            [self.users[row] for row in at],
+            [self.items[row] for row in at],
+            self.popularity[at],
+            self.history[at],
+            {name: each[at] for name, each in self.values.items()},
+        )
+
     def by_user(self) -> tuple[list[str], dict[str, np.ndarray]]:
         """User tokens in order, and the mean of each user's rows, ``{metric: (n_users,)}``."""
         tokens, place = np.unique(np.array(self.users, dtype=object), return_inverse=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from tabulate import tabulate
 
 from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable
@@ -209,8 +210,9 @@ def results_table(
     valid_users=None,
     test_users=None,
     measure=None,
+    form="simple",
 ) -> str:
-    """Lay out a run's results as one plain-text table.
+    """Lay out a run's results as one table.
 
     Parameters
     ----------
@@ -228,6 +230,8 @@ def results_table(
     measure : str, optional
         Which measure it is, as :func:`~recbole_llmemb.evaluation.measure.measure_of` says it:
         the first line.
+    form : str
+        ``simple`` for the terminal, or ``html``: the table alone.
 
     Returns
     -------
@@ -252,7 +256,11 @@ def results_table(
         for title, count, values in lines
         if values
     ]
-    table = text_table(rows, ["", "users", *columns], fixed=2)
+    headers = ["", "users", *columns]
+    if form == "html":
+        align = ("left", *["right"] * (len(columns) + 1))
+        return str(tabulate(rows, headers, "html", disable_numparse=True, colalign=align))
+    table = text_table(rows, headers, fixed=2)
     return f"{measure}\n{table}" if measure else table
 
 

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, require_writable
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.core.reports import bare, new_figure, principal_plane
+from recbole_llmemb.core.reports import bare, dots, legend, new_figure, principal_plane, svg
 from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.texts import item_prompts
+from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category
 
 _KINDS = (".png", ".pdf", ".svg")
 
@@ -34,8 +35,8 @@ def check_figure(file: str) -> None:
 def draw(job, adapter: Path, file: str) -> None:
     """Draw the held-out items (with none, as many others) without and with an adapter.
 
-    Left and middle: the items in the plane of their two first principal components, each map
-    with its own components and both to the same scale. Right: the cosine similarities of all
+    Above: the items in the plane of their two first principal components, each map
+    with its own components and both to the same scale. Below: the cosine similarities of all
     pairs of items; the further left, the better items tell apart.
 
     ``adapter``: the directory it made.
@@ -56,30 +57,40 @@ def draw(job, adapter: Path, file: str) -> None:
         )
         vectors.append(encoder.encode(prompts).float())
         encoder.close()
-    plot(vectors[0], vectors[1], file, f"{len(items):,} items of {Path(job.text.item_file).stem}")
+    field = next((name for name in CATEGORY_FIELDS if any(name in item for item in items)), "")
+    categories = [first_category(item.get(field, "")) for item in items]
+    title = f"{len(items):,} items of {Path(job.text.item_file).stem}"
+    before, after = vectors
+    plot(before, after, file, title + (field and f" by {field}"), categories)
 
 
-def plot(before: torch.Tensor, after: torch.Tensor, file: str, title: str) -> None:
-    """See :func:`draw`; ``before`` and ``after`` are (n, D)."""
-    figure = new_figure(11, 3.8)
-    left, middle, right = figure.subplots(1, 3)
-    figure.suptitle(title)
+def plot(before, after, file: str, title: str, categories: list[str]) -> None:
+    """See :func:`draw`; ``before`` and ``after`` are (n, D), ``categories`` color the items."""
+    figure = new_figure(5, 6)
+    axes = figure.subplot_mosaic([["before", "after"], ["cosines", "cosines"]])
     edge = 0.0
-    for axes, name, vectors in ((left, "before", before), (middle, "after", after)):
+    for name, vectors in (("before", before), ("after", after)):
         flat, share = principal_plane(vectors)
         edge = max(edge, 1.05 * flat.abs().max().item())
-        axes.scatter(*flat.t().numpy(), s=6, alpha=0.5, linewidths=0)
-        bare(axes, flat, f"{name}: first two components, {share:.0%} of the variance")
-    for axes in (left, middle):
-        axes.set(xlim=(-edge, edge), ylim=(-edge, edge))
-    for name, vectors in (("before", before), ("after", after)):
+        dots(axes[name], flat.numpy(), categories)
+        bare(axes[name], flat, name)
+        axes[name].set_xlabel(f"two components,\n{share:.0%} of the variance", fontsize=9)
         unit = F.normalize(vectors, dim=1)
         rows, columns = torch.triu_indices(len(unit), len(unit), offset=1)
         cosines = (unit @ unit.t())[rows, columns]
         label = f"{name}: mean {cosines.mean():.2f}"
-        right.hist(cosines.numpy(), bins=60, density=True, alpha=0.5, label=label)
-    right.set_title("cosine similarity of two items", fontsize=9)
-    right.set_yticks([])
-    right.legend(fontsize=8)
+        axes["cosines"].hist(cosines.numpy(), bins=60, density=True, alpha=0.5, label=label)
+    for name in ("before", "after"):
+        axes[name].set(xlim=(-edge, edge), ylim=(-edge, edge))
+    axes["cosines"].set_xlabel("cosine similarity of two items")
+    axes["cosines"].set_yticks([])
+    axes["cosines"].legend(frameon=False, fontsize=9)
+    if any(categories):
+        legend(figure, axes["before"], title=title, markerscale=2)
+    else:
+        figure.suptitle(title, fontsize=10)
     with atomic_file(file) as fresh:
-        figure.savefig(fresh, dpi=120, format=Path(file).suffix[1:])
+        if Path(file).suffix == ".svg":
+            fresh.write_bytes(svg(figure))
+        else:
+            figure.savefig(fresh, dpi=120, format=Path(file).suffix[1:])

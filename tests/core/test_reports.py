@@ -7,7 +7,7 @@ import base64
 import pytest
 from jinja2 import UndefinedError
 
-from recbole_llmemb.core.reports import render
+from recbole_llmemb.core.reports import legend, new_figure, render, svg
 
 
 @pytest.fixture
@@ -35,3 +35,21 @@ def test_a_page_is_whole_and_what_is_filled_in_is_escaped(package):
 def test_what_a_template_lacks_is_an_error(package):
     with pytest.raises(UndefinedError, match="text"):
         render(package, "mine.html.j2", title="t", png=b"")
+
+
+def test_figures_follow_the_color_scheme_and_are_the_same_each_time():
+    pytest.importorskip("matplotlib")
+
+    def drawn():
+        figure = new_figure(5, 3)
+        axes = figure.subplots()
+        axes.plot([1, 2], [3, 4], color="black", label="one")
+        axes.set_title("a title")
+        legend(figure, axes)
+        return svg(figure).decode()
+
+    text = drawn()
+    assert text == drawn()
+    assert "prefers-color-scheme: dark" in text and ">a title</text>" in text
+    assert "stroke: currentColor" in text and "#000000" not in text
+    assert "#ffffff" not in text  # nor a ground of its own

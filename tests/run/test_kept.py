@@ -152,28 +152,28 @@ def test_a_comparison_replaces_only_its_own(name, capsys):
     assert main(["compare", "a.json", "--out=out"]) == 0
     first = {str(f): f.stat().st_mtime_ns for f in Path("out").rglob("*") if f.is_file()}
     result("b.json", seed=2)
-    Path("out/figures/mine.png").write_bytes(b"mine")
+    Path("out/figures/mine.svg").write_bytes(b"mine")
     assert main(["compare", "a.json", "b.json", "--out=out"]) == 0
     again = {str(f): f.stat().st_mtime_ns for f in Path("out").rglob("*") if f.is_file()}
     same = {file for file in first if first[file] == again.get(file)}
-    assert same == {"out/notes.txt"} and Path("out/figures/mine.png").read_bytes() == b"mine"
+    assert same == {"out/notes.txt"} and Path("out/figures/mine.svg").read_bytes() == b"mine"
 
 
 def test_figures_of_an_earlier_comparison_do_not_stay():
     result("a.json")
     assert main(["compare", "a.json", "--out=out"]) == 0
-    assert Path("out/figures/learning_curves.png").is_file()
+    assert Path("out/figures/learning_curves.svg").is_file()
     content = json.loads(Path("a.json").read_text())
     content.pop("curve")
     Path("a.json").write_text(json.dumps(content))
     assert main(["compare", "a.json", "--out=out"]) == 0
-    assert not Path("out/figures/learning_curves.png").exists()
+    assert not Path("out/figures/learning_curves.svg").exists()
 
 
 def test_an_order_test_replaces_only_its_own(saved, capsys):
     Path("out").mkdir()
     command = ["order-test", f"--checkpoint={saved()}", "--shuffles=1", "--quiet", "--out=out"]
-    for name in ("order.json", "order.md", "order.png"):
+    for name in ("order.json", "order.md", "order.svg"):
         Path("out", name).write_text('{"files": []}')
         assert main(command) == 2
         assert f"out/{name}" in capsys.readouterr().err

@@ -76,12 +76,10 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
     _check_alike(runs)
     metrics = _choose_metrics(runs, metrics)
     found = Comparison(groups, runs[0].dataset, metrics, _main_metric(runs, metrics, main))
-    p_values = _test(found, test)
     found.overall = _rows(groups, metrics, lambda run, metric: run.test[metric])
-    for (place, metric), p in p_values.items():
-        found.overall[place][metric].p = p
     _tell_best(found.overall, less_is_better)
     _by_group(found)
+    _test(found, test)
     if any(len(group.runs) == 1 for group in groups):
         found.notes.append("A value without ± is of one run; it says nothing about its spread.")
     return found
@@ -187,54 +185,87 @@ def _by_group(found):
 # -- significance ---------------------------------------------------------------------
 
 
-def _test(found, test) -> dict[tuple, float]:
-    """Adjusted p-values by place of the group and metric; notes what was and was not tested."""
+def _test(found, test) -> None:
+    """Put adjusted p-values into the tables, each adjusted apart; note what was not tested."""
     if len(found.groups) < 2:
-        return {}
-    labels, values = [g.label for g in found.groups], [values_of(g) for g in found.groups]
-    lacking = [label for label, each in zip(labels, values, strict=True) if each is None]
-    if values[0] is None or len(lacking) >= len(values) - 1:
-        whose = "any run" if len(lacking) == len(labels) else ", ".join(lacking)
+        return
+    base, *labels = [group.label for group in found.groups]
+    lacking = [g.label for g in found.groups if not all(run.users_file for run in g.runs)]
+    if base in lacking or set(lacking) >= set(labels):
+        whose = "any run" if len(lacking) == len(found.groups) else ", ".join(lacking)
         found.notes.append(
             f"Not tested for significance: there are no per-user files of {whose} (run with "
             "--save_users=True)."
         )
-        return {}
-    users, base = values[0]
-    raw: dict = {}
-    for place, each in enumerate(values):
-        if place and each is not None:
-            files = [found.groups[i].runs[0].users_file for i in (0, place)]
-            check_same_users(files[0], users, files[1], each[0])
-            tested = [name for name in found.metrics if name in base and name in each[1]]
-            raw |= {(place, name): paired_p(each[1][name], base[name], test) for name in tested}
+        return
+    raw, users = _raw(found, found.metrics, None, test)
+    by_group: dict = {}
+    for name in found.sizes:
+        by_group |= {
+            (place, name): p for (place, _), p in _raw(found, [found.main], name, test)[0].items()
+        }
     if not raw:
-        return {}
+        return
+    for table, values in ((found.overall, raw), (found.by_group, by_group)):
+        for (place, key), p in zip(values, holm(list(values.values())), strict=True):
+            table[place][key].p = p
+    counts = f"{len(raw)} comparisons" + (by_group and f", by group for {len(by_group)}" or "")
     found.marks = (
-        f"Marks: {TESTS[test]} against {labels[0]} over {len(users):,} users, each user's value "
-        f"averaged over seeds first; p-values adjusted by Holm's method for {len(raw)} "
-        "comparisons; * p < 0.05, ** p < 0.01, *** p < 0.001."
+        f"Marks: {TESTS[test]} against {base} over {users:,} users, each user's value "
+        f"averaged over seeds first; p-values adjusted by Holm's method for {counts}; "
+        "* p < 0.05, ** p < 0.01, *** p < 0.001."
     )
     found.notes.append(found.marks)
     if lacking:
         found.notes.append(f"Not tested, for lack of per-user files: {', '.join(lacking)}.")
-    return dict(zip(raw, holm(list(raw.values())), strict=True))
 
 
-def values_of(group) -> tuple[list[str], dict[str, np.ndarray]] | None:
+def _raw(found, metrics, part, test) -> tuple[dict[tuple, float], int]:
+    """p-values by place of the group and metric, and over how many users; see :func:`values_of`."""
+    raw: dict = {}
+    (users, base), *others = [values_of(group, part) or ([], {}) for group in found.groups]
+    for place, (each, values) in enumerate(others, start=1):
+        tested = [name for name in metrics if name in base and name in values]
+        if tested:
+            files = [found.groups[at].runs[0].users_file for at in (0, place)]
+            check_same_users(files[0], users, files[1], each)
+        raw |= {(place, name): paired_p(values[name], base[name], test) for name in tested}
+    return raw, len(users)
+
+
+def values_of(group, part=None) -> tuple[list[str], dict[str, np.ndarray]] | None:
     """Each user's metrics, averaged over the group's seeds.
 
-    Returns user tokens and ``{metric: (n_users,)}``; None if not every run has a per-user file.
+    ``part``: ``tail_items`` or the like; all rows if not given.
+    Returns user tokens and ``{metric: (n_users,)}``; None if not every run has a per-user file
+    that tells which rows these are.
     """
     files = [run.users_file for run in group.runs]
-    if not all(files):
+    rows = [file and _rows_of(read_users(file), run, part) for file, run in zip(files, group.runs)]
+    if not all(rows):
         return None
-    found = [read_users(file).by_user() for file in files]
+    found = [each.by_user() for each in rows]
     users, first = found[0]
     for file, (others, _) in zip(files, found, strict=True):
         check_same_users(files[0], users, file, others)
     names = [name for name in first if all(name in values for _, values in found)]
     return users, {name: np.mean([values[name] for _, values in found], axis=0) for name in names}
+
+
+def _rows_of(rows, run, part):
+    """The rows of a group: as many as it has, with the fewest or most training interactions.
+
+    None where that leaves a choice: under a share, items of equal count may be on either side.
+    """
+    if part is None:
+        return rows
+    counts = rows.popularity if part.endswith("items") else rows.history
+    size, low = run.groups[part]["users"], part.startswith(("tail", "short"))
+    if counts.min() < 0 or size > len(counts):
+        return None
+    edge = np.sort(counts)[size - 1 if low else -size]
+    chosen = counts <= edge if low else counts >= edge
+    return rows.only(chosen) if chosen.sum() == size else None
 
 
 def check_same_users(file, users, other_file, others) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recbole_llmemb.apps.compare.comparison import mean_std
-from recbole_llmemb.core.reports import new_figure, style
+from recbole_llmemb.core.reports import legend, new_figure, style
 
 _BINS = {
     "item_popularity": "training interactions of the item",
@@ -90,13 +90,13 @@ def draw_bins(found, kind):
     by_group = [[merge_small(run.bins.get(kind, [])) for run in g.runs] for g in found.groups]
     shown = {row["from"]: row for runs in by_group for rows in runs for row in rows}
     firsts = sorted(shown)
-    figure = new_figure(7, 4)
+    figure = new_figure(5, 4)
     axes = figure.subplots()
     behind = axes.twinx()
     users = [shown[first]["users"] for first in firsts]
-    behind.bar(range(len(firsts)), users, color="0.9", width=0.8, zorder=0)
-    behind.set_ylabel("test users", color="0.45")
-    behind.tick_params(axis="y", colors="0.45")
+    behind.bar(range(len(firsts)), users, color="0.5", alpha=0.25, width=0.8, zorder=0)
+    behind.set_ylabel("test users", color="0.5")
+    behind.tick_params(axis="y", colors="0.5")
     axes.set_zorder(behind.get_zorder() + 1)  # lines in front of the bars
     axes.patch.set_visible(False)
     for number, (group, runs) in enumerate(zip(found.groups, by_group)):
@@ -110,18 +110,19 @@ def draw_bins(found, kind):
             means, spreads = zip(*points.values())
             look = {"capsize": 2, "markersize": 4, **style(number)}
             axes.errorbar(list(points), means, yerr=spreads, label=group.label, **look)
-    axes.set_xticks(range(len(firsts)), [bin_label(shown[first]) for first in firsts], fontsize=8)
+    labels = [bin_label(shown[first]) for first in firsts]
+    axes.set_xticks(range(len(firsts)), labels, fontsize=9, rotation=40 if len(labels) > 5 else 0)
     axes.set_xlabel(_BINS[kind])
     axes.set_ylabel(f"test {found.main}")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8)
+    legend(figure, axes)
     return figure
 
 
 def draw_curves(found):
     """Validation score and training loss by epoch."""
-    figure = new_figure(10, 4)
-    left, right = figure.subplots(1, 2)
+    figure = new_figure(5, 6)
+    upper, lower = figure.subplots(2, 1)
     for number, group in enumerate(found.groups):
         label = group.label
         for run in group.runs:
@@ -130,15 +131,15 @@ def draw_curves(found):
             epochs = [row["epoch"] + 1 for row in run.curve]
             few = {"marker": ".", "markersize": 5} if len(epochs) < 30 else {"marker": ""}
             look = {**style(number), "linewidth": 1.2, **few}
-            left.plot(epochs, [row["valid_score"] for row in run.curve], label=label, **look)
-            right.plot(epochs, [sum(row["train_loss"]) for row in run.curve], **look)
+            upper.plot(epochs, [row["valid_score"] for row in run.curve], label=label, **look)
+            lower.plot(epochs, [sum(row["train_loss"]) for row in run.curve], **look)
             label = None
-    left.set(xlabel="epoch", ylabel=f"validation {_watched(found)}")
-    right.set(xlabel="epoch", ylabel="training loss, summed over the epoch")
-    for axes in (left, right):
+    upper.set(ylabel=f"validation {_watched(found)}")
+    lower.set(xlabel="epoch", ylabel="training loss, sum of an epoch")
+    for axes in (upper, lower):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.25)
-    left.legend(fontsize=8)
+    legend(figure, upper)
     return figure
 
 
@@ -146,8 +147,9 @@ def draw_cost(found):
     """Test score against seconds of training; seconds per epoch."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = new_figure(10, max(4, 0.4 * len(found.groups) + 1))
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    bars_height = 0.3 * len(found.groups) + 0.6
+    figure = new_figure(5, 3.2 + bars_height)
+    upper, lower = figure.subplots(2, 1, height_ratios=(3.2, bars_height))
     bars = []
     for number, group in enumerate(found.groups):
         look = style(number)
@@ -155,25 +157,26 @@ def draw_cost(found):
         points = [(seconds, score) for seconds, score in points if seconds and score is not None]
         if points:
             only = {"color": look["color"], "marker": look["marker"]}
-            left.scatter(*zip(*points), s=12, alpha=0.5, **only)
+            upper.scatter(*zip(*points), s=12, alpha=0.5, **only)
             x, y = (mean_std(each)[0] for each in zip(*points))
-            left.scatter(x, y, s=60, label=group.label, **only)
+            upper.scatter(x, y, s=60, label=group.label, **only)
         mean, std = mean_std([run.seconds.get("train_per_epoch") for run in group.runs])
         if mean is not None:
             bars.append((group.label, mean, std or float("nan"), look["color"]))
-    left.set_xscale("log")
-    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    left.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    left.xaxis.set_minor_formatter(NullFormatter())
-    left.set(xlabel="seconds of training, validation included", ylabel=f"test {found.main}")
-    left.grid(alpha=0.25)
-    left.legend(fontsize=8)
+    seconds = [run.seconds["train"] for run in found.runs if run.seconds.get("train")]
+    if max(seconds) > 5 * min(seconds):
+        upper.set_xscale("log")
+        upper.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        upper.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        upper.xaxis.set_minor_formatter(NullFormatter())
+    upper.set(xlabel="seconds of training, with validation", ylabel=f"test {found.main}")
+    upper.grid(alpha=0.25)
+    legend(figure, upper)
     if bars:
         labels, means, spreads, colors = zip(*bars)
-        right.barh(labels, means, xerr=spreads, color=colors, capsize=2, height=0.6)
-        right.set_ylim(len(bars) - 0.5, -0.5)
-    right.set_xlabel("seconds per epoch")
-    right.tick_params(axis="y", labelsize=8)
+        lower.barh(labels, means, xerr=spreads, color=colors, capsize=2, height=0.6)
+        lower.set_ylim(len(bars) - 0.5, -0.5)
+    lower.set_xlabel("seconds per epoch")
     return figure
 
 

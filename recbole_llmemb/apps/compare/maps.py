@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,13 @@ import torch
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.reports import COLORS, bare, new_figure, principal_plane
+from recbole_llmemb.core.reports import DOTS, bare, dots, legend, new_figure, principal_plane
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.records.items import read_dataset_items
+from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category, read_dataset_items
 from recbole_llmemb.run.restore import restore
 from recbole_llmemb.table import EmbeddingTable, match
 
-_NAMES = ("category", "categories", "genre", "genres", "class", "main_category", "main_cat")
 _MOST = 2000  # items on a map: more hide each other, and t-SNE takes its time
 
 
@@ -79,20 +77,11 @@ def _categories(config, tokens, wanted):
             f"{', '.join(text.fields)}.",
             key="category_field",
         )
-    field = wanted or next((name for name in _NAMES if name in text.fields), None)
+    field = wanted or next((name for name in CATEGORY_FIELDS if name in text.fields), None)
     if field is None:
         return "", None
     values = dict(zip(text.tokens, text.attributes, strict=True))
     return field, [first_category(values.get(token, {}).get(field, "")) for token in tokens]
-
-
-def first_category(text: str) -> str:
-    """The first of several categories: up to a comma or the like, else the first word."""
-    text = text.strip(" []'\"")
-    for mark in ("|", ";", ">", ","):
-        if mark in text:
-            return text.partition(mark)[0].strip(" '\"")
-    return text.partition(" ")[0]
 
 
 def flatten(vectors, method, seed=0) -> tuple[torch.Tensor, str]:
@@ -147,41 +136,32 @@ def draw_map(shown: ItemMap, method: str, title: str):
         stages = [("before: the table", shown.before), ("after adaptation", shown.after)]
     drawers = [_by_category] if shown.categories else []
     drawers.append(_by_popularity)
-    figure = new_figure(4.2 * len(stages) + 1.6, 4.2 * len(drawers), "compressed")
-    figure.suptitle(title, fontsize=10)
+    figure = new_figure(5, 6.2 / len(stages) * len(drawers) + 1, "compressed")
     grid = figure.subplots(len(drawers), len(stages), squeeze=False)
     for column, (words, vectors) in enumerate(stages):
         points, how = flatten(vectors, method)
         for axes, draw in zip(grid[:, column], drawers):
-            bare(axes, points, f"{words} ({how})")
-            draw(figure, axes, points.numpy(), shown, legend=column == len(stages) - 1)
+            bare(axes, points, words)
+            axes.set_xlabel(how.replace(", ", ",\n"), fontsize=9)
+            drawn = draw(axes, points.numpy(), shown)
+    figure.colorbar(drawn, ax=grid[-1], location="bottom", label="training interactions")
+    if shown.categories:
+        legend(figure, grid[0, 0], title=f"{title}, by {shown.field}", markerscale=2)
+    else:
+        figure.suptitle(title, fontsize=10)
     return figure
 
 
-def _by_category(figure, axes, points, shown, legend):
-    most = [name for name, _ in Counter(filter(None, shown.categories)).most_common(len(COLORS))]
-    look = {"s": 7, "alpha": 0.6, "linewidths": 0}
-    of = np.array([most.index(c) if c in most else -1 for c in shown.categories])
-    for place in (-1, *range(len(most))):
-        chosen = of == place
-        if chosen.any():
-            color, name = ("0.8", "other") if place < 0 else (COLORS[place], most[place])
-            axes.scatter(*points[chosen].T, color=color, label=name, **look)
-    if legend:
-        axes.legend(
-            title=shown.field, fontsize=7, title_fontsize=8, markerscale=2,
-            loc="center left", bbox_to_anchor=(1.0, 0.5),
-        )  # fmt: skip
+def _by_category(axes, points, shown):
+    dots(axes, points, shown.categories)
 
 
-def _by_popularity(figure, axes, points, shown, legend):
-    from matplotlib.colors import LogNorm
+def _by_popularity(axes, points, shown):
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap, LogNorm
 
     order = np.argsort(shown.popularity, kind="stable")  # popular items, the few, on top
-    look = {"norm": LogNorm(1, max(2, int(shown.popularity.max()))), "cmap": "viridis"}
+    norm = LogNorm(1, max(2, int(shown.popularity.max())))
+    shades = ListedColormap(colormaps["viridis"](np.linspace(0.25, 0.9, 256)))
     counts = np.maximum(shown.popularity[order], 1)
-    drawn = axes.scatter(*points[order].T, c=counts, s=7, alpha=0.7, linewidths=0, **look)
-    if legend:
-        # Beside the map, as the legend above; ax=axes would take from its width.
-        beside = axes.inset_axes((1.03, 0, 0.04, 1))
-        figure.colorbar(drawn, cax=beside, label="training interactions")
+    return axes.scatter(*points[order].T, c=counts, norm=norm, cmap=shades, **DOTS)

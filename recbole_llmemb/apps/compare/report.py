@@ -10,8 +10,9 @@ from recbole_llmemb.apps.compare.comparison import Cell
 from recbole_llmemb.apps.compare.figures import figures_of
 from recbole_llmemb.apps.compare.grouping import differing_settings
 from recbole_llmemb.apps.compare.maps import maps_of
-from recbole_llmemb.core.reports import comment, png, render
+from recbole_llmemb.core.reports import comment, render, svg
 from recbole_llmemb.core.terminal import text_table
+from recbole_llmemb.evaluation.measure import less_is_better
 
 LISTING = "report.html"
 _LATEX = {
@@ -28,6 +29,10 @@ class Table:
     title: str
     columns: list[str]
     rows: list[list[str | Cell]]
+
+    @property
+    def has_marks(self) -> bool:
+        return any(getattr(cell, "p", None) is not None for row in self.rows for cell in row)
 
 
 def tables_of(found) -> list[Table]:
@@ -46,6 +51,37 @@ def tables_of(found) -> list[Table]:
         rows = [[label, *cells.values()] for label, cells in zip(labels, found.by_group)]
         tables.append(Table(f"{found.main} by group (test users)", ["run", *titles], rows))
     return [*tables, _cost(found)]
+
+
+def verdict(found) -> list[str]:
+    """What came out by the main metric: a sentence for each but the baseline, the best first."""
+    smaller, said = less_is_better(found.main), []
+    for place, group in enumerate(found.groups[1:], start=1):
+        overall = found.overall[place].get(found.main) or Cell(None)
+        if overall.change is None:
+            continue
+        way, size = _judged(overall, smaller)
+        of = {"ahead": " of", "behind": ""}.get(way, " from")
+        parts = [f"{group.label} is {way}{of} {found.groups[0].label} {size}"]
+        for name, cell in found.by_group[place].items() if found.by_group else ():
+            if name.endswith("items") and cell.change is not None:
+                before, (way, size) = way, _judged(cell, smaller)
+                words = "" if way == before else f"{way} "
+                parts.append(f"on {name.replace('_', ' ')} {words}{size}")
+        end = "; not tested for significance." if overall.p is None else "."
+        said.append((overall.change * (1 if smaller else -1), ", ".join(parts) + end))
+    return [sentence for _, sentence in sorted(said, key=lambda each: each[0])]
+
+
+def _judged(cell, smaller) -> tuple[str, str]:
+    """Which way, and by how much."""
+    way = "ahead" if (cell.change > 0) != smaller else "behind"
+    if cell.p is None or cell.p != cell.p:
+        return way, f"by {abs(cell.change):.1%}"
+    p = f"p = {cell.p:.2g}" if cell.p >= 0.001 else "p < 0.001"
+    if cell.p >= 0.05:
+        return "not significantly different", f"({cell.change:+.1%}, {p})"
+    return way, f"by {abs(cell.change):.1%} ({p})"
 
 
 def _cost(found) -> Table:
@@ -98,7 +134,7 @@ def latex(text) -> str:
 
 
 def render_files(found, map_method="pca", category_field=None, data_path=None) -> dict[str, bytes]:
-    """``table.md``, ``table.tex``, ``figures/*.png`` and ``report.html``, by their paths.
+    """``table.md``, ``table.tex``, ``figures/*.svg`` and ``report.html``, by their paths.
 
     ``found``: to which notes are added.
     ``map_method``: ``pca`` or ``tsne``; None draws no maps.
@@ -107,14 +143,17 @@ def render_files(found, map_method="pca", category_field=None, data_path=None) -
     figures = figures_of(found)
     if map_method:
         figures |= maps_of(found, map_method, category_field, data_path)
-    drawn = {name: (caption, png(figure)) for name, (caption, figure) in figures.items()}
+    drawn = {name: (caption, svg(figure)) for name, (caption, figure) in figures.items()}
     tables = tables_of(found)
     markdown = [f"## {each.title}\n\n{to_markdown(each)}" for each in tables]
     # LaTeX has what the marks mean in the caption of the table that has them.
-    latex_tables = [to_latex(each, None if at else found.marks) for at, each in enumerate(tables)]
+    latex_tables = [to_latex(each, found.marks if each.has_marks else None) for each in tables]
     notes = "".join(f"\n{note}\n" for note in found.notes)
+    said = "".join(f"- {sentence}\n" for sentence in verdict(found))
+    if said:
+        markdown.insert(0, f"## By {found.main}\n\n{said}")
     contents: dict[str, Any] = {
-        **{f"figures/{name}.png": data for name, (_, data) in drawn.items()},
+        **{f"figures/{name}.svg": data for name, (_, data) in drawn.items()},
         "table.md": "\n\n".join(markdown) + f"\n{notes}",
         "table.tex": "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(latex_tables) + "\n",
     }
@@ -136,6 +175,7 @@ def _page(found, tables, drawn) -> str:
         __package__,
         "report.html.j2",
         title=f"Comparison on {found.dataset}",
+        verdict=verdict(found),
         found=found,
         sections=sections,
         version=__version__,

@@ -61,7 +61,7 @@ def trials_table(plan, space, trials, limit=None) -> str:
     return text
 
 
-def final_table(found) -> str:
+def final_table(found, form="simple") -> str:
     """The best trial's results, as ``run`` shows them."""
     valid, test = found.valid, found.test
     return results_table(
@@ -72,6 +72,7 @@ def final_table(found) -> str:
         valid_users=valid["users"],
         test_users=test["users"],
         measure=test.get("measure"),
+        form=form,
     )
 
 
@@ -87,7 +88,7 @@ def write(plan, space, found, place) -> list[str]:
         "best.yaml": text.encode(),
         "best.json": _json(plan, found),
         "trials.csv": _csv(plan, space, found.trials),
-        **{name: png for name, _, png in pictures},
+        **{name: svg for name, _, svg in pictures},
         "report.html": _page(plan, space, found, text, pictures).encode(),
     }
     if place.remote:
@@ -110,7 +111,8 @@ def _page(plan, space, found, text, pictures) -> str:
         best=found.best,
         trials=ranked_trials(found.trials, plan.metric),
         seconds=found.seconds,
-        table=final_table(found),
+        table=final_table(found, "html"),
+        measure=found.test.get("measure", ""),
         best_yaml=text,
         figures=pictures,
         short=short,

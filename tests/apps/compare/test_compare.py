@@ -11,13 +11,19 @@ import recbole_llmemb  # noqa: F401
 from recbole_llmemb.apps.compare import grouping
 from recbole_llmemb.apps.compare.comparison import (
     Cell,
+    Comparison,
     compare,
     holm,
     mark,
     paired_p,
     values_of,
 )
-from recbole_llmemb.apps.compare.grouping import choose_baseline, differing_settings, read_groups
+from recbole_llmemb.apps.compare.grouping import (
+    Group,
+    choose_baseline,
+    differing_settings,
+    read_groups,
+)
 from recbole_llmemb.apps.compare.report import (
     Table,
     latex,
@@ -26,6 +32,7 @@ from recbole_llmemb.apps.compare.report import (
     to_latex,
     to_markdown,
     to_text,
+    verdict,
 )
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import UserError
@@ -212,10 +219,50 @@ def test_users_are_compared_over_seeds(tmp_path, test):
     assert found.overall[0]["hit@10"].p is None
     assert ("t-test" if test == "t" else "Wilcoxon") in found.marks
     assert any("30 users" in note and "2 comparisons" in note for note in found.notes)
+    # The table by group: the rows with the fewest and most training interactions, adjusted apart.
+    tail = [users.index(user) for user in sorted(users)[:3]]
+    raw = (stats.ttest_rel if test == "t" else stats.wilcoxon)(b[tail], a[tail]).pvalue
+    parts = {name: cell.p for name, cell in found.by_group[1].items()}
+    assert 0 < raw <= parts["tail_items"] <= 4 * raw * 1.001 and parts["head_items"] < 1
     # One seed of one group without its file: no test of that group.
     result(tmp_path, "b-2", 0.5, seed=2)
     found = compare(read_groups([tmp_path / "*.json"]))
     assert found.marks is None and "per-user files of b" in found.notes[0]
+
+
+def judged(overall, tail=None, head=None, main="hit@10"):
+    """The verdict on one group against ``base``."""
+    cells = {"tail_items": tail, "head_items": head} if tail else {}
+    found = Comparison([Group("base", []), Group("new", [])], "toy", [main], main)
+    found.overall = [{main: Cell(0.1)}, {main: overall}]
+    found.by_group = [{}, cells] if cells else []
+    return verdict(found)
+
+
+def test_verdict():
+    gain, loss = Cell(0.12, change=0.2, p=0.0004), Cell(0.09, change=-0.1, p=0.02)
+    chance = Cell(0.11, change=0.1, p=0.3)
+    assert judged(gain, chance, loss) == [
+        "new is ahead of base by 20.0% (p < 0.001), on tail items not significantly different "
+        "(+10.0%, p = 0.3), on head items behind by 10.0% (p = 0.02)."
+    ]
+    assert judged(gain, gain, gain)[0].endswith(
+        "on tail items by 20.0% (p < 0.001), on head items by 20.0% (p < 0.001)."
+    )
+    assert judged(chance) == ["new is not significantly different from base (+10.0%, p = 0.3)."]
+    assert judged(Cell(0.12, change=0.2)) == [
+        "new is ahead of base by 20.0%; not tested for significance."
+    ]
+    # Less is better for some metrics; where there is no change there is no verdict.
+    assert judged(loss, main="giniindex@10") == ["new is ahead of base by 10.0% (p = 0.02)."]
+    assert judged(Cell(None)) == []
+
+
+def test_the_best_comes_first(tmp_path):
+    for name, hit in (("a-1", 0.1), ("b-1", 0.2), ("c-1", 0.3)):
+        result(tmp_path, name, hit)
+    said = verdict(compare(read_groups([tmp_path / "*.json"])))
+    assert [sentence[:15] for sentence in said] == ["c is ahead of a", "b is ahead of a"]
 
 
 # -- tables -------------------------------------------------------------------------------
@@ -287,7 +334,7 @@ def test_the_caption_has_what_the_marks_mean_whatever_was_noted_before(tmp_path)
     written = render_files(found, map_method=None)
     captions = [line for line in written["table.tex"].decode().split("\n") if "caption" in line]
     assert len(captions) == len(tables_of(found)) == 3
-    assert ["Marks: two-sided" in line for line in captions] == [True, False, False]
+    assert ["Marks: two-sided" in line for line in captions] == [True, True, False]
     assert "Something else" not in written["table.tex"].decode()
     assert "Something else." in written["table.md"].decode()
 

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import html
 import io
 import shutil
 import subprocess
@@ -17,11 +18,11 @@ import recbole_llmemb  # noqa: F401
 from recbole_llmemb.apps.compare.comparison import compare
 from recbole_llmemb.apps.compare.figures import bin_label, figures_of, merge_small
 from recbole_llmemb.apps.compare.grouping import read_groups
-from recbole_llmemb.apps.compare.maps import draw_map, first_category, flatten, read_map
+from recbole_llmemb.apps.compare.maps import draw_map, flatten, read_map
 from recbole_llmemb.cli.main import main
+from recbole_llmemb.records.items import first_category
 
 pytest.importorskip("matplotlib")
-PNG = b"\x89PNG\r\n\x1a\n"
 BROWSER = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), None)
 
 
@@ -68,11 +69,11 @@ def test_files(written):
     out, printed = written
     files = sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file())
     names = ("history_length", "item_popularity", "learning_curves", "training_cost")
-    figures = [f"figures/{name}.png" for name in names]
+    figures = [f"figures/{name}.svg" for name in names]
     assert files == [*figures, "report.html", "table.md", "table.tex"]
     for name in figures:
         data = (out / name).read_bytes()
-        assert data.startswith(PNG) and 5_000 < len(data) < 150_000
+        assert data.startswith(b"<?xml") and 5_000 < len(data) < 150_000
     markdown, latex = (out / "table.md").read_text(), (out / "table.tex").read_text()
     assert "| a | 2 | 0.1150 ± 0.0071 | 0.0575 ± 0.0035 |" in markdown
     assert "| b_<i>& | 2 | **0.2150** ± 0.0071 +87.0%" in markdown
@@ -80,8 +81,18 @@ def test_files(written):
     assert (
         latex.startswith("% Needs \\usepackage{booktabs}.") and latex.count("\\begin{table}") == 3
     )
-    assert latex.count("Marks: two-sided paired t-test") == 1 and "b\\_$<$i$>$\\&" in latex
+    assert latex.count("Marks: two-sided paired t-test") == 2 and "b\\_$<$i$>$\\&" in latex
     assert "report.html" in printed and "t-test" in printed
+
+
+def test_the_verdict_stands_on_top(written):
+    out, printed = written
+    page = (out / "report.html").read_text()
+    (sentence,) = [line for line in printed.splitlines() if line.startswith("ndcg@10: b_<i>& is")]
+    sentence = sentence.removeprefix("ndcg@10: ")
+    assert sentence.startswith("b_<i>& is ahead of a by 87.0% (p = ")
+    assert html.escape(sentence) in page.partition("<table>")[0]
+    assert f"- {sentence}" in (out / "table.md").read_text().partition("| run")[0]
 
 
 def test_page_refers_to_nothing_outside(written):
@@ -93,7 +104,7 @@ def test_page_refers_to_nothing_outside(written):
     inner = [each for each in page.references if each.startswith("#")]
     data = [each for each in page.references if not each.startswith("#")]
     assert len(inner) == page.tags.count("section") > 5 and {each[1:] for each in inner} <= page.ids
-    prefix = "data:image/png;base64,"
+    prefix = "data:image/svg+xml;base64,"
     assert len(data) == 4 and all(each.startswith(prefix) for each in data)
     drawn = {base64.b64decode(each.removeprefix(prefix)) for each in data}
     assert drawn == {file.read_bytes() for file in (written[0] / "figures").iterdir()}
@@ -102,19 +113,25 @@ def test_page_refers_to_nothing_outside(written):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_page_opens_in_a_browser(written, tmp_path):
-    """Every image is drawn, and nothing is wider than a telephone."""
+@pytest.mark.parametrize("width", [500, 1366])
+def test_page_opens_in_a_browser(written, tmp_path, width):
+    """Every image is drawn, and only a table's own box scrolls, not even that on a screen."""
     page = tmp_path / "probe.html"
     script = """<script>addEventListener("load", () => {
         const wide = document.documentElement.scrollWidth - innerWidth;
-        const drawn = [...document.images].filter(i => i.complete && i.naturalWidth > 500).length;
-        document.body.innerHTML = `drawn=${drawn} wide=${Math.max(0, wide)}`;
+        const drawn = [...document.images].filter(i => i.complete && i.naturalWidth > 400).length;
+        const cut = [...document.querySelectorAll(".scroll")].filter(
+            box => box.scrollWidth > box.clientWidth + 1).length;
+        const out = [...document.querySelectorAll("table")].filter(
+            table => !table.closest(".scroll")).length;
+        document.body.innerHTML = `drawn=${drawn} wide=${Math.max(0, wide)} out=${out} cut=${cut};`;
     })</script></body>"""
     page.write_text((written[0] / "report.html").read_text().replace("</body>", script))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900"]
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
     command += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=5000", "--dump-dom"]
     done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, timeout=120)
-    assert "drawn=4 wide=0" in done.stdout, done.stderr[-2000:]
+    assert "drawn=4 wide=0 out=0" in done.stdout, done.stderr[-2000:]
+    assert width == 500 or "cut=0;" in done.stdout
 
 
 def test_old_files_get_the_figures_that_they_suffice_for(tmp_path):

@@ -102,17 +102,23 @@ def test_the_best_configuration_reproduces_its_score_through_run(found):
 
 def test_what_a_search_leaves(found):
     written = {file.name for file in found.folder.iterdir()}
-    assert written >= {"best.yaml", "best.json", "trials.csv", "report.html", "parameters.png",
-                       "parallel.png", "curves.png"}  # fmt: skip
+    assert written >= {"best.yaml", "best.json", "trials.csv", "report.html", "parameters.svg",
+                       "parallel.svg", "curves.svg"}  # fmt: skip
     rows = list(csv.DictReader((found.folder / "trials.csv").open()))
     assert [row["trial"] for row in rows] == ["1", "2", "3", "4", "5"]
     failed = [row for row in rows if row["status"] == "failed"]
     assert failed and all(row["n_heads"] == "3" and row["reason"] for row in failed)
     page = (found.folder / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/svg+xml;base64,") == 3
     assert not re.search(r'(src|href)="(?!data:)', page)  # it needs no other file
     assert "a multiple of" in page and str(found.best.number) in page
-    assert (found.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    results = page.partition("The best trial")[2].partition("<h2>")[0]
+    assert "<pre" not in page.partition("Its configuration")[0] and "<td" in results
+    tail = f"{found.test['groups']['tail_items']['hit@10']:.4f}"
+    assert (
+        tail in results
+        and f"trial {found.best.number}," in (found.folder / "curves.svg").read_text().lower()
+    )
     best = json.loads((found.folder / "best.json").read_text())
     assert best["score"] == found.best.score and best["trial"] == found.best.number
     settings = yaml.safe_load((found.folder / "best.yaml").read_text())
