@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from recbole.data.interaction import Interaction
 from torch import nn
 
 from recbole_llmemb.config.keys import Settings
@@ -16,7 +15,11 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.batching import length_buckets
 from recbole_llmemb.data.histories import with_shuffled_sequences
 from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
-from recbole_llmemb.data.prefixes import PrefixTrainDataLoader, TrimmedTrainDataLoader
+from recbole_llmemb.data.prefixes import (
+    LengthSortedBatch,
+    PrefixTrainDataLoader,
+    TrimmedTrainDataLoader,
+)
 from recbole_llmemb.models.scoring import Items
 from recbole_llmemb.models.whitening import Affine
 from recbole_llmemb.table import EmbeddingTable, match
@@ -243,12 +246,9 @@ class Method:
 
         RecBole's models have them under names that begin so.
         """
-        found = []
-        for name, layer in cast(nn.Module, self).named_modules():
-            embeds = isinstance(layer, nn.Embedding) and layer.num_embeddings == n_users
-            if embeds and name.rpartition(".")[2].startswith("user"):
-                found.append(layer)
-        return found
+        layers = cast(nn.Module, self).named_modules()
+        named = [layer for name, layer in layers if name.rpartition(".")[2].startswith("user")]
+        return [one for one in named if getattr(one, "num_embeddings", None) == n_users]
 
     def frozen_parameters(self) -> int:
         """Numbers that take part, are not trained and are no parameters of the module."""
@@ -299,16 +299,10 @@ class Method:
         lengths = batch[self.ITEM_SEQ_LEN]
         if not self.padding_free or len(lengths) < 2:
             return self.query_of(self.states(batch)).float()
-        order = torch.argsort(lengths.cpu(), stable=True)
-        buckets = length_buckets(lengths.cpu()[order])
-        order = order.to(lengths.device)
+        ordered, order = torch.sort(lengths.cpu(), stable=True)
+        chunks, order = length_buckets(ordered), order.to(lengths.device)
         columns = {name: column[order] for name, column in batch.interaction.items()}
-        parts = []
-        for begin, end, width in buckets:
-            part = {name: column[begin:end] for name, column in columns.items()}
-            part[self.ITEM_SEQ] = part[self.ITEM_SEQ][:, :width]
-            parts.append(self.query_of(self.states(Interaction(part))).float())
-        found = torch.cat(parts)
+        found = self.query_of(self.states(LengthSortedBatch(columns, chunks))).float()
         return torch.empty_like(found).index_copy_(0, order, found)
 
 
@@ -327,13 +321,9 @@ def forward_roles(forward) -> tuple:
 
     ``forward``: bound to its model.
     """
-    found: list[str | None] = []
-    for name, parameter in inspect.signature(forward).parameters.items():
-        if name in _ROLES:
-            found.append(_ROLES[name])
-        elif parameter.default is parameter.empty:
-            found.append(None)
-    return tuple(found)
+    taken = inspect.signature(forward).parameters.values()
+    given = [one.name for one in taken if one.name in _ROLES or one.default is one.empty]
+    return tuple(_ROLES.get(name) for name in given)
 
 
 class StockModel(Method):
@@ -360,11 +350,11 @@ class StockModel(Method):
         return found if ids is None else found.gather(1, ids)
 
     def items(self):
-        layer = getattr(self.model, "item_embedding", None)
-        if not torch.is_tensor(getattr(layer, "weight", None)):
+        weight = getattr(getattr(self.model, "item_embedding", None), "weight", None)
+        if not torch.is_tensor(weight):
             name = type(self.model).__name__
             raise UserError(f"{name} has no embeddings of items; take a model that has some.")
-        return Items(layer.weight)
+        return Items(weight)
 
     def named_modules(self):
         return self.model.named_modules()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -51,18 +53,13 @@ def item_cross_entropy(
         return F.cross_entropy(F.linear(states, items, bias), targets)
     rows = max(1, _MOST_LOGITS // len(items))
     parts = zip(torch.split(states, rows), torch.split(targets, rows))
+
+    def summed(some: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(F.linear(some, items, bias), wanted, reduction="sum")
+
     # Each part's logits are computed again on the way back. They draw no random numbers.
-    losses = [
-        checkpoint(_summed, *part, items, bias, use_reentrant=False, preserve_rng_state=False)
-        for part in parts
-    ]
-    return torch.stack(losses).sum() / len(states)
-
-
-def _summed(
-    states: torch.Tensor, targets: torch.Tensor, items: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    return F.cross_entropy(F.linear(states, items, bias), targets, reduction="sum")
+    again = partial(checkpoint, summed, use_reentrant=False, preserve_rng_state=False)
+    return torch.stack([again(*part) for part in parts]).sum() / len(states)
 
 
 def bpr_loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
@@ -70,7 +67,8 @@ def bpr_loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
 
     ``positive`` is ``(n,)``, ``negative`` ``(n,)`` or ``(n, k)``.
     """
-    return -torch.log(1e-10 + torch.sigmoid(_against(positive, negative) - negative)).mean()
+    positive = positive if negative.dim() == 1 else positive.unsqueeze(1)
+    return -torch.log(1e-10 + torch.sigmoid(positive - negative)).mean()
 
 
 def bce_loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
@@ -79,10 +77,6 @@ def bce_loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     Mean over positives plus mean over negatives; shapes as :func:`bpr_loss`.
     """
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
-
-
-def _against(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-    return positive if negative.dim() == 1 else positive.unsqueeze(1)
 
 
 class Loss(nn.Module):
@@ -99,30 +93,19 @@ class CELoss(Loss):
     """:func:`item_cross_entropy`."""
 
     samples_negatives = False
-
-    def forward(
-        self,
-        states: torch.Tensor,
-        items: torch.Tensor,
-        targets: torch.Tensor,
-        bias: torch.Tensor | None = None,
-        padding: bool = False,
-    ) -> torch.Tensor:
-        return item_cross_entropy(states, items, targets, bias, padding)
+    forward = staticmethod(item_cross_entropy)
 
 
 class BPRLoss(Loss):
     """:func:`bpr_loss`."""
 
-    def forward(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        return bpr_loss(positive, negative)
+    forward = staticmethod(bpr_loss)
 
 
 class BCELoss(Loss):
     """:func:`bce_loss`."""
 
-    def forward(self, positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
-        return bce_loss(positive, negative)
+    forward = staticmethod(bce_loss)
 
 
 PairwiseBCE = BCELoss  # its name in earlier releases

@@ -17,6 +17,8 @@ from recbole_llmemb.models.llmsrec.model import LLMSRec
 PLACE = "recbole.model.sequential_recommender"
 #: Model classes by name; those over RecBole's backbones once they were asked for.
 MODELS: dict[str, type] = {"LLMSRec": LLMSRec}
+# What a backbone's class may say of itself.
+_SAID = ("one_pass", "padding_free", "losses", "products", "size_key")
 
 
 def is_ours(model: str) -> bool:
@@ -47,14 +49,14 @@ def model_class(name: str) -> Any:
     backbone = _backbone(name)
     if backbone is None:
         raise no_such_model(name)
-    reason = BACKBONES[backbone].unsupported
-    if reason:
+    spec = BACKBONES[backbone]
+    if spec.unsupported:
         raise UserError(
-            f"There is no {name}: {backbone} is not supported as a backbone, as {reason}; take "
-            "another model (the documentation's page on backbones lists them)."
+            f"There is no {name}: {backbone} is not supported as a backbone, as "
+            f"{spec.unsupported}; the documentation's page on backbones lists those that are."
         )
     module = importlib.import_module(f"{PLACE}.{backbone.lower()}")
-    return _make(getattr(module, backbone), BACKBONES[backbone])
+    return _make(getattr(module, backbone), spec)
 
 
 def look_up(model):
@@ -124,10 +126,10 @@ def register(model_class: type) -> type:
 
 def no_such_model(name: str) -> UserError:
     """An error that names those that are called almost so."""
-    near = nearest(name, [*names(), *recboles_models()])
-    advice = "take " + " or ".join(near)
-    if not near:
-        advice = "the documentation's page on backbones lists those there are"
+    near = " or ".join(nearest(name, [*names(), *recboles_models()]))
+    advice = (
+        f"take {near}" if near else "the documentation's page on backbones lists those there are"
+    )
     return UserError(f"There is no model {name!r}; {advice}.", key="model")
 
 
@@ -139,36 +141,27 @@ def _backbone(name):
 
 def _declared(backbone) -> BackboneSpec:
     """What somebody's own class says of itself."""
-    one_pass = "causal" if getattr(backbone, "causal", False) else ""
-    one_pass = getattr(backbone, "one_pass", one_pass)
+    earlier = "causal" if getattr(backbone, "causal", False) else ""  # as earlier releases had it
+    one_pass = getattr(backbone, "one_pass", earlier)
     products = getattr(backbone, "products", bool(one_pass))
     if one_pass not in ("", "causal") or (one_pass and not products):
         raise UserError(
             f"{backbone.__name__} says one_pass = {one_pass!r}; a model of your own may say "
             "'causal', if its scores are products of a state and item_embedding (products = True)."
         )
-    return BackboneSpec(
-        one_pass=one_pass,
-        padding_free=getattr(backbone, "padding_free", False),
-        losses=getattr(backbone, "losses", BackboneSpec.losses if products else ("CE", "BPR")),
-        products=products,
-        size_key=getattr(backbone, "size_key", ""),
-    )
+    losses = BackboneSpec.losses if products else ("CE", "BPR")
+    said: dict[str, Any] = dict(zip(_SAID, (one_pass, False, losses, products, "")))
+    return BackboneSpec(**{name: getattr(backbone, name, said[name]) for name in _SAID})
 
 
 def _make(backbone, spec):
-    base = getattr(special, spec.kind) if spec.kind else LLMEmbMixin
     name = PREFIX + backbone.__name__
-    contents = {
+    base = getattr(special, f"{backbone.__name__}Model", LLMEmbMixin)
+    contents = {key: getattr(spec, key) for key in _SAID} | {
         "__doc__": f"{backbone.__name__} over an LLM item table (LLMEmb §3.3).",
         "__module__": f"{PLACE}.{name.lower()}",
         "backbone": backbone,
         "reads": base.reads | ({"item_fields"} if spec.item_fields else set()),
-        "losses": spec.losses,
-        "products": spec.products,
         "similarity": spec.products,
-        "one_pass": spec.one_pass,
-        "padding_free": spec.padding_free,
-        "size_key": spec.size_key,
     }
     return register(type(name, (base, backbone), contents))

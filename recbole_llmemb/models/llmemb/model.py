@@ -7,6 +7,7 @@ the whole model, which :func:`recbole_llmemb.llmemb` makes.
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 
 import torch
@@ -31,20 +32,14 @@ __all__ = ["LLMEmbMixin"]
 _RECBOLES = ("CE", "BPR")
 
 
-class _BackboneConfig:
-    """The configuration as a backbone reads it: one that knows CE and BPR only."""
-
-    def __init__(self, config, replaced):
-        self._config, self._replaced = config, replaced
-
-    def __getitem__(self, key):
-        value = self._replaced[key] if key in self._replaced else self._config[key]
-        if key == "loss_type" and value not in _RECBOLES:
-            return "BPR" if LOSSES[value].samples_negatives else "CE"
-        return value
-
-    def __contains__(self, key):
-        return key in self._config
+def _for_backbone(config, replaced):
+    """The configuration as a backbone reads it, which knows CE and BPR only."""
+    loss_type = config["loss_type"]
+    if loss_type not in _RECBOLES:
+        loss_type = "BPR" if LOSSES[loss_type].samples_negatives else "CE"
+    found = copy.copy(config)
+    found.final_config_dict = config.final_config_dict | {"loss_type": loss_type} | replaced
+    return found
 
 
 class LLMEmbMixin(ItemSide):
@@ -83,7 +78,7 @@ class LLMEmbMixin(ItemSide):
     def __init__(self, config, dataset):
         self._every_position = False
         self._roles = forward_roles(super().forward)
-        super().__init__(_BackboneConfig(config, self.backbone_settings(config)), dataset)
+        super().__init__(_for_backbone(config, self.backbone_settings(config)), dataset)
         self.loss_type, self.item_loss = config["loss_type"], LOSSES[config["loss_type"]]()
         self.products = self.scores_are_products(config)
         if self.uses_backbone_loss is None:
@@ -274,11 +269,10 @@ class LLMEmbMixin(ItemSide):
         chunks = getattr(interaction, "chunks", None)
         if not chunks:
             return self.sequence_forward(*self._inputs(self._trim_padding(interaction)))
-        items, lengths, users = self._inputs(interaction)
-        states = [
-            self.sequence_forward(items[begin:end, :width], lengths[begin:end], users[begin:end])
-            for begin, end, width in chunks
-        ]
+        states = []
+        for begin, end, width in chunks:
+            items, lengths, users = self._inputs(interaction[begin:end])
+            states.append(self.sequence_forward(items[:, :width], lengths, users))
         return torch.cat(states)
 
     def _inputs(self, interaction):

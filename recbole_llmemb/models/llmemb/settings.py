@@ -56,11 +56,7 @@ class BackboneSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> BackboneSettings:
         if self.hidden_size and self.n_heads and self.hidden_size % self.n_heads:
-            raise UserError(
-                f"hidden_size is {self.hidden_size} and n_heads {self.n_heads}; it must be a "
-                "multiple of the latter.",
-                key="n_heads",
-            )
+            raise contradiction(self, "n_heads", "hidden_size", "it must divide that")
         return self
 
 
@@ -131,67 +127,34 @@ class ItemSettings(Settings):
         return self.adapter not in ("none", "whitening")
 
     @model_validator(mode="after")
-    def _check_items(self) -> ItemSettings:
-        if self.offset_decay and self.item_embedding != "residual":
-            raise UserError(
-                f"offset_decay is {self.offset_decay}, but item_embedding is "
-                f"{self.item_embedding!r}, which has no offsets; set item_embedding: residual "
-                "or leave offset_decay empty.",
-                key="offset_decay",
-            )
-        own = self.item_embedding in ("both", "residual")
-        if own and not self.learns_adapter and not self.llm_freeze:
-            linear = self.adapter == "linear"
-            which = "adapter_hidden_size: 0" if linear else f"adapter: {self.adapter}"
-            raise UserError(
-                f"item_embedding is {self.item_embedding!r}, but with {which} and "
-                "llm_freeze: False each item's vector is learnt already; set llm_freeze: True or "
-                "item_embedding: table.",
-                key="item_embedding",
-            )
-        low, high = TEMPERATURES
-        tau = self.similarity_temperature
+    def _check(self) -> ItemSettings:
+        kind, adapter, hidden = self.item_embedding, self.adapter, self.adapter_hidden_size
+        (low, high), tau = TEMPERATURES, self.similarity_temperature
+        if self.offset_decay and kind != "residual":
+            raise contradiction(self, "offset_decay", "item_embedding", "set that to residual")
         if self.learn_temperature and tau is not None and not low <= tau <= high:
-            raise UserError(
-                f"similarity_temperature is {tau}, but a learnt one stays between {low} and "
-                f"{high}; start it there, or set learn_temperature: False.",
-                key="similarity_temperature",
-            )
+            advice = f"a learnt one must begin between {low} and {high}"
+            raise contradiction(self, "similarity_temperature", "learn_temperature", advice)
+        if kind == "id":
+            return self
+        if kind in ("both", "residual") and not self.learns_adapter and not self.llm_freeze:
+            advice = "a trained table needs an adapter there, so set llm_freeze: True"
+            raise contradiction(self, "item_embedding", "llm_freeze", advice)
+        if adapter == "mlp" and hidden == 0:
+            raise contradiction(self, "adapter_hidden_size", "adapter", "give it a hidden layer")
+        if adapter in ("none", "whitening") and hidden:
+            raise contradiction(self, "adapter_hidden_size", "adapter", "leave it empty")
+        if self.adapter_dropout and adapter != "mlp":
+            raise contradiction(self, "adapter_dropout", "adapter", "set it to 0, or adapter: mlp")
+        if adapter == "whitening" and self.llm_whiten == 0:
+            raise contradiction(self, "llm_whiten", "adapter", "give it a standard deviation")
+        if self.llm_init_std and (adapter in ("mlp", "whitening") or self.learns_adapter):
+            advice = "it is for adapter: none, and llm_whiten sets the spread for the others"
+            raise contradiction(self, "llm_init_std", "adapter", advice)
         return self
 
-    @model_validator(mode="after")
-    def _check_adapter(self) -> ItemSettings:
-        adapter, hidden = self.adapter, self.adapter_hidden_size
-        if self.item_embedding == "id":
-            return self
-        if adapter == "mlp" and hidden == 0:
-            raise UserError(
-                "adapter is 'mlp', but adapter_hidden_size is 0, which leaves no hidden layer; "
-                "give it a width, or set adapter: none.",
-                key="adapter_hidden_size",
-            )
-        if adapter in ("none", "whitening") and hidden:
-            raise UserError(
-                f"adapter_hidden_size is {hidden}, but adapter is {adapter!r}, which has no "
-                "layers; leave it empty, or set adapter: linear or mlp.",
-                key="adapter_hidden_size",
-            )
-        if self.adapter_dropout and adapter != "mlp":
-            raise UserError(
-                f"adapter_dropout is {self.adapter_dropout}, but adapter is {adapter!r}, which "
-                "has no hidden layer; set it to 0, or adapter: mlp.",
-                key="adapter_dropout",
-            )
-        if adapter == "whitening" and self.llm_whiten == 0:
-            raise UserError(
-                "adapter is 'whitening', but llm_whiten is 0; give it the standard deviation that "
-                "the item embeddings shall have.",
-                key="llm_whiten",
-            )
-        if self.llm_init_std and (adapter in ("mlp", "whitening") or self.learns_adapter):
-            raise UserError(
-                f"llm_init_std is {self.llm_init_std}, but adapter is {adapter!r}; it is for "
-                "adapter: none, and llm_whiten sets the spread for the others.",
-                key="llm_init_std",
-            )
-        return self
+
+def contradiction(settings: Settings, key: str, other: str, advice: str) -> UserError:
+    """An error for a value that another does not allow."""
+    value, why = getattr(settings, key), getattr(settings, other)
+    return UserError(f"{key} is {value!r}, but {other} is {why!r}; {advice}.", key=key)

@@ -8,37 +8,33 @@ from recbole_llmemb.cli.run import parse  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 
 BAD = [
-    ({"learn_temperature": True, "similarity_temperature": 0.001}, "between 0.01 and 10.0; start"),
-    ({"adapter": "mlp", "adapter_hidden_size": 0}, "adapter is 'mlp', but adapter_hidden_size"),
-    ({"adapter": "none", "adapter_hidden_size": 8}, "adapter is 'none', which has no layers"),
-    ({"adapter": "whitening", "adapter_hidden_size": 8}, "'whitening', which has no layers"),
-    ({"adapter_dropout": 0.2}, "adapter_dropout is 0.2, but adapter is 'linear'"),
-    ({"adapter": "whitening", "llm_whiten": 0}, "adapter is 'whitening', but llm_whiten is 0"),
-    ({"llm_init_std": 0.02}, "llm_init_std is 0.02, but adapter is 'linear'; it is for adapter:"),
-    ({"adapter": "whitening", "llm_init_std": 0.02}, "but adapter is 'whitening'; it is for"),
-    ({"offset_decay": 0.1}, "offset_decay is 0.1, but item_embedding is 'table', which has no"),
-    ({"offset_decay": 0.1, "item_embedding": "both"}, "item_embedding is 'both', which has no"),
-    ({"offset_decay": 0.1, "item_embedding": "id"}, "item_embedding is 'id', which has no"),
-    (
-        {"item_embedding": "both", "adapter": "none", "llm_freeze": False},
-        "'both', but with adapter: none and llm_freeze: False each item's vector is learnt already",
-    ),
-    (
-        {"item_embedding": "residual", "adapter": "whitening", "llm_freeze": False},
-        "'residual', but with adapter: whitening and llm_freeze: False",
-    ),
+    ({"learn_temperature": True, "similarity_temperature": 0.001}, "similarity_temperature"),
+    ({"adapter": "mlp", "adapter_hidden_size": 0}, "adapter_hidden_size"),
+    ({"adapter": "none", "adapter_hidden_size": 8}, "adapter_hidden_size"),
+    ({"adapter": "whitening", "adapter_hidden_size": 8}, "adapter_hidden_size"),
+    ({"adapter_dropout": 0.2}, "adapter_dropout"),
+    ({"adapter": "whitening", "llm_whiten": 0}, "llm_whiten"),
+    ({"llm_init_std": 0.02}, "llm_init_std"),
+    ({"adapter": "whitening", "llm_init_std": 0.02}, "llm_init_std"),
+    ({"offset_decay": 0.1}, "offset_decay"),
+    ({"offset_decay": 0.1, "item_embedding": "both"}, "offset_decay"),
+    ({"offset_decay": 0.1, "item_embedding": "id"}, "offset_decay"),
+    ({"item_embedding": "both", "adapter": "none", "llm_freeze": False}, "item_embedding"),
+    ({"item_embedding": "residual", "adapter": "whitening", "llm_freeze": False}, "item_embedding"),
     (
         {"item_embedding": "residual", "adapter_hidden_size": 0, "llm_freeze": False},
-        "'residual', but with adapter_hidden_size: 0 and llm_freeze: False",
+        "item_embedding",
     ),
+    ({"hidden_size": 8, "n_heads": 3}, "n_heads"),
 ]
 
 
-@pytest.mark.parametrize(("settings", "message"), BAD, ids=str)
-def test_refused(tiny_config, settings, message):
-    with pytest.raises(UserError, match=message) as caught:
+@pytest.mark.parametrize(("settings", "key"), BAD, ids=str)
+def test_refused(tiny_config, settings, key):
+    with pytest.raises(UserError) as caught:
         tiny_config(**settings)
     text = str(caught.value)
+    assert caught.value.key == key and text.startswith(f"{key} is ")
     assert "\n" not in text and text.endswith(".") and text.count(". ") == 0
 
 

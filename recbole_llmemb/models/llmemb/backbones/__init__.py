@@ -8,6 +8,7 @@ need no class of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 __all__ = ["BackboneSpec"]
 
@@ -25,12 +26,16 @@ class BackboneSpec:
     products: bool = True
     item_fields: bool = False  # Whether it reads fields of the items beside their ids
     size_key: str = "embedding_size"
-    kind: str = ""  # Class in .special that makes a model of it, where the common one does not do
     unsupported: str = ""  # Why it cannot be had
     note: str = ""  # What else a user should know
 
 
 Traits = BackboneSpec  # its name in earlier releases
+
+_Hidden = partial(BackboneSpec, size_key="hidden_size")
+_Causal = partial(BackboneSpec, one_pass="causal", padding_free=True)
+_CausalHidden = partial(_Causal, size_key="hidden_size")
+_OwnLoss = partial(BackboneSpec, losses=("CE",), products=False)
 
 
 def _not_ours(where: str) -> BackboneSpec:
@@ -40,98 +45,52 @@ def _not_ours(where: str) -> BackboneSpec:
 _GRAPH = BackboneSpec(
     unsupported="it needs a knowledge graph with embeddings made in advance beside the sequences"
 )
+_FIELDS = _not_ours("embeddings of every field and scores one item at a time")
 
-#: RecBole's sequential models.
+#: RecBole's sequential models. Those with something of their own have a class in ``special``.
 BACKBONES: dict[str, BackboneSpec] = {
-    "SASRec": BackboneSpec(size_key="hidden_size", one_pass="causal", padding_free=True),
-    "GRU4Rec": BackboneSpec(one_pass="causal", padding_free=True),
-    "BERT4Rec": BackboneSpec(
-        size_key="hidden_size",
-        padding_free=True,
-        one_pass="cloze",
-        kind="BERT4RecModel",
-        note="its own cloze task; in sequence mode each sequence is read once",
+    "SASRec": _CausalHidden(),
+    "GRU4Rec": _Causal(),
+    "BERT4Rec": _CausalHidden(
+        one_pass="cloze", note="its own cloze task; in sequence mode each sequence is read once"
     ),
     "NARM": BackboneSpec(padding_free=True),
     "STAMP": BackboneSpec(padding_free="table"),
     "NextItNet": BackboneSpec(
         one_pass="causal",
-        kind="NextItNetModel",
         note="in sequence mode the state is read at the last item, in prefix mode at the last "
         "padded position, as RecBole does",
     ),
-    "Caser": BackboneSpec(
-        kind="CaserModel", note="one filter size per position of MAX_ITEM_LIST_LENGTH"
-    ),
-    "HGN": BackboneSpec(kind="HGNModel", note="scores through a second layer over the same table"),
-    "LightSANs": BackboneSpec(size_key="hidden_size"),
-    "FEARec": BackboneSpec(
-        size_key="hidden_size",
-        kind="FEARecModel",
-        note="`contrast` adds its contrastive terms, in prefix",
-    ),
-    "CORE": BackboneSpec(
-        padding_free=True,
-        losses=("CE",),
-        products=False,
-        kind="COREModel",
-        note="its own cosine, temperature and dropout of items",
-    ),
+    "Caser": BackboneSpec(note="one filter size per position of MAX_ITEM_LIST_LENGTH"),
+    "HGN": BackboneSpec(note="scores through a second layer over the same table"),
+    "LightSANs": _Hidden(),
+    "FEARec": _Hidden(note="`contrast` adds its contrastive terms, in prefix"),
+    "CORE": _OwnLoss(padding_free=True, note="its own cosine, temperature and dropout of items"),
     "SINE": BackboneSpec(),
-    "GCSAN": BackboneSpec(
-        size_key="hidden_size",
-        padding_free=True,
-        kind="GCSANModel",
-        note="builds graphs row by row, in Python",
-    ),
+    "GCSAN": _Hidden(padding_free=True, note="builds graphs row by row, in Python"),
     "SRGNN": BackboneSpec(padding_free=True, note="builds graphs row by row, in Python"),
     "SHAN": BackboneSpec(
         padding_free=True,
-        kind="SHANModel",
         note="ranks on the reversed history, as it trains (RecBole ranks on the padded one)",
     ),
-    "NPE": BackboneSpec(
-        padding_free="table", kind="NPEModel", note="scores with the rectified item embedding"
+    "NPE": BackboneSpec(padding_free="table", note="scores with the rectified item embedding"),
+    "HRM": BackboneSpec(),
+    "TransRec": _Causal(
+        losses=("BPR", "BCE"), products=False, note="scores by distance, plus a bias per item"
     ),
-    "HRM": BackboneSpec(kind="HRMModel"),
-    "TransRec": BackboneSpec(
-        one_pass="causal",
-        padding_free=True,
-        losses=("BPR", "BCE"),
-        products=False,
-        kind="TransRecModel",
-        note="scores by distance, plus a bias per item",
+    "FOSSIL": BackboneSpec(),
+    "S3Rec": _CausalHidden(
+        item_fields=True, note="fine-tuning, from scratch or from the weights in `pre_model_path`"
     ),
-    "FOSSIL": BackboneSpec(kind="FOSSILModel"),
-    "S3Rec": BackboneSpec(
-        size_key="hidden_size",
-        one_pass="causal",
-        padding_free=True,
-        item_fields=True,
-        kind="S3RecModel",
-        note="fine-tuning, from scratch or from the weights in `pre_model_path`",
-    ),
-    "GRU4RecF": BackboneSpec(one_pass="causal", padding_free=True, item_fields=True),
-    "SASRecF": BackboneSpec(
-        size_key="hidden_size", one_pass="causal", padding_free=True, item_fields=True
-    ),
-    "FDSA": BackboneSpec(
-        size_key="hidden_size", one_pass="causal", padding_free=True, item_fields=True
-    ),
-    "SASRecCPR": BackboneSpec(
-        size_key="hidden_size",
-        losses=("CE",),
-        products=False,
-        kind="CPRModel",
-        note="its own partitioned softmax",
-    ),
-    "GRU4RecCPR": BackboneSpec(
-        losses=("CE",), products=False, kind="CPRModel", note="its own partitioned softmax"
-    ),
+    "GRU4RecF": _Causal(item_fields=True),
+    "SASRecF": _CausalHidden(item_fields=True),
+    "FDSA": _CausalHidden(item_fields=True),
+    "SASRecCPR": _OwnLoss(size_key="hidden_size", note="its own partitioned softmax"),
+    "GRU4RecCPR": _OwnLoss(note="its own partitioned softmax"),
     "FPMC": _not_ours("three matrices of factors"),
     "RepeatNet": _not_ours("item_matrix and in an output layer of its own"),
-    "DIN": _not_ours("embeddings of every field and scores one item at a time"),
-    "DIEN": _not_ours("embeddings of every field and scores one item at a time"),
+    "DIN": _FIELDS,
+    "DIEN": _FIELDS,
     "KSR": _GRAPH,
     "GRU4RecKG": _GRAPH,
 }

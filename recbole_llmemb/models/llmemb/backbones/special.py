@@ -9,6 +9,7 @@ import torch
 from recbole.model.loss import BPRLoss
 from torch import nn
 
+from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import BATCH_ITEMS
@@ -131,7 +132,7 @@ class HGNModel(LLMEmbMixin):
 
     def adjust(self, config, dataset):
         layer = item_layer(config, dataset, self.item_embedding_for_prediction)
-        if isinstance(layer, type(self.item_embedding)) and hasattr(layer, "table"):
+        if hasattr(layer, "table"):
             layer.table = self.item_embedding.table  # which need not be there twice
         self.item_embedding_for_prediction = layer
 
@@ -224,16 +225,9 @@ class FEARecModel(LLMEmbMixin):
 
     @classmethod
     def scores_are_products(cls, config):
-        return config["contrast"] not in ("us", "un", "su", "us_x")
+        return values_of(config).get("contrast") not in ("us", "un", "su", "us_x")
 
     def adjust(self, config, dataset):
-        if not (self.products or self._has_plain_scores):
-            raise UserError(
-                "LLMEmbFEARec with contrast has a loss or scores of its own, to which "
-                "item_similarity, temperatures and popularity_adjustment do not apply; leave them "
-                "at their defaults.",
-                key="contrast",
-            )
         self.dataset = SimpleNamespace(inter_feat=_Histories(dataset.inter_feat, self.ITEM_SEQ))
 
     def get_same_item_index(self, dataset):
@@ -309,7 +303,7 @@ class COREModel(LLMEmbMixin):
         return torch.cat([forward(item_seq[begin:end, :w]) for begin, end, w in self._chunks])
 
 
-class CPRModel(LLMEmbMixin):
+class SASRecCPRModel(LLMEmbMixin):
     """Softmax-CPR (Chang et al., WSDM 2024) over SASRec or GRU4Rec."""
 
     def adjust(self, config, dataset):
@@ -327,3 +321,6 @@ class CPRModel(LLMEmbMixin):
         if self.post_remove_context:
             chances.scatter_(1, batch[self.ITEM_SEQ], 0)
         return chances if ids is None else chances.gather(1, ids)
+
+
+GRU4RecCPRModel = SASRecCPRModel
