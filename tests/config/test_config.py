@@ -95,7 +95,7 @@ BAD = [
     ),
     ({"train_neg_sample_args": {"sample_num": 0}}, "sample_num of at least 1"),
     ({"train_neg_sample_args": {"distribution": "zipf"}}, r"distribution \[zipf\]"),
-    ({"n_heads": 3}, "hidden_size is 8 and n_heads 3"),
+    ({"n_heads": 3}, "n_heads is 3, but hidden_size is 8"),
     ({"valid_metric": "NDCG@7"}, "valid_metric is 'NDCG@7', .*one of Hit@5, Hit@10, NDCG@5"),
     ({"valid_metric": "NDCG"}, "valid_metric is 'NDCG'"),
     ({"metrics": ["Fame"]}, "no metric named 'Fame'"),
