@@ -40,7 +40,7 @@ def catalog_of(texts):
     number_of = {text: number for number, text in enumerate(unique)}
     text_of = np.array([number_of[text] for text in texts])
     tokens = [str(number) for number in range(len(texts))]
-    return Catalog(tokens, [], [], unique, text_of, np.empty((0, 16)), "", 0)
+    return Catalog(tokens, [], unique, text_of, np.empty((0, 16)), "", 0)
 
 
 def compare(chosen, texts, pool):
@@ -56,8 +56,8 @@ def compare(chosen, texts, pool):
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             plan = plan_by_length(catalog.texts, encoder.lengths, work, "key", 1024)
-            encode_resumably(plan, catalog, pool, work)
-            kept["ours"] = assemble(plan, catalog.text_of, work).clone()
+            encode_resumably(plan, catalog, pool)
+            kept["ours"] = assemble(plan, catalog.text_of).clone()
         return len(texts)
 
     def plain():
@@ -113,11 +113,11 @@ def main(argv=None):
 
     from recbole_llmemb.cli.encode import item_file_of
     from recbole_llmemb.config.recbole_config import defaults
-    from recbole_llmemb.encode.options import EncodeJob, EncoderSettings
+    from recbole_llmemb.encode.job import EncodeJob
     from recbole_llmemb.encode.pools import LocalPool
     from recbole_llmemb.encode.source import find_encoder
 
-    pool = LocalPool(EncoderSettings(find_encoder(chosen.encoder), device=chosen.device))
+    pool = LocalPool({"source": find_encoder(chosen.encoder), "device": chosen.device})
     for dataset in chosen.datasets:
         known = defaults("", dataset)
         folder = None if dataset == "ml-100k" else chosen.data_path
@@ -127,7 +127,9 @@ def main(argv=None):
             prompt=known.get("item_prompt"),
         )
         chosen.dataset = dataset
-        compare(chosen, job.prepare().prompts[: chosen.items], pool)
+        items = job.items
+        prompts = [items.texts[number] for number in items.text_of[: chosen.items].tolist()]
+        compare(chosen, prompts, pool)
 
 
 if __name__ == "__main__":

@@ -30,23 +30,17 @@ def ours(job, work):
 
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)  # transformers' to its developers
-    processes = job.processes()
-    precision = processes.precision(job.settings.scft_precision)
     torch.manual_seed(0)
-    model = load_base(job, processes.device, precision)
-    add_lora(
-        model,
-        job.settings.scft_lora_rank,
-        job.settings.scft_lora_alpha,
-        job.settings.scft_lora_dropout,
-    )
+    model = load_base(job)
+    add_lora(model, job.settings)
 
     def steps(count):
-        job.settings.scft_steps, job.settings.scft_save_steps = count, 10 * count
-        trainer = make_trainer(job, processes, precision, work, lambda line: None, model)
+        steps = {"scft_steps": count, "scft_save_steps": 10 * count}
+        job.settings = job.settings.model_copy(update=steps)
+        trainer = make_trainer(job, work, lambda line: None, model)
         trainer.args.save_strategy = "no"
         trainer.train()
-        return count * job.batch_per_process()
+        return count * job.batch_per_process
 
     return steps
 
@@ -62,9 +56,8 @@ def plain(job):
     from recbole_llmemb.scft.losses import FORMS
     from recbole_llmemb.scft.model import find_targets
 
-    processes = job.processes()
-    device, precision = processes.device, processes.precision(job.settings.scft_precision)
-    location = job.text.settings.source.location
+    device, precision = job.processes.device, job.precision
+    location = job.text.source.location
     tokenizer = AutoTokenizer.from_pretrained(location)
     base = AutoModel.from_pretrained(location, dtype=DTYPES[precision])
     config = LoraConfig(
@@ -76,8 +69,8 @@ def plain(job):
     model = get_peft_model(base, config).to(device).train()
     loss = FORMS[job.settings.scft_loss](torch.nn.Parameter(torch.tensor(3.0))).to(device)
     trained = [p for p in (*model.parameters(), *loss.parameters()) if p.requires_grad]
-    views = job.prepare().train
-    batch = job.batch_per_process()
+    views = job.views[0]
+    batch = job.batch_per_process
 
     def embed(texts):
         tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)

@@ -14,7 +14,7 @@ _MOVED = {
     "config.plain": "config.recbole_config",
     "convert": "apps.convert",
     "data.hooks": "plugin",
-    "encode.workers": "encode.options",
+    "encode.workers": "encode.settings",
     "errors": "core.errors",
     "model": "models",
     "model.backbones": "models.llmemb.backbones",

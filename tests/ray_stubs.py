@@ -48,5 +48,6 @@ def stub(log, sleep=0.0, broken="", deadly=""):
 class StubWorker(EncodeWorker):
     options: dict = {}
 
-    def _load(self):
+    @property
+    def _encoder(self):
         return StubEncoder(**self.options)

@@ -77,12 +77,13 @@ def tuned(bench, folder, checkpoints, part):
     # Imported here: what they need of sentence-transformers may be too old.
     from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
     from recbole_llmemb.scft.model import add_lora
+    from recbole_llmemb.scft.settings import ScftSettings
     from recbole_llmemb.scft.trainer import Parts
 
     model = load_pipeline(find_encoder(folder), dtype=torch.bfloat16, device=str(bench.device))
     if checkpoints:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    add_lora(model, rank=8, alpha=32, dropout=0.1)
+    add_lora(model, ScftSettings(scft_lora_rank=8, scft_lora_alpha=32, scft_lora_dropout=0.1))
     model.train()
     loss = (CachedViewLoss if part else ViewLoss)(model, "soft", _TAU).to(bench.device)
     trained = [p for p in loss.parameters() if p.requires_grad]

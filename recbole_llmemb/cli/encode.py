@@ -12,8 +12,7 @@ from recbole_llmemb.config.shared import DataSettings
 from recbole_llmemb.config.values import defaults, recbole_folder, settings_of
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.encode.options import Workers
-from recbole_llmemb.encode.settings import EncodeSettings
+from recbole_llmemb.encode.settings import EncodeSettings, Workers
 
 _DESCRIPTION = """\
 Encode the items of a dataset into an embedding table, or import vectors made elsewhere.

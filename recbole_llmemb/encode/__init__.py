@@ -10,8 +10,8 @@ from recbole_llmemb.records.items import ItemText, read_items
 __all__ = ["ItemText", "cache_directory", "ensure_table", "item_prompts", "read_items"]
 __getattr__ = lazy(
     __name__,
-    options="EncodeJob Workers",
+    settings="Workers",
     build_or_load="cache_directory ensure_table",
     texts="item_prompts",
-    job="run_job",
+    job="EncodeJob run_job",
 )

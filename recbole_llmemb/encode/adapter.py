@@ -13,6 +13,7 @@ from typing import Any
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import hash_file
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.encode.source import EncoderSource
 
 #: What ``recbole-llm scft`` adds to peft's files: for which encoder, pooling and prompt.
 MANIFEST = "scft.json"
@@ -30,18 +31,18 @@ class Adapter:
     fingerprint: str  # Hash of its weights and settings; equal for copies
     manifest: Mapping[str, Any]  # What ``scft.json`` holds; empty for an adapter from elsewhere
 
-    def check(self, identity: str, name: str, pooling: str | None) -> None:
+    def check(self, source: EncoderSource, pooling: str | None) -> None:
         """Refuse an encoder or a pooling that the adapter was not trained with."""
         trained = self.manifest.get("encoder_identity")
-        if trained not in (None, identity):
+        if trained not in (None, source.identity):
             raise UserError(
                 f"The adapter {self.path} was trained for the encoder "
-                f"{self.manifest.get('encoder')!r} ({trained}), not for {name!r} ({identity}); "
-                "set llm_encoder to that one, or llm_adapter to another.",
+                f"{self.manifest.get('encoder')!r} ({trained}), not for {source.name!r} "
+                f"({source.identity}); set llm_encoder to that one, or llm_adapter to another.",
                 key="llm_adapter",
             )
         known = self.manifest.get("pooling")
-        if pooling and known and pooling != known:
+        if pooling and pooling != (known or pooling):
             raise UserError(
                 f"The adapter {self.path} was trained with {known} pooling, but llm_pooling is "
                 f"{pooling!r}; leave llm_pooling empty, or set it to {known}.",
@@ -88,19 +89,15 @@ def load_adapter(model: Any, path: Path, name: str) -> None:
     """Put an adapter into a SentenceTransformer, merged into its weights where that is exact."""
     tuners = optional("peft.tuners.tuners_utils", "finetune", "llm_adapter")
     import torch
-    from safetensors import safe_open
+    from safetensors.torch import load_file
 
     sentence = f"The adapter {path} cannot be loaded into the encoder {name!r} ({{reason}})."
     # peft's, transformers' and safetensors' own
     with explained(sentence, Exception, key="llm_adapter", where=path):
         model.load_adapter(str(path))
-        with safe_open(str(path / WEIGHTS), framework="pt") as file:
-            wanted = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    have = model.get_adapter_state_dict("default")
-    have = {_bare(key): tuple(value.shape) for key, value in have.items()}
-    wanted = {_bare(key): shape for key, shape in wanted.items()}
-    if have != wanted:
-        odd = sorted(set(wanted.items()) ^ set(have.items()))
+        wanted = _shapes(load_file(path / WEIGHTS))
+    odd = sorted(wanted ^ _shapes(model.get_adapter_state_dict("default")))
+    if odd:
         raise UserError(
             f"The adapter {path} does not fit the encoder {name!r}: they differ in {len(odd)} "
             f"weights, {odd[0][0]!r} for one; give the adapter of this encoder.",
@@ -112,5 +109,5 @@ def load_adapter(model: Any, path: Path, name: str) -> None:
                 module.merge()
 
 
-def _bare(key: str) -> str:
-    return key.removeprefix("base_model.model.")
+def _shapes(weights: Mapping[str, Any]) -> set[tuple[str, tuple[int, ...]]]:
+    return {(key.removeprefix("base_model.model."), tuple(w.shape)) for key, w in weights.items()}

@@ -13,13 +13,17 @@ from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.config.shared import DataSettings
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import TableError, UserError
-from recbole_llmemb.encode.job import find_table, run_job
-from recbole_llmemb.encode.options import EncodeJob
+from recbole_llmemb.encode.job import EncodeJob, find_table, run_job
 from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.reduce import reduce_pca
 
 CACHE_VARIABLE = "RECBOLE_LLMEMB_CACHE"
+# Fields of a job that keys have by the same name, after llm_.
+_SAME = (
+    "encoder", "pooling", "dtype", "max_length", "normalize", "trust_remote_code", "adapter",
+    "batch_size",
+)  # fmt: skip
 
 
 def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
@@ -54,8 +58,7 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
             "makes both.",
             key="scft",
         )
-    settings = EncodeSettings.of(config)
-    pca_dim = settings.llm_pca_dim
+    settings, cache = EncodeSettings.of(config), cache_directory(config)
     if settings.llm_table:
         path = Path(os.path.expanduser(settings.llm_table))
         if not path.is_dir():
@@ -63,19 +66,16 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
                 f"There is no embedding table at {path} (llm_table); give a table directory, "
                 "or leave llm_table empty to have one built."
             )
-        if not pca_dim:
+        if not settings.llm_pca_dim:
             report(f"table: using {path}")
-            return path
-        return _reduced(path, pca_dim, cache_directory(config), path.name, report)
-
-    job = job_from_config(config)
-    short = job.settings.source.short_name
-    name = f"{values_of(config)['dataset']}-{short}-{job.key[:12]}"
-    # A damaged table in the cache is replaced: nobody but this function puts tables there.
-    path = run_job(job, cache_directory(config) / name, overwrite=True, report=report).path
-    if not pca_dim:
-        return path
-    return _reduced(path, pca_dim, cache_directory(config), name, report)
+    else:
+        job = job_from_config(config)
+        path = cache / f"{values_of(config)['dataset']}-{job.source.short_name}-{job.key[:12]}"
+        # A damaged table in the cache is replaced: nobody but this function puts tables there.
+        run_job(job, path, overwrite=True, report=report)
+    if settings.llm_pca_dim:
+        path = _reduced(path, settings.llm_pca_dim, cache, report)
+    return path
 
 
 def cache_directory(config: Mapping[str, Any]) -> Path:
@@ -96,47 +96,35 @@ def job_from_config(config: Mapping[str, Any], items: Path | None = None) -> Enc
             f"The dataset {data.dataset!r} has no item file {item_file}, whose text would be "
             "encoded; provide it, give a ready table (llm_table), or set item_embedding to id."
         )
-    as_training = values_of(config).get("device")
+    device = settings.llm_device
     return EncodeJob(
         item_file=item_file,
-        encoder=settings.llm_encoder,
         fields=settings.item_text_fields,
         prompt=settings.item_prompt,
         value_max_chars=settings.item_value_max_chars,
         id_field=data.ITEM_ID_FIELD,
         field_separator=data.field_separator,
         encoding=data.encoding or "utf-8",
-        pooling=settings.llm_pooling,
-        dtype=settings.llm_dtype,
-        max_length=settings.llm_max_length,
-        normalize=settings.llm_normalize,
-        trust_remote_code=settings.llm_trust_remote_code,
-        adapter=settings.llm_adapter,
-        batch_size=settings.llm_batch_size,
-        device=as_training if settings.llm_device == "auto" else settings.llm_device,
+        # That of training.
+        device=values_of(config).get("device") if device == "auto" else device,
+        **{name: getattr(settings, f"llm_{name}") for name in _SAME},
     )
 
 
-def _reduced(source: Path, dim: int, cache: Path, stem: str, report: Callable[[str], None]) -> Path:
+def _reduced(source: Path, dim: int, cache: Path, report: Callable[[str], None]) -> Path:
     """A PCA copy of a table, in the cache."""
     began = time.perf_counter()
     table = EmbeddingTable.load(source)
     tag = hashlib.blake2b(f"{table.fingerprint} {dim}".encode(), digest_size=6).hexdigest()
-    out = cache / f"{stem}-pca{dim}-{tag}"
-
-    def find() -> EmbeddingTable | None:
-        found = find_table(out)
-        if found is None or found.width != dim or found.projection is None:
-            return None
-        pca = found.manifest.get("pca") or {}
-        return found if pca.get("source_fingerprint") == table.fingerprint else None
+    out = cache / f"{source.name}-pca{dim}-{tag}"
 
     def build() -> EmbeddingTable:
         reduced = reduce_pca(table, dim)
         reduced.save(out, overwrite=True)
         return reduced
 
-    _, hit = build_or_load(find, build, out, "table")
+    # Whatever has this name was made of that table.
+    _, hit = build_or_load(lambda: find_table(out), build, out, "table")
     seconds = time.perf_counter() - began
     report(f"table: {'cache hit' if hit else f'reduced to {dim}'} {out} ({seconds:.1f} s)")
     return out

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import usable_device
 from recbole_llmemb.encode.adapter import Adapter, load_adapter
-from recbole_llmemb.encode.options import DEFAULT_BATCH_SIZE
+from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.encode.source import EncoderSource, refuse_code
 
 __all__ = ["Encoder"]
@@ -21,16 +22,6 @@ __all__ = ["Encoder"]
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _TOKENIZED = 4096
 _POOLING_MODES = {"mean": "mean", "last": "lasttoken"}
-
-
-def check_options(pooling: str | None, dtype: str) -> None:
-    """Refuse a pooling or number type there is not."""
-    if pooling is not None and pooling not in _POOLING_MODES:
-        raise UserError(
-            f"llm_pooling is {pooling!r}; it must be mean or last, or empty for the encoder's own."
-        )
-    if dtype not in DTYPES:
-        raise UserError(f"llm_dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
 
 
 def choose_devices(device: Any = None) -> list[str]:
@@ -89,11 +80,17 @@ class Encoder:
         device: Any = None,
         max_length: int | None = None,
         normalize: bool = False,
-        batch_size: int = DEFAULT_BATCH_SIZE,
+        batch_size: int = EncodeSettings.model_fields["llm_batch_size"].default,
         trust_remote_code: bool = False,
         adapter: Adapter | None = None,
     ):
-        check_options(pooling, dtype)
+        for key, value, allowed in (
+            ("llm_pooling", pooling, [None, *_POOLING_MODES]),
+            ("llm_dtype", dtype, [*DTYPES]),
+        ):
+            if value not in allowed:
+                text = f"{key} is {value!r}; it must be one of {', '.join(map(str, allowed))}."
+                raise UserError(text, key=key)
         self.devices = choose_devices(device)
         self.batch_size = batch_size
         self.dtype = DTYPES[dtype]
@@ -133,15 +130,15 @@ class Encoder:
         # A copy: what inference mode made could not be written to.
         return torch.as_tensor(vectors).cpu().to(self.dtype).clone()
 
-    def lengths(self, texts: Sequence[str]) -> list[int]:
+    def lengths(self, texts: Iterable[str]) -> list[int]:
         """Tokens of each text, cut where the model cuts it; characters without a tokenizer."""
         tokenizer: Any = getattr(self.model, "tokenizer", None)
         if not hasattr(tokenizer, "padding_side"):
             return [len(text) for text in texts]
         longest = self.model.max_seq_length
-        found = []
-        for start in range(0, len(texts), _TOKENIZED):  # as lists they take memory
-            ids = tokenizer(list(texts[start : start + _TOKENIZED]), verbose=False)["input_ids"]
+        found, texts = [], iter(texts)
+        while part := list(islice(texts, _TOKENIZED)):  # as lists they take memory
+            ids = tokenizer(part, verbose=False)["input_ids"]
             found += [min(len(one), longest or len(one)) for one in ids]
         return found
 

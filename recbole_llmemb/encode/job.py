@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import glob
+import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from tqdm import tqdm
 
 from recbole_llmemb.core.artifacts import build_or_load, require_free
+from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
-from recbole_llmemb.encode.options import EncodeJob, Workers
+from recbole_llmemb.encode.adapter import find_adapter
+from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
-from recbole_llmemb.encode.settings import EncodeSettings
+from recbole_llmemb.encode.settings import EncodeSettings, Workers
 from recbole_llmemb.encode.shards import (
     assemble,
     encode_resumably,
     plan_by_length,
     plan_in_file_order,
 )
-from recbole_llmemb.encode.texts import item_prompts
+from recbole_llmemb.encode.source import EncoderSource, find_encoder
+from recbole_llmemb.encode.texts import (
+    DEFAULT_INSTRUCTION,
+    DEFAULT_MAX_CHARS,
+    Catalog,
+    item_prompt,
+    item_prompts,
+    read_catalog,
+)
+from recbole_llmemb.records.items import open_items
 from recbole_llmemb.table.format import (
     EmbeddingTable,
     library_versions,
@@ -34,6 +50,96 @@ from recbole_llmemb.table.format import (
     table_files,
 )
 from recbole_llmemb.table.reduce import reduce_pca
+
+
+class EncodeJob(Checked):
+    """What to encode and how. See the configuration reference for the meaning of each field.
+
+    Everything but ``batch_size``, ``device``, ``shard_size`` and ``trust_remote_code`` decides
+    the vectors and is part of :attr:`key`.
+    """
+
+    item_file: Path | str
+    encoder: str | None = None
+    revision: str | None = None  # A commit of the hub; by default the newest
+    fields: Sequence[str] | str | None = None
+    prompt: str | None = None
+    value_max_chars: int | None = Field(default=DEFAULT_MAX_CHARS, ge=0)
+    id_field: str = "item_id"
+    field_separator: str = Field(default="\t", min_length=1)
+    encoding: str = "utf-8"
+    pooling: Literal["mean", "last"] | None = None
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    max_length: int | None = Field(default=None, ge=1)
+    normalize: bool = False
+    trust_remote_code: bool = False
+    adapter: str | Path | None = None
+    pca_dim: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=EncodeSettings.model_fields["llm_batch_size"].default, ge=1)
+    device: Any = None
+    shard_size: int = Field(default=1024, ge=1)
+
+    @property
+    def instruction(self) -> str:
+        """What stands before the attributes."""
+        return DEFAULT_INSTRUCTION if self.prompt is None else self.prompt
+
+    @property
+    def place(self) -> tuple[Any, ...]:
+        """What :func:`~recbole_llmemb.records.items.open_items` takes."""
+        return self.item_file, self.fields, self.id_field, self.field_separator, self.encoding
+
+    @cached_property
+    def items(self) -> Catalog:
+        """The items, read once."""
+
+        def prompt(attributes: Mapping[str, str]) -> str:
+            return item_prompt(attributes, self.instruction, self.value_max_chars)
+
+        return read_catalog(open_items(*self.place), prompt)
+
+    @cached_property
+    def source(self) -> EncoderSource:
+        """The encoder, found but not loaded."""
+        return find_encoder(self.encoder, self.revision)
+
+    @cached_property
+    def encoder_options(self) -> dict[str, Any]:
+        """What :class:`~recbole_llmemb.encode.encoder.Encoder` takes."""
+        pooling, max_length, adapter = self.pooling, self.max_length, None
+        if self.adapter:  # what it was trained with, unless told otherwise
+            adapter = find_adapter(self.adapter)
+            adapter.check(self.source, pooling)
+            pooling = pooling or adapter.manifest.get("pooling")
+            max_length = max_length or adapter.manifest.get("max_length")
+        return {
+            "source": self.source,
+            "pooling": pooling,
+            "dtype": self.dtype,
+            "device": self.device,
+            "max_length": max_length,
+            "normalize": self.normalize,
+            "batch_size": self.batch_size,
+            "trust_remote_code": self.trust_remote_code,
+            "adapter": adapter,
+        }
+
+    @property
+    def key(self) -> str:
+        """Hash of all the vectors depend on; two jobs with one key give one table."""
+        options = self.encoder_options
+        facts = {
+            "texts": self.items.texts_hash,
+            "encoder": self.source.identity,
+            "pooling": options["pooling"] or self.source.own_pooling(),
+            "dtype": self.dtype,
+            "max_length": options["max_length"],
+            "normalize": self.normalize,
+            "pca_dim": self.pca_dim,
+        }
+        if adapter := options["adapter"]:  # without one, as before there were any
+            facts["adapter"] = adapter.fingerprint
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
 
 
 @dataclass
@@ -71,47 +177,42 @@ def run_job(
     out = Path(out)
     if workers:
         workers.check(job.device)
-    made = job.settings
-    items = job.prepare(spool=out.parent if workers else None)
+    source, items, key = job.source, job.items, job.key
     encoded = 0
-
-    def find() -> EmbeddingTable | None:
-        return find_table(out, inputs_hash=job.key)
 
     def build() -> EmbeddingTable:
         nonlocal encoded
-        refuse_inputs(out, [job.item_file, made.source.location, job.adapter])
+        refuse_inputs(out, [job.item_file, source.location, job.adapter])
         require_free(out, overwrite, table_files)
         report(
             f"table: building {out} ({len(items.tokens)} items, {len(items.texts)} different "
-            f"texts, encoder {made.source.name})"
+            f"texts, encoder {source.name})"
         )
         if items.bare:
             report(f"table: {items.bare} items have no text and share one vector")
-        vectors, encoded = _encode(job, out, report, workers)
-        if encoded < len(items.texts):
-            old = len(items.texts) - encoded
+        work = out.parent / f".{out.name}.work-{key}"
+        vectors, encoded = _encode(job, key, work, report, workers)
+        if old := len(items.texts) - encoded:
             report(f"table: {old} texts were encoded by an interrupted run")
         table = EmbeddingTable(items.tokens, vectors, manifest_of(job))
         if job.pca_dim:
             table = reduce_pca(table, job.pca_dim)
         table.save(out, overwrite=overwrite)
-        for work in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
-            shutil.rmtree(work, ignore_errors=True)
+        for old_work in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
+            shutil.rmtree(old_work, ignore_errors=True)
         return table
 
-    table, hit = build_or_load(find, build, out, "table")
+    table, hit = build_or_load(lambda: find_table(out, key), build, out, "table")
     seconds = time.perf_counter() - began
     size = f"{len(table)} × {table.width}"
     report(f"table: {'cache hit' if hit else 'built'} {out} ({size}, {seconds:.1f} s)")
     return EncodeResult(out, len(table), table.width, len(items.texts), encoded, hit, seconds)
 
 
-def find_table(out: Path, **facts: Any) -> EmbeddingTable | None:
-    """The table of a folder, when it is whole and its manifest has these entries."""
+def find_table(out: Path, key: str | None = None) -> EmbeddingTable | None:
+    """The table of a folder, when it is whole and made by the job of this key."""
     try:
-        manifest = read_manifest(out)
-        if any(manifest.get(name) != fact for name, fact in facts.items()):
+        if key and read_manifest(out).get("inputs_hash") != key:
             return None
         return EmbeddingTable.load(out)
     except TableError:
@@ -119,40 +220,34 @@ def find_table(out: Path, **facts: Any) -> EmbeddingTable | None:
 
 
 def _encode(
-    job: EncodeJob, out: Path, report: Callable[[str], None], workers: Workers | None
+    job: EncodeJob, key: str, work: Path, report: Callable[[str], None], workers: Workers | None
 ) -> tuple[torch.Tensor, int]:
     """Vectors of all items, and how many texts were encoded for them now."""
-    items, key = job.items, job.key
-    work = out.parent / f".{out.name}.work-{key}"
+    items, options, size = job.items, job.encoder_options, job.shard_size
     if workers:
         work = work.with_name(f"{work.name}-ray")  # other texts per shard than local ones have
-        plan = plan_in_file_order(items, key, job.shard_size)
-        encoded = encode_resumably(plan, items, RayPool(job.settings, workers, work, report), work)
+        plan = plan_in_file_order(items, work, key, size)
+        encoded = encode_resumably(plan, items, RayPool(options, workers, work, report))
     else:
-        pool = LocalPool(job.settings)
-        try:
-            plan = plan_by_length(items.texts, pool.lengths, work, key, job.shard_size)
-            encoded = encode_resumably(plan, items, pool, work)
-        finally:
-            pool.close()
-    return assemble(plan, items.text_of, work), encoded
+        with closing(LocalPool(options)) as pool:
+            plan = plan_by_length(items.texts, pool.lengths, work, key, size)
+            encoded = encode_resumably(plan, items, pool)
+    return assemble(plan, items.text_of), encoded
 
 
 def manifest_of(job: EncodeJob) -> dict[str, Any]:
     """What the table of a job says of itself; :func:`encode_new_items` reads it."""
-    made, items = job.settings, job.items
-    adapter = {}
-    if made.adapter:
-        facts = {"path": str(made.adapter.path), "fingerprint": made.adapter.fingerprint}
-        adapter = {"adapter": facts}
+    options, source, items, adapter = job.encoder_options, job.source, job.items, {}
+    if used := options["adapter"]:
+        adapter = {"adapter": {"path": str(used.path), "fingerprint": used.fingerprint}}
     return {
-        "encoder": made.source.name,
-        "revision": made.source.revision,
+        "encoder": source.name,
+        "revision": source.revision,
         **adapter,
-        "pooling": made.pooling or made.source.own_pooling() or "the encoder's own",
+        "pooling": options["pooling"] or source.own_pooling() or "the encoder's own",
         "normalize": job.normalize,
         "encoder_dtype": job.dtype,
-        "max_length": made.max_length,
+        "max_length": options["max_length"],
         "prompt": job.instruction,
         "fields": items.fields,
         "value_max_chars": job.value_max_chars,
@@ -184,46 +279,43 @@ def encode_new_items(
             f"The new items have none of the fields that the table's text is made of "
             f"({', '.join(fields)}); name them so."
         )
-    job = _job_of(manifest, table, config)
     chosen = [{f: one[f] for f in fields if f in one} for one in attributes]
-    texts = item_prompts(chosen, job.instruction, job.value_max_chars)
-    pool = LocalPool(job.settings)
-    try:
-        with tqdm(total=len(texts), desc="encode", unit="text", disable=None) as progress:
-            return longest_first(pool.encoder, texts, job.batch_size, progress.update).float()
-    finally:
-        pool.close()
+    texts = item_prompts(chosen, manifest["prompt"], manifest.get("value_max_chars"))
+    with (
+        closing(_encoder_of(manifest, table, config)) as encoder,
+        tqdm(total=len(texts), desc="encode", unit="text", disable=None) as progress,
+    ):
+        return longest_first(encoder, texts, encoder.batch_size, progress.update).float()
 
 
-def _job_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, Any]) -> EncodeJob:
-    """The job that made a table; refuses an encoder or an adapter that has changed since."""
-    revision, used = str(manifest["revision"]), manifest.get("adapter") or {}
-    pooling, settings = manifest.get("pooling"), EncodeSettings.of(config)
-    job = EncodeJob(
-        item_file=table,
-        encoder=manifest["encoder"],
-        # A commit of the hub; a directory's files are looked at where they are.
-        revision=None if revision.startswith("files:") else revision,
-        prompt=manifest["prompt"],
-        value_max_chars=manifest.get("value_max_chars"),
-        pooling=pooling if pooling in ("mean", "last") else None,
-        dtype=manifest.get("encoder_dtype") or "float32",
-        max_length=manifest.get("max_length"),
-        normalize=bool(manifest.get("normalize")),
-        adapter=used.get("path"),
-        batch_size=settings.llm_batch_size,
-        device=config["device"],
-        trust_remote_code=settings.llm_trust_remote_code,
-    )
-    found, adapter = job.settings.source, job.settings.adapter
-    if found.revision != revision:
+def _encoder_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, Any]) -> Encoder:
+    """The encoder that made a table; refuses one, or an adapter, that has changed since."""
+    settings, revision = EncodeSettings.of(config), str(manifest["revision"])
+    # A commit of the hub; a directory's files are looked at where they are.
+    commit = None if revision.startswith("files:") else revision
+    source, adapter = find_encoder(manifest["encoder"], commit), None
+    if source.revision != revision:
         raise UserError(
             f"The encoder {manifest['encoder']!r} of the table {table} is not what it was "
-            f"({found.revision}, then {revision}); put that one back."
+            f"({source.revision}, then {revision}); put that one back."
         )
-    if adapter and adapter.fingerprint != used["fingerprint"]:
-        raise UserError(
-            f"The adapter {adapter.path} is not the one that the table was encoded with "
-            f"(fingerprint {adapter.fingerprint}, not {used['fingerprint']}); put that one back."
-        )
-    return job
+    if used := manifest.get("adapter"):
+        adapter = find_adapter(used["path"])
+        if adapter.fingerprint != used["fingerprint"]:
+            raise UserError(
+                f"The adapter {adapter.path} is not the one that the table was encoded with "
+                f"(fingerprint {adapter.fingerprint}, not {used['fingerprint']}); put that one "
+                "back."
+            )
+    pooling = manifest.get("pooling")
+    return Encoder(
+        source,
+        pooling=pooling if pooling in ("mean", "last") else None,
+        dtype=manifest.get("encoder_dtype") or "float32",
+        device=config["device"],
+        max_length=manifest.get("max_length"),
+        normalize=bool(manifest.get("normalize")),
+        batch_size=settings.llm_batch_size,
+        trust_remote_code=settings.llm_trust_remote_code,
+        adapter=adapter,
+    )

@@ -1,53 +1,59 @@
 """Who turns the texts of shards into vectors: this process, or the workers of a Ray.
 
-A pool has ``running(missing, of)``, a context that gives the stream for a progress bar (None for
-the usual one), and ``encode(shards, tell)``: pairs of a shard's number and texts to pairs of its
-number and vectors, in any order; ``tell`` is told how many texts are done.
+A pool has ``running(missing, of)``, a context to encode in, and ``encode(missing, texts_of,
+tell)``: numbers of shards to pairs of a number and vectors, in any order. ``texts_of`` gives the
+texts of a shard; ``tell`` is told how many texts are done.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
+from socket import gethostname
+from typing import Any
 
 import torch
-from safetensors.torch import load, save
 
 from recbole_llmemb.core.cluster import connected, require_ray
 from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
-from recbole_llmemb.encode.options import EncoderSettings, Workers
+from recbole_llmemb.encode.settings import Workers
+from recbole_llmemb.encode.source import find_encoder
 
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # What Ray has to say, beside the shards.
 LOG = "ray.log"
 # Workers that may die over one shard before it is given up.
 _MOST_DEATHS = 5
+_GONE = (
+    "RayActorError", "ObjectLostError", "OutOfMemoryError", "WorkerCrashedError", "NodeDiedError",
+)  # fmt: skip
 
-Shards = Iterable[tuple[int, list[str]]]
+TextsOf = Callable[[int], list[str]]
 Tell = Callable[[int], object]
 
 
 class LocalPool:
     """An encoder on the devices of this machine. Loaded at its first text: a job whose shards are
-    all there needs none."""
+    all there needs none.
 
-    def __init__(self, settings: EncoderSettings):
-        self._settings = settings
-        self._encoder: Encoder | None = None
+    ``options``: what :class:`~recbole_llmemb.encode.encoder.Encoder` takes.
+    """
 
-    @property
+    def __init__(self, options: dict[str, Any]):
+        self._options = options
+
+    @cached_property
     def encoder(self) -> Encoder:
         """The encoder, loaded."""
-        if self._encoder is None:
-            self._encoder = Encoder(**vars(self._settings))
-        return self._encoder
+        return Encoder(**self._options)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
@@ -57,36 +63,36 @@ class LocalPool:
         """See the module."""
         return contextlib.nullcontext()
 
-    def encode(self, shards: Shards, tell: Tell) -> Iterator[tuple[int, torch.Tensor]]:
+    def encode(
+        self, missing: Sequence[int], texts_of: TextsOf, tell: Tell
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """See the module."""
         # One batch a call, as the library would sort a call's texts again by another length; with
         # several devices, some batches for each.
-        step = self._settings.batch_size * (4 if "," in str(self._settings.device) else 1)
-        for number, texts in shards:
-            yield number, in_steps(self.encoder.encode, texts, step, tell)
+        step = self.encoder.batch_size * (4 if len(self.encoder.devices) > 1 else 1)
+        for number in missing:
+            yield number, in_steps(self.encoder, texts_of(number), step, tell)
 
     def close(self) -> None:
         """Let go of the encoder."""
-        if self._encoder is not None:
-            self._encoder.close()
+        if "encoder" in vars(self):
+            self.encoder.close()
 
 
-def in_steps(encode: Callable, texts: Sequence[str], step: int, tell: Tell) -> torch.Tensor:
+def in_steps(encoder: Any, texts: Sequence[str], step: int, tell: Tell) -> torch.Tensor:
     """Vectors of texts, ``step`` at a time."""
     parts = []
     for start in range(0, len(texts), step):
-        parts.append(encode(texts[start : start + step]))
+        parts.append(encoder.encode(texts[start : start + step]))
         tell(len(parts[-1]))
     return torch.cat(parts)
 
 
-def longest_first(
-    encoder: Any, texts: Sequence[str], step: int, tell: Tell = lambda count: None
-) -> torch.Tensor:
+def longest_first(encoder: Any, texts: Sequence[str], step: int, tell: Tell) -> torch.Tensor:
     """Vectors of texts, encoded longest first and given back in their own order."""
     sizes = encoder.lengths(texts)
     order = sorted(range(len(texts)), key=lambda i: (-sizes[i], texts[i]))
-    found = in_steps(encoder.encode, [texts[i] for i in order], step, tell)
+    found = in_steps(encoder, [texts[i] for i in order], step, tell)
     vectors = torch.empty_like(found)
     vectors[torch.tensor(order)] = found
     return vectors
@@ -98,178 +104,182 @@ class EncodeWorker:
     Errors that a user can cause are results, as Ray would wrap them in a traceback.
     """
 
-    def __init__(self, settings: EncoderSettings):
+    def __init__(self, options: dict[str, Any]):
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread per worker
-        self._settings, self._encoder = settings, None
+        self._options = options
 
-    def ready(self) -> None:
+    def ready(self) -> tuple[None, str]:
         """Is over when the actor has found a place."""
+        return None, ""
 
-    def encode(self, texts: list[str]) -> tuple[bytes, str]:
-        """Vectors as bytes, or why there are none."""
+    def encode(self, texts: list[str]) -> tuple[torch.Tensor | None, str]:
+        """Vectors, or why there are none."""
         try:
-            if self._encoder is None:
-                self._encoder = self._load()
-            vectors = longest_first(self._encoder, texts, self._settings.batch_size)
+            step = self._options["batch_size"]
+            return longest_first(self._encoder, texts, step, lambda count: None), ""
         except UserError as error:
-            return b"", str(error)
-        return save({"vectors": vectors}), ""
+            return None, str(error)
 
-    def _load(self) -> Any:
-        if self._settings.device == "cpu":
+    @cached_property
+    def _encoder(self) -> Any:
+        if self._options["device"] == "cpu":
             torch.set_num_threads(1)
-        return Encoder(**vars(self._settings.on_this_node()))
+        return Encoder(**_on_this_node(self._options))
+
+
+def _elsewhere(options: dict[str, Any], device: str) -> dict[str, Any]:
+    """What an encoder is made of, in words that other machines understand."""
+    source, adapter = options["source"], options["adapter"]
+    if source.is_directory:
+        place = Path(source.location).expanduser().absolute()
+        source = replace(source, location=str(place))
+    if adapter:
+        adapter = replace(adapter, path=adapter.path.absolute())
+    return options | {"source": source, "adapter": adapter, "device": device}
+
+
+def _on_this_node(options: dict[str, Any]) -> dict[str, Any]:
+    """The encoder and the adapter as they are found here; they must be the very same."""
+    source, adapter = options["source"], options["adapter"]
+    here = f"on the node {gethostname()}"
+    if adapter and find_adapter(adapter.path).fingerprint != adapter.fingerprint:
+        raise UserError(f"The adapter {adapter.path} is another one {here}.")
+    if not source.is_directory:
+        # Another machine's local cache says nothing.
+        return options | {"source": replace(source, offline=False)}
+    # The bundled one is wherever it is installed here; a directory is where it is there.
+    there = Path(source.location).is_dir()
+    found = replace(find_encoder(source.location if there else source.name), name=source.name)
+    if found.identity != source.identity:
+        raise UserError(
+            f"The encoder {source.name!r} {here} is another one than where the command runs; put "
+            "the same files on every node."
+        )
+    return options | {"source": found}
 
 
 class RayPool:
     """Workers on the nodes of a Ray, each with an encoder and a CPU.
 
+    ``options``: what :class:`~recbole_llmemb.encode.encoder.Encoder` takes.
     ``work``: folder for what Ray says.
     ``report``: told in a line who encodes.
     """
 
     def __init__(
-        self, settings: EncoderSettings, workers: Workers, work: Path, report: Callable[[str], None]
+        self, options: dict[str, Any], workers: Workers, work: Path, report: Callable[[str], None]
     ):
-        self._settings, self._workers = settings, workers
-        self._work, self._report = work, report
+        self._options, self._workers = options, workers
+        self._log, self._report = work / LOG, report
 
     @contextlib.contextmanager
-    def running(self, missing: int, of: int) -> Iterator[TextIO]:
+    def running(self, missing: int, of: int) -> Iterator[None]:
         """See the module."""
-        device = self._settings.device
         self._ray = ray = require_ray("encode --ray", "ray", "ray", _QUIET)
-        with _aside(self._work / LOG) as terminal, connected(ray, cpus=self._workers.number):
+        wanted = self._workers.number or 0
+        with _aside(self._log), connected(ray, cpus=wanted):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self._fitted = fitted = self._workers.fit(nodes, device)
+            self._workers = fitted = self._workers.fit(nodes, self._options["device"])
+            if (fitted.number or 0) < wanted:
+                self._report(f"ray: no room for more than {fitted.number} of {wanted} workers")
             gpus = f", {fitted.gpus:g} GPUs each" if fitted.gpus else ""
-            if (fitted.number or 0) < (self._workers.number or 0):
-                self._report(
-                    f"ray: no room for more than {fitted.number} of {self._workers.number} workers"
-                )
             self._report(
                 f"ray {ray.__version__}: nodes {len(nodes)}, workers {fitted.number}{gpus}, "
                 f"shards to encode {missing} of {of}"
             )
-            self._missing = missing
-            yield terminal
+            yield
 
-    def encode(self, shards: Shards, tell: Tell) -> Iterator[tuple[int, torch.Tensor]]:
+    def encode(
+        self, missing: Sequence[int], texts_of: TextsOf, tell: Tell
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """See the module. A shard whose worker dies goes to another."""
-        crew = _Crew(self._ray, self._settings, self._fitted, iter(shards))
+        crew: list[Any] = []
         try:
-            for number, texts, data in crew.results(self._missing):
-                tell(len(texts))
-                yield number, load(data)["vectors"]
+            yield from self._results(crew, deque(missing), texts_of, tell)
         except self._ray.exceptions.RayError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = lines[-1][:300].rstrip(".") if lines else "no reason given"
             raise UserError(
                 f"Encoding with Ray failed ({type(error).__name__}: {reason}); finished shards are "
                 f"kept, and the same command continues (more in {LOG} beside them).",
-                where=self._work / LOG,
+                where=self._log,
             ) from error
         finally:
-            crew.dismiss()
+            for worker in crew:
+                with contextlib.suppress(Exception):
+                    self._ray.kill(worker)
 
+    def _results(self, crew: list[Any], todo: deque[int], texts_of: TextsOf, tell: Tell):
+        ray, gpus = self._ray, self._workers.gpus
+        gone = tuple(getattr(ray.exceptions, name) for name in _GONE)
+        actor = ray.remote(EncodeWorker).options(num_cpus=1, num_gpus=gpus)
+        options = _elsewhere(self._options, "cuda" if gpus else "cpu")
+        # What is waited for → the worker, and its shard; None while it looks for a place, before
+        # which it is given no shard.
+        waiting: dict[Any, tuple[Any, int | None]] = {}
+        free: deque[Any] = deque()  # Workers that can take a shard
+        deaths: Counter[int | None] = Counter()  # By shard
 
-class _Crew:
-    """Workers that come and go, and the shards they are at."""
+        def start() -> None:
+            crew.append(actor.remote(options))
+            waiting[crew[-1].ready.remote()] = crew[-1], None
 
-    def __init__(self, ray: Any, settings: EncoderSettings, workers: Workers, shards: Iterator):
-        errors = ray.exceptions
-        self._gone = (
-            errors.RayActorError, errors.ObjectLostError, errors.OutOfMemoryError,
-            errors.WorkerCrashedError, errors.NodeDiedError,
-        )  # fmt: skip
-        self._ray, self._shards = ray, shards
-        self._settings = settings.elsewhere("cuda" if workers.gpus else "cpu")
-        self._actor = ray.remote(EncodeWorker).options(num_cpus=1, num_gpus=workers.gpus)
-        self._lost: list[tuple[int, list[str]]] = []  # Shards whose worker died
-        self._deaths: Counter = Counter()  # By shard; None: before the first
-        self._alive: dict[int, Any] = {}  # Workers by number
-        self._free: deque = deque()  # Numbers of those that can take a shard; two at a time
-        # What is waited for → the worker, and the shard, if it is not its start.
-        self._waiting: dict[Any, tuple[int, Any]] = {}
-        self._numbers = itertools.count()
-        for _ in range(workers.number or 0):
-            self._start()
-
-    def results(self, count: int) -> Iterator[tuple[int, list[str], bytes]]:
-        """As many shards as there are, with their vectors."""
-        while count:
-            self._give()
-            [result], _ = self._ray.wait(list(self._waiting), num_returns=1)
-            worker, shard = self._waiting.pop(result)
+        for _ in range(self._workers.number or 0):
+            start()
+        left = len(todo)
+        while left:
+            while free and todo:
+                worker = free.popleft()
+                if worker in crew:
+                    number = todo.popleft()
+                    waiting[worker.encode.remote(texts_of(number))] = worker, number
+            [result], _ = ray.wait([*waiting], num_returns=1)
+            worker, shard = waiting.pop(result)
             try:
-                found = self._ray.get(result)
-            except self._gone as error:
-                self._lose(worker, shard, error)
+                vectors, refusal = ray.get(result)
+            except gone as error:
+                deaths[shard] += 1
+                if deaths[shard] == _MOST_DEATHS:
+                    raise _given_up(shard, error) from error
+                if shard is not None:
+                    todo.appendleft(shard)
+                if worker in crew:  # another in its place
+                    crew.remove(worker)
+                    ray.kill(worker)
+                    start()
                 continue
-            if shard is None:
-                self._deaths[None] = 0
-                self._free += [worker, worker]  # one waits there when the other is done
-                continue
-            data, refusal = found
             if refusal:
                 raise UserError(refusal)
-            self._free.append(worker)
-            count -= 1
-            yield *shard, data
-
-    def dismiss(self) -> None:
-        """Kill all workers."""
-        for worker in self._alive.values():
-            with contextlib.suppress(Exception):
-                self._ray.kill(worker)
-
-    def _start(self) -> None:
-        """A worker may have to wait for room. It is given shards only when it has found some."""
-        number = next(self._numbers)
-        self._alive[number] = self._actor.remote(self._settings)
-        self._waiting[self._alive[number].ready.remote()] = number, None
-
-    def _give(self) -> None:
-        while self._free:
-            shard = self._lost.pop() if self._lost else next(self._shards, None)
+            deaths[shard] = 0
+            free.append(worker)
             if shard is None:
-                return
-            number = self._free.popleft()
-            if number in self._alive:
-                self._waiting[self._alive[number].encode.remote(shard[1])] = number, shard
-            else:
-                self._lost.append(shard)
+                free.append(worker)  # a second shard waits there when the first is done
+                continue
+            left -= 1
+            tell(len(vectors))
+            yield shard, vectors
 
-    def _lose(self, worker: int, shard: tuple[int, list[str]] | None, error: Exception) -> None:
-        """Another worker in the place of one that is gone, and its shard to be done again."""
-        which = None if shard is None else shard[0]
-        self._deaths[which] += 1
-        if self._deaths[which] == _MOST_DEATHS:
-            what = "before they began" if shard is None else f"over the shard {which}"
-            raise UserError(
-                f"{_MOST_DEATHS} workers died {what} ({reason_of(error)}); give each more memory, "
-                f"or look into {LOG} beside the shards."
-            ) from error
-        if shard is not None:
-            self._lost.append(shard)
-        if worker in self._alive:
-            with contextlib.suppress(Exception):
-                self._ray.kill(self._alive[worker])
-            del self._alive[worker]
-            self._start()
+
+def _given_up(shard: int | None, error: Exception) -> UserError:
+    what = "before they began" if shard is None else f"over the shard {shard}"
+    return UserError(
+        f"{_MOST_DEATHS} workers died {what} ({reason_of(error)}); give each more memory, or look "
+        f"into {LOG} beside the shards."
+    )
 
 
 @contextlib.contextmanager
-def _aside(log: Path) -> Iterator[TextIO]:
-    """Everything that is written to standard error goes to a file, but for what is written to the
-    terminal that this gives: Ray's core prints past every logger."""
+def _aside(log: Path) -> Iterator[None]:
+    """What libraries write to standard error past Python goes to a file: Ray's core prints past
+    every logger. What Python writes stays on the terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
     kept = os.dup(2)
     try:
-        with open(log, "ab") as file, open(os.dup(kept), "w") as terminal:
+        with open(log, "ab") as file, open(os.dup(kept), "w", buffering=1) as terminal:
             os.dup2(file.fileno(), 2)
-            yield terminal
+            with contextlib.redirect_stderr(terminal):
+                yield
     finally:
-        sys.stderr.flush()
         os.dup2(kept, 2)
         os.close(kept)

@@ -1,8 +1,11 @@
-"""Keys of the item table: what is encoded, by which encoder, and where it is kept."""
+"""Keys of the item table: what is encoded, by which encoder, and where it is kept; and who encodes
+with Ray."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from recbole_llmemb.config.keys import (
     BATCH,
@@ -17,6 +20,8 @@ from recbole_llmemb.config.keys import (
     Use,
     key,
 )
+from recbole_llmemb.core.checked import Checked, option
+from recbole_llmemb.core.errors import UserError
 
 TABLE, PLACE = Use.TABLE, Use.TABLE | Use.PLACE
 
@@ -59,3 +64,68 @@ class EncodeSettings(Settings):
     """What stands before the attributes of an item."""
     item_value_max_chars: int = key(100, TABLE, **WHOLE)
     """Longer attribute values are cut here."""
+
+
+_RAY = "on a cluster"
+
+
+class Workers(Checked):
+    """Who encodes with Ray."""
+
+    number: int | None = option(
+        None, "encoders, at most (default: as many as fit)", ge=1, name="num_workers", group=_RAY
+    )
+    gpus: float | None = option(
+        None, "may be a fraction (default: 1 if there are GPUs)", ge=0, name="gpus_per_worker",
+        group=_RAY,
+    )  # fmt: skip
+
+    @field_validator("gpus", mode="after")
+    @classmethod
+    def _whole_or_part(cls, gpus: float | None) -> float | None:
+        if gpus and gpus > 1 and gpus != int(gpus):
+            raise UserError(
+                f"--gpus_per_worker is {gpus}; it must be a whole number or between 0 and 1.",
+                key="gpus",
+            )
+        return gpus
+
+    def check(self, device: Any) -> None:
+        """Refuse devices, which are Ray's to give."""
+        if device not in (None, "", "auto", "cpu"):
+            raise UserError(
+                f"--device is {device!r}, but with --ray it is --gpus_per_worker that says what "
+                "each worker gets; leave --device out.",
+                key="device",
+            )
+        if device == "cpu" and self.gpus:
+            raise UserError(
+                f"--device is cpu, but --gpus_per_worker is {self.gpus}; choose one.", key="device"
+            )
+
+    def fit(self, nodes: list[dict[str, float]], device: Any) -> Workers:
+        """These workers with every number filled in.
+
+        ``nodes``: resources of each node.
+        """
+        gpus = self.gpus
+        if gpus is None:
+            has_any = any(node.get("GPU", 0) >= 1 for node in nodes)
+            gpus = 1 if has_any and device != "cpu" else 0
+        room = sum(_fitting(node, gpus) for node in nodes)
+        if not room:
+            what = f"{gpus:g} GPUs and a CPU" if gpus else "a CPU"
+            raise UserError(
+                f"No node of the Ray cluster has {what} for a worker; ask for less "
+                "(--gpus_per_worker) or add a node."
+            )
+        return Workers(number=min(self.number or room, room), gpus=gpus)
+
+
+def _fitting(node: dict[str, float], gpus: float) -> int:
+    room = int(node.get("CPU", 0))
+    if not gpus:
+        return room
+    # A worker does not get half of one GPU and half of another.
+    each = int(node.get("GPU", 0)) * int(1 / gpus) if gpus < 1 else int(node.get("GPU", 0) / gpus)
+    return min(room, each)

@@ -24,13 +24,19 @@ _TENSOR = "vectors"
 
 @dataclass
 class Plan:
-    """Which texts are encoded together, and what tells their shard from that of other texts."""
+    """Which texts are encoded together, and the folder that keeps their vectors."""
 
+    work: Path
     shards: list[np.ndarray]  # The numbers of the texts of each, in the order of its rows
-    keys: list[str]
+    keys: list[str]  # What tells the shard of these texts from that of others
 
-    def __len__(self) -> int:
-        return len(self.shards)
+    def path(self, number: int) -> Path:
+        """The file of a shard."""
+        return self.work / f"shard-{number:05d}.safetensors"
+
+    def load(self, number: int) -> torch.Tensor | None:
+        """The vectors of a shard, or None when there are none that can be used."""
+        return _read(self.path(number), self.keys[number], len(self.shards[number]))
 
 
 def plan_by_length(
@@ -43,7 +49,7 @@ def plan_by_length(
     ``key``: hash of everything the vectors depend on.
     ``size``: texts per shard: what a killed run loses at most.
     """
-    path = _made(work) / "order.safetensors"
+    path = work / "order.safetensors"
     kept = _read(path, key, rows=len(texts))
     if kept is None:
         sizes = lengths(texts)
@@ -53,18 +59,22 @@ def plan_by_length(
     order = kept.flatten()
     # Order and cut decide which texts a shard holds, so they are part of what it must match.
     shards = _cut(order.numpy(), size)
-    return Plan(shards, [f"{key}/{size}/{_digest(order)}"] * len(shards))
+    return Plan(work, shards, [f"{key}/{size}/{_digest(order)}"] * len(shards))
 
 
-def plan_in_file_order(catalog: Catalog, key: str, size: int) -> Plan:
+def plan_in_file_order(catalog: Catalog, work: Path, key: str, size: int) -> Plan:
     """Texts as they stand in the file, where they need not be held to be sorted."""
     shards = _cut(np.arange(len(catalog.texts)), size)
     hashes = [hashlib.blake2b(catalog.digests[one].tobytes(), digest_size=16) for one in shards]
-    return Plan(shards, [f"{key}/{size}/{one.hexdigest()}" for one in hashes])
+    return Plan(work, shards, [f"{key}/{size}/{one.hexdigest()}" for one in hashes])
 
 
-def encode_resumably(plan: Plan, catalog: Catalog, pool: Any, work: Path) -> int:
-    """Have a pool encode the shards that are not in ``work`` yet.
+def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def encode_resumably(plan: Plan, catalog: Catalog, pool: Any) -> int:
+    """Have a pool encode the shards that are not there yet.
 
     A shard is written beside and renamed, so that whatever has its name is whole; still it is
     checked before it is used.
@@ -72,31 +82,33 @@ def encode_resumably(plan: Plan, catalog: Catalog, pool: Any, work: Path) -> int
     ``pool``: see :mod:`recbole_llmemb.encode.pools`.
     Returns how many texts were encoded now.
     """
-    _made(work)
-    missing = [number for number in range(len(plan)) if _get(plan, work, number) is None]
+    total = len(plan.shards)
+    missing = [number for number in range(total) if plan.load(number) is None]
     encoded = sum(len(plan.shards[number]) for number in missing)
     if not missing:
         return 0
-    total = len(catalog.texts)
-    texts = (
-        (number, [catalog.texts[i] for i in plan.shards[number].tolist()]) for number in missing
-    )
-    # disable=None: a progress bar for people, nothing in log files.
-    with pool.running(len(missing), len(plan)) as terminal, tqdm(
-        total=total, initial=total - encoded, desc="encode", unit="text", disable=None,
-        file=terminal,
-    ) as progress:  # fmt: skip
-        for number, vectors in pool.encode(texts, progress.update):
+
+    def texts_of(number: int) -> list[str]:
+        return [catalog.texts[i] for i in plan.shards[number].tolist()]
+
+    texts = len(catalog.texts)
+    done = texts - encoded
+    with (
+        pool.running(len(missing), total),
+        # disable=None: a progress bar for people, nothing in log files.
+        tqdm(total=texts, initial=done, desc="encode", unit="text", disable=None) as progress,
+    ):
+        for number, vectors in pool.encode(missing, texts_of, progress.update):
             _check_finite(vectors, plan.shards[number], catalog)
-            _write(_path(work, number), plan.keys[number], vectors)
+            _write(plan.path(number), plan.keys[number], vectors)
     return encoded
 
 
-def assemble(plan: Plan, text_of: np.ndarray, work: Path) -> torch.Tensor:
+def assemble(plan: Plan, text_of: np.ndarray) -> torch.Tensor:
     """The vectors of all items, in their order, without holding the table in memory.
 
     ``text_of``: (n,) int64, the number of each item's text.
-    Returns (n, D), mapped from a file in ``work``: the system takes its memory back at need.
+    Returns (n, D), mapped from a file: the system takes its memory back at need.
     """
     bounds = np.cumsum([0, *map(len, plan.shards)])
     place_of = np.empty(bounds[-1], dtype=np.int64)
@@ -105,49 +117,29 @@ def assemble(plan: Plan, text_of: np.ndarray, work: Path) -> torch.Tensor:
     items = np.argsort(place_of, kind="stable")
     starts = np.searchsorted(place_of[items], bounds)
     table: Any = None
-    for number in range(len(plan)):
-        vectors = _get(plan, work, number)
+    for number in range(len(plan.shards)):
+        vectors = plan.load(number)
         if vectors is None:
-            raise UserError(
-                f"The shard {_path(work, number)} is missing or damaged; the same command "
-                "encodes it again.",
-                where=_path(work, number),
-            )
+            path = plan.path(number)
+            again = "the same command encodes it again"
+            raise UserError(f"The shard {path} is missing or damaged; {again}.", where=path)
         if table is None:
             dtype, width = vectors.dtype, vectors.shape[1]
-            table = _mapped(work / "table.raw", (len(text_of), width * vectors.element_size()))
+            table = _mapped(plan.work / "table.raw", len(text_of), width * vectors.element_size())
         rows = items[starts[number] : starts[number + 1]]
         table[rows] = vectors.view(torch.uint8).numpy()[place_of[rows] - bounds[number]]
     table.flush()
     return torch.from_numpy(table).view(dtype)
 
 
-def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _made(work: Path) -> Path:
-    with explained(f"The work directory {work} cannot be made: {{reason}}.", OSError, where=work):
-        work.mkdir(parents=True, exist_ok=True)
-    return work
-
-
-def _mapped(path: Path, shape: tuple[int, int]) -> np.ndarray:
+def _mapped(path: Path, rows: int, width: int) -> np.ndarray:
     """Bytes that are mapped from a file."""
     with explained(f"{path} cannot be written: {{reason}}.", OSError, where=path):
         with open(path, "wb") as file:
             if hasattr(os, "posix_fallocate"):  # a full disk is told here; later it would kill
-                os.posix_fallocate(file.fileno(), 0, shape[0] * shape[1])
-            file.truncate(shape[0] * shape[1])
-        return np.memmap(path, dtype=np.uint8, mode="r+", shape=shape)
-
-
-def _path(work: Path, number: int) -> Path:
-    return work / f"shard-{number:05d}.safetensors"
-
-
-def _get(plan: Plan, work: Path, number: int) -> torch.Tensor | None:
-    return _read(_path(work, number), plan.keys[number], len(plan.shards[number]))
+                os.posix_fallocate(file.fileno(), 0, rows * width)
+            file.truncate(rows * width)
+        return np.memmap(path, dtype=np.uint8, mode="r+", shape=(rows, width))
 
 
 def _check_finite(vectors: torch.Tensor, numbers: np.ndarray, catalog: Catalog) -> None:
@@ -173,19 +165,12 @@ def _write(path: Path, key: str, vectors: torch.Tensor) -> None:
 
 
 def _read(path: Path, key: str, rows: int) -> torch.Tensor | None:
-    """The shard's vectors, or None when there is none that can be used."""
-    if not path.is_file():
-        return None
+    """What :func:`_write` wrote, or None when it is not whole or of something else."""
     try:
         with safe_open(str(path), framework="pt") as file:
             facts = file.metadata() or {}
             vectors = file.get_tensor(_TENSOR)
     except (SafetensorError, OSError, ValueError):
         return None
-    whole = (
-        facts.get("key") == key
-        and vectors.dim() == 2
-        and vectors.shape[0] == rows
-        and facts.get("digest") == _digest(vectors)
-    )
-    return vectors if whole else None
+    same = facts.get("key") == key and vectors.dim() == 2 and len(vectors) == rows
+    return vectors if same and facts.get("digest") == _digest(vectors) else None

@@ -1,4 +1,4 @@
-"""The texts of a catalog: a prompt per item, equal ones once, in memory or on the disk.
+"""The texts of a catalog: a prompt per item, equal ones once, on the disk.
 
 The item prompt of LLMEmb (stage 1) is an instruction naming the domain, then the attributes.
 """
@@ -6,21 +6,17 @@ The item prompt of LLMEmb (stage 1) is an instruction naming the domain, then th
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import explained
-from recbole_llmemb.records.items import check_tokens
+from recbole_llmemb.records.items import ItemFile, check_tokens
 
 DEFAULT_INSTRUCTION = "The item has the following attributes:"
 DEFAULT_MAX_CHARS = 100
@@ -28,7 +24,6 @@ DEFAULT_MAX_CHARS = 100
 # All items of which nothing is known share one text and so one vector: any text of their own
 # (their token, say) would be noise that looks like knowledge.
 NOTHING_KNOWN = "Nothing is known about this item."
-_DIGEST = 16
 
 
 def item_prompts(
@@ -69,21 +64,13 @@ def item_prompt(
 
 
 class Spool(Sequence[str]):
-    """Texts in a file without a name, which is gone when its process is.
+    """Texts in a temporary file without a name, which is gone when its process is."""
 
-    ``folder``: where, if it can be written; else where the system keeps such files.
-    """
-
-    def __init__(self, folder: Path):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        except OSError:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._ends = array("q", [0])
-        self._rows: np.ndarray | None = None
 
-    def __del__(self):
+    def __del__(self) -> None:
         self._file.close()
 
     def append(self, text: str) -> None:
@@ -93,16 +80,11 @@ class Spool(Sequence[str]):
             self._file.write(data)
         self._ends.append(self._ends[-1] + len(data))
 
-    def keep(self, rows: np.ndarray) -> Spool:
-        """Leave out all texts but those of some rows, which are numbered anew."""
-        self._rows = rows
-        return self
-
     def __len__(self) -> int:
-        return len(self._ends) - 1 if self._rows is None else len(self._rows)
+        return len(self._ends) - 1
 
-    def __getitem__(self, number: Any) -> Any:
-        row = range(len(self._ends) - 1)[number] if self._rows is None else self._rows[number]
+    def __getitem__(self, number):
+        row = range(len(self))[number]
         self._file.seek(self._ends[row])
         return self._file.read(self._ends[row + 1] - self._ends[row]).decode()
 
@@ -113,79 +95,49 @@ class Catalog:
 
     tokens: list[str]  # n item tokens, in file order
     fields: list[str]  # The attributes that were read
-    attributes: list[dict[str, str]]  # Of each item, name to text; none when spooled
     texts: Sequence[str]  # The u different ones
     text_of: np.ndarray  # (n,) int64, the number of each item's text
     digests: np.ndarray  # (u, 16) uint8, of the texts
     texts_hash: str  # Hash of tokens and texts in file order
     bare: int  # Items of which nothing is known
 
-    @cached_property
-    def prompts(self) -> list[str]:
-        """The text of each item."""
-        return [self.texts[number] for number in self.text_of.tolist()]
-
     def token_of(self, text: int) -> str:
         """The first item with a text."""
         return self.tokens[int(np.argmax(self.text_of == text))]
 
 
-def read_catalog(
-    file: Any, prompt: Callable[[Mapping[str, str]], str], spool: Path | None = None
-) -> Catalog:
-    """Read the items of a file, once.
+def read_catalog(file: ItemFile, prompt: Callable[[Mapping[str, str]], str]) -> Catalog:
+    """Read the items of a file, once; their texts are not held in memory.
 
-    ``file``: of :func:`recbole_llmemb.records.items.open_items`.
     ``prompt``: attributes to text.
-    ``spool``: keep the texts in this folder's file system, and no attributes.
     """
-    tokens: list[str] = []
-    attributes: list[dict[str, str]] = []
-    texts: Any = [] if spool is None else Spool(spool)
-    digests, bare = bytearray(), 0
-    shown = True if spool is None else None
-    for token, item in tqdm(file.rows(), "read", unit="item", disable=shown, leave=False):
+    tokens, texts, bare = [], Spool(), 0
+    numbers: dict[bytes, int] = {}  # By digest of a text
+    text_of = array("q")
+    for token, item in tqdm(file.rows(), "read", unit="item", disable=None, leave=False):
         text = prompt(item)
+        digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        number = numbers.setdefault(digest, len(numbers))
+        if number == len(texts):
+            texts.append(text)
         tokens.append(token)
-        texts.append(text)
-        digests += hashlib.blake2b(text.encode(), digest_size=_DIGEST).digest()
+        text_of.append(number)
         bare += not item
-        if spool is None:
-            attributes.append(item)
+    digests = np.frombuffer(b"".join(numbers), dtype=np.uint8).reshape(-1, 16)
+    del numbers
     check_tokens(tokens, file.path)
-    texts_hash = hash_lists(tokens, texts)
-    table = np.frombuffer(digests, dtype=np.uint8).reshape(-1, _DIGEST)
-    text_of, rows = _number(table.view(np.uint64))
-    different = [texts[row] for row in rows] if spool is None else texts.keep(rows)
-    return Catalog(
-        tokens, file.fields, attributes, different, text_of, table[rows], texts_hash, bare
-    )
+    texts_hash = hash_lists(tokens, (texts[number] for number in text_of))
+    return Catalog(tokens, file.fields, texts, np.array(text_of), digests, texts_hash, bare)
 
 
 def hash_lists(*lists: Iterable[str]) -> str:
     """Hash of ``json.dumps`` of lists of text, without making it."""
     digest = hashlib.blake2b(digest_size=10)
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     for number, strings in enumerate(lists):
         digest.update(b", [" if number else b"[[")
-        strings, first = iter(strings), True
-        while part := list(itertools.islice(strings, 512)):
-            text = json.dumps(part, ensure_ascii=False)[1:-1]
-            digest.update((text if first else f", {text}").encode())
-            first = False
+        for place, text in enumerate(strings):
+            digest.update(((", " if place else "") + encode(text)).encode())
         digest.update(b"]")
     digest.update(b"]")
     return digest.hexdigest()
-
-
-def _number(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number equal rows of (n, 2) alike, in order of first appearance; and where that is."""
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal rows stay in file order
-    ordered = digests[order]
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    firsts = order[is_first]
-    rank = np.empty(len(firsts), dtype=np.int64)
-    rank[np.argsort(firsts)] = np.arange(len(firsts))
-    text_of = np.empty(len(order), dtype=np.int64)
-    text_of[order] = rank[np.cumsum(is_first) - 1]
-    return text_of, np.sort(firsts)

@@ -42,19 +42,11 @@ def draw(job, adapter: Path, file: str) -> None:
     ``adapter``: the directory it made.
     ``file``: where to; its suffix is the format.
     """
-    ready, text = job.prepare(), job.text.settings
-    items = (ready.held.items or ready.train.items)[:1000]
+    items = (job.views[1].items or job.views[0].items)[:1000]
     prompts = item_prompts(items, job.text.instruction, job.text.value_max_chars)
-    vectors = []
+    options, vectors = job.text.encoder_options, []
     for each in (None, find_adapter(adapter)):
-        encoder = Encoder(
-            text.source,
-            pooling=job.text.pooling,
-            device=job.device,
-            max_length=job.text.max_length,
-            trust_remote_code=job.text.trust_remote_code,
-            adapter=each,
-        )
+        encoder = Encoder(**options | {"adapter": each})
         vectors.append(encoder.encode(prompts).float())
         encoder.close()
     field = next((name for name in CATEGORY_FIELDS if any(name in item for item in items)), "")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,97 @@ from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core.artifacts import atomic_directory, build_or_load, files_in, require_free
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.imports import optional
 from recbole_llmemb.encode.adapter import MANIFEST, WEIGHTS, read_manifest
 from recbole_llmemb.encode.build_or_load import cache_directory
 from recbole_llmemb.encode.build_or_load import ensure_table as build_table
 from recbole_llmemb.encode.build_or_load import job_from_config as encode_job_from_config
-from recbole_llmemb.scft.options import ScftJob
+from recbole_llmemb.encode.job import EncodeJob
+from recbole_llmemb.records.items import ItemText, read_items
+from recbole_llmemb.scft.processes import Processes
 from recbole_llmemb.scft.settings import ScftSettings
+from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
 
 _FILES = (MANIFEST, WEIGHTS, "adapter_config.json", "README.md")  # of an older one
+_LIBRARIES = "peft", "datasets", "accelerate", "sentence_transformers.base.losses.gradcache"
+_MOST_HELD_OUT = 1000
+# Keys that decide the adapter, without scft_; precision is what "auto" means.
+_IN_KEY = (
+    "loss", "temperature", "drop_ratio", "steps", "batch_size", "learning_rate", "warmup_steps",
+    "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize", "holdout", "seed",
+)  # fmt: skip
+
+
+@dataclass
+class ScftJob:
+    """What to fine-tune, and how."""
+
+    text: EncodeJob
+    settings: ScftSettings
+    log_dir: Path = Path("log_tensorboard")
+
+    @cached_property
+    def processes(self) -> Processes:
+        """Who trains."""
+        return Processes(self.text.device)
+
+    @property
+    def precision(self) -> str:
+        """What it is trained in on this machine."""
+        return self.processes.precision(self.settings.scft_precision)
+
+    @cached_property
+    def items(self) -> ItemText:
+        """The items, read once."""
+        return read_items(*self.text.place)
+
+    @cached_property
+    def views(self) -> tuple[Views, Views]:
+        """Views of the items to train on, and of those held out."""
+        text, keys = self.text, self.settings
+        if all(len(item) < 2 for item in self.items.attributes):
+            raise UserError(
+                f"Every item of {text.item_file} has one attribute at most "
+                f"({', '.join(self.items.fields)}), so its two views would be equal; name more "
+                "fields (item_text_fields), or do without scft."
+            )
+        seed, share = keys.scft_seed, keys.scft_holdout
+        train, held = split_items(self.items.attributes, share, _MOST_HELD_OUT, seed)
+        if len(train) < 2:
+            raise UserError(
+                f"{text.item_file} leaves {len(train)} item to train on, and a contrast needs "
+                "two; give more items or a smaller scft_holdout."
+            )
+        how = text.instruction, text.value_max_chars, keys.scft_drop_ratio, seed
+        return Views(train, *how), Views(held, *how)
+
+    @property
+    def batch_per_process(self) -> int:
+        """Items of a step on one process: fewer than asked for when there are not as many."""
+        most = len(self.views[0].items) // self.processes.count
+        return min(self.settings.scft_batch_size, max(2, most))
+
+    @property
+    def key(self) -> str:
+        """Hash of all the adapter depends on; two jobs with one key give one adapter."""
+        text = self.text
+        facts = {
+            "items": [list(map(list, item.items())) for item in self.items.attributes],
+            "instruction": text.instruction,
+            "value_max_chars": text.value_max_chars,
+            "encoder": text.source.identity,
+            "pooling": text.pooling or text.source.own_pooling(),
+            "max_length": text.max_length,
+            "batch": [self.batch_per_process, self.processes.count],
+            **self.facts(),
+        }
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """What was asked for, for the manifest."""
+        given = {name: getattr(self.settings, f"scft_{name}") for name in _IN_KEY}
+        return {**given, "precision": self.precision}
 
 
 @dataclass
@@ -58,33 +142,32 @@ def run_job(
     ``report``: is given one line of text when something begins or ends.
     """
     began = time.perf_counter()
-    out = Path(out)
-    ready, source = job.prepare(), job.text.settings.source
-    processes = job.processes()
+    out, processes, key = Path(out), job.processes, job.key
+    work = out.parent / f".{out.name}.work-{key}"
     if not processes.first:
         report = _nothing
-    precision = processes.precision(job.settings.scft_precision)
-    key = job.key(precision, processes.count)
-    work = out.parent / f".{out.name}.work-{key}"
 
     def train() -> tuple[Callable[[Path], None], dict]:
+        for library in _LIBRARIES:
+            optional(library, "finetune", "scft")
         from recbole_llmemb.scft.training import train  # only now: it loads libraries
 
-        return train(job, processes, precision, work, report)
+        return train(job, work, report)
 
     def build() -> dict:
         """Of the first process, when it has the lock."""
+        source, (learnt, held) = job.text.source, job.views
         refuse_inputs(out, [job.text.item_file, source.location])
         require_free(out, overwrite, _written, "an adapter")
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
         report(
-            f"scft: training {out} ({len(ready.train.items):,} items, "
-            f"{len(ready.held.items):,} held out, encoder {source.name})"
+            f"scft: training {out} ({len(learnt.items):,} items, {len(held.items):,} held out, "
+            f"encoder {source.name})"
         )
         processes.tell(None)
         save, facts = train()
-        manifest = _manifest(job, precision, processes.count, key) | facts
+        manifest = _manifest(job, key) | facts
         with atomic_directory(out, overwrite, _written, "an adapter") as fresh:
             save(fresh)
             manifest["files"] = [*files_in(fresh), MANIFEST]
@@ -94,8 +177,12 @@ def run_job(
             shutil.rmtree(old, ignore_errors=True)
         return processes.tell(manifest)
 
+    def find() -> dict | None:
+        manifest = read_manifest(out)
+        return manifest if manifest and manifest.get("inputs_hash") == key else None
+
     if processes.first:
-        manifest, hit = build_or_load(lambda: _find(key, out), build, out, "adapter")
+        manifest, hit = build_or_load(find, build, out, "adapter")
         if hit:
             processes.tell(manifest)
     else:  # the first looks and locks for all: what it has found, or nothing, and then training
@@ -119,30 +206,21 @@ def _written(path: Path) -> list[str]:
     return [] if manifest is None else manifest.get("files", _FILES)
 
 
-def _find(key: str, out: Path) -> dict | None:
-    """The manifest of this very job's adapter, when it is there."""
-    manifest = read_manifest(out)
-    return manifest if manifest and manifest.get("inputs_hash") == key else None
-
-
-def _manifest(job: ScftJob, precision: str, processes: int, key: str) -> dict:
-    source = job.text.settings.source
+def _manifest(job: ScftJob, key: str) -> dict[str, Any]:
+    text, source, (train, held) = job.text, job.text.source, job.views
     return {
         "format_version": 1,
         "encoder": source.name,
         "revision": source.revision,
         "encoder_identity": source.identity,
-        "pooling": job.text.pooling or source.own_pooling(),
-        "max_length": job.text.max_length,
-        "prompt": job.text.instruction,
-        "fields": job.text.items.fields,
-        "value_max_chars": job.text.value_max_chars,
-        **job.facts(precision),
-        "processes": processes,
-        "items": {
-            "train": len(job.prepare().train.items),
-            "held_out": len(job.prepare().held.items),
-        },
+        "pooling": text.pooling or source.own_pooling(),
+        "max_length": text.max_length,
+        "prompt": text.instruction,
+        "fields": job.items.fields,
+        "value_max_chars": text.value_max_chars,
+        **job.facts(),
+        "processes": job.processes.count,
+        "items": {"train": len(train.items), "held_out": len(held.items)},
         "inputs_hash": key,
         "versions": library_versions(),
     }
@@ -152,7 +230,7 @@ def job_from_config(config: Mapping[str, Any]) -> ScftJob:
     """The fine-tuning job of a configuration."""
     # What is trained starts from the encoder itself.
     text = encode_job_from_config({**values_of(config), "llm_adapter": None})
-    return ScftJob(text, ScftSettings.of(config), text.device)
+    return ScftJob(text, ScftSettings.of(config))
 
 
 def ensure_adapter(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
@@ -170,11 +248,8 @@ def ensure_adapter(config: Mapping[str, Any], report: Callable[[str], None] = pr
                 key=key,
             )
     job = job_from_config(config)
-    folder = cache_directory(config) / "adapters"
-    processes = job.processes()
-    key = job.key(processes.precision(job.settings.scft_precision), processes.count)
-    name = f"{values['dataset']}-{job.text.settings.source.short_name}-{key[:12]}"
-    return run_job(job, folder / name, report=report).path
+    name = f"{values['dataset']}-{job.text.source.short_name}-{job.key[:12]}"
+    return run_job(job, cache_directory(config) / "adapters" / name, report=report).path
 
 
 def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import peft
@@ -12,7 +11,7 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.encode.encoder import DTYPES, load_pipeline
-from recbole_llmemb.scft.options import ScftJob
+from recbole_llmemb.scft.settings import ScftSettings
 
 # The last number in a module's name, a layer's or an expert's, and what follows it:
 # encoder.layer.3.attention.self.query, layers.3.self_attn.q_proj, h.3.mlp.c_fc.
@@ -21,21 +20,22 @@ _IN_LAYER = re.compile(r"(?:.*\.)?\d+\.(?P<rest>[A-Za-z].*)")
 _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 
-def load_base(job: ScftJob, device: torch.device, precision: str):
-    """The encoder to adapt, frozen weights in ``precision``, ending in un-normalised pooling."""
-    options = {}
-    if job.settings.scft_quantize:
+def load_base(job):
+    """The encoder to adapt, frozen weights in its precision, ending in un-normalised pooling."""
+    text, keys, device = job.text, job.settings, job.processes.device
+    options: dict[str, Any] = {}
+    if keys.scft_quantize:
         options = {
-            "quantization_config": _quantization(job.settings.scft_quantize, device, precision)
+            "quantization_config": _quantization(keys.scft_quantize, device, job.precision),
+            "device_map": {"": device},
         }
-        options["device_map"] = {"": device}
     model = load_pipeline(
-        job.text.settings.source,
-        pooling=job.text.pooling,
-        dtype=DTYPES[precision],
+        text.source,
+        pooling=text.pooling,
+        dtype=DTYPES[job.precision],
         device=str(device),
-        max_length=job.text.max_length,
-        trust_remote_code=job.text.trust_remote_code,
+        max_length=text.max_length,
+        trust_remote_code=text.trust_remote_code,
         model_options=options,
     )
     # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalises again
@@ -43,11 +43,11 @@ def load_base(job: ScftJob, device: torch.device, precision: str):
     for name, module in list(model.named_children()):
         if type(module).__name__ == "Normalize":
             delattr(model, name)
-    if job.settings.scft_quantize:
+    if keys.scft_quantize:
         peft.prepare_model_for_kbit_training(
             model.transformers_model, use_gradient_checkpointing=False
         )
-    if job.settings.scft_gradient_checkpointing:
+    if keys.scft_gradient_checkpointing:
         # Not the re-entrant kind, which wants inputs that need gradients: the embedding is frozen.
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
@@ -89,7 +89,7 @@ def find_targets(model: nn.Module) -> str:
     return rf"(?:.*\.)?\d+\.(?:{'|'.join(map(re.escape, rests))})"
 
 
-def check_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
+def check_targets(model: nn.Module, names: list[str]) -> list[str]:
     """Names of linear layers given by the user, as peft takes them (a name or its end)."""
     maps = [name for name, module in model.named_modules() if _is_map(module)]
     absent = [n for n in names if not any(m == n or m.endswith(f".{n}") for m in maps)]
@@ -99,25 +99,21 @@ def check_targets(model: nn.Module, names: Sequence[str]) -> list[str]:
             f"scft_lora_targets names {name_some(absent)}, which matches no linear layer of the "
             f"encoder; it has {', '.join(offered)}."
         )
-    return list(names)
+    return names
 
 
-def add_lora(
-    model: Any, rank: int, alpha: float, dropout: float, targets: Sequence[str] | None = None
-) -> int:
+def add_lora(model: Any, keys: ScftSettings) -> int:
     """Put fresh adapters into a SentenceTransformer and freeze the rest.
 
-    ``rank, alpha, dropout``: of LoRA.
-    ``targets``: names of linear layers; by default those of :func:`find_targets`.
     Returns how many parameters are trained.
     """
-    inner = model.transformers_model
+    inner, names = model.transformers_model, keys.scft_lora_targets
     model.add_adapter(
         peft.LoraConfig(
-            r=rank,
-            lora_alpha=alpha,  # type: ignore[arg-type]  # divides by the rank
-            lora_dropout=dropout,
-            target_modules=check_targets(inner, targets) if targets else find_targets(inner),
+            r=keys.scft_lora_rank,
+            lora_alpha=keys.scft_lora_alpha,  # type: ignore[arg-type]  # divides by the rank
+            lora_dropout=keys.scft_lora_dropout,
+            target_modules=check_targets(inner, names) if names else find_targets(inner),
             task_type="FEATURE_EXTRACTION",
         )
     )

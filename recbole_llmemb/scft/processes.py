@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.imports import optional
 
 # The others wait while the first one waits for an adapter that somebody else is training.
 _PATIENCE = timedelta(days=30)
@@ -17,12 +18,12 @@ _PATIENCE = timedelta(days=30)
 class Processes:
     """This process among those that train together.
 
-    The group is made when they first have something to tell, as it waits for all of them.
-
     ``device``: ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
 
+    ``count``: How many they are.
     ``first``: Whether this is the one that writes and reports.
     ``cpu``: Whether they train on the CPU.
+    ``device``: Where this process trains.
     """
 
     def __init__(self, device: Any = None):
@@ -33,29 +34,19 @@ class Processes:
                 "cuda, and CUDA_VISIBLE_DEVICES to the GPU if there are several.",
                 key="llm_device",
             )
-        if kind == "cuda" and not torch.cuda.is_available():
+        there = torch.cuda.is_available()
+        if kind == "cuda" and not there:
             raise UserError(
                 "llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu.", key="llm_device"
             )
-        self.cpu = kind == "cpu" or not torch.cuda.is_available()
-        # Both launchers tell by the environment, before there is a group that could be asked.
-        started = "LOCAL_RANK" in os.environ
-        self.count = int(os.environ.get("WORLD_SIZE", 1)) if started else 1
-        self.first = not started or int(os.environ.get("RANK", 0)) == 0
-
-    @property
-    def state(self) -> Any:
-        """Accelerate's state of several processes: the device of this one, and the group."""
-        from accelerate import PartialState
-
-        return PartialState(cpu=self.cpu, timeout=_PATIENCE)
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process trains."""
-        if self.count > 1:
-            return self.state.device
-        return torch.device("cpu") if self.cpu else torch.device("cuda", 0)
+        self.cpu = kind == "cpu" or not there
+        self.count, self.first = 1, True
+        self.device = torch.device("cpu") if self.cpu else torch.device("cuda", 0)
+        if "LOCAL_RANK" in os.environ:  # both launchers set it
+            accelerate = optional("accelerate", "finetune", "scft")
+            self._state = accelerate.PartialState(cpu=self.cpu, timeout=_PATIENCE)
+            self.count, self.first = self._state.num_processes, self._state.is_main_process
+            self.device = self._state.device
 
     def precision(self, wanted: str) -> str:
         """What ``auto`` stands for here: bfloat16 where the GPU computes in it, else float32."""
@@ -77,10 +68,9 @@ class Processes:
             return thing
         from accelerate.utils import broadcast_object_list
 
-        _ = self.state
         return broadcast_object_list([thing])[0]
 
     def wait(self) -> None:
         """Until all of them are here."""
         if self.count > 1:
-            self.state.wait_for_everyone()
+            self._state.wait_for_everyone()

@@ -3,6 +3,7 @@ being killed and stops on NaN."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -182,58 +183,44 @@ class _Watch(TrainerCallback):
 
     def __init__(self, trainer: ScftTrainer, report: Callable[[str], None]):
         self._trainer, self._report = trainer, report
-        self._bar = None
         self._loss = float("nan")
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self._trainer.views.epoch = int((state.epoch or 0) + 1e-6)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._bar = tqdm(
-            total=state.max_steps,
-            initial=state.global_step,
-            desc="scft",
-            unit="step",
-            disable=not state.is_local_process_zero,
-        )
+        total, done, hidden = state.max_steps, state.global_step, not state.is_local_process_zero
+        self._bar = tqdm(total=total, initial=done, desc="scft", unit="step", disable=hidden)
 
     def on_step_end(self, args, state, control, **kwargs):
         self._bar.update(1)
         control.should_log |= control.should_save  # a loss that is NaN by now is not saved
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        loss = (logs or {}).get("loss")
-        if loss is None:
-            return
-        if loss != loss or loss in (float("inf"), float("-inf")):
-            self.close()
-            raise self._trainer.diverged()
-        self._loss = loss
-        self._bar.set_postfix(loss=f"{loss:.3f}")
+        if "loss" in (logs or {}):
+            self._loss = logs["loss"]
+            if not math.isfinite(self._loss):
+                self._bar.close()
+                raise self._trainer.diverged()
+            self._bar.set_postfix(loss=f"{self._loss:.3f}")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if metrics and state.is_world_process_zero:
             found = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            step, loss = state.global_step, self._loss
             self._bar.clear()
-            self._report(
-                f"scft: step {state.global_step:,}, loss {self._loss:.3f}, {describe(found)}"
-            )
+            self._report(f"scft: step {step:,}, loss {loss:.3f}, {describe(found)}")
 
     def on_save(self, args, state, control, **kwargs):
-        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        if not state.is_world_process_zero:
-            return
-        for file in folder.iterdir():
-            with open(file, "rb+") as handle:
-                os.fsync(handle.fileno())
-        (folder / _WHOLE).touch()
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            for file in folder.iterdir():
+                with open(file, "rb+") as handle:
+                    os.fsync(handle.fileno())
+            (folder / _WHOLE).touch()
 
     def on_train_end(self, args, state, control, **kwargs):
-        self.close()
-
-    def close(self):
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 def describe(found: dict[str, float]) -> str:
@@ -246,7 +233,7 @@ def describe(found: dict[str, float]) -> str:
 
 def last_checkpoint(folder) -> str | None:
     """The last checkpoint that was written to its end."""
-    whole = [p for p in Path(folder).glob("checkpoint-*") if (p / _WHOLE).is_file()]
+    whole = [mark.parent for mark in Path(folder).glob(f"checkpoint-*/{_WHOLE}")]
     return str(max(whole, key=step_of)) if whole else None
 
 

@@ -13,7 +13,7 @@ from encode_models import make_model, write_dataset
 from recbole_llmemb.cli.encode import item_file_of, main
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode.build_or_load import job_from_config
-from recbole_llmemb.encode.options import EncodeJob
+from recbole_llmemb.encode.job import EncodeJob
 from recbole_llmemb.table import EmbeddingTable
 
 

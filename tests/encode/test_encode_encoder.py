@@ -273,7 +273,7 @@ def test_code_of_a_model_is_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, "llm_pooling is 'max'; it must be mean or last"),
+        ({"pooling": "max"}, "llm_pooling is 'max'; it must be one of None, mean, last"),
         ({"dtype": "int8"}, "llm_dtype is 'int8'; it must be one of float32"),
         ({"device": "abacus"}, "llm_device 'abacus' cannot be used"),
     ],

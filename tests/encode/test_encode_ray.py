@@ -20,7 +20,7 @@ from recbole_llmemb.core.cluster import require_ray
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import EncodeJob, run_job
-from recbole_llmemb.encode.options import Workers
+from recbole_llmemb.encode.settings import Workers
 from recbole_llmemb.table import EmbeddingTable
 
 ITEMS = 60
@@ -156,7 +156,7 @@ import sys
 from ray_stubs import stub
 from recbole_llmemb.encode import pools
 from recbole_llmemb.encode.job import EncodeJob, run_job
-from recbole_llmemb.encode.options import Workers
+from recbole_llmemb.encode.settings import Workers
 pools.EncodeWorker = stub({log!r}, sleep=0.3)
 job = EncodeJob(item_file={items!r}, encoder={encoder!r}, batch_size=4, shard_size=4)
 run_job(job, {out!r}, workers=Workers(number=1))

@@ -31,8 +31,9 @@ class Pool:
     def running(self, missing, of):
         return contextlib.nullcontext()
 
-    def encode(self, shards, tell):
-        for number, texts in shards:
+    def encode(self, missing, texts_of, tell):
+        for number in missing:
+            texts = texts_of(number)
             if self.fails_at in texts:
                 raise KeyboardInterrupt
             self.done += texts
@@ -51,7 +52,7 @@ class TestShards:
     def catalog(self):
         tokens = [f"i{i}" for i in range(len(self.items))]
         digests = np.stack([np.full(16, i, dtype=np.uint8) for i in range(20)])
-        return Catalog(tokens, [], [], self.texts, np.array(self.items), digests, "", 0)
+        return Catalog(tokens, [], self.texts, np.array(self.items), digests, "", 0)
 
     def run(self, work, pool=None, key="k", size=6, by_length=True):
         """The vectors, and how many texts were encoded."""
@@ -59,9 +60,9 @@ class TestShards:
         if by_length:
             plan = plan_by_length(self.texts, pool.lengths, work, key, size)
         else:
-            plan = plan_in_file_order(catalog, key, size)
-        encoded = encode_resumably(plan, catalog, pool, work)
-        return assemble(plan, catalog.text_of, work).clone(), encoded
+            plan = plan_in_file_order(catalog, work, key, size)
+        encoded = encode_resumably(plan, catalog, pool)
+        return assemble(plan, catalog.text_of).clone(), encoded
 
     @property
     def wanted(self):
@@ -94,7 +95,7 @@ class TestShards:
 
     def test_vectors_that_are_no_numbers_are_not_kept(self, tmp_path):
         pool = Pool()
-        pool.encode = lambda shards, tell: ((n, torch.full((6, 2), torch.nan)) for n, _ in shards)
+        pool.encode = lambda missing, *_: ((n, torch.full((6, 2), torch.nan)) for n in missing)
         with pytest.raises(UserError) as caught:
             self.run(tmp_path, pool, by_length=False)
         assert caught.value.key == "llm_dtype" and "'i0'" in str(caught.value)
@@ -145,17 +146,17 @@ class TestShards:
 
     def test_a_shard_that_is_gone_again(self, tmp_path):
         catalog, pool = self.catalog(), Pool()
-        plan = plan_in_file_order(catalog, "k", 6)
-        encode_resumably(plan, catalog, pool, tmp_path)
+        plan = plan_in_file_order(catalog, tmp_path, "k", 6)
+        encode_resumably(plan, catalog, pool)
         (tmp_path / "shard-00003.safetensors").unlink()
         with pytest.raises(UserError) as caught:
-            assemble(plan, catalog.text_of, tmp_path)
+            assemble(plan, catalog.text_of)
         assert caught.value.where.endswith("shard-00003.safetensors")
 
     def test_half_precision(self, tmp_path):
         pool = Pool()
-        pool.encode = lambda shards, tell: (
-            (number, vectors_of(texts).bfloat16()) for number, texts in shards
+        pool.encode = lambda missing, texts_of, tell: (
+            (number, vectors_of(texts_of(number)).bfloat16()) for number in missing
         )
         vectors, _ = self.run(tmp_path, pool)
         assert vectors.dtype == torch.bfloat16 and torch.equal(vectors, self.wanted.bfloat16())

@@ -64,7 +64,7 @@ def test_what_a_run_reads_beside_it(latin):
     config = latin("LLMEmbSASRec", align_weight=0.1, **own)
     data = prepare_data(config)
     prepare_data(teacher_config(config, 8))
-    prompts = job_from_config(config).prepare().prompts
+    prompts = list(job_from_config(config).items.texts)
     assert prompts and all("thé" in prompt for prompt in prompts)
     assert all(title.startswith("thé") for title in item_titles(config, data.dataset)[1:])
     assert all(title.startswith("thé") for title in shown_titles(config).values())
@@ -101,8 +101,8 @@ def test_scft_reads_the_same_texts(twins, monkeypatch, told):
     Path("latin.yaml").write_text("encoding: latin-1\nscft_learning_rate: 1e-4\n")
     for name, more in (("utf-8", []), ("latin-1", [told])):
         scft.main(["--dataset=tiny", "--out=a", encoder, f"--data_path={twins / name}", *more])
-    one, two = (job.text.prepare() for job in jobs)
-    assert one.attributes == two.attributes
+    one, two = (list(job.text.items.texts) for job in jobs)
+    assert one == two
     if "yaml" in told:
         assert jobs[1].settings.scft_learning_rate == 1e-4
 

@@ -18,7 +18,7 @@ from test_tune_search import settings_for
 from recbole_llmemb.apps.tune import search
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import EncodeJob, run_job
-from recbole_llmemb.encode.options import Workers
+from recbole_llmemb.encode.settings import Workers
 from recbole_llmemb.table import EmbeddingTable
 
 pytest.importorskip("ray")

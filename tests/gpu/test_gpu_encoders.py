@@ -48,12 +48,13 @@ def test_scft(tmp_path, device, way, half):
     pytest.importorskip("sentence_transformers.base.losses.gradcache")
     from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
     from recbole_llmemb.scft.model import add_lora
+    from recbole_llmemb.scft.settings import ScftSettings
     from recbole_llmemb.scft.trainer import Parts
 
     torch.manual_seed(1)
     source = find_encoder(make_model(tmp_path / "llama", "llama"))
     model = load_pipeline(source)
-    add_lora(model, rank=2, alpha=4, dropout=0.0)
+    add_lora(model, ScftSettings(scft_lora_rank=2, scft_lora_alpha=4, scft_lora_dropout=0.0))
     with torch.no_grad():  # LoRA's second matrix begins at zero, and so would gradients
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -130,16 +130,18 @@ def test_second_call_finds_it(run):
     ],
 )
 def test_key_has_all_that_matters(tmp_path, change):
-    known = job_from_config(settings(tmp_path)).key("float32")
-    assert job_from_config(settings(tmp_path)).key("float32") == known
-    assert job_from_config(settings(tmp_path, **change)).key("float32") != known
+    known = job_from_config(settings(tmp_path)).key
+    assert job_from_config(settings(tmp_path)).key == known
+    assert job_from_config(settings(tmp_path, **change)).key != known
 
 
 def test_key_has_nothing_else(tmp_path):
-    known = job_from_config(settings(tmp_path)).key("float32")
+    known = job_from_config(settings(tmp_path)).key
     for change in ({"scft_save_steps": 3}, {"llm_batch_size": 7}, {"scft_mini_batch_size": 4}):
-        assert job_from_config(settings(tmp_path, **change)).key("float32") == known
-    assert job_from_config(settings(tmp_path)).key("float32", 2) != known
+        assert job_from_config(settings(tmp_path, **change)).key == known
+    several = job_from_config(settings(tmp_path))
+    several.processes.count = 2
+    assert several.key != known
 
 
 def stop_at(monkeypatch, step):
@@ -326,7 +328,7 @@ def test_user_errors(run, tmp_path, changes, message):
 def test_few_items_make_a_smaller_batch(run, tmp_path):
     result, _ = run(scft_batch_size=500)
     assert not result.cache_hit
-    assert job_from_config(settings(tmp_path, scft_batch_size=500)).batch_per_process() == 32
+    assert job_from_config(settings(tmp_path, scft_batch_size=500)).batch_per_process == 32
 
 
 def test_nothing_held_out(run):
@@ -349,7 +351,7 @@ def test_missing_library_is_one_sentence(tmp_path, monkeypatch):
 def test_items_without_text_are_left_out(tmp_path):
     config = settings(tmp_path)
     write_dataset(tmp_path, text=item_file(20) + "i90\t\t\t\ni91\tsoap\t\t\n")
-    ready = job_from_config(config).prepare()
-    sizes = {len(item) for item in ready.train.items + ready.held.items}
+    train, held = job_from_config(config).views
+    sizes = {len(item) for item in train.items + held.items}
     assert 0 not in sizes and 1 in sizes
     shutil.rmtree(tmp_path / "tiny")

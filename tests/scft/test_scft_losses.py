@@ -13,6 +13,7 @@ from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
 from recbole_llmemb.encode.source import find_encoder  # noqa: E402
 from recbole_llmemb.scft.losses import FORMS, CachedViewLoss, ViewLoss  # noqa: E402
 from recbole_llmemb.scft.model import add_lora  # noqa: E402
+from recbole_llmemb.scft.settings import ScftSettings  # noqa: E402
 from recbole_llmemb.scft.trainer import Parts  # noqa: E402
 
 WORDS = ["red", "blue", "soap", "gel", "one", "two", "movie", "beauty"]
@@ -63,7 +64,7 @@ def model(tmp_path_factory):
     source = find_encoder(make_model(tmp_path_factory.mktemp("m") / "bert", "bert"))
     model = load_pipeline(source)
     torch.manual_seed(0)
-    add_lora(model, rank=2, alpha=4, dropout=0.0)
+    add_lora(model, ScftSettings(scft_lora_rank=2, scft_lora_alpha=4, scft_lora_dropout=0.0))
     with torch.no_grad():  # B is zero at first, and so would be most gradients
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -10,6 +10,7 @@ from recbole_llmemb.core.errors import UserError  # noqa: E402
 from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
 from recbole_llmemb.encode.source import find_encoder  # noqa: E402
 from recbole_llmemb.scft.model import add_lora, find_targets  # noqa: E402
+from recbole_llmemb.scft.settings import ScftSettings  # noqa: E402
 
 LLAMA = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -20,6 +21,15 @@ BERT = {
     "intermediate.dense", "output.dense",
 }  # fmt: skip
 GPT2 = {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
+
+
+def lora(rank, alpha, dropout, targets=None):
+    return ScftSettings(
+        scft_lora_rank=rank,
+        scft_lora_alpha=alpha,
+        scft_lora_dropout=dropout,
+        scft_lora_targets=targets,
+    )
 
 
 @pytest.fixture
@@ -48,7 +58,7 @@ def adapted(model):
 )
 def test_attention_and_mlp_of_every_layer(load, kind, layer, names):
     model = load(kind)
-    count = add_lora(model, rank=3, alpha=6, dropout=0.1)
+    count = add_lora(model, lora(3, 6, 0.1))
     assert adapted(model) == {layer.format(i) + name for i in (0, 1) for name in names}
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     assert all("lora_" in name for name in trained)
@@ -59,13 +69,21 @@ def test_attention_and_mlp_of_every_layer(load, kind, layer, names):
 def test_embedding_and_pooler_are_left_alone(load):
     model = load("bert")
     assert any("pooler" in name for name, _ in model.named_modules())
-    add_lora(model, rank=2, alpha=4, dropout=0.0)
+    add_lora(model, lora(2, 4, 0.0))
     assert not [name for name in adapted(model) if "pooler" in name or "embedding" in name]
 
 
 def test_named_targets(load):
     model = load("llama")
-    add_lora(model, rank=2, alpha=4, dropout=0.0, targets=["q_proj", "mlp.up_proj"])
+    add_lora(
+        model,
+        ScftSettings(
+            scft_lora_rank=2,
+            scft_lora_alpha=4,
+            scft_lora_dropout=0.0,
+            scft_lora_targets=["q_proj", "mlp.up_proj"],
+        ),
+    )
     assert adapted(model) == {
         f"layers.{i}.{name}" for i in (0, 1) for name in ("self_attn.q_proj", "mlp.up_proj")
     }
@@ -74,7 +92,15 @@ def test_named_targets(load):
 @pytest.mark.parametrize("name", ["query", "embed_tokens", "proj", "norm"])
 def test_a_target_that_matches_nothing_is_refused(load, name):
     with pytest.raises(UserError, match=f"scft_lora_targets names '{name}'.*it has q_proj, k_proj"):
-        add_lora(load("llama"), rank=2, alpha=4, dropout=0.0, targets=["q_proj", name])
+        add_lora(
+            load("llama"),
+            ScftSettings(
+                scft_lora_rank=2,
+                scft_lora_alpha=4,
+                scft_lora_dropout=0.0,
+                scft_lora_targets=["q_proj", name],
+            ),
+        )
 
 
 def test_a_model_without_layers_is_refused():
@@ -85,7 +111,7 @@ def test_a_model_without_layers_is_refused():
 def test_adapters_of_half_precision_models_are_kept_in_full(tmp_path):
     source = find_encoder(make_model(tmp_path / "m", "llama"))
     model = load_pipeline(source, dtype=torch.bfloat16)
-    add_lora(model, rank=2, alpha=4, dropout=0.0)
+    add_lora(model, lora(2, 4, 0.0))
     types = {p.requires_grad: p.dtype for p in model.parameters()}
     assert types == {True: torch.float32, False: torch.bfloat16}
 
