@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks import study
 from recbole_llmemb.apps.order_test import order_test
-from recbole_llmemb.config.values import preset_names
+from recbole_llmemb.config.values import bundled_names
 from recbole_llmemb.core.errors import UserError
 
 SHARED = [
@@ -49,7 +49,7 @@ COLUMNS = (("all", "ndcg@10"), ("all", "hit@10"), ("tail_items", "ndcg@10"))
 def jobs(data_path):
     """Name and ``recbole-llm`` arguments of each training."""
     for short, (dataset, settings) in DATASETS.items():
-        for preset in preset_names():
+        for preset in bundled_names("preset"):
             where = [] if dataset == "ml-100k" else [f"--data_path={data_path}"]
             arguments = [*SHARED, f"--dataset={dataset}", f"--preset={preset}", *where, *settings]
             yield f"{short}-{preset}", arguments
@@ -119,7 +119,7 @@ def table(out) -> str:
     for short, (dataset, _) in DATASETS.items():
         lines += ["", f"{dataset}:", "", "| preset | epochs | " + " | ".join(titles) + " |"]
         lines.append("|---" * (len(titles) + 2) + "|")
-        for preset in preset_names():
+        for preset in bundled_names("preset"):
             file = Path(out) / f"{short}-{preset}.json"
             cells = ["not measured", *[""] * len(titles)]
             if file.is_file():

@@ -17,7 +17,10 @@ collaborative teacher are built first if the cache does not have them.
   --model         {models}, or any RecBole model
   --dataset       the dataset's name (default: ml-100k, which RecBole carries)
   --data_path     the folder that holds the dataset's folder (default: dataset/)
-  --preset        a variant of items and scores: {presets}
+  --preset        a variant of items and scores: whitened_cosine where items have telling texts,
+                  longtail for rare items, id_only for comparison; all of them:
+                  {presets}
+  --protocol      paper: sampled negatives, ranking among 100; full: cross-entropy, full ranking
   --config_files  RecBole property files, separated by spaces; later ones win
   --result_json   where to write the results for scripts
   --KEY=VALUE     any configuration key of ours, which follow, or RecBole's
@@ -51,14 +54,17 @@ def main(argv: list[str]) -> int:
     from recbole_llmemb.run.schema import help_text, refuse_typed
 
     if any(argument in ("-h", "--help") for argument in argv):
-        from recbole_llmemb.config.values import preset_names
+        from recbole_llmemb.config.values import bundled_names
         from recbole_llmemb.models.llmemb.backbones import NAMES
 
         models = textwrap.fill(", ".join([*NAMES, "LLMSRec"]), 78, subsequent_indent=" " * 18)
-        print(HELP.format(models=models, presets=", ".join(preset_names()), keys=help_text()))
+        presets = textwrap.fill(
+            ", ".join(bundled_names("preset")), 78, subsequent_indent=" " * 18
+        ).lstrip()
+        print(HELP.format(models=models, presets=presets, keys=help_text()))
         return 0
     typed = parse(argv)
-    options = ("model", "dataset", "config_files", "preset", "result_json")
+    options = ("model", "dataset", "config_files", "preset", "protocol", "result_json")
     settings = {key: value for key, value in typed.items() if key not in options}
     refuse_typed(settings, typed.get("model"))
     from recbole_llmemb.run.execute import execute

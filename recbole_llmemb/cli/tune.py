@@ -28,10 +28,14 @@ class SearchTarget(Checked):
         None, "the dataset's name (default: ml-100k, which RecBole carries)"
     )
     space: str = option(
-        ..., "what is searched: a yaml file, or one in RecBole's hyper.test format", metavar="FILE"
+        ...,
+        "what is searched: llmemb, llmsrec or sasrec, a yaml file, or one in RecBole's "
+        "hyper.test format",
+        metavar="FILE",
     )
     config_files: str = option("", "RecBole property files, separated by spaces; later ones win")
     preset: str | None = option(None, "a variant of items and scores, as for run")
+    protocol: str | None = option(None, "paper or full, as for run")
 
 
 def read_arguments(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,12 +56,12 @@ def main(argv: list[str]) -> int:
     options, settings = read_arguments(argv)
     require_ray()
     from recbole_llmemb.apps.tune import search
-    from recbole_llmemb.config.values import preset_file
+    from recbole_llmemb.config.values import bundled_file, property_files
     from recbole_llmemb.run.execute import dataset_in
 
-    files = options.pop("config_files", "").split()
-    if preset := options.pop("preset", None):
-        files.insert(0, str(preset_file(preset)))
+    files = property_files(options)
+    if not any(mark in options["space"] for mark in "./\\"):  # no path, but one of ours
+        options["space"] = str(bundled_file("space", options["space"]))
     options["dataset"] = options.pop("dataset", None) or dataset_in(files)
     try:
         result = search(config_files=files, **options, **settings)

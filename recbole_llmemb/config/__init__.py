@@ -7,5 +7,5 @@ __getattr__ = lazy(
     __name__,
     checks="check",
     recbole_config="make_config",
-    values="preset_file preset_names properties_folder",
+    values="preset_file properties_folder",
 )

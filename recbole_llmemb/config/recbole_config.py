@@ -89,6 +89,9 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
             warn_of_keys(self)
         if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
             values["train_neg_sample_args"] = None  # yaml makes a text of None
+        by_loss = not ours and not hasattr(model_class, "input_type")
+        if by_loss and values.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
+            values["train_neg_sample_args"] = None  # RecBole's own default is refused by itself
         if ours:
             settle(self, values, given)
         elif not self.restored:

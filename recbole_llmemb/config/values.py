@@ -21,6 +21,7 @@ from recbole_llmemb.core.errors import UserError, nearest, reason_of
 
 # Options of commands that are names or paths, and no keys.
 _OPTIONS = ("result_json", "name", "storage", "space")
+_FOLDERS = {"preset": "preset", "protocol": "protocol", "space": "tune"}  # of bundled files
 
 # -- files --------------------------------------------------------------------------------
 
@@ -76,6 +77,22 @@ def settings_of(files: str | None) -> dict[str, Any]:
     return {k: typed_value(k, v) if isinstance(v, str) else v for k, v in merged.items()}
 
 
+def bundled_file(option: str, name: str) -> Path:
+    """The file of ours that an option names: ``--preset=longtail``, ``--protocol=paper``.
+
+    The beginning of a name is enough where no other begins so: ``--protocol=full``.
+    """
+    names = bundled_names(option)
+    meant = [name] if name in names else [each for each in names if each.startswith(str(name))]
+    if not name or len(meant) != 1:
+        near = nearest(str(name), names, 1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(
+            f"--{option} is {name!r}; it must be one of {', '.join(names)}{hint}", key=option
+        )
+    return properties_folder() / _FOLDERS[option] / f"{meant[0]}.yaml"
+
+
 def preset_file(name: str) -> Path:
     """The settings that ``--preset=NAME`` stands for.
 
@@ -84,17 +101,19 @@ def preset_file(name: str) -> Path:
     UserError
         There is no such preset; the message lists those there are.
     """
-    names = preset_names()
-    if name not in names:
-        near = nearest(str(name), names, 1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(f"--preset is {name!r}; it must be one of {', '.join(names)}{hint}")
-    return properties_folder() / f"preset/{name}.yaml"
+    return bundled_file("preset", name)
 
 
-def preset_names() -> list[str]:
-    """What ``--preset`` may be."""
-    return sorted(file.stem for file in properties_folder().glob("preset/*.yaml"))
+def property_files(typed: dict[str, Any]) -> list[str]:
+    """Takes the files of settings out of what was typed: preset < protocol < ``config_files``."""
+    named = [(option, typed.pop(option, None)) for option in ("preset", "protocol")]
+    files = [str(bundled_file(option, name)) for option, name in named if name is not None]
+    return files + str(typed.pop("config_files", None) or "").split()
+
+
+def bundled_names(option: str) -> list[str]:
+    """What ``--preset``, ``--protocol`` or ``--space`` may be."""
+    return sorted(file.stem for file in properties_folder().glob(f"{_FOLDERS[option]}/*.yaml"))
 
 
 def recboles_models() -> list[str]:

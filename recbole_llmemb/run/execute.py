@@ -14,7 +14,7 @@ import yaml
 from recbole.utils import init_logger
 
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.config.values import preset_file
+from recbole_llmemb.config.values import property_files
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.evaluation import cold
@@ -96,10 +96,7 @@ class _Asked:
 def _asked(typed) -> _Asked:
     """The configuration that was typed; whatever cannot work is refused before any work."""
     typed = dict(typed)
-    files = str(typed.pop("config_files", None) or "").split()
-    if typed.get("preset"):  # below the files, which may say otherwise
-        files.insert(0, str(preset_file(typed["preset"])))
-    typed.pop("preset", None)
+    files = property_files(typed)
     result_json = typed.pop("result_json", None)
     if result_json:
         check_writable(result_json)

@@ -219,3 +219,12 @@ def test_command_line_values():
     ):
         with pytest.raises(UserError, match=message):
             parse(argv)
+
+
+def test_recboles_cross_entropy_needs_no_word_of_negatives():
+    """RecBole's defaults for these models contradict each other; what somebody says is as ever."""
+    assert make_config("SASRec", "ml-100k")["train_neg_sample_args"]["distribution"] == "none"
+    drawn = {"loss_type": "BPR"}
+    assert make_config("SASRec", "ml-100k", (), drawn)["train_neg_sample_args"]["sample_num"] == 1
+    with pytest.raises(UserError, match="train_neg_sample_args"):
+        make_config("SASRec", "ml-100k", (), {"train_neg_sample_args": {"sample_num": 1}})

@@ -12,6 +12,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config, preset_file, properties_folder  # isort: skip
+from recbole_llmemb.config.values import bundled_file, property_files  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
 
@@ -31,6 +32,29 @@ def test_preset_is_a_whole_variant(name):
         config = make_config("LLMEmbSASRec", dataset, [str(file)])
         for key, value in values.items():
             assert key in defaults and config[key] == value, key
+
+
+def test_short_names_of_bundled_files():
+    """Presets stand below protocols, and both below one's own files."""
+    typed = {"preset": "longtail", "protocol": "paper", "config_files": "a.yaml b.yaml", "x": 1}
+    folder = properties_folder()
+    assert property_files(typed) == [
+        *map(str, (folder / "preset/longtail.yaml", folder / "protocol/paper.yaml")), "a.yaml",
+        "b.yaml",
+    ]  # fmt: skip
+    assert typed == {"x": 1}
+    assert bundled_file("protocol", "full").name == "full_ce.yaml"
+    assert bundled_file("space", "llmemb") == folder / "tune/llmemb.yaml"
+    assert bundled_file("preset", "both").name == "both.yaml"  # and not both_cosine's beginning
+    for option, name in (
+        ("preset", "whitened"),
+        ("protocol", "papre"),
+        ("space", ""),
+        ("preset", 3),
+    ):
+        with pytest.raises(UserError) as caught:
+            bundled_file(option, name)
+        assert caught.value.key == option
 
 
 def test_variants_differ_from_each_other_and_llmemb_is_the_default():

@@ -14,7 +14,7 @@ from benchmarks import (
     variants_study,
 )
 from recbole_llmemb.cli.main import main
-from recbole_llmemb.config.values import preset_names
+from recbole_llmemb.config.values import bundled_names
 
 
 def write(out, name, overall, tail):
@@ -141,4 +141,4 @@ def test_a_checkpoint_under_both_measures(tiny_settings, tmp_path, monkeypatch, 
     (row,) = [line for line in table if line.startswith("| id_only |")]
     assert f"| {found['kept']['all']['ndcg@10']:.4f} |" in row
     assert f"| {found['removed']['tail_items']['ndcg@10']:.4f} |" in row
-    assert sum("not measured" in line for line in table) == len(preset_names()) - 1
+    assert sum("not measured" in line for line in table) == len(bundled_names("preset")) - 1
