@@ -33,7 +33,7 @@ def main(argv=None):
     frozen, trained = model.frozen_parameters, sum(p.numel() for p in model.parameters())
     print(f"  {frozen:,} frozen and {trained:,} trained parameters")
     report("data, LLM, CF model and table")
-    data.train.book = model.form.book
+    data.train.form = model.form
     batches = list(islice(data.train, options.steps))
     trainer._train_epoch(batches_of(batches, data.train), 0)
     report(f"{options.steps} training steps of {trainer.config['train_batch_size']} users")

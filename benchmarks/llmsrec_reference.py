@@ -1,6 +1,6 @@
 """LLM-SRec in its text form, written down as the paper describes it and no faster.
 
-Each example is assembled by itself: its prompt is cut at the slots, tokenised, embedded, and
+Each example is assembled by itself: its prompt is cut at the slots, tokenized, embedded, and
 the vectors are put in one after the other. Prompts are padded to the longest of the batch and
 go through the LLM whole, those of all candidates too, however often an item occurs among them.
 Nothing is kept from one step to the next. It takes its weights from a model of the package, so
@@ -14,9 +14,24 @@ import re
 import torch
 import torch.nn.functional as F
 
-from recbole_llmemb.models.llmsrec import texts
+from recbole_llmemb.models.llmsrec import prompts
 
 _SLOT = re.compile(r"(\[HistoryEmb\]|\[UserOut\]|\[ItemOut\])")
+
+
+def user_prompt(titles, dates=None):
+    """A whole user prompt of these titles and dates, oldest first, with its slots in words."""
+    dates = dates or [None] * len(titles)
+    shown = [
+        prompts.history_text(number, title, date) + "[HistoryEmb]"
+        for number, (title, date) in enumerate(zip(titles, dates), start=1)
+    ]
+    return "".join(shown) + prompts.USER_END + "[UserOut]"
+
+
+def item_prompt(title):
+    """A whole item prompt, with its slots in words."""
+    return prompts.item_text(title) + "[HistoryEmb]" + prompts.ITEM_END + "[ItemOut]"
 
 
 class Reference:
@@ -72,15 +87,15 @@ class Reference:
         for row, items in enumerate(histories):
             when = dates[row][-self.form.most :] if dates else None
             items = items[-self.form.most :]
-            prompt = texts.user_prompt([self.titles[item] for item in items], when)
+            prompt = user_prompt([self.titles[item] for item in items], when)
             examples.append(self.embedded(prompt, items, self.form.user_out))
         return self.model.user_head(self.states(examples))
 
     def items(self, ids):
         """Representations ``(m, s)`` of these items, each time anew."""
-        prompts = [texts.item_prompt(self.titles[item]) for item in ids]
+        texts = [item_prompt(self.titles[item]) for item in ids]
         out = self.form.item_out
-        examples = [self.embedded(text, [item], out) for text, item in zip(prompts, ids)]
+        examples = [self.embedded(text, [item], out) for text, item in zip(texts, ids)]
         return self.model.item_head(self.states(examples))
 
     def loss(self, histories, candidates, teacher_states, dates=None):
@@ -111,7 +126,7 @@ class Reference:
         return torch.pdist(rows).pow(2).mul(-2).exp().mean()
 
     @torch.no_grad()
-    def catalogue(self, ids, batch_size):
+    def catalog(self, ids, batch_size):
         """Representations of many items, as evaluation needs them."""
         return torch.cat(
             [self.items(ids[i : i + batch_size]) for i in range(0, len(ids), batch_size)]

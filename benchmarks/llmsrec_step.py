@@ -1,4 +1,4 @@
-"""LLM-SRec against a straightforward implementation: training steps, and reading the catalogue.
+"""LLM-SRec against a straightforward implementation: training steps, and reading the catalog.
 
 A decoder of the Llama kind with random weights, 4 layers, 512 wide; the titles, histories and
 prompts of a part of Amazon_Beauty; 20 users per step, each with its next item and 3 others. The
@@ -43,9 +43,9 @@ def main(argv=None):
 
 
 def measure_text(here, options):
-    """The text form: a step, and the catalogue read again after a step."""
+    """The text form: a step, and the catalog read again after a step."""
     data, model, _ = build(here, "text")
-    reference = Reference(model, model.form.book.titles)
+    reference = Reference(model, model.form.titles)
     sides = step_sides(data, model, reference, options.batches)
     print(f"\ntext form: {describe(model)}")
     model.form.prefixes.layers(torch.tensor([0]))  # what is kept is computed here, once
@@ -55,10 +55,10 @@ def measure_text(here, options):
     ids = list(range(1, model.n_items))
 
     def ours():
-        model._items = None
+        model._catalog.forget()
         model.item_matrix()
 
-    sides = {"ours": ours, "reference": lambda: reference.catalogue(ids, 64) is None}
+    sides = {"ours": ours, "reference": lambda: reference.catalog(ids, 64) is None}
     seconds = timing.alternate(sides, options.repeats)
     outcome(f"reading all {len(ids):,} items again", seconds, 3)
 
@@ -67,7 +67,7 @@ def measure_table(here, options):
     """The table form: a step, against the text form's straightforward one."""
     _, text, _ = build(here, "text")
     data, model, _ = build(here, "table")
-    reference = Reference(text, text.form.book.titles)
+    reference = Reference(text, text.form.titles)
     print(f"\ntable form: {describe(model)}")
     seconds = timing.alternate(step_sides(data, model, reference, options.batches), options.repeats)
     outcome("a training step", seconds, 8)
@@ -92,29 +92,24 @@ def step_sides(data, model, reference, batches):
     loader = data.train
     draw = random.Random(0)
     rows = draw.sample(loader.pairs().tolist(), BATCH * batches)
-    loader.book = model.form.book
-    loader.item_prompts = getattr(model.form, "item_prompts", None)
+    loader.form = model.form
     loader.pairs = lambda: torch.tensor(rows).numpy()
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
     theirs = torch.optim.Adam(reference.model.parameters(), lr=1e-4, fused=True)
 
     def ours():
         for batch in loader:
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             sum(model.calculate_loss(batch)).backward()
-            optimiser.step()
+            optimizer.step()
         return batches
 
-    book, prompts = None, None
-
     def straightforward():
-        nonlocal book, prompts
         for begin in range(0, len(rows), BATCH):
             chosen = torch.tensor(rows[begin : begin + BATCH])
-            book, loader.book = loader.book, None
-            prompts, loader.item_prompts = loader.item_prompts, None
+            loader.form = None
             batch = loader.collate(chosen.numpy())
-            loader.book, loader.item_prompts = book, prompts
+            loader.form = model.form
             histories, candidates = lists_of(batch, loader)
             lists, lengths = batch[loader.list_field], batch[loader.length_field]
             theirs.zero_grad()

@@ -37,8 +37,7 @@ def measured(bench, here, settings):
     data, model, trainer = build(here, given.pop("item_input"), "titles", **given)
     if model.device.type != bench.device.type:
         raise RuntimeError(f"the model is on {model.device}")
-    data.train.book = model.form.book
-    data.train.item_prompts = getattr(model.form, "item_prompts", None)
+    data.train.form = model.form
     batches = list(islice(data.train, bench.size(8, 2)))
     users = sum(len(batch) for batch in batches)
 
@@ -62,7 +61,7 @@ def measured(bench, here, settings):
 
     @torch.no_grad()
     def read():
-        model._items = None
+        model._catalog.forget()
         return len(model.item_matrix())
 
     return {"users/s": rate, "GiB": memory, **waits, "items read/s": bench.rate(read)}

@@ -14,7 +14,6 @@ from recbole_llmemb import Recommender
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.data.dataset import Clock
 from recbole_llmemb.models.llmsrec import texts
-from recbole_llmemb.models.llmsrec.loader import USER_PROMPT
 from recbole_llmemb.run.stages import prepare_data
 
 DAY = 86_400
@@ -29,19 +28,20 @@ def test_ml_100k_has_the_dates_of_its_file():
     lines = [line.split("\t") for line in folder.read_text().splitlines()[1:]]
     true = {(user, item): int(time) // DAY for user, item, _, time in lines}
     names = (dataset.field2id_token[name][fields[name]] for name in ("user_id", "item_id"))
-    days = texts.days_of(dataset.clock.times(fields["timestamp"].numpy()))
-    assert len(days) == 100_000
-    assert all(true[user, item] == day for user, item, day in zip(*names, days.tolist()))
+    dates = texts.dates_of(dataset.clock.times(fields["timestamp"].numpy()))
+    assert len(dates) == 100_000
+    days = dates.astype("datetime64[D]").astype(int).tolist()
+    assert all(true[user, item] == day for user, item, day in zip(*names, days))
 
 
 def test_a_midnight_stands_for_its_date():
     days = np.arange(10_957, 16_276)  # 2000 to 2014
     clock = Clock.of(days * DAY)
     scaled = (days - days[0]) / (days[-1] - days[0])
-    assert (texts.days_of(clock.times(scaled)) == days).all()
+    assert (texts.dates_of(clock.times(scaled)) == texts.dates_of(days * DAY)).all()
     assert clock.times(clock.scaled(1.5e9)) == pytest.approx(1.5e9, abs=60)
     same = Clock.of(np.full(3, 1.4e9))  # which RecBole turns into ones
-    assert texts.days_of(same.times([1.0])) == texts.days_of([1.4e9])
+    assert texts.dates_of(same.times([1.0])) == texts.dates_of([1.4e9])
     assert same.times(same.scaled(1.5e9)) == pytest.approx(1.5e9)
     assert Clock().times([5.0]).tolist() == Clock().scaled([5.0]).tolist() == [5.0]
 
@@ -64,10 +64,9 @@ def test_prompts_are_those_of_unscaled_times(llmsrec, tiny, scaling):
     tokens = []
     for data in (plain, scaled):
         rows = data.train.dataset.inter_feat[:20].materialize()
-        prompts = model.form.book
-        prompts.clock = data.dataset.clock
-        found = prompts.prompts(rows["item_id_list"], rows["item_length"], rows["timestamp_list"])
-        tokens.append(found.columns(USER_PROMPT)[f"{USER_PROMPT}tokens"])
+        model.form.clock = data.dataset.clock
+        columns = ("item_id_list", "item_length", "timestamp_list")
+        tokens.append(model.form.user_prompts(*(rows[name] for name in columns)))
     assert torch.equal(*tokens)
 
 

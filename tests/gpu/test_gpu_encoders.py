@@ -103,8 +103,7 @@ def test_llmsrec(llmsrec, placed, form):
     _, data, expected, _ = llmsrec("llama", item_input=form, **here)
     _, _, model, trainer = llmsrec("llama", item_input=form, **here | placed)
     model.load_state_dict(expected.state_dict())
-    data.train.book = expected.form.book
-    data.train.item_prompts = getattr(expected.form, "item_prompts", None)
+    data.train.form = expected.form
     for batch in list(data.train)[:2]:
         losses = expected.calculate_loss(batch)
         found = model.calculate_loss(trainer._to_device(copy.deepcopy(batch)))

@@ -51,8 +51,7 @@ def test_a_step_of_llmsrec_waits_for_nothing(llmsrec, device, placed, form, monk
     # Transformers may look into masks, but not while it believes that somebody traces it.
     monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda *_: False, raising=False)
     _, data, model, trainer = llmsrec("llama", item_input=form, prefix_cache=1, **placed)
-    data.train.book = model.form.book
-    data.train.item_prompts = getattr(model.form, "item_prompts", None)
+    data.train.form = model.form
     batches = list(data.train)[:2]
     steps(trainer, batches[:1])  # what is kept of the prompts is computed
     # A CPU looks for the longest history, and the longest beginning: it has nothing to wait for.

@@ -1,58 +1,81 @@
-"""How items come before the LLM: as rows of a table, or as text."""
+"""How items come before the LLM: as rows of a table, or as text; and the prompts of both forms."""
 
 from __future__ import annotations
+
+from array import array
+from os.path import commonprefix
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.llmsrec import texts
-from recbole_llmemb.models.llmsrec.layers import learnt_token, slot_projection, standardised
-from recbole_llmemb.models.llmsrec.prefix import Prefixes
-from recbole_llmemb.models.llmsrec.prompt_batch import Prompts, pad_rows, slot
-from recbole_llmemb.models.llmsrec.prompt_builder import TableBook, TextBook, recent
+from recbole_llmemb.models.llmsrec.layers import learned_token, slot_projection, standardized
+from recbole_llmemb.models.llmsrec.llm import PrefixKVCache
+from recbole_llmemb.models.llmsrec.prompts import (
+    ITEM_END,
+    USER_END,
+    USER_START,
+    history_text,
+    item_text,
+    pad_codes,
+    recent,
+    slot,
+)
+from recbole_llmemb.models.llmsrec.texts import dates_of
+
+#: Columns of a batch with the prompts of its users and of its items.
+USER_PROMPT, ITEM_PROMPT = "user_prompt", "item_prompt"
+# Titles that a tokenizer may join with the quotation mark before them in different ways, and dates
+# that have no digit of their years in common.
+_BEGINNINGS = ("A b", "the", "7", "(x", "#1", "'s", '"', ".5", "&", "É", " ", "")
+_MOST_KEPT = 500_000  # texts whose tokens are known; more are forgotten and tokenized again
+_DATES = dates_of([86_400.0 * 4001 * number for number in range(len(_BEGINNINGS))])
 
 
 class _Form(nn.Module):
-    """What both forms have: f_I, ``[UserOut]``, and the way of a user prompt through the LLM."""
+    """What both forms have: f_I, ``[UserOut]``, and the way of a user prompt through the LLM.
+
+    ``clock``: of the times of histories, if user prompts name dates.
+    ``shared_prefix_tokens``: what all user prompts begin with, left out of them: a decoder reads it
+    once.
+    """
+
+    clock = None
 
     def __init__(self, config, llm, teacher):
         super().__init__()
         self.llm, self.most = llm, config["history_items"]
-        vectors = standardised(teacher.item_embeddings)
+        self.left = config["llm_padding_side"] == "left"
+        if self.left and not llm.supports_kv_prefix:
+            raise UserError(
+                "llm_padding_side is 'left', but this LLM is an encoder, whose positions are "
+                "counted from the left; leave it at 'right'.",
+                key="llm_padding_side",
+            )
+        vectors = standardized(teacher.item_embeddings)
         self.register_buffer("cf_items", vectors, persistent=False)
-        self.history_projection = slot_projection(vectors.shape[1], llm.width, llm.spread)
-        self.user_out = learnt_token(llm.width, llm.spread)
-        self._begun = None
+        self.history_projection = slot_projection(vectors.shape[1], llm.width, llm.embedding_std)
+        self.user_out = learned_token(llm.width, llm.embedding_std)
+        self.shared_prefix_tokens, self._shared_prefix = [], None
 
-    def user_states(self, items, lengths, prompts):
+    def prompts(self, items, lengths, times, candidates):
+        """Columns of a batch: its users' prompts, and those of its candidates ``(m,)``, if any."""
+        return {USER_PROMPT: self.user_prompts(items, lengths, times)}
+
+    def user_states(self, items, lengths, codes):
         """The LLM's states at ``[UserOut]``, ``(b, H)``.
 
         Shapes: ``lengths`` (b,).
         ``items`` (b, w): right-padded histories.
-        ``prompts``: from the form's ``book``.
+        ``codes``: from :meth:`user_prompts`.
         """
-        shown, _ = recent(items, lengths, self.most)
-        vectors = self._slots(shown)
-        missing = self.book.n_slots - vectors.shape[1]
-        vectors = nn.functional.pad(vectors, (0, 0, 0, missing))
-        prefix = mask = None
-        if self.book.shared:
-            if self._begun is None:
-                tokens = torch.tensor([self.book.shared], device=items.device)
-                self._begun = self.llm.keys_values(tokens)
-            count = len(items)
-            prefix = [tuple(p.expand(count, -1, -1, -1) for p in pair) for pair in self._begun]
-            mask = prompts.mask.new_ones(count, len(self.book.shared))
-        return self.llm.states(prompts, vectors, prefix, mask)
-
-    def _slots(self, shown):
-        raise NotImplementedError
-
-    def _with_end(self, count, vectors):
-        """``[UserOut]`` before the vectors of a history, slot 0 before slots 1, 2, …"""
-        return torch.cat([self.user_out.expand(count, 1, -1), vectors], dim=1)
+        vectors = self._history_vectors(recent(items, lengths, self.most))
+        vectors = torch.cat([self.user_out.expand(len(items), 1, -1), vectors], dim=1)
+        if self.shared_prefix_tokens and self._shared_prefix is None:
+            tokens = torch.tensor([self.shared_prefix_tokens], device=items.device)
+            self._shared_prefix = self.llm.keys_values(tokens)
+        return self.llm.states(codes, vectors, self._shared_prefix)
 
 
 class TableForm(_Form):
@@ -61,25 +84,47 @@ class TableForm(_Form):
     Item representations come from both without the LLM, so ranking all items is one product.
     """
 
-    def __init__(self, config, llm, teacher, table, left=False):
+    def __init__(self, config, llm, teacher, table):
         super().__init__(config, llm, teacher)
         self.register_buffer("table", table, persistent=False)
-        self.table_projection = slot_projection(table.shape[1], llm.width, llm.spread)
-        self.book = TableBook(llm, self.most, left)
+        self.table_projection = slot_projection(table.shape[1], llm.width, llm.embedding_std)
         self.item_width = table.shape[1] + self.cf_items.shape[1]
+        begin, end = llm.tokenize([USER_START.rstrip(), USER_END])
+        begin = llm.head + begin
+        if llm.supports_kv_prefix:
+            self.shared_prefix_tokens, begin = begin, []
+        end = [*end, slot(0), *llm.tail]
+        counts = range(self.most + 1)
+        self._rows = [[*begin, *map(slot, range(1, 2 * n + 1)), *end] for n in counts]
+        self._sizes = torch.tensor([len(row) for row in self._rows])
+        longest = int(self._sizes.max()) + len(self.shared_prefix_tokens)
+        if longest > llm.max_prompt_tokens:
+            raise UserError(
+                f"history_items is {self.most}, which takes {longest} tokens, but the LLM reads "
+                f"{llm.max_prompt_tokens}; set it lower, or name another LLM (llm_model).",
+                key="history_items",
+            )
 
-    def _slots(self, shown):
+    def prompt_sizes(self, items, lengths):
+        """Tokens of each user's prompt, ``(b,)``: what is to be batched together."""
+        return self._sizes[lengths.clamp(max=self.most)]
+
+    def user_prompts(self, items, lengths, times=None):
+        """Codes of the prompts of right-padded histories ``(b, w)``."""
+        shown = lengths.clamp(max=self.most).tolist()
+        return pad_codes([self._rows[count] for count in shown], self.left).to(items.device)
+
+    def _history_vectors(self, shown):
         rows = self.table_projection(self.table[shown].float())
         own = self.history_projection(self.cf_items[shown])
-        both = torch.stack([rows, own], dim=2).flatten(1, 2)
-        return self._with_end(len(shown), both)
+        return torch.stack([rows, own], dim=2).flatten(1, 2)
 
-    def item_states(self, ids):
+    def item_states(self, ids, codes=None):
         """What the item head reads: table row beside CF vector, ``(m, D + d)``."""
         return torch.cat([self.table[ids].float(), self.cf_items[ids]], dim=1)
 
-    def all_item_states(self, head, show_progress=False):
-        """Item representations of the whole catalogue, padding left out, ``(n_items - 1, s)``."""
+    def encode_catalog(self, head, show_progress=False):
+        """Item representations of the whole catalog, padding left out, ``(n_items - 1, s)``."""
         ids = torch.arange(1, len(self.table), device=self.table.device)
         return torch.cat([head(self.item_states(part)) for part in ids.split(8192)])
 
@@ -87,80 +132,151 @@ class TableForm(_Form):
 class TextForm(_Form):
     """``item_input: text``: the paper's prompts; the LLM reads every item.
 
-    Each item is read once per call. Where the LLM keeps prefixes, what stands before an item's
-    ``[HistoryEmb]`` is read once and for all.
+    Each item is read once per call. Of decoders, what stands before an item's ``[HistoryEmb]`` is
+    read once and for all.
 
     ``titles``: by item id.
-    ``clock``: of the times of histories, if user prompts are to name dates.
     """
 
-    def __init__(self, config, llm, teacher, titles, clock=None, left=False):
+    def __init__(self, config, llm, teacher, titles, clock=None):
         super().__init__(config, llm, teacher)
-        self.left = left
-        self.item_out = learnt_token(llm.width, llm.spread)
-        share = bool(config["prefix_cache"])
-        self.book = TextBook(llm, titles, self.most, clock, left, share)
+        self.titles, self.clock, self._known = titles, clock, {}
+        self.item_out = learned_token(llm.width, llm.embedding_std)
         self.item_width = llm.width
         self.batch_size = config["llm_batch_size"]
-        end = [slot(1), *llm.tokenise([texts.ITEM_END])[0], slot(0), *llm.tail]
-        begun = llm.tokenise([texts.item_text(title) for title in titles[1:]])
-        begun = [llm.head + ids for ids in begun]
-        self._check_lengths([len(ids) + len(end) for ids in begun], titles)
+        user_end, item_end = llm.tokenize([USER_END, ITEM_END])
+        self._user_end = array("i", [*user_end, slot(0), *llm.tail])
+        self._item_end = array("i", [slot(1), *item_end, slot(0), *llm.tail])
+        self._title_sizes = torch.tensor([len(ids) for ids in llm.tokenize(titles)])
+        dates = _DATES if clock else [None] * len(_BEGINNINGS)
+        self._around = len(llm.tokenize([history_text(2, "", dates[0])])[0]) + 1
+        if llm.supports_kv_prefix and config["prefix_cache"]:
+            probes = [history_text(1, title, date) for title, date in zip(_BEGINNINGS, dates)]
+            # A token less than what these share: titles may begin with anything.
+            self.shared_prefix_tokens = llm.head + commonprefix(llm.tokenize(probes))[:-1]
+        begun = [row.tolist() for row in self._item_beginnings(range(1, len(titles)))]
+        self._sizes = torch.tensor([len(row) for row in begun])
+        self._check_sizes(self._sizes + len(self._item_end))
         self.prefixes = None
-        if llm.keeps_prefixes:
-            self.prefixes = Prefixes(
-                llm,
-                begun,
-                config["prefix_cache"],
-                self.batch_size,
-                config["show_progress"],
-            )
-            begun = [[]] * len(begun)
-        rows = [[], *(ids + end for ids in begun)]
-        self._flat = torch.tensor([code for row in rows for code in row])
-        self._lengths = torch.tensor([len(row) for row in rows])
-        self._starts = self._lengths.cumsum(0) - self._lengths
+        if llm.supports_kv_prefix:
+            own = config["prefix_cache"], self.batch_size, config["show_progress"]
+            self.prefixes = PrefixKVCache(llm, begun, *own)
 
-    def _check_lengths(self, sizes, titles):
-        over = [i for i, size in enumerate(sizes, start=1) if size > (self.llm.longest or size)]
+    def _tokens(self, texts):
+        """Token ids of texts, one after the other; those that were met before are known."""
+        if len(self._known) > _MOST_KEPT:
+            self._known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        for text, ids in zip(new, self.llm.tokenize(new)):
+            self._known[text] = array("i", ids)
+        return map(self._known.get, texts)
+
+    def _item_beginnings(self, ids):
+        head, texts = array("i", self.llm.head), [item_text(self.titles[item]) for item in ids]
+        return [head + tokens for tokens in self._tokens(texts)]
+
+    def _check_sizes(self, sizes):
+        most = self.llm.max_prompt_tokens
+        over = (sizes > most).nonzero().flatten().tolist()
         if over:
-            first = titles[over[0]]
+            first = self.titles[over[0] + 1]
             raise UserError(
                 f"{len(over)} of {len(sizes)} items have titles too long for the LLM, which reads "
-                f"{self.llm.longest} tokens ({first[:40]!r}… has {len(first):,} characters); set "
-                "item_value_max_chars lower, or name another LLM (llm_model)."
+                f"{most} tokens ({first[:40]!r}… has {len(first):,} characters); set "
+                "item_value_max_chars lower, or name another LLM (llm_model).",
+                key="item_value_max_chars",
             )
 
-    def _slots(self, shown):
-        return self._with_end(len(shown), self.history_projection(self.cf_items[shown]))
+    def prompts(self, items, lengths, times, candidates):
+        """As of the base; candidates have prompts, too."""
+        users = super().prompts(items, lengths, times, candidates)
+        return users | {ITEM_PROMPT: self.item_prompts(candidates)}
+
+    def prompt_sizes(self, items, lengths):
+        """Tokens of each user's prompt (nearly), ``(b,)``: what is to be batched together."""
+        # Padding has no title, and no token.
+        sizes = self._title_sizes[recent(items, lengths, self.most)].sum(1)
+        return sizes + lengths.clamp(max=self.most) * self._around
+
+    def user_prompts(self, items, lengths, times=None):
+        """Codes of the prompts of right-padded histories ``(b, w)`` with their times, if known.
+
+        A prompt that is longer than the LLM reads loses its oldest items.
+        """
+        dates = None
+        if self.clock is not None and times is not None:
+            dates = dates_of(self.clock.times(times.cpu().numpy()))
+        histories = []
+        for row, (ids, length) in enumerate(zip(items.tolist(), lengths.tolist())):
+            when = [None] * length if dates is None else dates[row, :length].tolist()
+            histories.append(list(zip(ids[:length], when))[-self.most :])
+        rows = self._user_rows(histories)
+        for row, history in enumerate(histories):
+            dropped = 0
+            while len(rows[row]) > self.llm.max_prompt_tokens:
+                dropped += 1
+                if dropped == len(history):
+                    raise UserError(
+                        f"The LLM reads {self.llm.max_prompt_tokens} tokens, which no user prompt "
+                        "fits into; name another one (llm_model), or use item_input: table.",
+                        key="llm_model",
+                    )
+                (rows[row],) = self._user_rows([history[dropped:]], dropped)
+        n_shared = len(self.shared_prefix_tokens)
+        if any(row[:n_shared].tolist() != self.shared_prefix_tokens for row in rows):
+            raise UserError(
+                "The tokenizer of this LLM joins the instruction and the title after it in a way "
+                "that cannot be cut apart; set prefix_cache: 0.",
+                key="prefix_cache",
+            )
+        return pad_codes([row[n_shared:] for row in rows], self.left).to(items.device)
+
+    def _user_rows(self, histories, dropped=0):
+        """Codes of whole prompts of histories, which are lists of (item, date).
+
+        What stands before a slot is tokenized as a whole, as by a tokenizer that knew the slot as a
+        special token.
+
+        ``dropped``: how many items are left out before the first.
+        """
+        texts = [
+            history_text(number, self.titles[item], date)
+            for history in histories
+            for number, (item, date) in enumerate(history, start=1)
+        ]
+        tokens, rows = self._tokens(texts), []
+        for history in histories:
+            row = array("i", self.llm.head)
+            for number in range(1, len(history) + 1):
+                row += next(tokens)
+                row.append(slot(dropped + number))
+            rows.append(row + self._user_end)
+        return rows
 
     def item_prompts(self, ids):
-        """Prompts of items ``(m,)``, on the CPU; without their beginnings if those are kept."""
-        codes = pad_rows(self._starts[ids], self._lengths[ids], self._flat)
-        return Prompts.from_codes(codes, 2, self.left)
+        """Codes of the prompts of items ``(m,)``; of decoders, only their ends."""
+        begun = [array("i")] * len(ids) if self.prefixes else self._item_beginnings(ids.tolist())
+        return pad_codes([row + self._item_end for row in begun], self.left).to(ids.device)
 
-    def item_states(self, ids, prompts=None):
+    def _history_vectors(self, shown):
+        return self.history_projection(self.cf_items[shown])
+
+    def item_states(self, ids, codes=None):
         """The LLM's states at ``[ItemOut]`` of the items ``(m,)``, ``(m, H)``.
 
         ``ids`` (m,): None of them padding.
-        ``prompts``: from :meth:`item_prompts`, which otherwise is asked.
+        ``codes``: from :meth:`item_prompts`, which otherwise is asked.
         """
-        if prompts is None:
-            prompts = self.item_prompts(ids.cpu()).to(ids.device)
+        codes = self.item_prompts(ids) if codes is None else codes
         own = self.history_projection(self.cf_items[ids]).unsqueeze(1)
         vectors = torch.cat([self.item_out.expand(len(ids), 1, -1), own], dim=1)
-        if self.prefixes is None:
-            return self.llm.states(prompts, vectors)
-        return self.llm.states(prompts, vectors, *self.prefixes.layers(ids - 1))
+        begun = self.prefixes.layers(ids - 1) if self.prefixes else ()
+        return self.llm.states(codes, vectors, *begun)
 
-    def all_item_states(self, head, show_progress=False):
-        """Item representations of the whole catalogue, padding left out, ``(n_items - 1, s)``."""
-        lengths = self._lengths if self.prefixes is None else self.prefixes.lengths
-        lengths = lengths[1:] if self.prefixes is None else lengths
-        order = torch.argsort(lengths, descending=True) + 1
-        batches = order.split(self.batch_size)
-        if show_progress:
-            batches = tqdm(batches, desc="Items")
-        device = self.cf_items.device
-        found = torch.cat([head(self.item_states(batch.to(device))) for batch in batches])
-        return torch.empty_like(found).index_copy_(0, order.to(device) - 1, found)
+    def encode_catalog(self, head, show_progress=False):
+        """Item representations of the whole catalog, padding left out, ``(n_items - 1, s)``."""
+        order = torch.argsort(self._sizes, descending=True)
+        batches = order.to(self.cf_items.device).split(self.batch_size)
+        batches = tqdm(batches, "Items", disable=not show_progress)
+        found = torch.cat([head(self.item_states(batch + 1)) for batch in batches])
+        return torch.empty_like(found).index_copy_(0, order.to(found.device), found)

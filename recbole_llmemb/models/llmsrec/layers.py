@@ -39,12 +39,12 @@ def slot_projection(size_in: int, width: int, spread: float) -> nn.Sequential:
     return layers
 
 
-def learnt_token(width: int, spread: float) -> nn.Parameter:
+def learned_token(width: int, spread: float) -> nn.Parameter:
     """The input embedding of ``[UserOut]`` or ``[ItemOut]``, ``(H,)``."""
     return nn.Parameter(torch.randn(width) * spread)
 
 
-def standardised(vectors: torch.Tensor) -> torch.Tensor:
+def standardized(vectors: torch.Tensor) -> torch.Tensor:
     """Vectors ``(n, d)`` moved to mean 0 and scaled to overall spread 1; row 0, padding, stays 0.
 
     The same for every column: their relation is what the vectors say.

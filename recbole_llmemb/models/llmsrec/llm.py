@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 from logging import getLogger
+from os.path import commonprefix
 
 import torch
+from torch.nn.functional import pad
+from tqdm import tqdm
 
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quiet_loading
 from recbole_llmemb.encode.source import find_encoder, refuse_code
-from recbole_llmemb.models.llmsrec.prompt_batch import fill
+from recbole_llmemb.models.llmsrec.prompts import PAD, fill, slot
 
 
 class FrozenLLM:
-    """Prompts to states of their last slot. Not a module: it is neither trained nor saved.
+    """Prompts to states of their slot 0. Not a module: it is neither trained nor saved.
 
     ``model``: without a head; on its device.
 
     ``width``: H, the size of its states and input embeddings.
-    ``spread``: Standard deviation of its token embeddings.
-    ``keeps_prefixes``: Whether keys and values of a prompt's beginning can be reused (decoders):
-    tried out here, not told by the model's name.
+    ``embedding_std``: of its token embeddings.
+    ``supports_kv_prefix``: whether it can go on from keys and values of a prompt's beginning, as
+    decoders can: tried out here, not told by the model's name.
     head, tail: The special tokens before and after any text.
     """
 
@@ -32,111 +35,181 @@ class FrozenLLM:
         self.embed = model.get_input_embeddings()
         weight = self.embed.weight
         self.width = weight.shape[1]
-        self.spread = float(weight[: min(len(weight), 4096)].float().std())
+        self.embedding_std = float(weight[: min(len(weight), 4096)].float().std())
         self.device = weight.device
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
         fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
         on_cpu = weight.device.type == "cpu"
-        self._slow_slopes = fused and on_cpu and weight.dtype == torch.bfloat16
-        self.keeps_prefixes = self._try_prefixes()
+        self._slow_bf16_backward = fused and on_cpu and weight.dtype == torch.bfloat16
+        self.supports_kv_prefix = True
+        self.supports_kv_prefix = self._reads_in_parts()
         self.head, self.tail = _special_tokens(tokenizer)
 
     @property
-    def parameters(self):
-        """Number of parameters, none of them trained."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    @property
-    def longest(self):
-        """Most tokens of a prompt, or None where positions have no end."""
+    def max_prompt_tokens(self):
+        """Most tokens of a prompt; infinite where positions have no end."""
         most = getattr(self.model.config, "max_position_embeddings", None)
         # RoBERTa and its kin count places from behind that of padding.
         places = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
         padding = getattr(places, "padding_idx", None)
-        return most if most is None or padding is None else most - padding - 1
+        if most is None:
+            return float("inf")
+        return most if padding is None else most - padding - 1
 
-    def tokenise(self, texts):
+    def tokenize(self, texts):
         """Token ids of each text, without special tokens."""
         if not texts:
             return []
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
-    def states(self, prompts, vectors, prefix=None, prefix_mask=None):
-        """The state of slot 0 of each prompt.
+    def states(self, codes, vectors, prefix=None, prefix_mask=None):
+        """The state of slot 0 of each prompt, ``(b, H)``.
 
-        ``prompts``: b of them, without what ``prefix`` stands for.
+        ``codes`` (b, L): without what ``prefix`` stands for.
         ``vectors`` (b, S, H): what goes into the slots; gradients flow to them.
         ``prefix``: for each layer keys and values ``(b, heads, P, size)`` of what precedes the
-        prompts.
+        prompts, or of one beginning of all of them.
         ``prefix_mask`` (b, P): 0 where a prefix is padding.
-        Returns (b, H).
         """
-        self._choose_attention()
-        embedded = fill(self.embed(prompts.tokens), prompts, vectors)
-        options = {"inputs_embeds": embedded, "attention_mask": prompts.mask}
-        if prefix is not None:
-            from transformers import DynamicCache
-
-            mask = torch.cat([prefix_mask, prompts.mask], dim=1)
-            options |= {"attention_mask": mask, "past_key_values": DynamicCache(prefix)}
-        if self.keeps_prefixes:
-            # Counted from each prompt's first token, wherever its padding is.
-            positions = (options["attention_mask"].cumsum(1) - 1).clamp_(min=0)
-            options["position_ids"] = positions[:, -embedded.shape[1] :]
-            options["use_cache"] = prefix is not None
-        states = self.model(**options).last_hidden_state
-        rows = torch.arange(len(states), device=states.device)
-        return states[rows, prompts.ends].float()
-
-    def _choose_attention(self):
-        # PyTorch's fused attention has a slow way back for bfloat16 on a CPU: half of a step.
-        if self._slow_slopes:
+        if self._slow_bf16_backward:
+            # PyTorch's fused attention has a slow way back for bfloat16 on a CPU: half of a step.
             kind = "eager" if torch.is_grad_enabled() else "sdpa"
             if self.model.config._attn_implementation != kind:
                 self.model.set_attn_implementation(kind)
+        embedded = fill(self.embed(codes.clamp(min=0)), codes, vectors)
+        answer = self._read(embedded, (codes != PAD).long(), prefix, prefix_mask)
+        rows = torch.arange(len(codes), device=codes.device)
+        return answer.last_hidden_state[rows, (codes == slot(0)).long().argmax(1)].float()
 
     @torch.no_grad()
     def keys_values(self, tokens, mask=None, prefix=None):
-        """Keys and values of every layer, ``[(b, heads, P + L, size)] · 2``.
+        """Keys and values of every layer, those of a prefix before them: ``(b, heads, L, size)``.
 
         ``tokens``, ``mask`` (b, L): padding on the right.
-        ``prefix``: of what precedes the tokens, without padding.
+        ``prefix``: what all rows begin with.
         """
-        from transformers import DynamicCache
-
         mask = torch.ones_like(tokens) if mask is None else mask
-        if prefix is not None:
-            mask = torch.cat([mask.new_ones(len(mask), prefix[0][0].shape[2]), mask], dim=1)
-        positions = (mask.cumsum(1) - 1).clamp_(min=0)[:, -tokens.shape[1] :]
-        cache = self.model(
-            inputs_embeds=self.embed(tokens),
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=DynamicCache(prefix) if prefix is not None else None,
-            use_cache=True,
-        ).past_key_values
+        cache = self._read(self.embed(tokens), mask, prefix, keep=True).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    @torch.no_grad()
-    def _try_prefixes(self):
-        """Whether reading five tokens in two parts gives what reading them at once gives."""
-        from transformers import DynamicCache
+    def _read(self, embedded, mask, prefix=None, prefix_mask=None, keep=False):
+        options = {}
+        if prefix is not None:
+            from transformers import DynamicCache
 
-        tokens = torch.arange(5, device=self.device).unsqueeze(0) + 5
-        tokens = tokens % self.embed.weight.shape[0]
-        places = torch.arange(5, device=self.device).unsqueeze(0)
-        embedded = self.embed(tokens)
+            count, begun = len(embedded), prefix[0][0].shape[2]
+            layers = [[part.expand(count, -1, -1, -1) for part in pair] for pair in prefix]
+            options["past_key_values"] = DynamicCache(layers)
+            before = mask.new_ones(count, begun) if prefix_mask is None else prefix_mask
+            mask = torch.cat([before, mask], dim=1)
+        if self.supports_kv_prefix:
+            # Counted from each prompt's first token, wherever its padding is.
+            positions = (mask.cumsum(1) - 1).clamp_(min=0)
+            options["position_ids"] = positions[:, -embedded.shape[1] :]
+            options["use_cache"] = keep or prefix is not None
+        return self.model(inputs_embeds=embedded, attention_mask=mask, **options)
+
+    @torch.no_grad()
+    def _reads_in_parts(self):
+        """Whether reading five tokens in two parts gives what reading them at once gives."""
+        tokens = torch.arange(5, 10, device=self.device).unsqueeze(0) % len(self.embed.weight)
+        embedded, mask = self.embed(tokens), torch.ones_like(tokens)
         try:
-            whole = self.model(inputs_embeds=embedded, position_ids=places).last_hidden_state
-            layers = self.keys_values(tokens[:, :3])
-            options = {"attention_mask": torch.ones_like(tokens), "position_ids": places[:, 3:]}
-            rest = self.model(
-                inputs_embeds=embedded[:, 3:], past_key_values=DynamicCache(layers), **options
-            ).last_hidden_state
+            whole = self._read(embedded, mask).last_hidden_state[:, 3:]
+            begun = self.keys_values(tokens[:, :3])
+            rest = self._read(embedded[:, 3:], mask[:, 3:], begun).last_hidden_state
         except (TypeError, AttributeError, ValueError, RuntimeError, IndexError):
             return False  # an encoder, or a memory of another kind
-        scale = float(whole.float().std()) + 1e-6
         limit = 1e-3 if whole.dtype == torch.float32 else 0.1
-        return float((whole[:, 3:].float() - rest.float()).abs().max()) < limit * scale
+        scale = float(whole.float().std()) + 1e-6
+        return float((whole.float() - rest.float()).abs().max()) < limit * scale
+
+
+class PrefixKVCache:
+    """What a decoder makes of the beginnings of many prompts.
+
+    Everything before the first slot of a prompt depends on nothing that is trained, so neither do
+    its keys and values. What all beginnings share is read once. The rest of them is kept, unless
+    it takes more than the budget: then it is read whenever it is needed.
+
+    ``llm``: one that ``supports_kv_prefix``.
+    ``rows``: token ids of each beginning; all begin with the same token at least, and have more.
+    ``budget``: gigabytes.
+    ``batch_size``: beginnings per forward pass.
+    """
+
+    def __init__(self, llm, rows, budget, batch_size=64, show_progress=False):
+        self.llm, self.batch_size, self.show_progress = llm, batch_size, show_progress
+        # One token at least is left to each: a row of nothing would be all padding.
+        shared = commonprefix([row[:-1] for row in rows])
+        self.n_shared = len(shared)
+        self.shared = llm.keys_values(torch.tensor([shared], device=llm.device))
+        self.rows = [torch.tensor(row[len(shared) :]) for row in rows]
+        self.lengths = torch.tensor([len(row) for row in self.rows])
+        parts = [part[0, :, 0] for pair in self.shared for part in pair]
+        size = int(self.lengths.sum()) * sum(part.numel() * part.element_size() for part in parts)
+        self.keeps = size <= budget * 1e9
+        if budget and not self.keeps:
+            getLogger().warning(
+                f"The beginnings of {len(rows):,} item prompts take {size / 1e9:.1f} GB, and "
+                f"prefix_cache is {budget}, so that none are kept and each step reads its own."
+            )
+        self._kept = []
+
+    def layers(self, ids):
+        """Keys and values of these beginnings, the shared one included.
+
+        ``ids`` (b,): row numbers, on the LLM's device.
+        Returns for each layer keys and values ``(b, heads, P, size)``, padded on the right, and the
+        mask ``(b, P)``.
+        """
+        layers, mask = self._gather(ids) if self.keeps else self._read(ids.cpu())
+        count = len(ids)
+        whole = [
+            [torch.cat([one.expand(count, -1, -1, -1), part], dim=2) for one, part in zip(*pairs)]
+            for pairs in zip(self.shared, layers)
+        ]
+        return whole, pad(mask, (self.n_shared, 0), value=1)
+
+    def _read(self, ids):
+        """By the LLM: layers and mask of the beginnings ``ids``, without what is shared."""
+        rows = [self.rows[i] for i in ids.tolist()]
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = (torch.arange(tokens.shape[1]) < self.lengths[ids].unsqueeze(1)).long()
+        tokens, mask = tokens.to(self.llm.device), mask.to(self.llm.device)
+        layers = self.llm.keys_values(tokens, mask, self.shared)
+        return [[part[:, :, self.n_shared :] for part in pair] for pair in layers], mask
+
+    def _keep(self):
+        """Read all beginnings, those of similar length together, one row of numbers per token."""
+        order = torch.argsort(self.lengths, descending=True)
+        ends = self.lengths[order].cumsum(0)
+        starts = torch.empty_like(ends).index_copy_(0, order, ends - self.lengths[order])
+        batches, end = order.split(self.batch_size), 0
+        for batch in tqdm(batches, "Item prompts", disable=not self.show_progress):
+            layers, mask = self._read(batch)
+            begin, end = end, end + int(self.lengths[batch].sum())
+            for number, pair in enumerate(layers):
+                rows = [part.transpose(1, 2)[mask.bool()] for part in pair]
+                if begin == 0:
+                    self._kept.append([r.new_empty(int(ends[-1]), *r.shape[1:]) for r in rows])
+                for kept, read in zip(self._kept[number], rows):
+                    kept[begin:end] = read
+        self._starts, self._lengths = starts.to(self.llm.device), self.lengths.to(self.llm.device)
+        self._longest = int(self.lengths.max())
+
+    def _gather(self, ids):
+        if not self._kept:
+            self._keep()
+        lengths = self._lengths[ids]
+        # As wide as the longest of all: finding the longest of these would wait for the device,
+        # except where there is nothing to wait for.
+        longest = int(lengths.max()) if ids.device.type == "cpu" else self._longest
+        offsets = torch.arange(longest, device=ids.device)
+        mask = offsets < lengths.unsqueeze(1)
+        index = (self._starts[ids].unsqueeze(1) + offsets) * mask
+        layers = [[part[index].transpose(1, 2) for part in pair] for pair in self._kept]
+        return layers, mask.long()
 
 
 def _special_tokens(tokenizer):
@@ -175,7 +248,7 @@ def load_llm(config, report=None):
     }
     kinds = {"dtype": DTYPES[name]}
     if config["llm_quantize"]:
-        kinds |= _quantisation(config["llm_quantize"], DTYPES[name], device)
+        kinds |= _quantization(config["llm_quantize"], DTYPES[name], device)
     from transformers import AutoModel, AutoTokenizer
 
     try:
@@ -196,7 +269,7 @@ def load_llm(config, report=None):
     return FrozenLLM(model, tokenizer)
 
 
-def _quantisation(kind, dtype, device):
+def _quantization(kind, dtype, device):
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             f"llm_quantize is {kind!r}, which needs the package bitsandbytes; install it, or "

@@ -15,8 +15,6 @@ from recbole_llmemb.data.loaders import SequenceTrainDataLoader
 CANDIDATES = "candidate_rows"
 #: The distinct items among them, ``(m,)``.
 CANDIDATE_ITEMS = "candidate_items"
-#: What the names of the columns of user and item prompts begin with.
-USER_PROMPT, ITEM_PROMPT = "user_prompt_", "item_prompt_"
 
 
 class PairTrainDataLoader(SequenceTrainDataLoader):
@@ -27,15 +25,14 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
 
     ``config, dataset, sampler, shuffle``: as for :class:`SequenceTrainDataLoader`.
 
-    ``book``: Makes the prompts beside the batch. The model sets it before training.
-    ``item_prompts``: Makes the prompts of items that are read by the LLM; as ``book``.
+    ``form``: makes the prompts beside the batch. The model sets it before training.
     """
 
     def __init__(self, config, dataset, sampler=None, shuffle=True):
         if config["shuffle_train"]:
             dataset = with_shuffled_histories(dataset, config["seed"], config["history_items"])
         super().__init__(config, dataset, sampler, shuffle)
-        self.book = self.item_prompts = None
+        self.form = None
         self.negatives_per_target = config["negative_items"]
         self.negatives = self._negative_sampler({"distribution": "uniform"})
         self.time_list = dataset.time_field + config["LIST_SUFFIX"]
@@ -78,10 +75,10 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
     def _sizes(self, rows):
         chosen = self.rows[rows]
         lengths = chosen[self.length_field]
-        if self.book is None:
+        if self.form is None:
             return lengths.numpy()
         parts = torch.arange(len(rows)).split(65_536)  # histories of all rows would be large
-        sizes = [self.book.sizes_of(chosen[p][self.list_field], lengths[p]) for p in parts]
+        sizes = [self.form.prompt_sizes(chosen[p][self.list_field], lengths[p]) for p in parts]
         return torch.cat(sizes).numpy()
 
     def collate(self, index):
@@ -101,10 +98,8 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
         candidates = torch.cat([targets.unsqueeze(1), drawn], dim=1)
         items, places = torch.unique(candidates, return_inverse=True)
         columns = dict(batch.interaction) | {CANDIDATES: places, CANDIDATE_ITEMS: items}
-        if self.book is not None:
+        if self.form is not None:
             lists, lengths = batch[self.list_field], batch[self.length_field]
             times = batch.interaction.get(self.time_list)
-            columns |= self.book.prompts(lists, lengths, times).columns(USER_PROMPT)
-        if self.item_prompts is not None:
-            columns |= self.item_prompts(items).columns(ITEM_PROMPT)
+            columns |= self.form.prompts(lists, lengths, times, items)
         return Interaction(columns)

@@ -10,11 +10,15 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
-from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import refuse_too_large
 from recbole_llmemb.models.contract import Method, Needs, as_method, given_to
 from recbole_llmemb.models.llmsrec import texts
-from recbole_llmemb.models.llmsrec.item_inputs import TableForm, TextForm
+from recbole_llmemb.models.llmsrec.item_inputs import (
+    ITEM_PROMPT,
+    USER_PROMPT,
+    TableForm,
+    TextForm,
+)
 from recbole_llmemb.models.llmsrec.layers import (
     contrastive_distillation,
     mse_distillation,
@@ -25,11 +29,9 @@ from recbole_llmemb.models.llmsrec.layers import (
 from recbole_llmemb.models.llmsrec.loader import (
     CANDIDATE_ITEMS,
     CANDIDATES,
-    ITEM_PROMPT,
-    USER_PROMPT,
     PairTrainDataLoader,
 )
-from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
+from recbole_llmemb.models.llmsrec.prompts import recent
 from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
 from recbole_llmemb.models.scoring import EvalCache, Items, ItemScores
 from recbole_llmemb.models.whitening import whiten
@@ -38,9 +40,9 @@ from recbole_llmemb.models.whitening import whiten
 class LLMSRec(Method, SequentialRecommender):
     """A frozen LLM that reads histories through a frozen sequence model's item embeddings.
 
-    Trained are the projections into the LLM's input, the learnt tokens and the heads
+    Trained are the projections into the LLM's input, the learned tokens and the heads
     (section 4 of the paper); the LLM and the CF model are not even part of the module, so no
-    optimiser, checkpoint or change of mode reaches them.
+    optimizer, checkpoint or change of mode reaches them.
 
     ``config``: see ``properties/model/LLMSRec.yaml``.
     ``dataset``: the training split.
@@ -79,23 +81,17 @@ class LLMSRec(Method, SequentialRecommender):
         given = partial(given_to, config["model"], dataset, config)
         self.llm, self.teacher = given("llm"), given("teacher")
         self.time_list = config["TIME_FIELD"] + config["LIST_SUFFIX"]
-        left = config["llm_padding_side"] == "left"
-        if left and not self.llm.keeps_prefixes:
-            raise UserError(
-                "llm_padding_side is 'left', but this LLM is an encoder, whose positions are "
-                "counted from the left; leave it at 'right'."
-            )
         if config["item_input"] == "table":
             table = given("table").rows()
             if config["llm_whiten"]:
                 table = whiten(table, config["llm_whiten"])
             refuse_too_large(*table.shape, table.dtype, config["device"])
             table = table.to(config["device"])
-            self.form = TableForm(config, self.llm, self.teacher, table, left)
+            self.form = TableForm(config, self.llm, self.teacher, table)
         else:
             titles = texts.item_titles(config, dataset)
             clock = dataset.clock if texts.has_dates(config, dataset) else None
-            self.form = TextForm(config, self.llm, self.teacher, titles, clock, left)
+            self.form = TextForm(config, self.llm, self.teacher, titles, clock)
         hidden, size = config["head_hidden_size"], config["representation_size"]
         cf_size = self.teacher.item_embeddings.shape[1]
         self.user_head = two_layers(self.llm.width, hidden, size)
@@ -109,7 +105,7 @@ class LLMSRec(Method, SequentialRecommender):
         self.show_progress = bool(config["show_progress"])
         self.item_scores = ItemScores()
         self.rows_at_once = config["eval_batch_size"]  # each is a prompt
-        if getattr(self.form.book, "clock", None) is not None:
+        if self.form.clock is not None:
             self.reads = self.reads | {"times"}
         self._catalog = EvalCache()
 
@@ -119,24 +115,19 @@ class LLMSRec(Method, SequentialRecommender):
         count = self.llm.parameters + self.teacher.parameters
         return count + (0 if table is None else table.numel())
 
-    # -- representations --------------------------------------------------------------
-
     def user_vectors(self, interaction):
         """Representations of the users of a batch, ``(b, s)``."""
         items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        if f"{USER_PROMPT}tokens" in interaction:
-            prompts = Prompts.from_columns(interaction, USER_PROMPT)
-        else:
-            times = interaction[self.time_list].cpu() if self.time_list in interaction else None
-            prompts = self.form.book.prompts(items.cpu(), lengths.cpu(), times).to(items.device)
-        return self.user_head(self.form.user_states(items, lengths, prompts))
+        codes = interaction.interaction.get(USER_PROMPT)
+        if codes is None:
+            times = interaction.interaction.get(self.time_list)
+            codes = self.form.user_prompts(items, lengths, times)
+        return self.user_head(self.form.user_states(items, lengths, codes))
 
     def item_vectors(self, ids, interaction=None):
         """Representations of these items ``(m,)``, none of them padding, ``(m, s)``."""
-        if interaction is not None and f"{ITEM_PROMPT}tokens" in interaction:
-            prompts = Prompts.from_columns(interaction, ITEM_PROMPT)
-            return self.item_head(self.form.item_states(ids, prompts))
-        return self.item_head(self.form.item_states(ids))
+        codes = None if interaction is None else interaction.interaction.get(ITEM_PROMPT)
+        return self.item_head(self.form.item_states(ids, codes))
 
     @torch.no_grad()
     def items(self):
@@ -144,15 +135,12 @@ class LLMSRec(Method, SequentialRecommender):
         return Items(self._catalog.get(self.parameters(), self._read_catalog))
 
     def _read_catalog(self):
-        rows = self.form.all_item_states(self.item_head, self.show_progress)
+        rows = self.form.encode_catalog(self.item_head, self.show_progress)
         return torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
-
-    # -- training ---------------------------------------------------------------------
 
     def before_training(self, loader):
         """Let prompts be made beside the batches."""
-        loader.book = self.form.book
-        loader.item_prompts = getattr(self.form, "item_prompts", None)
+        loader.form = self.form
 
     def loss_terms(self, interaction):
         """Retrieval, distillation and uniformity, those that count."""
@@ -212,12 +200,10 @@ class FrozenTeacher:
 
         Of a history longer than the model reads, the last items count.
         """
-        shown = lengths.clamp(max=self.width)
-        offsets = torch.arange(self.width, device=items.device)
-        index = ((lengths - shown).unsqueeze(1) + offsets).clamp(max=items.shape[1] - 1)
-        inside = offsets < shown.unsqueeze(1)
-        sequence = self.ids[items.gather(1, index) * inside]
-        return self.model.states(Interaction(dict(zip(self.fields, (sequence, shown))))).float()
+        shown = recent(items, lengths, self.width)
+        shown = nn.functional.pad(shown, (0, self.width - shown.shape[1]))
+        read = self.ids[shown], lengths.clamp(max=self.width)
+        return self.model.states(Interaction(dict(zip(self.fields, read)))).float()
 
     def gives_states(self):
         """Whether it turns a history of items into one state as wide as an item embedding."""

@@ -47,11 +47,11 @@ class LLMSRecSettings(Settings):
     llm_padding_side: Literal["right", "left"] = "right"
     """Where prompts of a batch are padded: right, or left for decoders that want it."""
     llm_batch_size: int = key(64, **BATCH)
-    """Items per forward pass where the LLM reads the whole catalogue (and texts per batch of the
+    """Items per forward pass where the LLM reads the whole catalog (and texts per batch of the
     encoder)."""
     prefix_cache: float = key(4, **WEIGHT)
-    """Gigabytes for keys and values of the beginnings of item prompts (text form, decoders); 0:
-    none are kept."""
+    """Gigabytes for keys and values of the beginnings of item prompts (text form, decoders); none
+    are kept where all take more."""
 
     align_teacher: str = key("SASRec", **NAME)
     """The CF model: a RecBole sequential model, trained once and cached, or the path of a

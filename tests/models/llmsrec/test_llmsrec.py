@@ -12,14 +12,14 @@ from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.llmsrec import texts
+from recbole_llmemb.models.llmsrec.item_inputs import ITEM_PROMPT
 from recbole_llmemb.models.llmsrec.layers import (
     contrastive_distillation,
     mse_distillation,
     uniformity_loss,
 )
-from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES, ITEM_PROMPT
-from recbole_llmemb.models.llmsrec.prompt_batch import Prompts
+from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
+from recbole_llmemb.models.llmsrec.prompts import USER_END, USER_START
 from recbole_llmemb.run.artifacts import provide
 from recbole_llmemb.run.stages import build, train_and_evaluate
 
@@ -37,8 +37,7 @@ FORMS = [("table", "bert"), ("table", "llama"), ("text", "bert"), ("text", "llam
 
 
 def first_batch(model, data):
-    data.train.book = model.form.book
-    data.train.item_prompts = getattr(model.form, "item_prompts", None)
+    data.train.form = model.form
     return next(iter(data.train))
 
 
@@ -80,7 +79,7 @@ def test_training_reaches_what_shall_train_and_nothing_else(llmsrec, form, kind)
 @pytest.mark.parametrize("dates", [False, True])
 def test_text_form_is_the_paper_written_down(llmsrec, kind, dates):
     _, data, model, _ = llmsrec(kind, item_input="text", prompt_dates=dates)
-    reference = Reference(model, model.form.book.titles)
+    reference = Reference(model, model.form.titles)
     batch = first_batch(model, data)
     histories, candidates, states = rows_of(batch, model)
     days = None
@@ -94,7 +93,7 @@ def test_text_form_is_the_paper_written_down(llmsrec, kind, dates):
     for one, other in zip(ours, theirs):
         assert torch.allclose(one, other, atol=1e-4), (one - other).abs().max()
     ids = list(range(1, model.n_items))
-    assert torch.allclose(model.item_matrix()[1:], reference.catalogue(ids, 50), atol=1e-4)
+    assert torch.allclose(model.item_matrix()[1:], reference.catalog(ids, 50), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -105,7 +104,7 @@ def test_table_form_by_hand(llmsrec, kind):
     batch = first_batch(model, data)
     histories, candidates, _ = rows_of(batch, model)
     found = model.user_vectors(batch)
-    start, end = llm.tokenise([texts.USER_START.rstrip(), texts.USER_END])
+    start, end = llm.tokenize([USER_START.rstrip(), USER_END])
     for history, vector in zip(histories, found):
         parts = [llm.embed(torch.tensor(llm.head + start))]
         for item in history[-4:]:
@@ -374,16 +373,16 @@ def saved_for_backward(work):
 def test_what_no_trained_slot_reaches_is_not_kept(llmsrec):
     _, data, model, _ = llmsrec("llama", item_input="text")
     batch = first_batch(model, data)
-    prompts = Prompts.from_columns(batch, ITEM_PROMPT)
+    prompts = batch[ITEM_PROMPT]
     model.form.prefixes.layers(torch.tensor([0]))
     ids = batch[CANDIDATE_ITEMS]
     ours, states = saved_for_backward(lambda: model.form.item_states(ids, prompts))
     assert states.requires_grad
-    whole = Reference(model, model.form.book.titles)
+    whole = Reference(model, model.form.titles)
     straightforward, _ = saved_for_backward(lambda: whole.items(ids.tolist()))
     assert ours < 0.7 * straightforward
     # Nothing at all is kept of what stands before the slots, nor while evaluating.
-    prefixes, _ = saved_for_backward(lambda: model.form.prefixes._compute(torch.arange(9)))
+    prefixes, _ = saved_for_backward(lambda: model.form.prefixes._read(torch.arange(9)))
     begun, _ = saved_for_backward(lambda: model.llm.keys_values(torch.ones(3, 5).long()))
     evaluated, _ = saved_for_backward(lambda: model.item_matrix())
     assert prefixes == begun == evaluated == 0
@@ -410,9 +409,9 @@ def test_bfloat16_on_a_cpu(llmsrec, form):
 
 def test_no_shared_beginnings_without_a_prefix_cache(llmsrec):
     _, data, model, _ = llmsrec("llama", item_input="text", prefix_cache=0)
-    assert model.form.book.shared == []
+    assert model.form.shared_prefix_tokens == []
     _, _, other, _ = llmsrec("llama", item_input="text")
-    assert len(other.form.book.shared) > 5
+    assert len(other.form.shared_prefix_tokens) > 5
     batch = next(iter(data.test))[0]
     other.load_state_dict(model.state_dict())
     assert torch.allclose(model.user_vectors(batch), other.user_vectors(batch), atol=1e-4)
@@ -422,8 +421,8 @@ def test_no_shared_beginnings_without_a_prefix_cache(llmsrec):
 def test_items_are_read_once_per_evaluation(llmsrec, form, kind, monkeypatch):
     _, data, model, trainer = llmsrec(kind, item_input=form)
     calls = []
-    real = model.form.all_item_states
-    monkeypatch.setattr(model.form, "all_item_states", lambda *a: calls.append(1) or real(*a))
+    real = model.form.encode_catalog
+    monkeypatch.setattr(model.form, "encode_catalog", lambda *a: calls.append(1) or real(*a))
     first = trainer.evaluate(data.valid, load_best_model=False)
     trainer.evaluate(data.test, load_best_model=False)
     assert len(data.valid) > 1 and len(calls) == 1
@@ -431,7 +430,7 @@ def test_items_are_read_once_per_evaluation(llmsrec, form, kind, monkeypatch):
     assert trainer.evaluate(data.valid, load_best_model=False) != first
     assert len(calls) == 2
     fresh = model.item_matrix().clone()
-    model._items = None
+    model._catalog.forget()
     assert torch.equal(model.item_matrix(), fresh)
 
 

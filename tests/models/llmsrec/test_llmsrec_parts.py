@@ -15,15 +15,17 @@ from recbole_llmemb.data.histories import (
     with_shuffled_histories,
 )
 from recbole_llmemb.data.lazy import POSITION
+from recbole_llmemb.models.llmsrec.item_inputs import USER_PROMPT
 from recbole_llmemb.models.llmsrec.layers import (
     contrastive_distillation,
     mse_distillation,
     retrieval_loss,
     slot_projection,
-    standardised,
+    standardized,
     uniformity_loss,
 )
-from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES, USER_PROMPT
+from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
+from recbole_llmemb.models.llmsrec.prompts import PAD
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_uniformity(vectors):
 
 def test_slots_begin_as_large_as_tokens():
     torch.manual_seed(0)
-    rows = standardised(torch.randn(500, 8) * 7 + 3)
+    rows = standardized(torch.randn(500, 8) * 7 + 3)
     assert rows[0].abs().max() == 0
     assert rows[1:].mean().abs() < 1e-5 and rows[1:].std().item() == pytest.approx(1, abs=0.01)
     out = slot_projection(8, 64, spread=0.02)(rows[1:])
@@ -106,7 +108,7 @@ def test_the_networks_are_the_papers(llmsrec):
 
 
 def batches(data, model):
-    data.train.book = model.form.book
+    data.train.form = model.form
     return list(data.train)
 
 
@@ -148,9 +150,9 @@ def test_a_batch(llmsrec, form):
         for user, drawn in zip(batch[data.train.uid_field].tolist(), candidates[:, 1:].tolist()):
             assert not known[user] & set(drawn)
         lists, sizes = batch[data.train.list_field], batch[data.train.length_field]
-        alone = model.form.book.prompts(lists, sizes, batch[data.train.time_list])
-        assert torch.equal(batch[f"{USER_PROMPT}tokens"], alone.tokens)
-        lengths += [alone.mask.sum(1).float()]
+        alone = model.form.user_prompts(lists, sizes, batch[data.train.time_list])
+        assert torch.equal(batch[USER_PROMPT], alone)
+        lengths += [(alone != PAD).sum(1).float()]
     # Prompts of a batch are of about one length: within batches they vary less than between.
     within = torch.stack([size.var(correction=0) for size in lengths]).mean()
     assert within < torch.cat(lengths).var(correction=0) / 2

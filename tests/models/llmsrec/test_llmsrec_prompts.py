@@ -1,21 +1,31 @@
 # ruff: noqa: F811 (fixtures come by name)
 """Prompts of LLM-SRec: their words, their tokens, their slots, and what is computed once."""
 
+import copy
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 from transformers import AutoModel, AutoTokenizer
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import Clock
 from recbole_llmemb.models.llmsrec import texts
-from recbole_llmemb.models.llmsrec.llm import FrozenLLM
-from recbole_llmemb.models.llmsrec.prefix import Prefixes
-from recbole_llmemb.models.llmsrec.prompt_batch import PAD, Prompts, fill, pad_rows, slot
-from recbole_llmemb.models.llmsrec.prompt_builder import TableBook, TextBook, recent
+from recbole_llmemb.models.llmsrec.item_inputs import TableForm, TextForm
+from recbole_llmemb.models.llmsrec.llm import FrozenLLM, PrefixKVCache
+from recbole_llmemb.models.llmsrec.prompts import PAD, fill, pad_codes, recent, slot
+
+sys.path.insert(0, str(ROOT))
+from benchmarks.llmsrec_reference import item_prompt, user_prompt  # noqa: E402
 
 END = ". Based on this sequence of purchases , generate user representation token : [UserOut] </s>"
+SLOTS = ("[UserOut]", "[HistoryEmb]", "[ItemOut]")
+TITLES = ["", "red soap", "Blue gel", 'No. 7 "x"', "(é) 2014", "'s", "", ".5 & more", " a  b "]
+DAY = 86_400
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +37,70 @@ def llm(llms):
     return load
 
 
+def form(llm, most, titles=None, clock=None, **changes):
+    """A form alone, the text one where there are titles."""
+    config = {"history_items": most, "llm_padding_side": "right", "prefix_cache": 4}
+    config |= {"llm_batch_size": 7, "show_progress": False} | changes
+    teacher = SimpleNamespace(item_embeddings=torch.randn(len(titles or range(9)), 8))
+    if titles is None:
+        return TableForm(config, llm, teacher, torch.randn(9, 6))
+    return TextForm(config, llm, teacher, titles, clock)
+
+
+def with_slots(llm):
+    """The tokenizer, which knows the slots as special tokens, and the code of each."""
+    tokenizer = copy.deepcopy(llm.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SLOTS)})
+    return tokenizer, tokenizer.convert_tokens_to_ids(list(SLOTS))
+
+
+def as_codes(ids, known):
+    """What a tokenizer with slots gives, in our codes: slots of items count from 1."""
+    out, history, item_out = known
+    count, codes = 0, []
+    for token in ids:
+        count += token == history
+        codes.append(slot(0) if token in (out, item_out) else token)
+        if token == history:
+            codes[-1] = slot(count)
+    return codes
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "qwen2"])
+@pytest.mark.parametrize("dates", [False, True])
+def test_tokens_are_those_of_a_tokenizer_that_knows_the_slots(llm, kind, dates):
+    loaded = llm(kind)
+    made = form(loaded, 3, TITLES, Clock() if dates else None)
+    tokenizer, known = with_slots(loaded)
+    lengths = torch.randint(1, 6, (20,))
+    items = torch.randint(1, len(TITLES), (20, 5)) * (torch.arange(5) < lengths.unsqueeze(1))
+    times = torch.randint(0, 20_000, (20, 5)) * DAY
+    for _ in range(2):  # the second time all texts are known
+        found = made.user_prompts(items, lengths, times)
+        for row, ids, when, length in zip(found, items.tolist(), times, lengths.tolist()):
+            begin = max(0, length - 3)
+            named = texts.dates_of(when[begin:length].numpy()).tolist() if dates else None
+            words = user_prompt([TITLES[item] for item in ids[begin:length]], named)
+            expected = as_codes(tokenizer(words)["input_ids"], known)
+            assert [*made.shared_prefix_tokens, *row[row != PAD].tolist()] == expected
+    ids = torch.arange(1, len(TITLES))
+    begun = [[]] * len(ids)
+    if made.prefixes:
+        shared = tokenizer(item_prompt("x"))["input_ids"][: made.prefixes.n_shared]
+        begun = [[*shared, *row.tolist()] for row in made.prefixes.rows]
+    for item, before, row in zip(ids.tolist(), begun, made.item_prompts(ids)):
+        expected = as_codes(tokenizer(item_prompt(TITLES[item]))["input_ids"], known)
+        assert [*before, *row[row != PAD].tolist()] == expected
+
+
 def test_words_of_a_user_by_hand():
-    assert texts.user_prompt(["Red soap", 'Gel "X"'], ["2014-07-23", "2014-07-24"]) == (
+    assert user_prompt(["Red soap", 'Gel "X"'], ["2014-07-23", "2014-07-24"]) == (
         "This user has made a series of purchases in the following order: "
         'Item No.1, Time: 2014-07-23, "Red soap"[HistoryEmb],'
         'Item No.2, Time: 2014-07-24, "Gel "X""[HistoryEmb]'
         ". Based on this sequence of purchases, generate user representation token:[UserOut]"
     )
-    assert texts.user_prompt(["Red soap"]) == (
+    assert user_prompt(["Red soap"]) == (
         "This user has made a series of purchases in the following order: "
         'Item No.1, "Red soap"[HistoryEmb]'
         ". Based on this sequence of purchases, generate user representation token:[UserOut]"
@@ -42,94 +108,91 @@ def test_words_of_a_user_by_hand():
 
 
 def test_words_of_an_item_by_hand():
-    assert texts.item_prompt("Red soap") == (
+    assert item_prompt("Red soap") == (
         'The item title and item embedding are as follows: "Red soap"[HistoryEmb]'
         ", then generate item representation token:[ItemOut]"
     )
 
 
-def in_words(llm, prompts, row, names):
+def in_words(llm, row, names):
     """A prompt read back: tokens as words, slots by their names."""
-    inside = prompts.mask[row].bool()
-    words = llm.tokenizer.convert_ids_to_tokens(prompts.tokens[row].tolist())
-    width = prompts.tokens.shape[1]
-    for place, source in zip(prompts.places.tolist(), prompts.sources.tolist()):
-        if place // width == row:
-            words[place % width] = names[source % len(names)]
-    return [word for word, kept in zip(words, inside.tolist()) if kept]
+    return [
+        names[slot(0) - code] if code < 0 else llm.tokenizer.convert_ids_to_tokens(code)
+        for code in row[row != PAD].tolist()
+    ]
 
 
 def test_tokens_and_slots_of_a_user_by_hand(llm):
-    book = TextBook(llm("bert"), ["", "red soap", "blue gel", "item 7"], most=2)
+    made = form(llm("bert"), 2, ["", "red soap", "blue gel", "item 7"])
     items, lengths = torch.tensor([[3, 1, 2], [2, 0, 0]]), torch.tensor([3, 1])
-    prompts = book.prompts(items, lengths)
+    prompts = made.user_prompts(items, lengths)
     names = ["[UserOut]", "[H1]", "[H2]"]
     start = "<s> This user has made a series of purchases in the following order : Item No . 1"
-    assert " ".join(in_words(book.llm, prompts, 0, names)) == (
+    assert " ".join(in_words(made.llm, prompts[0], names)) == (
         f'{start} , " red soap " [H1] , Item No . 2 , " blue gel " [H2] {END}'
     )
-    assert " ".join(in_words(book.llm, prompts, 1, names)) == f'{start} , " blue gel " [H1] {END}'
-    ends = prompts.tokens.shape[1] * torch.arange(2) + prompts.ends
-    assert set(ends.tolist()) < set(prompts.places.tolist())
-    assert prompts.mask.sum().item() < prompts.mask.numel()  # padded on the right
-    assert prompts.mask[1, : int(prompts.mask[1].sum())].all()
+    assert " ".join(in_words(made.llm, prompts[1], names)) == f'{start} , " blue gel " [H1] {END}'
+    assert (prompts[1] == PAD).int().diff().sum() == 1  # padded on the right
 
 
 def test_a_table_prompt_by_hand(llm):
-    loaded = llm("bert")
-    book = TableBook(loaded, most=2)
-    prompts = book.prompts(torch.ones(2, 5, dtype=torch.long), torch.tensor([5, 1]))
+    made = form(llm("bert"), 2)
+    prompts = made.user_prompts(torch.ones(2, 5, dtype=torch.long), torch.tensor([5, 1]))
     names = ["[UserOut]", "[T1]", "[H1]", "[T2]", "[H2]"]
     start = "<s> This user has made a series of purchases in the following order :"
-    assert " ".join(in_words(loaded, prompts, 0, names)) == f"{start} [T1] [H1] [T2] [H2] {END}"
-    assert " ".join(in_words(loaded, prompts, 1, names)) == f"{start} [T1] [H1] {END}"
-
-
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_decoders_leave_out_what_all_prompts_begin_with(llm, kind):
-    loaded = llm(kind)
-    book = TextBook(loaded, ["", "red soap", "blue gel"], most=2)
-    whole = texts.USER_START + texts.history_text(1, "red soap")
-    prompts = book.prompts(torch.tensor([[1]]), torch.tensor([1]))
-    ids = book.shared + prompts.tokens[0].tolist()
-    assert len(book.shared) > 10
-    assert ids[: len(loaded.tokenise([whole])[0])] == loaded.tokenise([whole])[0]
+    assert " ".join(in_words(made.llm, prompts[0], names)) == f"{start} [T1] [H1] [T2] [H2] {END}"
+    assert " ".join(in_words(made.llm, prompts[1], names)) == f"{start} [T1] [H1] {END}"
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_what_prompts_begin_with_ends_before_the_date(llm, kind):
     """A tokenizer that splits numbers into digits would share the first of the years."""
-    loaded = llm(kind)
-    book = TextBook(loaded, ["", "red soap"], most=1, clock=Clock())
+    made = form(llm(kind), 1, ["", "red soap"], Clock())
+    assert len(made.shared_prefix_tokens) > 10
     one = torch.tensor([1])
     for date in ("1970-01-02", "1998-04-01", "2014-07-23", "2031-12-31"):
         day = np.datetime64(date).astype(int)
-        prompts = book.prompts(one[None], one, torch.tensor([[day * 86_400.0]]))
-        begun = book.shared + prompts.tokens[0].tolist()
-        whole = loaded.tokenise([texts.USER_START + texts.history_text(1, "red soap", date)])[0]
-        assert begun[: len(whole)] == whole
+        (row,) = made.user_prompts(one[None], one, torch.tensor([[day * float(DAY)]]))
+        words = user_prompt(["red soap"], [date]).partition("[HistoryEmb]")[0]
+        whole = made.llm.tokenize([words])[0]
+        assert [*made.shared_prefix_tokens, *row.tolist()][: len(whole)] == whole
 
 
-def test_prompts_are_tokenised_once(llm, monkeypatch):
-    book = TextBook(llm("llama"), ["", *(f"red {n}" for n in range(9))], most=3)
+def test_prompts_are_tokenized_once(llm, monkeypatch):
+    made = form(llm("llama"), 3, ["", *(f"red {n}" for n in range(9))])
     items, lengths = torch.tensor([[1, 2, 3], [4, 2, 0]]), torch.tensor([3, 2])
-    first = book.prompts(items, lengths)
-    monkeypatch.setattr(book.llm, "tokenise", None)
-    again = book.prompts(items.flip(0), lengths.flip(0))
-    assert torch.equal(again.tokens.flip(0), first.tokens)
+    first, asked = made.user_prompts(items, lengths), []
+    monkeypatch.setattr(made.llm, "tokenize", lambda texts: asked.extend(texts) or [])
+    again = made.user_prompts(items.flip(0), lengths.flip(0))
+    assert torch.equal(again.flip(0), first) and not asked
 
 
-def test_a_prompt_that_is_too_long_loses_its_oldest_items(llm):
-    book = TextBook(llm("bert"), ["", "red", "blue", "gel"], most=3)
-    book.limit = 50
-    prompts = book.prompts(torch.tensor([[1, 2, 3]]), torch.tensor([3]))
-    words = in_words(book.llm, prompts, 0, ["[UserOut]", "[H1]", "[H2]", "[H3]"])
+def test_known_tokens_are_forgotten_where_they_are_many(llm, monkeypatch):
+    monkeypatch.setattr("recbole_llmemb.models.llmsrec.item_inputs._MOST_KEPT", 3)
+    made = form(llm("bert"), 2, TITLES)
+    items, lengths = torch.randint(1, len(TITLES), (9, 2)), torch.full((9,), 2)
+    first = made.user_prompts(items, lengths)
+    assert len(made._known) > 3
+    made.user_prompts(items[:1, :1], lengths[:1] - 1)
+    assert len(made._known) == 1
+    assert torch.equal(made.user_prompts(items, lengths), first)
+
+
+def test_a_prompt_that_is_too_long_loses_its_oldest_items(llm, monkeypatch):
+    made = form(llm("bert"), 3, ["", "red", "blue", "gel"])
+    monkeypatch.setattr(FrozenLLM, "max_prompt_tokens", 50)
+    items = torch.tensor([[1, 2, 3], [3, 0, 0]])
+    prompts = made.user_prompts(items, torch.tensor([3, 1]))
+    words = in_words(made.llm, prompts[0], ["[UserOut]", "[H1]", "[H2]", "[H3]"])
     assert len(words) <= 50
     assert "red" not in words and "[H1]" not in words
     assert words.index("blue") < words.index("[H2]") < words.index("gel") < words.index("[H3]")
-    book.limit = 20
-    with pytest.raises(UserError, match="no user prompt fits"):
-        book.prompts(torch.tensor([[1]]), torch.tensor([1]))
+    assert words.index("No") + 2 == words.index("1") < words.index("blue")  # counted from 1
+    assert slot(1) in prompts[1]
+    monkeypatch.setattr(FrozenLLM, "max_prompt_tokens", 20)
+    with pytest.raises(UserError) as error:
+        made.user_prompts(torch.tensor([[1]]), torch.tensor([1]))
+    assert error.value.key == "llm_model"
 
 
 @pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "MPNet", "Bert"])
@@ -143,44 +206,29 @@ def test_the_longest_prompt_is_what_the_llm_reads(llms, family):
     configuration = getattr(transformers, f"{family}Config")(**shape, pad_token_id=1)
     model = getattr(transformers, f"{family}Model")(configuration)
     loaded = FrozenLLM(model, tokenizer)
-    assert loaded.longest == (66 if family == "Bert" else 64)
+    assert loaded.max_prompt_tokens == (66 if family == "Bert" else 64)
 
     def read(length):
         codes = torch.tensor([[*range(4, 3 + length), slot(0)]]).clamp(max=len(tokenizer) - 1)
-        return loaded.states(Prompts.from_codes(codes, 1), torch.zeros(1, 1, 16))
+        return loaded.states(codes, torch.zeros(1, 1, 16))
 
-    assert read(loaded.longest).isfinite().all()
+    assert read(loaded.max_prompt_tokens).isfinite().all()
     with pytest.raises((RuntimeError, IndexError)):
-        read(loaded.longest + 1)
+        read(loaded.max_prompt_tokens + 1)
 
 
 def test_dates():
-    assert texts.date_of(texts.days_of([1406073600])[0]) == "2014-07-23"
-    assert texts.date_of(texts.days_of([1406073600999])[0]) == "2014-07-23"  # milliseconds
-    assert texts.date_of(texts.days_of([1406073599])[0]) == "2014-07-22"
+    seconds = [1406073600, 1406073600.999, 1406073599]
+    for times in (np.array(seconds), np.array(seconds) * 1000):
+        assert texts.dates_of(times).tolist() == ["2014-07-23", "2014-07-23", "2014-07-22"]
 
 
 @pytest.mark.parametrize("unit", [1, 1000], ids=["seconds", "milliseconds"])
 def test_a_day_begins_at_midnight(unit):
-    days = np.arange(10_957, 20_000)
-    times = days * 86_400.0 * unit
-    assert (texts.days_of(times) == days).all()
-    assert (texts.days_of(times - 1) == days - 1).all()
-
-
-def test_each_item_has_the_date_of_its_own_time(llm):
-    loaded = llm("bert")
-    book = TextBook(loaded, ["", "red soap", "blue gel"], most=2, clock=Clock())
-    items, lengths = torch.tensor([[1, 2, 1]]), torch.tensor([3])
-    times = torch.tensor([[0.0, 30.0, 45.0]]) * 86_400
-    prompts = book.prompts(items, lengths, times)
-    shown = [(1, "blue gel", "1970-01-31"), (2, "red soap", "1970-02-15")]
-    first, second = (texts.history_text(*each) for each in shown)
-    expected = [*loaded.head, *loaded.tokenise([texts.USER_START + first])[0], 0]
-    expected += [*loaded.tokenise([second])[0], 0]
-    assert prompts.tokens[0].tolist()[: len(expected)] == expected
-    other = book.prompts(items, lengths, times + 86_400)
-    assert not torch.equal(other.tokens, prompts.tokens)
+    dates = np.datetime64("2000-01-01") + np.arange(9_000)
+    times = dates.astype(int) * 86_400.0 * unit
+    assert (texts.dates_of(times) == dates.astype(str)).all()
+    assert (texts.dates_of(times - 1) == (dates - 1).astype(str)).all()
 
 
 @pytest.mark.parametrize("begin, real", [(0, False), (1.4e9, True), (1.4e12, True), (2014, False)])
@@ -199,51 +247,44 @@ def test_dates_are_named_where_times_are_real(caplog, begin, real):
 
 def test_last_items_of_histories():
     items, lengths = torch.tensor([[5, 6, 7, 8], [9, 0, 0, 0]]), torch.tensor([4, 1])
-    shown, count, twice = recent(items, lengths, 2, [items * 2])
-    assert shown.tolist() == [[7, 8], [9, 0]] and count.tolist() == [2, 1]
-    assert twice.tolist() == [[14, 16], [18, 0]]
+    assert recent(items, lengths, 2).tolist() == [[7, 8], [9, 0]]
+    assert recent(items, lengths, 9).tolist() == items.tolist()
 
 
 @pytest.mark.parametrize("left", [False, True])
 def test_slots_are_filled_with_the_right_vectors(left):
-    flat = torch.tensor([7, slot(1), 8, slot(0), 9, slot(2), slot(0)])
-    codes = pad_rows(torch.tensor([0, 4]), torch.tensor([4, 3]), flat)
-    assert codes.tolist() == [[7, -3, 8, -2], [9, -4, -2, PAD]]
-    prompts = Prompts.from_codes(codes, 3, left)
+    codes = pad_codes([[7, slot(1), 8, slot(0)], [9, slot(2), slot(0)]], left)
+    assert codes[0].tolist() == [7, -3, 8, -2]
+    assert codes[1].tolist() == ([PAD, 9, -4, -2] if left else [9, -4, -2, PAD])
     vectors = (torch.arange(6.0) + 1).view(2, 3, 1).requires_grad_()
-    filled = fill(torch.full((2, 4, 1), 0.5), prompts, vectors)[:, :, 0]
+    filled = fill(torch.full((2, 4, 1), 0.5), codes, vectors)[:, :, 0]
     second = [0.5, 0.5, 6.0, 4.0] if left else [0.5, 6.0, 4.0, 0.5]
     assert filled.tolist() == [[0.5, 2.0, 0.5, 1.0], second]
-    assert prompts.ends.tolist() == [3, 3 if left else 2]
     filled.sum().backward()
     assert vectors.grad.view(-1).tolist() == [1, 1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-@pytest.mark.parametrize("budget", [4, 1e-6, 0], ids=["all", "some", "none"])
+@pytest.mark.parametrize("budget", [4, 1e-6, 0])
 def test_kept_prefixes_give_what_the_whole_prompt_gives(llm, kind, budget):
     loaded = llm(kind)
-    assert loaded.keeps_prefixes
     rows = [[3, 4, 5], [3, 4, 5, 6, 7, 8], [3, 4, 9, 10], [3, 4, 2, 2, 2]]
-    prefixes = Prefixes(loaded, rows, budget, batch_size=3)
+    prefixes = PrefixKVCache(loaded, rows, budget, batch_size=3)
     assert prefixes.n_shared == 2
-    if budget == 1e-6:
-        assert 0 < prefixes.n_kept < 4
+    assert prefixes.keeps is (budget == 4)  # all or none
     ids = torch.tensor([1, 0, 3, 1, 2])
     end = [slot(1), 11, slot(0)]
     vectors = torch.randn(5, 2, loaded.width, requires_grad=True)
-    rest = Prompts.from_codes(torch.tensor([end] * 5), 2)
-    found = loaded.states(rest, vectors, *prefixes.layers(ids))
-    whole = [torch.tensor(rows[i] + end) for i in ids.tolist()]
-    codes = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True, padding_value=PAD)
-    expected = loaded.states(Prompts.from_codes(codes, 2), vectors)
+    found = loaded.states(pad_codes([end] * 5), vectors, *prefixes.layers(ids))
+    expected = loaded.states(pad_codes([rows[i] + end for i in ids.tolist()]), vectors)
     assert torch.allclose(found, expected, atol=1e-4)
     slopes = [torch.autograd.grad(x.square().sum(), vectors)[0] for x in (found, expected)]
     assert torch.allclose(*slopes, atol=1e-4)
 
 
-def test_encoders_keep_no_prefixes(llm):
-    assert not llm("bert").keeps_prefixes
+@pytest.mark.parametrize("kind", ["bert", "llama", "qwen2"])
+def test_decoders_go_on_from_prefixes(llm, kind):
+    assert llm(kind).supports_kv_prefix is (kind != "bert")
 
 
 def test_what_is_kept_is_computed_once(llmsrec, monkeypatch):
@@ -254,7 +295,7 @@ def test_what_is_kept_is_computed_once(llmsrec, monkeypatch):
     monkeypatch.setattr(model.llm, "keys_values", count)
     first = model.item_matrix()
     assert len(tokens) == -(-(model.n_items - 1) // 7)
-    model._items = None
+    model._catalog.forget()
     assert torch.allclose(model.item_matrix(), first) and len(tokens) == -(
         -(model.n_items - 1) // 7
     )
