@@ -12,16 +12,12 @@ from torch import nn
 
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data import prefixes
 from recbole_llmemb.data.batching import length_buckets
 from recbole_llmemb.data.histories import with_shuffled_sequences
 from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
-from recbole_llmemb.data.prefixes import (
-    LengthSortedBatch,
-    PrefixTrainDataLoader,
-    TrimmedTrainDataLoader,
-)
+from recbole_llmemb.models.adapters import Affine
 from recbole_llmemb.models.scoring import Items
-from recbole_llmemb.models.whitening import Affine
 from recbole_llmemb.table import EmbeddingTable, match
 from recbole_llmemb.table.format import read_projection
 
@@ -167,11 +163,19 @@ class Method:
     def train_loader(cls, config):
         """The class of the loader of its training batches."""
         if config["train_mode"] == "prefix":
-            loader = TrimmedTrainDataLoader if config["prefix_trim"] else PrefixTrainDataLoader
+            trimmed, padded = prefixes.TrimmedTrainDataLoader, prefixes.PrefixTrainDataLoader
+            loader = trimmed if config["prefix_trim"] else padded
         else:
             cloze = cls.one_pass == "cloze"
             loader = ClozeTrainDataLoader if cloze else SequenceTrainDataLoader
-        return _on_shuffled_sequences(loader) if config["shuffle_train"] else loader
+        if not config["shuffle_train"]:
+            return loader
+
+        def shuffled(config, dataset, sampler, shuffle=False):
+            dataset = with_shuffled_sequences(dataset, config["seed"])
+            return loader(config, dataset, sampler, shuffle=shuffle)
+
+        return shuffled
 
     @classmethod
     def is_padding_free(cls, config) -> bool:
@@ -185,13 +189,13 @@ class Method:
 
     @classmethod
     def why_not(cls, ability: str, config) -> str:
-        """Why it lacks one of :data:`ABILITIES`, the rest of a sentence; empty where it has it."""
+        """Why it lacks an ability, the rest of a sentence; empty where it has it.
+
+        ``ability``: ``vectors``, ``new_items``, ``cold_items`` or ``user_encoder``.
+        """
         if cls.scores_are_products(config):
             return ""
-        return (
-            f"{config['model']} makes its scores in a way of its own, not as products of a user's "
-            "and an item's vector"
-        )
+        return f"scores of {config['model']} are no products of a user's and an item's vector"
 
     # -- what a model writes ------------------------------------------------------------------
 
@@ -302,7 +306,7 @@ class Method:
         ordered, order = torch.sort(lengths.cpu(), stable=True)
         chunks, order = length_buckets(ordered), order.to(lengths.device)
         columns = {name: column[order] for name, column in batch.interaction.items()}
-        found = self.query_of(self.states(LengthSortedBatch(columns, chunks))).float()
+        found = self.query_of(self.states(prefixes.LengthSortedBatch(columns, chunks))).float()
         return torch.empty_like(found).index_copy_(0, order, found)
 
 
@@ -345,8 +349,7 @@ class StockModel(Method):
         return self.model(*[given[role] for role in forward_roles(self.model.forward)])
 
     def own_scores(self, batch, ids=None):
-        found = self.model.full_sort_predict(batch)
-        found = found.view(len(batch), -1)
+        found = self.model.full_sort_predict(batch).view(len(batch), -1)
         return found if ids is None else found.gather(1, ids)
 
     def items(self):
@@ -363,11 +366,3 @@ class StockModel(Method):
 def as_method(model) -> Method:
     """A model as the rest of the package asks it: as it is, or RecBole's own through an adapter."""
     return model if isinstance(model, Method) else StockModel(model)
-
-
-def _on_shuffled_sequences(loader):
-    def shuffled(config, dataset, sampler, shuffle=False):
-        dataset = with_shuffled_sequences(dataset, config["seed"])
-        return loader(config, dataset, sampler, shuffle=shuffle)
-
-    return shuffled

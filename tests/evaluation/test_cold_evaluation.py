@@ -402,7 +402,7 @@ def test_refused(command, option, words):
     [
         (
             {"model": "LLMEmbCORE", "loss_type": "CE"},
-            "LLMEmbCORE makes its scores in a way of its own",
+            "scores of LLMEmbCORE are no products",
         ),
         ({"align_weight": 0.01, "align_teacher": "saved/x.pth"}, "may have been trained with"),
         ({"align_weight": 0.01, "align_teacher": "my-teacher"}, "may have been trained with"),

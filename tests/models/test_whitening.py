@@ -2,7 +2,7 @@
 
 import torch
 
-from recbole_llmemb.models.whitening import Whitening, whiten
+from recbole_llmemb.models.adapters import Whitening, whiten
 
 
 def correlated(n=400, width=12):

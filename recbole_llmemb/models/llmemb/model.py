@@ -124,8 +124,7 @@ class LLMEmbMixin(ItemSide):
         if teacher.shape[1] != size:
             raise UserError(
                 f"align_teacher {settings.align_teacher} has item embeddings of size "
-                f"{teacher.shape[1]}, the model of size {size}; train a teacher of that size "
-                "or set align_weight: 0."
+                f"{teacher.shape[1]}, the model of size {size}; take another or align_weight: 0."
             )
         self.register_buffer("teacher", teacher, persistent=False)
 
@@ -203,12 +202,8 @@ class LLMEmbMixin(ItemSide):
     @property
     def _has_recboles_loss(self):
         """Whether RecBole has the loss, over the same scores."""
-        return self._has_plain_scores and self.loss_type in _RECBOLES
-
-    @property
-    def _has_plain_scores(self):
-        """Whether training scores are those that RecBole's own losses make."""
-        return self.item_scores.is_dot_product and self.log_popularity is None
+        plain = self.item_scores.is_dot_product and self.log_popularity is None
+        return plain and self.loss_type in _RECBOLES
 
     def _backbones_loss(self, interaction):
         backbone = super(Method, self)

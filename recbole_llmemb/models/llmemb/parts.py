@@ -8,19 +8,22 @@ from torch import nn
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.gpus import refuse_too_large
 from recbole_llmemb.core.registry import Registry
-from recbole_llmemb.models.adapters import LinearAdapter, MLPAdapter, NoAdapter
+from recbole_llmemb.models import adapters
 from recbole_llmemb.models.contract import given_to
 from recbole_llmemb.models.llmemb.item_embedding import ItemOffsets, TableItemEmbedding, TrainedRows
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.losses import BCELoss, BPRLoss, CELoss, Loss
-from recbole_llmemb.models.whitening import Whitening, rescaling
 
 __all__ = ["ADAPTERS", "ITEM_EMBEDDINGS", "LOSSES"]
 
 #: From the table to the model. A class of yours is called with the widths of the table and of the
 #: model and maps rows ``(n, D)`` to ``(n, d)``.
 ADAPTERS = Registry(
-    "adapter", nn.Module, linear=LinearAdapter, mlp=MLPAdapter, none=NoAdapter, whitening=NoAdapter
+    "adapter",
+    nn.Module,
+    linear=adapters.LinearAdapter,
+    mlp=adapters.MLPAdapter,
+    **dict.fromkeys(("none", "whitening"), adapters.NoAdapter),
 )
 
 #: What an item's embedding is made of. A class of yours extends the layer over a table.
@@ -128,17 +131,17 @@ def has_bfloat16_matmul(device):
 
 def _adapter(settings, width, size):
     if not settings.learns_adapter:
-        return NoAdapter()
+        return adapters.NoAdapter()
     middle = settings.adapter_hidden_size or max(1, width // 2)
     if settings.adapter == "mlp":
-        return MLPAdapter(width, middle, size, settings.adapter_dropout)
+        return adapters.MLPAdapter(width, middle, size, settings.adapter_dropout)
     if settings.adapter == "linear":
-        return LinearAdapter(width, middle, size)
+        return adapters.LinearAdapter(width, middle, size)
     return ADAPTERS[settings.adapter](width, size)
 
 
 def _preparation(settings, table):
     """What is done to the table before the adapter, or None."""
     if settings.learns_adapter or settings.adapter == "whitening":
-        return Whitening(table, settings.llm_whiten) if settings.llm_whiten else None
-    return rescaling(table, settings.llm_init_std) if settings.llm_init_std else None
+        return adapters.Whitening(table, settings.llm_whiten) if settings.llm_whiten else None
+    return adapters.rescaling(table, settings.llm_init_std) if settings.llm_init_std else None

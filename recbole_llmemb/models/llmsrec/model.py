@@ -11,6 +11,7 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_llmemb.core.gpus import refuse_too_large
+from recbole_llmemb.models.adapters import whiten
 from recbole_llmemb.models.contract import Method, Needs, as_method, given_to
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.item_inputs import (
@@ -34,7 +35,6 @@ from recbole_llmemb.models.llmsrec.loader import (
 from recbole_llmemb.models.llmsrec.prompts import recent
 from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
 from recbole_llmemb.models.scoring import EvalCache, Items, ItemScores
-from recbole_llmemb.models.whitening import whiten
 
 
 class LLMSRec(Method, SequentialRecommender):
