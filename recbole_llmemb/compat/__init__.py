@@ -10,15 +10,7 @@ from __future__ import annotations
 import importlib
 import threading
 
-from recbole_llmemb.compat import (
-    datasets,
-    imports,
-    metrics,
-    pickles,
-    reading,
-    surroundings,
-    training,
-)
+from recbole_llmemb.compat import datasets, imports, metrics, pickles, reading, training
 from recbole_llmemb.core.errors import UserError
 
 _applied = False
@@ -48,16 +40,16 @@ def apply() -> None:
         imports.spare_absent_libraries()
         imports.defer_ray()
         imports.let_hyperopt_draw()
-        surroundings.let_folders_exist()
+        training.let_folders_exist()
         reading.read_files_as_they_are()
         datasets.fill_missing_values()
         datasets.tell_filtered_interactions()
         datasets.check_presplit_histories()
         datasets.keep_times_exact()
         datasets.count_first_interactions()
-        metrics.collect_catalogue_metrics()
-        metrics.compute_catalogue_metrics()
-        surroundings.obey_use_gpu()
+        metrics.collect_catalog_metrics()
+        metrics.compute_catalog_metrics()
+        training.obey_use_gpu()
         training.use_current_amp()
         training.let_bars_fit()
         training.report_plain_metrics()
@@ -65,5 +57,5 @@ def apply() -> None:
         training.heal_started_processes()
         pickles.leave_pickles_alone()
         pickles.load_weights_only()
-        surroundings.switch_anomaly_detection_off()
+        training.switch_anomaly_detection_off()
         _applied = True

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_llmemb.compat.around import around
+from recbole_llmemb.compat.changes import around
 from recbole_llmemb.compat.reading import ListFrame, orders_by_time
 from recbole_llmemb.core.errors import UserError
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llmemb.compat.changes import StandIn
 from recbole_llmemb.core.errors import UserError
 
 
@@ -115,22 +116,13 @@ def let_hyperopt_draw() -> None:
     """
     from recbole.trainer import hyper_tuning
 
-    hyper_tuning.np = _NumpyForHyperopt("numpy")
+    hyper_tuning.np = StandIn(np, random=types.SimpleNamespace(RandomState=_RandomState))
 
 
 class _RandomState(np.random.RandomState):
     """Draws whole numbers under the new name, too."""
 
     integers = np.random.RandomState.randint
-
-
-class _NumpyForHyperopt(types.ModuleType):
-    """NumPy, whose old generator has what hyperopt asks for."""
-
-    random = types.SimpleNamespace(RandomState=_RandomState)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
 
 
 class _Tune:

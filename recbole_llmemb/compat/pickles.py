@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-import functools
 import os
 import sys
-import types
 from logging import getLogger
 from typing import Any
 
 import numpy as np
 
-from recbole_llmemb.compat.training import PlainTorch
+from recbole_llmemb.compat.changes import StandIn, around
+from recbole_llmemb.compat.training import PLAIN_TORCH
 from recbole_llmemb.core.errors import UserError
 
 
@@ -28,16 +27,9 @@ def leave_pickles_alone() -> None:
     from recbole.data.dataset import Dataset
 
     # Modules and scripts hold these functions themselves; what they look up is given another.
-    utils.os = _changed(os, path=_changed(os.path, exists=_is_never_there))
+    utils.os = StandIn(os, path=StandIn(os.path, exists=_is_never_there))
     utils.save_split_dataloaders.__code__ = _save_no_loaders.__code__
     Dataset.save = _save_no_dataset
-
-
-def _changed(module: types.ModuleType, **names: Any) -> types.ModuleType:
-    """A copy of a module with other things under some names."""
-    copy = types.ModuleType(module.__name__)
-    vars(copy).update(vars(module), **names)
-    return copy
 
 
 def _is_never_there(path: Any) -> bool:
@@ -76,17 +68,14 @@ def load_weights_only() -> None:
     from recbole.trainer import hyper_tuning
 
     vars(hyper_tuning).setdefault("eval", ast.literal_eval)
-    build = AbstractRecommender.__init__
 
-    @functools.wraps(build)
-    def with_safe_names(self, *arguments: Any, **options: Any) -> None:
+    @around(AbstractRecommender, "__init__")
+    def with_safe_names(build, self, *arguments: Any, **options: Any) -> None:
         for kind in type(self).__mro__:
             for name, stand_in in _STAND_INS.get(kind.__name__, {}).items():
                 if kind.__module__.startswith("recbole.model."):
                     setattr(sys.modules[kind.__module__], name, stand_in)
         build(self, *arguments, **options)
-
-    AbstractRecommender.__init__ = with_safe_names
 
 
 def _load_numbers(path: Any, **_: Any) -> np.ndarray:
@@ -107,7 +96,7 @@ def _network(name: str) -> type:
     return getattr(kd_dagfm, name)
 
 
-_PLAIN_TORCH = {"torch": PlainTorch("torch")}
+_PLAIN_TORCH = {"torch": PLAIN_TORCH}
 # What the modules of these models of RecBole find instead of torch, NumPy and Python's eval.
 _STAND_INS: dict[str, dict[str, Any]] = {
     "S3Rec": _PLAIN_TORCH,
@@ -116,5 +105,5 @@ _STAND_INS: dict[str, dict[str, Any]] = {
     "NeuMF": _PLAIN_TORCH,
     "RaCT": _PLAIN_TORCH,
     "KD_DAGFM": {**_PLAIN_TORCH, "eval": _network},
-    "LDiffRec": {"np": _changed(np, load=_load_numbers)},
+    "LDiffRec": {"np": StandIn(np, load=_load_numbers)},
 }

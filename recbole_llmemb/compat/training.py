@@ -1,13 +1,62 @@
-"""What PyTorch and NumPy of today change under RecBole's trainers."""
+"""What RecBole does to the process it runs in, and PyTorch and NumPy of today to its trainers."""
 
 from __future__ import annotations
 
 import functools
+import os
 import types
 from typing import Any
 
+import torch
+
+from recbole_llmemb.compat.changes import StandIn, around
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.checkpoint import config_to_plain
+
+
+def obey_use_gpu() -> None:
+    """Let ``use_gpu: False`` keep a run on the CPU, as RecBole's documentation says.
+
+    ``Config`` looks at ``gpu_id`` only, which is empty for the CPU.
+    """
+    from recbole.config import Config
+
+    @around(Config, "_init_device")
+    def of_use_gpu(init_device, self):
+        if self.final_config_dict.get("use_gpu") is False:
+            self.final_config_dict["gpu_id"] = ""
+        init_device(self)
+
+
+def let_folders_exist() -> None:
+    """Let RecBole make a folder that another process makes at the same moment.
+
+    ``ensure_dir`` looks whether ``log/``, ``log_tensorboard/`` or the folder of the
+    checkpoints is there and then makes it, so that one of two runs that start together
+    in one place fails with ``FileExistsError``.
+    """
+    from recbole.utils import utils
+
+    # Its modules hold the function itself, so it is given another inside.
+    utils.ensure_dir.__code__ = _ensure_dir.__code__
+
+
+def _ensure_dir(dir_path):
+    os.makedirs(dir_path, exist_ok=True)
+
+
+def switch_anomaly_detection_off() -> None:
+    """Undo what ``recbole.model.sequential_recommender.sine`` does when it is imported.
+
+    It calls ``torch.autograd.set_detect_anomaly(True)`` at module level, and the package
+    imports all its models at once: every training step of every model in the process then
+    records a stack trace per operation and checks every gradient for NaN. Somebody who
+    had anomaly detection on before keeps it.
+    """
+    before = torch.is_anomaly_enabled()
+    import recbole.model.sequential_recommender  # noqa: F401
+
+    torch.autograd.set_detect_anomaly(before)
 
 
 def use_current_amp() -> None:
@@ -16,15 +65,12 @@ def use_current_amp() -> None:
     They call ``torch.cuda.amp.GradScaler`` at every epoch, on CPU too, and each
     time PyTorch warns that it is deprecated.
     """
-    import torch
     from recbole.trainer import trainer
 
-    if not hasattr(torch.amp, "GradScaler"):
-        return
-    current = types.ModuleType("amp")
-    vars(current)["GradScaler"] = functools.partial(torch.amp.GradScaler, "cuda")
-    vars(current)["autocast"] = functools.partial(torch.amp.autocast, "cuda")
-    trainer.amp = current
+    trainer.amp = types.SimpleNamespace(
+        GradScaler=functools.partial(torch.amp.GradScaler, "cuda"),
+        autocast=functools.partial(torch.amp.autocast, "cuda"),
+    )
 
 
 def let_bars_fit() -> None:
@@ -46,14 +92,10 @@ def report_plain_metrics() -> None:
     """
     from recbole.evaluator import Evaluator
 
-    evaluate = Evaluator.evaluate
-
-    @functools.wraps(evaluate)
-    def with_floats(self, dataobject):
+    @around(Evaluator, "evaluate")
+    def with_floats(evaluate, self, dataobject):
         result = evaluate(self, dataobject)
         return type(result)((name, float(value)) for name, value in result.items())
-
-    Evaluator.evaluate = with_floats
 
 
 def keep_checkpoints_plain() -> None:
@@ -64,7 +106,7 @@ def keep_checkpoints_plain() -> None:
     """
     from recbole.trainer import trainer
 
-    trainer.torch = PlainTorch("torch")
+    trainer.torch = PLAIN_TORCH
 
 
 def heal_started_processes() -> None:
@@ -88,31 +130,24 @@ def __getattr__(name: str) -> Any:
     return globals()[name]
 
 
-class PlainTorch(types.ModuleType):
-    """torch, whose ``save`` and ``load`` are those of :mod:`recbole_llmemb.core.checkpoint`."""
+def _save(state: dict[str, Any], path: Any, **_: Any) -> None:
+    """Write what a trainer saves: ``Config`` as a dictionary, no modules."""
+    state = dict(state)
+    if "config" in state:
+        state["config"] = config_to_plain(state["config"])
+    # DIN and others list submodules here, whose weights state_dict has already.
+    state["other_parameter"] = {
+        key: value
+        for key, value in (state.get("other_parameter") or {}).items()
+        if not isinstance(value, torch.nn.Module)
+    }
+    checkpoint.save(state, path)
 
-    def __getattr__(self, name: str) -> Any:
-        import torch
 
-        return getattr(torch, name)
+def _load(path: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
+    """Read a checkpoint with ``weights_only=True``."""
+    return checkpoint.load(path, map_location)
 
-    @staticmethod
-    def save(state: dict[str, Any], path: Any, **_: Any) -> None:
-        """Write what a trainer saves: ``Config`` as a dictionary, no modules."""
-        import torch
 
-        state = dict(state)
-        if "config" in state:
-            state["config"] = config_to_plain(state["config"])
-        # DIN and others list submodules here, whose weights state_dict has already.
-        state["other_parameter"] = {
-            key: value
-            for key, value in (state.get("other_parameter") or {}).items()
-            if not isinstance(value, torch.nn.Module)
-        }
-        checkpoint.save(state, path)
-
-    @staticmethod
-    def load(path: Any, map_location: Any = "cpu", **_: Any) -> dict[str, Any]:
-        """Read a checkpoint with ``weights_only=True``."""
-        return checkpoint.load(path, map_location)
+#: torch, which saves and loads as :mod:`recbole_llmemb.core.checkpoint` does.
+PLAIN_TORCH = StandIn(torch, save=_save, load=_load)

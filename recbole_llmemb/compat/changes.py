@@ -1,8 +1,9 @@
-"""Changing a method of RecBole's, and keeping what it did at hand."""
+"""How things of RecBole's are changed, with what they were at hand."""
 
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -26,3 +27,14 @@ def around(owner: Any, name: str) -> Callable[[Function], Function]:
         return function
 
     return put
+
+
+class StandIn(types.ModuleType):
+    """A module as some other module finds it: with other things under some names."""
+
+    def __init__(self, module: types.ModuleType, **changed: Any) -> None:
+        super().__init__(module.__name__)
+        vars(self).update(changed, _module=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
