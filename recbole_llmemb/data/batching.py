@@ -20,23 +20,12 @@ def plan_batches(lengths, costs, batch_size, generator, shuffle=True, pool=64):
     histories does not count less per position than one of short ones, and an epoch
     takes as many steps as ``batch_size`` windows each would.
 
-    Parameters
-    ----------
-    lengths, costs : numpy.ndarray of int64 (w,)
-        Items read and positions trained on by each window.
-    batch_size : int
-        Windows per batch, on average.
-    generator : torch.Generator
-        The only source of randomness.
-    shuffle : bool
-        False keeps the order given (sorting nothing).
-    pool : int
-        Batches sorted by length together; larger pads less and mixes less.
-
-    Returns
-    -------
-    list of numpy.ndarray
-        Window indices per batch; each window in exactly one.
+    ``lengths``, ``costs``: ``int64 (w,)``, items read and positions trained on by each window.
+    ``batch_size``: windows per batch, on average.
+    ``generator``: the only source of randomness.
+    ``shuffle``: False keeps the order given (sorting nothing).
+    ``pool``: batches sorted by length together; larger pads less and mixes less.
+    Returns window indices per batch; each window in exactly one.
     """
     count = len(lengths)
     if count == 0:
@@ -55,6 +44,12 @@ def plan_batches(lengths, costs, batch_size, generator, shuffle=True, pool=64):
     if shuffle:
         batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
     return batches
+
+
+def own_share(batches):
+    """The share of an epoch that this process of a distributed run has."""
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return batches[rank::world][: len(batches) // world]
 
 
 # A chunk narrower than this many rows costs more to start than its padding costs to read.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
@@ -13,6 +14,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data import presplit
 from recbole_llmemb.data.holdout import hold_out
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
+from recbole_llmemb.data.windows import is_first
 
 
 def check_parts(parts, config):
@@ -97,7 +99,7 @@ class LazySequentialDataset(SequentialDataset):
     def _load_inter_feat(self, token, dataset_path):
         if not self.config["benchmark_filename"]:
             return super()._load_inter_feat(token, dataset_path)
-        self.inter_feat = presplit.load(self, dataset_path)
+        self.inter_feat = presplit.load(self)
         self.benchmark_filename_list = None  # from here on these are interactions as any others
 
     def _benchmark_presets(self):
@@ -129,7 +131,6 @@ class LazySequentialDataset(SequentialDataset):
 
     def _data_filtering(self):
         if self.config["benchmark_filename"]:  # taken whole, as RecBole does
-            self._filter_nan_user_or_item()
             self._reset_index()
             return
         super()._data_filtering()
@@ -161,10 +162,9 @@ class LazySequentialDataset(SequentialDataset):
                 self.inter_feat, self.uid_field, self.has_places
             )
 
-        users = self.inter_feat[self.uid_field].numpy()
-        first = np.flatnonzero(np.r_[True, users[1:] != users[:-1]]) if len(users) else []
-        starts = np.repeat(first, np.diff(np.r_[first, len(users)]).astype(np.int64))
-        position_in_history = np.arange(len(users)) - starts
+        places = np.arange(len(self.inter_feat))
+        first = is_first(self.inter_feat[self.uid_field].numpy())
+        position_in_history = places - np.maximum.accumulate(np.where(first, places, 0))
         targets = torch.from_numpy(np.flatnonzero(position_in_history))
         lengths = torch.from_numpy(position_in_history)[targets].clamp(max=self.max_item_list_len)
         if seen is not None:
@@ -192,28 +192,15 @@ class LazySequentialDataset(SequentialDataset):
         if group_by is None or leave_one_mode not in left_out:
             return super().leave_one_out(group_by, leave_one_mode)  # which says what is wrong
 
-        keys = self.inter_feat[group_by].numpy()
-        _, first_seen, group = np.unique(keys, return_index=True, return_inverse=True)
-        # RecBole visits the groups in the order in which they first appear.
-        rank = np.empty(len(first_seen), dtype=np.int64)
-        rank[np.argsort(first_seen)] = np.arange(len(first_seen))
-        rank = rank[group]
-        order = np.argsort(rank, kind="stable")
-        sizes = np.bincount(rank)
-        from_end = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(keys))  # 1 is the last row
+        group = pd.factorize(self.inter_feat[group_by].numpy())[0]  # in the order of appearance
+        order, sizes = np.argsort(group, kind="stable"), np.bincount(group)
+        from_end = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(group))  # 1 is the last row
         held_out = np.minimum(left_out[leave_one_mode], np.repeat(sizes, sizes) - 1)
-
-        train = order[from_end > held_out]
-        last, before_last = (
-            order[(from_end == 1) & (held_out >= 1)],
-            order[(from_end == 2) & (held_out >= 2)],
-        )
-        nothing = np.empty(0, dtype=np.int64)
-        parts = {
-            "valid_and_test": [train, before_last, last],
-            "valid_only": [train, last, nothing],
-            "test_only": [train, nothing, last],
-        }[leave_one_mode]
+        last = order[(from_end == 1) & (held_out >= 1)]
+        before_last = order[(from_end == 2) & (held_out >= 2)]  # none, where one is left out
+        parts = [order[from_end > held_out], before_last, last]
+        if leave_one_mode == "valid_only":
+            parts = [parts[0], last, before_last]
         self._drop_unused_col()
         return [self.copy(self.inter_feat[part]) for part in parts]
 
@@ -225,11 +212,10 @@ class LazySequentialDataset(SequentialDataset):
 
         Returns ``(n,)``, each once, in ascending order.
         """
-        users = self.sorted_interactions.fields[self.uid_field]
+        first = is_first(self.sorted_interactions.fields[self.uid_field].numpy())
         targets = self.inter_feat[POSITION]
         before = targets - 1
-        is_first = (before == 0) | (users[before - 1] != users[before])
-        return torch.cat([targets, before[is_first], self.told_in]).unique()
+        return torch.cat([targets, before[first[before]], self.told_in]).unique()
 
     def interactions(self):
         """The interactions of this split as they were before augmentation.
@@ -246,15 +232,8 @@ class LazySequentialDataset(SequentialDataset):
         is training data all the same, so it is counted too. What is in no training batch counts
         nowhere: under a split along global time that is all of a user who came later.
 
-        Parameters
-        ----------
-        train : LazySequentialDataset
-            The training split.
-
-        Returns
-        -------
-        tuple of torch.LongTensor
-            Counts per item ``(n_items,)`` and per user ``(n_users,)``.
+        ``train``: the training split.
+        Returns counts per item ``(n_items,)`` and per user ``(n_users,)``.
         """
         fields, used = train.sorted_interactions.fields, train.positions()
         return (

@@ -10,7 +10,7 @@ from recbole.data.interaction import Interaction
 
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
 
-# Odd constants that scatter neighbouring numbers (Knuth's, and two of SplitMix64's).
+# Odd constants that scatter neighboring numbers (Knuth's, and two of SplitMix64's).
 _SCATTER = (6364136223846793005, 1442695040888963407, -4658895280553007687)
 
 
@@ -19,22 +19,22 @@ def shuffled_order(keys, lengths, width, seed, last=None):
 
     The same row (by its key) gets the same order whatever batch it is in.
 
-    Shapes: ``keys``, ``lengths`` (b,).
+    ``keys``, ``lengths`` (…): of any shape.
     ``last``: only this many items at the end of each history change places; all by default.
-    Returns (b, width).
+    Returns (…, width).
     """
     column = torch.arange(width, device=keys.device)
+    keys, lengths = keys.unsqueeze(-1), lengths.unsqueeze(-1)
     one, two, three = _SCATTER
     begin = torch.tensor((seed + 1) % 2**31, device=keys.device) * three
-    draw = (keys.unsqueeze(1) + 1) * one + (column + 1) * two + begin
+    draw = (keys + 1) * one + (column + 1) * two + begin
     for _ in range(2):
         draw = (draw ^ (draw >> 31)) * one
     draw = ((draw >> 11) & (2**40 - 1)).double() / 2**40
-    lengths = lengths.unsqueeze(1)
     draw = torch.where(column >= lengths, column + 1.0, draw)
     if last is not None:
         draw = torch.where(column < lengths - last, column - float(width), draw)
-    return draw.argsort(1)
+    return draw.argsort(-1)
 
 
 class ShuffledInteractions(SortedInteractions):
@@ -56,12 +56,9 @@ class ShuffledInteractions(SortedInteractions):
         rows = super().history(list_field, positions, lengths, width)
         if self.list_fields[list_field] != self.item_field:
             return rows
-        single = rows.dim() == 1
-        rows, positions = torch.atleast_2d(rows), torch.atleast_1d(positions)
-        lengths = torch.atleast_1d(lengths)
         keys = row_keys(self.fields[self.user_field][positions], lengths)
-        rows = rows.gather(1, shuffled_order(keys, lengths, rows.shape[1], self.seed, self.last))
-        return rows[0] if single else rows
+        order = shuffled_order(keys, lengths, rows.shape[-1], self.seed, self.last)
+        return rows.gather(-1, order)
 
 
 def row_keys(users, lengths):
@@ -80,12 +77,10 @@ def with_shuffled_histories(dataset, seed, last=None):
     if isinstance(rows, LazyInteraction):
         store = ShuffledInteractions(rows.store, dataset.iid_field, dataset.uid_field, seed, last)
         return dataset.copy(LazyInteraction(rows.interaction, store, length_field))
-    columns, field = dict(rows.interaction), dataset.item_id_list_field
-    keys = row_keys(columns[dataset.uid_field], columns[length_field])
-    lists = columns[field]
-    order = shuffled_order(keys, columns[length_field], lists.shape[1], seed, last)
-    columns[field] = lists.gather(1, order)
-    return dataset.copy(Interaction(columns))
+    lists, lengths = rows[dataset.item_id_list_field], rows[length_field]
+    keys = row_keys(rows[dataset.uid_field], lengths)
+    shuffled = lists.gather(1, shuffled_order(keys, lengths, lists.shape[1], seed, last))
+    return dataset.copy(Interaction({**rows.interaction, dataset.item_id_list_field: shuffled}))
 
 
 def batch_of(columns):
@@ -130,15 +125,8 @@ def with_sampled_users(dataset, count, seed=0):
 def sampled_users(dataset, count, seed=0):
     """Whether each user id is among the ``count`` chosen ones, ``bool (n_users,)``."""
     tokens = dataset.field2id_token[dataset.uid_field]
-    draws = np.array(
-        [
-            int.from_bytes(
-                hashlib.blake2b(f"{seed} {token}".encode(), digest_size=8).digest(), "big"
-            )
-            for token in tokens
-        ],
-        dtype=np.uint64,
-    )
+    digests = [hashlib.blake2b(f"{seed} {token}".encode(), digest_size=8) for token in tokens]
+    draws = np.frombuffer(b"".join(each.digest() for each in digests), dtype=">u8")
     chosen = np.zeros(len(tokens), dtype=bool)
     chosen[1 + np.argsort(draws[1:], kind="stable")[:count]] = True
     return chosen

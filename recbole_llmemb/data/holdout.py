@@ -10,6 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data.windows import is_first, stretches
 
 
 @dataclass(frozen=True)
@@ -63,41 +64,33 @@ def hold_out(dataset, share, seed, targets="last") -> HeldOut:
             f"holdout_items is {share}, which leaves dataset {dataset.dataset_name} without "
             "interactions; give a smaller share."
         )
-    users, held_items, before, met = _targets(dataset, held, targets)
+    found = _targets(dataset, held, targets)
     dataset.inter_feat = inter[held < 0].reset_index(drop=True)
     if dataset.item_feat is not None:
         known = ~dataset.item_feat[item_field].astype(str).isin(tokens)
         dataset.item_feat = dataset.item_feat[known].reset_index(drop=True)
-    has = before > 0
-    kept = has[met[0]]
-    met = (np.cumsum(has) - 1)[met[0][kept]], met[1][kept]
-    gone = int((held >= 0).sum())
-    return HeldOut(tokens, gone, users[has], held_items[has], before[has], int((~has).sum()), met)
+    return HeldOut(tokens, int((held >= 0).sum()), *found)
 
 
 def _targets(dataset, held, which):
-    """User tokens, item indices and number of other interactions before, of each target.
-
-    And, as in :class:`HeldOut`, the held-out items met before.
-    """
+    """What :class:`HeldOut` says of the targets."""
     inter = dataset.inter_feat
     times = inter[dataset.time_field].to_numpy()  # equal ones stay as they stand in the file
     codes = inter[dataset.uid_field].astype("category").cat.codes.to_numpy()
     order = np.lexsort((times, codes))
     held, codes = held[order], codes[order]
-    other = np.cumsum(held < 0) - (held < 0)  # before each, all users together
-    first = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1]])
-    before = other - np.repeat(other[first], np.diff(np.r_[first, len(codes)]))
-    wanted = held >= 0
-    if which == "last":
-        wanted = wanted & np.r_[codes[1:] != codes[:-1], True]
     users = inter[dataset.uid_field].astype(str).to_numpy()[order]
-    places = np.flatnonzero(held >= 0)
-    begin = np.searchsorted(codes[places], codes[wanted])
-    counts = np.searchsorted(places, np.flatnonzero(wanted)) - begin
-    rows = np.repeat(np.arange(len(counts)), counts)
-    earlier = begin[rows] + np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-    return users[wanted], held[wanted], before[wanted], (rows, held[places[earlier]])
+    cold, first = held >= 0, is_first(codes)
+    others = np.cumsum(~cold) - ~cold  # before each, all users together
+    before = others - np.maximum.accumulate(np.where(first, others, 0))
+    wanted = cold & np.r_[first[1:], True] if which == "last" else cold
+    targets = np.flatnonzero(wanted & (before > 0))
+    places = np.flatnonzero(cold)
+    begin = np.searchsorted(codes[places], codes[targets])
+    rows, earlier = stretches(begin, np.searchsorted(places, targets) - begin)
+    without = int(wanted.sum()) - len(targets)
+    met = rows, held[places[earlier]]
+    return users[targets], held[targets], before[targets], without, met
 
 
 def histories(held: HeldOut, dataset, rows):

@@ -9,12 +9,13 @@ lists are gathered for the rows of a batch when the batch is asked for.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from recbole.data.dataset import DIENDataset, SequentialDataset
 from recbole.data.interaction import Interaction
+
+from recbole_llmemb.compat.changes import around
+from recbole_llmemb.data.windows import is_first, stretches
 
 #: Column with the position of a row's target in the sorted interactions.
 POSITION = "_target_position"
@@ -59,10 +60,9 @@ class SortedInteractions:
         """
         owners = self.fields[user_field]
         starts = torch.searchsorted(owners, owners[positions] if users is None else users)
-        counts = positions - starts
-        rows = torch.arange(len(positions)).repeat_interleave(counts)
-        place = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
-        return rows, self.fields[item_field][starts[rows] + place]
+        found = stretches(starts.numpy(), (positions - starts).numpy())
+        rows, places = map(torch.from_numpy, found)
+        return rows, self.fields[item_field][places]
 
 
 class LazyInteraction(Interaction):
@@ -76,11 +76,6 @@ class LazyInteraction(Interaction):
         super().__init__(columns)
         self.store = store
         self.length_field = length_field
-
-    def __getattr__(self, item):
-        if item in ("store", "length_field"):  # asked for while unpickling
-            raise AttributeError(item)
-        return super().__getattr__(item)
 
     def __getitem__(self, index):
         if isinstance(index, str):
@@ -113,18 +108,13 @@ class LazyInteraction(Interaction):
 def install():
     """Let RecBole's datasets note where targets lie, where ``exclude_history`` is set."""
     for kind in (SequentialDataset, DIENDataset):
-        kind.data_augmentation = _with_positions(kind.data_augmentation)
 
-
-def _with_positions(augment):
-    @functools.wraps(augment)
-    def noted(self):
-        augment(self)
-        if self.config["exclude_history"]:
-            self.sorted_interactions, positions = interactions_of(self)
-            self.inter_feat.update(Interaction({POSITION: positions}))
-
-    return noted
+        @around(kind, "data_augmentation")
+        def noted(augment, self):
+            augment(self)
+            if self.config["exclude_history"]:
+                self.sorted_interactions, positions = interactions_of(self)
+                self.inter_feat.update(Interaction({POSITION: positions}))
 
 
 def interactions_of(dataset):
@@ -136,7 +126,7 @@ def interactions_of(dataset):
     """
     rows = dataset.inter_feat
     users, items = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
-    first = np.r_[True, users[1:] != users[:-1]][: len(users)]
+    first = is_first(users)
     began = rows[dataset.item_id_list_field][:, 0].numpy()[first]
     fields = {
         dataset.uid_field: np.insert(users, np.flatnonzero(first), users[first]),

@@ -14,34 +14,17 @@ class NegativeSampler:
     target; SASRec's and LLMEmb's authors avoid the user's whole training sequence, which
     is the default here.
 
-    Parameters
-    ----------
-    users, items : torch.LongTensor (n,)
-        The training interactions.
-    n_items : int
-        Items with padding; items 1 … ``n_items - 1`` are drawn.
-    excludes : {"history", "target"}
-        What a negative must differ from.
-    distribution : {"uniform", "popularity"}
-        Popularity draws in proportion to ``count ** alpha``.
-    alpha : float
-        See ``distribution``.
-    generator : torch.Generator
-        The only source of randomness.
+    ``users``, ``items`` (n,): the training interactions.
+    ``n_items``: items with padding; items 1 … ``n_items - 1`` are drawn.
+    ``generator``: the only source of randomness.
+    ``excludes``: what a negative must differ from, the user's ``history`` or the ``target``.
+    ``distribution``: ``uniform``, or ``popularity``, in proportion to ``count ** alpha``.
     """
 
     def __init__(
-        self,
-        users,
-        items,
-        n_items,
-        generator,
-        excludes="history",
-        distribution="uniform",
+        self, users, items, n_items, generator, excludes="history", distribution="uniform",
         alpha=1.0,
-    ):
-        if excludes not in ("history", "target"):
-            raise UserError(f"negative_excludes is {excludes!r}; it must be 'history' or 'target'.")
+    ):  # fmt: skip
         self.n_items = n_items
         self.generator = generator
         self.excludes = excludes
@@ -52,11 +35,6 @@ class NegativeSampler:
             counts[0] = 0
             self.cumulative = counts.pow(alpha).mul(counts > 0).cumsum(0)
             offered = int((counts > 0).sum())
-        elif distribution != "uniform":
-            raise UserError(
-                f"train_neg_sample_args.distribution is {distribution!r}; "
-                "it must be 'uniform' or 'popularity'."
-            )
         if excludes == "history" and len(self.known):
             used = torch.bincount(self.known // n_items)
             if int(used.max()) >= offered:
@@ -82,17 +60,7 @@ class NegativeSampler:
         return (self.known[found] == keys) | (drawn == targets)
 
     def sample(self, users, targets):
-        """One negative for each target.
-
-        Parameters
-        ----------
-        users, targets : torch.LongTensor (n,)
-            Whose negatives, and the item each one stands against.
-
-        Returns
-        -------
-        torch.LongTensor (n,)
-        """
+        """One negative for each target: whose they are, and what they stand against, ``(n,)``."""
         drawn = self._draw(len(targets))
         pending = self._rejected(users, targets, drawn).nonzero().squeeze(1)
         while len(pending):

@@ -15,6 +15,7 @@ import torch
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data.windows import is_first
 from recbole_llmemb.records.atomic import interaction_files
 
 #: Columns that a dataset has while it is read: which file an interaction is a target of (of one
@@ -44,33 +45,19 @@ class Matched:
         )
 
 
-def load(dataset, folder):
+def load(dataset):
     """The interactions of the three files in one frame, with :data:`PART` and :data:`SEEN`.
 
     ``dataset``: while it reads its files.
     Returns tokens as in the files, in the order of the files.
     """
-    config = dataset.config
-    uid, iid = dataset.uid_field, dataset.iid_field
-    listed = iid + config["LIST_SUFFIX"]
+    config, paths = dataset.config, interaction_files(dataset.config)
+    listed = dataset.iid_field + config["LIST_SUFFIX"]
     columns = config["load_col"]
     if columns and columns.get("inter") and listed not in columns["inter"]:
         config["load_col"] = {**columns, "inter": [*columns["inter"], listed]}
-    frames = []
-    try:
-        for path in interaction_files(config):
-            if not path.is_file():
-                raise UserError(
-                    f"benchmark_filename names {path.name}, which is not in {folder}; put it "
-                    "there, or give the parts that are."
-                )
-            frames.append(dataset._load_feat(str(path), FeatureSource.INTERACTION))
-    finally:
-        config["load_col"] = columns
-    for path, frame in zip(interaction_files(config), frames, strict=True):
-        absent = [field for field in (uid, iid) if frame is None or field not in frame]
-        if absent:
-            raise UserError(f"{path} has no field {absent[0]!r}; name its columns so.")
+    frames = [dataset._load_feat(str(path), FeatureSource.INTERACTION) for path in paths]
+    config["load_col"] = columns
     for field in (PART, SEEN):
         dataset.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
     if not any(listed in frame for frame in frames):
@@ -78,36 +65,30 @@ def load(dataset, folder):
         return pd.concat(whole, ignore_index=True)
     for properties in (dataset.field2type, dataset.field2source, dataset.field2seqlen):
         properties.pop(listed, None)
-    if config["alias_of_item_id"]:  # which says that the list holds items
-        kept = [field for field in config["alias_of_item_id"] if field != listed]
-        config["alias_of_item_id"] = kept or None
+    alias = config["alias_of_item_id"] or []  # which may say that the list holds items
+    config["alias_of_item_id"] = [field for field in alias if field != listed] or None
     time = dataset.time_field
     dataset.set_field_property(time, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
-    return _joined(dataset, frames, listed)
+    return _joined(dataset, frames, paths, listed)
 
 
-def _joined(dataset, frames, listed):
+def _joined(dataset, frames, paths, listed):
     """Whole interactions from lines with their histories; times are places in a sequence."""
     uid, iid, time = dataset.uid_field, dataset.iid_field, dataset.time_field
     sequences: dict = {}  # of [item, file it is a target of, length of its history], by user
     alone = [0, 0, 0]
-    for part, (frame, path) in enumerate(
-        zip(frames, interaction_files(dataset.config), strict=True)
-    ):
-        frame = frame.dropna(subset=[uid, iid])
+    for part, (frame, path) in enumerate(zip(frames, paths)):
         if listed in frame:
             histories = [list(history) for history in frame[listed]]
             order = np.argsort([len(history) for history in histories], kind="stable")
         else:
             histories = [None] * len(frame)
-            order = np.arange(len(frame))
-            if time in frame:
-                order = np.argsort(frame[time].to_numpy(), kind="stable")
+            times = frame[time] if time in frame else np.zeros(len(frame))
+            order = np.argsort(np.asarray(times), kind="stable")
         users, items = frame[uid].to_numpy(), frame[iid].to_numpy()
         for row in order:
-            sequence = sequences.setdefault(users[row], [])
-            history = histories[row]
-            if history is not None and not history:
+            sequence, history = sequences.setdefault(users[row], []), histories[row]
+            if history == []:
                 alone[part] += 1
                 continue
             place = _put(sequence, history, items[row], -1 - part)
@@ -115,7 +96,8 @@ def _joined(dataset, frames, listed):
                 raise UserError(
                     f"{path}: a history of user {users[row]!r} contradicts another line of this "
                     "user, so they are no parts of one sequence; give each sequence a user of its "
-                    f"own, or whole interactions without {listed}."
+                    f"own, or whole interactions without {listed}.",
+                    where=path,
                 )
             if sequence[place][1] < 0:
                 sequence[place][1:] = part, -1 if history is None else len(history)
@@ -174,23 +156,15 @@ def matched(dataset, parts) -> list[Matched]:
     ``dataset``: whose rows are built.
     ``parts``: the rows of each file.
     """
-    store, found = dataset.sorted_interactions.fields, []
-    users, items = store[dataset.uid_field], store[dataset.iid_field]
+    store, rows = dataset.sorted_interactions.fields, dataset.inter_feat
+    fields = dataset.uid_field, dataset.iid_field
     trained = of_training(dataset.file_of)
-    known_users, known_items = set(users[trained].tolist()), set(items[trained].tolist())
-    first = torch.ones(len(users), dtype=torch.bool)
-    first[1:] = users[1:] != users[:-1]
-    for part, (name, rows) in enumerate(zip(NAMES, parts, strict=True)):
-        of_users = set(dataset.inter_feat[dataset.uid_field][rows].tolist())
-        of_items = set(dataset.inter_feat[dataset.iid_field][rows].tolist())
+    known = {field: store[field][trained] for field in fields}
+    first, found = torch.from_numpy(is_first(store[dataset.uid_field].numpy())), []
+    for part, (name, chosen) in enumerate(zip(NAMES, parts)):
+        ids = {field: rows[field][chosen].unique() for field in fields}
+        met = [(len(ids[f]), int(torch.isin(ids[f], known[f]).sum())) for f in fields]
         alone = int((first & (dataset.file_of == part)).sum()) if part else 0
-        found.append(
-            Matched(
-                name,
-                len(rows),
-                (len(of_users), len(of_users & known_users)),
-                (len(of_items), len(of_items & known_items)),
-                alone + dataset.lines_without_history[part],
-            )
-        )
+        without = alone + dataset.lines_without_history[part]
+        found.append(Matched(name, len(chosen), *met, without))
     return found

@@ -12,25 +12,30 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def is_first(users):
+    """Whether a row is the first of its user, where rows lie by user, ``bool (n,)``."""
+    return np.r_[True, users[1:] != users[:-1]][: len(users)]
+
+
+def stretches(starts, counts):
+    """The places of some stretches, one stretch after the other.
+
+    ``starts``, ``counts`` (n,): where each begins, and how many places it has.
+    Returns (m,): numbers of the stretches, in ascending order, and the places.
+    """
+    numbers = np.repeat(np.arange(len(counts)), counts)
+    from_start = np.arange(len(numbers)) - (np.cumsum(counts) - counts)[numbers]
+    return numbers, starts[numbers] + from_start
+
+
 @dataclass(frozen=True)
 class Windows:
-    """Stretches of the sorted interactions, in no particular order.
+    """Stretches of the sorted interactions, in no particular order; ``int64 (w,)`` each."""
 
-    Attributes
-    ----------
-    starts : numpy.ndarray of int64 (w,)
-        Position of each window's first item among the sorted interactions.
-    lengths : numpy.ndarray of int64 (w,)
-        Items read by each window, at most the model's length.
-    first_targets : numpy.ndarray of int64 (w,)
-        Index inside the window of the first position that is trained on; the ones
-        before it only give context, being targets of an earlier window.
-    users : numpy.ndarray of int64 (w,)
-        The user each window belongs to.
-    """
-
-    starts: np.ndarray
-    lengths: np.ndarray
+    starts: np.ndarray  # Position of the first item among the sorted interactions
+    lengths: np.ndarray  # Items read, at most the model's length
+    # Index inside the window of the first position that is trained on; the ones before it only
+    # give context, being targets of an earlier window.
     first_targets: np.ndarray
     users: np.ndarray
 
@@ -56,9 +61,7 @@ def _runs(positions, lengths, users):
 def _cut(sizes, max_length, stride):
     """Cut runs of these sizes into windows: whose run, the how-manieth, offset and length."""
     extra = np.maximum(sizes - max_length, 0)
-    per_run = 1 + -(-extra // stride)
-    run = np.repeat(np.arange(len(per_run)), per_run)
-    nth = np.arange(len(run)) - np.repeat(np.cumsum(per_run) - per_run, per_run)
+    run, nth = stretches(np.zeros_like(sizes), 1 + -(-extra // stride))
     # The last window ends with the run: it may overlap more, never less.
     offset = np.minimum(nth * stride, extra[run])
     return run, nth, offset, np.minimum(sizes[run], max_length)
@@ -73,19 +76,10 @@ def next_item_windows(positions, lengths, users, max_length, stride):
     items before it (``stride = 1`` gives every target the history that prefix
     augmentation gives it; a target of a sequence that fits always has it).
 
-    Parameters
-    ----------
-    positions, lengths, users : numpy.ndarray of int64 (n,)
-        For each training row where its target lies among the sorted interactions, how
-        long its history is, and whose it is.
-    max_length : int
-        ``MAX_ITEM_LIST_LENGTH``.
-    stride : int
-        Between 1 and ``max_length``.
-
-    Returns
-    -------
-    Windows
+    ``positions``, ``lengths``, ``users``: ``int64 (n,)``, for each training row where its target
+    lies among the sorted interactions, how long its history is, and whose it is.
+    ``max_length``: ``MAX_ITEM_LIST_LENGTH``.
+    ``stride``: between 1 and ``max_length``.
     """
     if len(positions) == 0:
         empty = np.empty(0, dtype=np.int64)
