@@ -46,10 +46,8 @@ class Clock:
     a prompt that names dates needs the times themselves.
     """
 
-    # start, span: Smallest time, and how far the greatest lies behind it. The defaults change
-    # nothing.
-    start: float = 0.0
-    span: float = 1.0
+    start: float = 0.0  # The smallest time; the defaults change nothing
+    span: float = 1.0  # How far the greatest lies behind it
 
     @classmethod
     def of(cls, times):
@@ -136,9 +134,8 @@ class LazySequentialDataset(SequentialDataset):
         super()._data_filtering()
         share = self.config["holdout_items"]
         if share:
-            self.held_out = hold_out(
-                self, share, self.config["holdout_seed"], self.config["holdout_targets"]
-            )
+            seed, targets = self.config["holdout_seed"], self.config["holdout_targets"]
+            self.held_out = hold_out(self, share, seed, targets)
 
     def _normalize(self):
         field = self.time_field

@@ -1,12 +1,13 @@
-"""Training loaders for ``train_mode: sequence``, in the shape RecBole's trainer expects."""
+"""Training loaders for both of ``train_mode``, in the shape RecBole's trainer expects."""
 
 from __future__ import annotations
 
 import torch
+from recbole.data.dataloader import TrainDataLoader
 from recbole.data.interaction import Interaction
 
 from recbole_llmemb.config.shared import TrainingSettings
-from recbole_llmemb.data.batching import plan_batches
+from recbole_llmemb.data.batching import length_buckets, own_share, plan_batches, trim_histories
 from recbole_llmemb.data.lazy import POSITION
 from recbole_llmemb.data.negatives import NegativeSampler
 from recbole_llmemb.data.windows import next_item_windows, whole_windows
@@ -17,6 +18,9 @@ LOSS_POSITION = "loss_position"
 BATCH_ITEMS = "batch_items"
 #: The targets that the alignment loss compares, ``(k,)``: each once, or one per position.
 ALIGN_ITEMS = "align_items"
+#: Of each masked item of a :class:`LengthSortedBatch`: its place among the positions of all chunks,
+#: one after the other; the item; and the negative drawn for it, ``(m,)`` each.
+MASKED = ("masked_place", "masked_item", "masked_negative")
 
 
 class SequenceTrainDataLoader:
@@ -27,17 +31,10 @@ class SequenceTrainDataLoader:
     positions: ``loss_position``, the targets under the item id field and, for pairwise
     losses, one negative each under its ``neg_`` name (``(n,)``, or ``(n, k)`` for k > 1).
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-        Reads ``train_batch_size`` (windows per step, on average), ``sequence_stride``,
-        ``train_neg_sample_args``, ``negative_excludes`` and ``seed``.
-    dataset : LazySequentialDataset
-        The training split.
-    sampler : object
-        RecBole's sampler; not used, negatives are drawn by :class:`NegativeSampler`.
-    shuffle : bool
-        Whether to visit the windows in a new order each epoch.
+    ``config``: ``train_batch_size`` is windows per step, on average.
+    ``dataset``: the training split, a ``LazySequentialDataset``.
+    ``sampler``: RecBole's; not used, negatives are drawn by :class:`NegativeSampler`.
+    ``shuffle``: whether to visit the windows in a new order each epoch.
     """
 
     make_windows = staticmethod(next_item_windows)
@@ -89,25 +86,21 @@ class SequenceTrainDataLoader:
     def plan(self):
         """The batches of the coming epoch, drawn once however often they are asked for."""
         if self._plan is None:
-            windows = self.windows
-            self._plan = plan_batches(
-                windows.lengths,
-                windows.target_counts,
-                self.config["train_batch_size"],
-                self.generator,
-                shuffle=self.shuffle,
-            )
-            if not self.config["single_spec"]:  # each process of a distributed run takes its share
-                rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-                self._plan = self._plan[rank::world][: len(self._plan) // world]
+            self._plan = self._draw_plan()
+            if not self.config["single_spec"]:
+                self._plan = own_share(self._plan)
         return self._plan
+
+    def _draw_plan(self):
+        lengths, counts = self.windows.lengths, self.windows.target_counts
+        size = self.config["train_batch_size"]
+        return plan_batches(lengths, counts, size, self.generator, shuffle=self.shuffle)
 
     def __len__(self):
         return len(self.plan())
 
     def __iter__(self):
-        plan = self.plan()
-        self._plan = None
+        plan, self._plan = self.plan(), None
         for index in plan:
             yield self.collate(index)
 
@@ -180,3 +173,71 @@ class ClozeTrainDataLoader(SequenceTrainDataLoader):
         return self._batch(
             index, items.masked_fill(masked, self.n_items), masked, loss_position, targets
         )
+
+
+class PrefixTrainDataLoader(TrainDataLoader):
+    """RecBole's training loader; its batches know the distinct targets, if those are aligned.
+
+    They are found here, on the CPU: on a GPU every step would wait for the one before it. With
+    ``prefix_trim``, batches are :class:`LengthSortedBatch`: the same rows in every batch, so the
+    same loss and the same gradients.
+    """
+
+    def collate_fn(self, index):
+        """RecBole's batch of these rows, with ``align_items``."""
+        batch, config = super().collate_fn(index), self.config
+        if config["prefix_trim"]:
+            batch = LengthSortedBatch.of(batch, config)
+        if config["align_weight"] and config["align_items"] != "positions":
+            batch.interaction[ALIGN_ITEMS] = torch.unique(batch[config["ITEM_ID_FIELD"]])
+        return batch
+
+
+class LengthSortedBatch(Interaction):
+    """A prefix batch without the padding: rows by length, in a few chunks of nearly equal ones.
+
+    RecBole pads every history to ``MAX_ITEM_LIST_LENGTH``, and most are short: on Amazon_Beauty
+    nine of ten positions that a model reads are padding.
+
+    ``chunks``: from :func:`length_buckets`, found before the batch goes to a GPU, where finding
+    out would make every step wait for the one before it.
+    ``targets``: where RecBole has masked items (BERT4Rec), how many do not begin a row; those that
+    do come last of :data:`MASKED`. RecBole's loss leaves them out: it takes their place, 0, for
+    padding.
+    """
+
+    def __init__(self, columns, chunks, targets=None):
+        super().__init__(columns)
+        self.chunks, self.targets = chunks, targets
+
+    @classmethod
+    def of(cls, batch, config):
+        """RecBole's batch, sorted by length and cut to the longest."""
+        field = config["ITEM_LIST_LENGTH_FIELD"]
+        trim_histories(batch, field, config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"])
+        order = torch.argsort(batch[field], stable=True)
+        columns = {name: column[order] for name, column in batch.interaction.items()}
+        chunks = length_buckets(columns[field])
+        if "MASK_INDEX" not in columns:
+            return cls(columns, chunks)
+        masked, targets = masked_items(columns, chunks, config["ITEM_ID_FIELD"])
+        return cls(columns | masked, chunks, targets)
+
+    def to(self, device, selected_field=None):
+        """As RecBole's."""
+        moved = super().to(device, selected_field).interaction
+        return LengthSortedBatch(moved, self.chunks, self.targets)
+
+
+def masked_items(columns, chunks, field):
+    """:data:`MASKED` of the columns that RecBole's transform has made, and ``targets``."""
+    items, negatives = columns[f"Pos_{field}"], columns[f"Neg_{field}"]
+    rows, which = (items > 0).nonzero(as_tuple=True)
+    positions = columns["MASK_INDEX"][rows, which]
+    counts = torch.tensor([end - begin for begin, end, _ in chunks])
+    widths = torch.tensor([width for *_, width in chunks]).repeat_interleave(counts)
+    places = (widths.cumsum(0) - widths)[rows] + positions
+    order = torch.argsort(positions == 0, stable=True)
+    masked = (places, items[rows, which], negatives[rows, which])
+    found = {name: values[order] for name, values in zip(MASKED, masked)}
+    return found, int((positions > 0).sum())

@@ -8,6 +8,7 @@ their history* have it in ``item_id_list``; they are put together into the seque
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.windows import is_first
-from recbole_llmemb.records.atomic import interaction_files
 
 #: Columns that a dataset has while it is read: which file an interaction is a target of (of one
 #: that is only part of a history, -1 minus the file), and how long its history is (-1: all that
@@ -43,6 +43,12 @@ class Matched:
             f"{self.items[1]:,} of {self.items[0]:,} items are known from training"
             + (left if self.without_history else "")
         )
+
+
+def interaction_files(config) -> list[Path]:
+    """Where a dataset's interactions are: one file, or those of ``benchmark_filename``."""
+    names = [f".{part}" for part in config["benchmark_filename"] or ()] or [""]
+    return [Path(config["data_path"]) / f"{config['dataset']}{name}.inter" for name in names]
 
 
 def load(dataset):
@@ -145,11 +151,6 @@ def in_order(interactions, users, has_places):
     return interactions, *columns
 
 
-def of_training(file_of):
-    """Which interactions come from the training file, as targets or in histories, ``(n,)``."""
-    return (file_of == 0) | (file_of == -1)
-
-
 def matched(dataset, parts) -> list[Matched]:
     """How each file's lines fit training; the first is training itself.
 
@@ -158,13 +159,13 @@ def matched(dataset, parts) -> list[Matched]:
     """
     store, rows = dataset.sorted_interactions.fields, dataset.inter_feat
     fields = dataset.uid_field, dataset.iid_field
-    trained = of_training(dataset.file_of)
+    trained = (dataset.file_of == 0) | (dataset.file_of == -1)  # as targets, or in histories
     known = {field: store[field][trained] for field in fields}
     first, found = torch.from_numpy(is_first(store[dataset.uid_field].numpy())), []
     for part, (name, chosen) in enumerate(zip(NAMES, parts)):
         ids = {field: rows[field][chosen].unique() for field in fields}
-        met = [(len(ids[f]), int(torch.isin(ids[f], known[f]).sum())) for f in fields]
+        users, items = ((len(ids[f]), int(torch.isin(ids[f], known[f]).sum())) for f in fields)
         alone = int((first & (dataset.file_of == part)).sum()) if part else 0
         without = alone + dataset.lines_without_history[part]
-        found.append(Matched(name, len(chosen), *met, without))
+        found.append(Matched(name, len(chosen), users, items, without))
     return found

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import hash_file
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction
-from recbole_llmemb.records.atomic import interaction_files
+from recbole_llmemb.data.presplit import interaction_files
 
 # What decides which interactions are trained on, beside the data itself.
 _EVALUATION = ("split", "order", "group_by")
@@ -31,7 +32,8 @@ def note(config, splits) -> None:
     if not len(train):
         check_parts(splits, config)
     if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
-        config["trained_on"] = trained_on(config, train)
+        interactions = interactions_digest(train)
+        config["trained_on"] = {"interactions": interactions, "inter": files_hash(config)}
 
 
 def files_hash(config, kinds=("inter",)) -> str:
@@ -46,16 +48,9 @@ def files_hash(config, kinds=("inter",)) -> str:
         for file in interaction_files(config) if kind == "inter" else own:
             if file.is_file():
                 digest = hashlib.sha256()
-                with open(file, "rb") as handle:
-                    while block := handle.read(1 << 20):
-                        digest.update(block)
+                hash_file(file, digest)
                 found.append(digest.hexdigest())
     return found[0] if len(found) == 1 else "".join(digest[:32] for digest in found)
-
-
-def trained_on(config, train) -> dict:
-    """Digests of the training interactions and of the file that they come from."""
-    return {"interactions": interactions_digest(train), "inter": files_hash(config)}
 
 
 def interactions_digest(train) -> str:
@@ -65,25 +60,28 @@ def interactions_digest(train) -> str:
 
     ``train``: the training split, built.
     """
-    rows = train.inter_feat
+    rows, before = train.inter_feat, _items_before(train)
     users = _hashes(train, train.uid_field)[rows[train.uid_field].numpy()]
     items = _hashes(train, train.iid_field)
     targets = items[rows[train.iid_field].numpy()]
-    length_field = getattr(train, "item_list_length_field", None)
-    kind, before = "rows", np.zeros_like(targets)
-    if isinstance(rows, LazyInteraction):
-        kind = "sequences"
-        store = rows.store.fields[train.iid_field].numpy()
-        before = items[store[rows[POSITION].numpy() - 1]]
-    elif length_field and length_field in rows:
-        kind = "sequences"
-        listed = rows[f"{train.iid_field}{train.config['LIST_SUFFIX']}"]
-        last = (rows[length_field] - 1).clamp(min=0, max=listed.shape[1] - 1).unsqueeze(1)
-        before = items[listed.gather(1, last).squeeze(1).numpy()]
+    kind, before = ("rows", 0 * targets) if before is None else ("sequences", items[before.numpy()])
     with np.errstate(over="ignore"):
         mixed = _mix(_mix(_mix(users) + before) + targets)
         total = int(mixed.sum(dtype=np.uint64))
     return f"{kind}-{len(targets)}-{total:016x}"
+
+
+def _items_before(train):
+    """The item before each target, ``(n,)``; None where rows have no history."""
+    rows, field = train.inter_feat, train.iid_field
+    if isinstance(rows, LazyInteraction):
+        return rows.store.fields[field][rows[POSITION] - 1]
+    length_field = getattr(train, "item_list_length_field", None)
+    if not (length_field and length_field in rows):
+        return None
+    listed = rows[f"{field}{train.config['LIST_SUFFIX']}"]
+    last = (rows[length_field] - 1).clamp(min=0, max=listed.shape[1] - 1)
+    return listed.gather(1, last.unsqueeze(1)).squeeze(1)
 
 
 def _hashes(dataset, field):
@@ -121,7 +119,7 @@ def check_same(config, plain, path) -> None:
     different = _differences(config, plain)
     if not different and told and theirs["inter"] != ours["inter"]:
         different = [f"another {config['dataset']}.inter"]
-    if not different and comparable:
+    elif not different and comparable:
         different = ["other training interactions"]
     if different:
         raise UserError(

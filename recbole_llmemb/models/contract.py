@@ -12,10 +12,14 @@ from torch import nn
 
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data import prefixes
 from recbole_llmemb.data.batching import length_buckets
 from recbole_llmemb.data.histories import with_shuffled_sequences
-from recbole_llmemb.data.loaders import ClozeTrainDataLoader, SequenceTrainDataLoader
+from recbole_llmemb.data.loaders import (
+    ClozeTrainDataLoader,
+    LengthSortedBatch,
+    PrefixTrainDataLoader,
+    SequenceTrainDataLoader,
+)
 from recbole_llmemb.models.adapters import Affine
 from recbole_llmemb.models.scoring import Items
 from recbole_llmemb.table import EmbeddingTable, match
@@ -163,8 +167,7 @@ class Method:
     def train_loader(cls, config):
         """The class of the loader of its training batches."""
         if config["train_mode"] == "prefix":
-            trimmed, padded = prefixes.TrimmedTrainDataLoader, prefixes.PrefixTrainDataLoader
-            loader = trimmed if config["prefix_trim"] else padded
+            loader = PrefixTrainDataLoader
         else:
             cloze = cls.one_pass == "cloze"
             loader = ClozeTrainDataLoader if cloze else SequenceTrainDataLoader
@@ -306,7 +309,7 @@ class Method:
         ordered, order = torch.sort(lengths.cpu(), stable=True)
         chunks, order = length_buckets(ordered), order.to(lengths.device)
         columns = {name: column[order] for name, column in batch.interaction.items()}
-        found = self.query_of(self.states(prefixes.LengthSortedBatch(columns, chunks))).float()
+        found = self.query_of(self.states(LengthSortedBatch(columns, chunks))).float()
         return torch.empty_like(found).index_copy_(0, order, found)
 
 

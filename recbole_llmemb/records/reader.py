@@ -25,7 +25,6 @@ from tqdm import tqdm
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.text import text_encoding, wrong_encoding
-from recbole_llmemb.records.atomic import atomic_header, name_and_type
 from recbole_llmemb.records.values import is_number, is_vector
 
 KINDS = {
@@ -35,6 +34,8 @@ KINDS = {
     ".inter": "atomic", ".item": "atomic", ".itememb": "atomic",
 }  # fmt: skip
 
+#: Of the columns of RecBole's atomic files.
+FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 _DELIMITERS = ("\t", ",", ";", "|")
 _PEEKED = 1000  # rows of json, whose keys may differ
 _LONGEST_FIELD = 1 << 20
@@ -81,24 +82,15 @@ class RecordFile:
             if self.kind == "parquet":
                 yield from self._parquet(wanted, progress, size)
                 return
-            numbers, rows = [], []
-            for number, row in self._rows(wanted, on_bad or self.refuse, progress):
-                numbers.append(number)
-                rows.append(row)
-                if len(rows) == size:
-                    yield numbers, [list(column) for column in zip(*rows)]
-                    numbers, rows = [], []
-            if rows:
-                yield numbers, [list(column) for column in zip(*rows)]
+            rows = self._rows(wanted, on_bad or self.refuse, progress)
+            while piece := list(itertools.islice(rows, size)):
+                numbers, values = zip(*piece)
+                yield list(numbers), [list(column) for column in zip(*values)]
 
     def rows(self, wanted: Sequence[str]) -> Iterator[tuple[int, Sequence[Any]]]:
         """Number and wanted values of one record after the other; bad ones are refused."""
-        if self.kind == "parquet":
-            for numbers, columns in self.pieces(wanted, size=512):
-                yield from zip(numbers, zip(*columns))
-            return
-        with self.readable():
-            yield from self._rows(wanted, self.refuse)
+        for numbers, columns in self.pieces(wanted, size=512):
+            yield from zip(numbers, zip(*columns))
 
     def values(
         self, on_bad: OnBad | None = None, progress: bool = False
@@ -123,18 +115,14 @@ class RecordFile:
         place = f", {self.noun} {number}" if number else ""
         raise UserError(f"{self.path}{place}: {why}.", key=key, where=self.path)
 
-    def _rows(self, wanted: Sequence[str], on_bad: OnBad, progress: bool = False) -> Rows:
-        read = self._json if self.kind == "json" else self._text
-        return read(wanted, on_bad, progress)
-
-    def _json(self, wanted: Sequence[str], on_bad: OnBad, progress: bool) -> Rows:
-        for number, value in self.values(on_bad, progress):
-            if isinstance(value, dict):
-                yield number, [value.get(name) for name in wanted]
-            else:
-                on_bad(number, _NO_OBJECT)
-
-    def _text(self, wanted: Sequence[str], on_bad: OnBad, progress: bool) -> Rows:
+    def _rows(self, wanted: Sequence[str], on_bad: OnBad, progress: bool) -> Rows:
+        if self.kind == "json":
+            for number, value in self.values(on_bad, progress):
+                if isinstance(value, dict):
+                    yield number, [value.get(name) for name in wanted]
+                else:
+                    on_bad(number, _NO_OBJECT)
+            return
         places, width = [self.columns.index(name) for name in wanted], len(self.columns)
         for number, row in (self._csv if self.kind == "csv" else self._atomic)(progress):
             if len(row) != width:
@@ -253,23 +241,28 @@ def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] 
         if {".tsv", ".tab"} & {ending.lower() for ending in file.path.suffixes}:
             delimiter = "\t"
     file.delimiter = delimiter = "\t" if delimiter is None else delimiter
-    typed = delimiter and not names and all(map(name_and_type, first.split(delimiter)))
-    if file.kind == "atomic" or typed:
-        header = atomic_header(first, delimiter, file.path)
-        file.kind = "atomic"
-        file.columns, file.types = [name for name, _ in header], [kind for _, kind in header]
-        file.text = [name for name, kind in header if kind != "float_seq"]  # vectors are no text
+    cells = [cell.strip().partition(":") for cell in first.split(delimiter or None)]
+    bad = [cell for cell in cells if not (cell[0] and cell[2] in FIELD_TYPES)]
+    if file.kind == "atomic" and bad:
+        said = f"fields as name:type (of {', '.join(FIELD_TYPES)}), but {''.join(bad[0])[:40]!r} is"
+        advice = f"not; check the file and field_separator ({delimiter!r})"
+        file.refuse(0, f"the first line must name the {said} {advice}", "field_separator")
+    if file.kind == "atomic" or not (bad or names):
+        file.kind, file.types = "atomic", [kind for *_, kind in cells]
+        file.columns = [name for name, *_ in cells]
+        vectors = [name for name, _, kind in cells if kind == "float_seq"]
+        file.text = [name for name in file.columns if name not in vectors]
         return
     if len(delimiter) != 1:
         file.refuse(0, f"the delimiter is {delimiter!r}; it must be one character", "delimiter")
-    cells = next(csv.reader([first], delimiter=delimiter), [])
-    file.columns = [cell.strip() for cell in cells]
+    found = next(csv.reader([first], delimiter=delimiter), [])
+    file.columns = [cell.strip() for cell in found]
     if names:
-        if len(names) != len(cells):
+        if len(names) != len(found):
             said = f"{len(names)} are named ({', '.join(names)}); name each"
-            file.refuse(0, f"{len(cells)} columns in its first line, but {said}", "columns")
+            file.refuse(0, f"{len(found)} columns in its first line, but {said}", "columns")
         file.columns, file.header = list(names), False
-    elif any(map(is_number, cells)):
+    elif any(map(is_number, found)):
         said = f"the first line does not name the columns ({first.strip()[:60]!r})"
         file.refuse(0, f"{said}; name them in their order, as in --columns=user,item", "columns")
     file.text = file.columns

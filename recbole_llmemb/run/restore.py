@@ -18,8 +18,8 @@ from recbole_llmemb.core.errors import TableError, UserError, explained, name_so
 from recbole_llmemb.core.gpus import usable_device
 from recbole_llmemb.core.registry import import_paths_in, trust
 from recbole_llmemb.data.dataset import LazySequentialDataset
+from recbole_llmemb.data.presplit import interaction_files
 from recbole_llmemb.models.registry import is_ours
-from recbole_llmemb.records.atomic import interaction_files
 from recbole_llmemb.run.artifacts import rebuilt
 from recbole_llmemb.run.stages import Data, prepare_data
 

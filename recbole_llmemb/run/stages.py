@@ -19,10 +19,10 @@ from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.core import checkpoint, random_state
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
+from recbole_llmemb.data.presplit import interaction_files
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.details import PerRowMetrics
 from recbole_llmemb.models.contract import Given, as_method
-from recbole_llmemb.records.atomic import interaction_files
 from recbole_llmemb.run.result import curve_of
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.scft.settings import ScftSettings

@@ -19,8 +19,7 @@ import torch
 from recbole_llmemb.core.errors import TableError, explained, name_some
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.text import lines_of
-from recbole_llmemb.records.atomic import FIELD_TYPES
-from recbole_llmemb.records.reader import open_records
+from recbole_llmemb.records.reader import FIELD_TYPES, open_records
 from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.restricted_pickle import load_arrays_pickle
 

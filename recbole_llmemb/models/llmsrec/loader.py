@@ -55,22 +55,11 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
         draw = torch.rand(len(self.first), generator=self.generator).numpy()
         return self.order[self.first + (draw * self.count).astype(np.int64)]
 
-    def plan(self):
-        """The batches of the coming epoch, drawn once however often they are asked for."""
-        if self._plan is None:
-            rows = self.pairs()
-            batches = plan_batches(
-                self._sizes(rows),
-                np.ones(len(rows), dtype=np.int64),
-                self.config["train_batch_size"],
-                self.generator,
-                shuffle=self.shuffle,
-            )
-            self._plan = [rows[batch] for batch in batches]
-            if not self.config["single_spec"]:  # each process of a distributed run takes its share
-                rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-                self._plan = self._plan[rank::world][: len(self._plan) // world]
-        return self._plan
+    def _draw_plan(self):
+        rows = self.pairs()
+        costs, size = np.ones(len(rows), dtype=np.int64), self.config["train_batch_size"]
+        batches = plan_batches(self._sizes(rows), costs, size, self.generator, self.shuffle)
+        return [rows[batch] for batch in batches]
 
     def _sizes(self, rows):
         chosen = self.rows[rows]

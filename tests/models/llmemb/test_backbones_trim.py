@@ -8,7 +8,8 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.data.prefixes import LengthSortedMaskedBatch, LengthSortedBatch, length_buckets  # isort: skip
+from recbole_llmemb.data.batching import length_buckets  # isort: skip
+from recbole_llmemb.data.loaders import MASKED, LengthSortedBatch, masked_items  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.fast_ops import BitDropout  # isort: skip
 
@@ -33,7 +34,7 @@ def rows_of(batch):
     return sorted(torch.cat([*columns, lists], 1).tolist())
 
 
-MASKED = {"mask_ratio": 0.4, "ft_ratio": 0.2}
+RATES = {"mask_ratio": 0.4, "ft_ratio": 0.2}
 
 
 @pytest.mark.parametrize("kind", ["id", "table"])
@@ -55,7 +56,7 @@ def compare_steps(tiny_run, monkeypatch, name, settings):
     monkeypatch.setattr(length_buckets, "__defaults__", (3,))  # several in so small a batch
     settings = LOUD | {"train_neg_sample_args": NEGATIVES} | settings
     if name == "BERT4Rec":
-        settings |= MASKED
+        settings |= RATES
     _, data, model, _ = tiny_run(f"LLMEmb{name}", **settings)
     _, trimmed_data, trimmed, trainer = tiny_run(f"LLMEmb{name}", prefix_trim=True, **settings)
     for one in (model, trimmed):
@@ -72,7 +73,7 @@ def compare_steps(tiny_run, monkeypatch, name, settings):
         assert rows_of(batch) == rows_of(cut)
         cut = trainer._to_device(cut)
         assert isinstance(cut, LengthSortedBatch) and len(cut.chunks) > 2
-        assert isinstance(cut, LengthSortedMaskedBatch) is (name == "BERT4Rec")
+        assert (cut.targets is not None) is (name == "BERT4Rec")
         widths += [width for _, _, width in cut.chunks]
         found, expected = trimmed.calculate_loss(cut), model.calculate_loss(batch)
         assert torch.allclose(found, expected, rtol=1e-5)
@@ -127,16 +128,13 @@ def test_masked_items_of_a_batch_by_hand():
         "Pos_item_id": torch.tensor([[0, 0], [0, 5], [7, 9]]),
         "Neg_item_id": torch.tensor([[0, 0], [0, 6], [8, 4]]),
     }
-    found = LengthSortedMaskedBatch.of(
-        columns, [(0, 2, 1), (2, 3, 3)], {"ITEM_ID_FIELD": "item_id"}
-    )
-    assert [each.tolist() for each in found.masked] == [[4, 1, 2], [9, 5, 7], [4, 6, 8]]
-    assert found.targets == 1
-    again = found.to("meta")
-    assert all(each.device.type == "meta" for each in again.masked)
-    again = found.to("cpu")
-    assert isinstance(again, LengthSortedMaskedBatch) and again.targets == 1
-    assert [each.tolist() for each in again.masked] == [each.tolist() for each in found.masked]
+    chunks = [(0, 2, 1), (2, 3, 3)]
+    found, targets = masked_items(columns, chunks, "item_id")
+    assert [found[name].tolist() for name in MASKED] == [[4, 1, 2], [9, 5, 7], [4, 6, 8]]
+    assert targets == 1
+    batch = LengthSortedBatch(columns | found, chunks, targets).to("meta")
+    assert isinstance(batch, LengthSortedBatch) and batch.targets == 1 and batch.chunks == chunks
+    assert all(batch[name].device.type == "meta" for name in MASKED)
 
 
 def test_refused_where_padding_counts(tiny_run):
@@ -149,7 +147,7 @@ def test_refused_where_padding_counts(tiny_run):
 @pytest.mark.parametrize("trim", [False, True])
 def test_the_popularity_adjustment_is_on_masked_items(tiny_run, trim):
     """Cross-entropy of each masked item, its logits shifted, written down one by one."""
-    settings = LOUD | MASKED | {"loss_type": "CE", "popularity_adjustment": 0.7}
+    settings = LOUD | RATES | {"loss_type": "CE", "popularity_adjustment": 0.7}
     _, data, model, trainer = tiny_run("LLMEmbBERT4Rec", prefix_trim=trim, **settings)
     loud(model).eval()
     batch = trainer._to_device(next(iter(data.train)))
@@ -178,6 +176,5 @@ def test_whole_batches_go_to_a_gpu(tiny_run, name, trim, monkeypatch):
     trainer.device = torch.device("cuda")
     there = trainer._to_device(batch)
     assert len(pinned) == len(there.interaction)
-    parts = [*there.interaction.values(), *getattr(there, "masked", ())]
-    assert {each.device.type for each in parts} == {"meta"}
-    assert hasattr(there, "masked") == (trim and "BERT" in name)
+    assert {each.device.type for each in there.interaction.values()} == {"meta"}
+    assert (getattr(there, "targets", None) is not None) == (trim and "BERT" in name)

@@ -12,7 +12,7 @@ from torch import nn
 from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.loaders import BATCH_ITEMS
+from recbole_llmemb.data.loaders import BATCH_ITEMS, MASKED
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmemb.parts import item_layer
 
@@ -57,13 +57,13 @@ class BERT4RecModel(LLMEmbMixin):
         return masked, item_seq_len - full.long()
 
     def _prefix_loss(self, interaction):
-        recboles, trimmed = self._has_recboles_loss, hasattr(interaction, "masked")
+        recboles, trimmed = self._has_recboles_loss, MASKED[0] in interaction
         if recboles and not trimmed:
             return super()._prefix_loss(interaction)
         sequences = interaction[self.MASK_ITEM_SEQ]
         if trimmed:
             chunks = [sequences[begin:end, :width] for begin, end, width in interaction.chunks]
-            masked = interaction.masked
+            masked = [interaction[name] for name in MASKED]
             if recboles:  # whose loss leaves out those that begin a row
                 masked = [each[: interaction.targets] for each in masked]
         else:
