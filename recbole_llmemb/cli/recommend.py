@@ -147,6 +147,8 @@ def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
     if options.new_items:
         added = recommender.add_items(options.new_items)
         say(f"new items: {len(added):,} beside {recommender.dataset.item_num - 1:,}")
+        if recommender.known_again:
+            say(f"note: {recommender.known_again:,} others are known already and stay as they are")
         if note := recommender.method.new_item_note():
             say(f"note: {note}")
     return recommender

@@ -110,6 +110,11 @@ class NewItems:
     attributes: list[dict[str, str]]  # Name to text; empty where only vectors are known
     vectors: torch.Tensor | None = None  # (m, D): Where they come ready, from a table directory
 
+    def only(self, places: list[int]) -> NewItems:
+        """Some of them."""
+        tokens, attributes = ([each[i] for i in places] for each in (self.tokens, self.attributes))
+        return NewItems(tokens, attributes, None if self.vectors is None else self.vectors[places])
+
 
 def read_new_items(given, config) -> NewItems:
     """New items from records, or ready vectors from a table directory.

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -16,11 +17,13 @@ from recbole_llmemb.apps.serve.item_index import ItemIndex
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, is_stream
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.terminal import width
 
 FORMATS = ("table", "jsonl", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
              ".txt": "table", ".md": "table"}  # fmt: skip
-_LONGEST_TITLE = 60
+_LONGEST_TITLE, _SHORTEST_TITLE = 60, 20
+_SHOWN = 10  # people in a notebook
 _NOTHING = "(nothing is left to recommend)"
 # How files of text begin that were written here.
 _OURS = re.compile(r'$|\{"user": .*, "items": |.*\n\s*item +(score|met)\b|.*\n\(nothing is left ')
@@ -35,9 +38,9 @@ _COLUMNS = {
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class Recommendations:
-    """Items for some people, best first."""
+    """Items for some people, best first; shown as a table."""
 
     users: list[str]  # User tokens, or names of histories
     # (b, k): Positions in the index; 0 where there are fewer than k.
@@ -72,6 +75,31 @@ class Recommendations:
                 new = {"new": True} if place >= first_new else {}
                 row.append({"item": item, **named, "score": score, **new})
             yield user, row, popular
+
+    def records(self) -> list[dict]:
+        """One dictionary for each item of each row, with all of the columns of a file."""
+        return [
+            {"user": user, "rank": rank, "title": None, "new": False, "popular": popular, **item}
+            for user, items, popular in self.rows()
+            for rank, item in enumerate(items, start=1)
+        ]
+
+    def to_pandas(self):
+        """A :class:`pandas.DataFrame` with a row for each recommended item.
+
+        Columns: ``user``, ``rank`` (1 is the best), ``item``, ``title``, ``score``, ``new`` (not in
+        the dataset) and ``popular`` (the user had no history).
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.records(), columns=list(_COLUMNS))
+
+    def __repr__(self):
+        more = f"… and {len(self) - _SHOWN} more\n" if len(self) > _SHOWN else ""
+        return "\n".join(_table(*row) for row in islice(self.rows(), _SHOWN)) + more
+
+    def _repr_html_(self):
+        return self.to_pandas().to_html(index=False, max_rows=_SHOWN * 10)
 
     @classmethod
     def joined(cls, parts: list[Recommendations]) -> Recommendations:
@@ -152,10 +180,12 @@ def _jsonl(user, items, popular):
 
 
 def _table(user, items, popular):
-    rows = []
+    rows, longest = [], max((len(item["item"]) for item in items), default=0)
+    # Beside rank, item and score, each with two blanks, and room for "(new)".
+    room = min(_LONGEST_TITLE, max(_SHORTEST_TITLE, width() - longest - 26))
     for rank, item in enumerate(items, start=1):
         title = item.get("title", "")
-        title = title if len(title) <= _LONGEST_TITLE else title[: _LONGEST_TITLE - 1] + "…"
+        title = title if len(title) <= room else title[: room - 1] + "…"
         score = f"{item['score']:.0f}" if popular else f"{item['score']:.4f}"
         rows.append([rank, item["item"], score, title + (" (new)" if item.get("new") else "")])
     columns = 4 if any(row[3] for row in rows) else 3
@@ -173,12 +203,7 @@ def _write_parquet(batches, path):
     count = 0
     with parquet.ParquetWriter(path, schema) as writer:
         for batch in batches:
-            rows = [
-                {"user": user, "rank": rank, "popular": popular, "new": False, **item}
-                for user, items, popular in batch.rows()
-                for rank, item in enumerate(items, start=1)
-            ]
-            writer.write_table(arrow.Table.from_pylist(rows, schema))
+            writer.write_table(arrow.Table.from_pylist(batch.records(), schema))
             count += len(batch)
     return count
 

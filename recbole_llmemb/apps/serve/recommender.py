@@ -184,18 +184,21 @@ class Recommender:
         training would have started from.
 
         ``items``: A ``.item`` or jsonl file, a table directory with ready vectors, or mappings with
-        a token under the item id field and attributes.
-        Returns their tokens.
+        a token under the item id field and attributes. Items that are known already stay as they
+        are, and are counted in ``known_again``.
+        Returns the tokens of those that were added, at least one.
         """
         self.require("new_items", "new items cannot be ranked")
         found = read_new_items(items, self.config)
-        known = [token for token in found.tokens if token in self.item_index.number]
-        if known:
+        fresh = [i for i, token in enumerate(found.tokens) if token not in self.item_index.number]
+        self.known_again = len(found.tokens) - len(fresh)
+        if not fresh:
             raise UserError(
-                f"{len(known)} of the new items are known already ({name_some(known)}): they are "
-                f"items of {self.config['dataset']} or were added before; give only items that the "
-                "model does not know."
+                f"All of the new items are known already ({name_some(found.tokens)}): they are "
+                f"items of {self.config['dataset']} or were added before; give some that the model "
+                "does not know."
             )
+        found = found.only(fresh)
         self.method.extend(vectors_of(found, self.config))
         self._items = self.method.item_matrix()
         titles = [title_of(attributes, self.config) for attributes in found.attributes]

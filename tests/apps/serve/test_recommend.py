@@ -170,6 +170,26 @@ def test_strangers_get_the_mean_of_what_users_learn(saved):  # noqa: F811
     ]
 
 
+def test_recommendations_as_a_table_of_pandas(saved):  # noqa: F811
+    found = Recommender(saved()).recommend(["u3", "u7"], topk=3)
+    frame = found.to_pandas()
+    assert frame["user"].tolist() == ["u3"] * 3 + ["u7"] * 3
+    assert frame["rank"].tolist() == [1, 2, 3] * 2
+    assert [group["item"].tolist() for _, group in frame.groupby("user")] == found.items
+    assert frame["score"].tolist() == pytest.approx(found.scores.flatten().tolist())
+    assert not frame["new"].any() and not frame["popular"].any()
+    assert "tensor" not in repr(found) and found.items[1][2] in repr(found)
+    assert found.items[0][0] in found._repr_html_()
+
+
+def test_titles_leave_room_on_a_narrow_terminal(saved, monkeypatch):  # noqa: F811
+    recommender = Recommender(saved())
+    recommender.item_index.titles = dict.fromkeys(recommender.item_index.tokens, "long " * 30)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = repr(recommender.recommend(["u3"], topk=3)).split("\n")
+    assert max(map(len, lines)) <= 80 and sum("…" in line for line in lines) == 3
+
+
 def test_the_item_matrix_is_computed_once(saved, adaptations):  # noqa: F811
     recommender = Recommender(saved())
     adaptations.clear()

@@ -149,8 +149,9 @@ def test_ready_vectors_come_as_a_table(saved, tiny_table, tmp_path):  # noqa: F8
 
 def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
     recommender = Recommender(from_text())
-    with pytest.raises(UserError, match="1 of the new items are known already \\('i5'\\)"):
+    with pytest.raises(UserError, match="known already \\('i5'\\)"):
         recommender.add_items([{"item_id": "i5", "title": "soap"}])
+    assert recommender.item_index.titles["i5"] != "soap"
     with pytest.raises(UserError, match="'a' occur more than once|more than once: 'a'"):
         recommender.add_items([{"item_id": "a", "title": "x"}, {"item_id": "a", "title": "y"}])
     with pytest.raises(UserError, match="there is no item"):
@@ -169,6 +170,12 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
     assert recommender.item_index.titles["7"] == "red, soap"
     with pytest.raises(UserError, match="known already"):
         recommender.add_items(file)
+    mixed = [{"item_id": "i5", "title": "soap"}, {"item_id": "b", "title": "gel"}]
+    before = recommender.recommend(["u3"], topk=100).items[0]
+    assert recommender.add_items(mixed) == ["b"] and recommender.known_again == 1
+    assert [
+        item for item in recommender.recommend(["u3"], topk=101).items[0] if item != "b"
+    ] == before
 
 
 def test_models_without_text_refuse_new_items(saved):  # noqa: F811
