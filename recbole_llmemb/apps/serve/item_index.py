@@ -112,8 +112,9 @@ class NewItems:
 
     def only(self, places: list[int]) -> NewItems:
         """Some of them."""
-        tokens, attributes = ([each[i] for i in places] for each in (self.tokens, self.attributes))
-        return NewItems(tokens, attributes, None if self.vectors is None else self.vectors[places])
+        vectors = None if self.vectors is None else self.vectors[places]
+        tokens, attributes = [self.tokens[i] for i in places], [self.attributes[i] for i in places]
+        return NewItems(tokens, attributes, vectors)
 
 
 def read_new_items(given, config) -> NewItems:
