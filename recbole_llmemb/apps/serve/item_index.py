@@ -60,46 +60,17 @@ class ItemIndex:
         shift = self.first_new_id - self.item_count
         return places + shift * (places >= self.item_count)
 
-    def positions(self, tokens, what: str = "the candidates") -> torch.Tensor:
-        """Positions of these items, ascending, ``(m,)``."""
-        tokens, what = [str(token) for token in tokens], what.capitalize()
+    def positions(self, candidates=None) -> torch.Tensor:
+        """Positions of these items, or of all, ascending, ``(m,)``."""
+        if candidates is None:
+            return torch.arange(1, len(self))
+        tokens = [str(token) for token in candidates]
         if not tokens:
-            raise UserError(f"{what} name no item; give at least one.")
+            raise UserError("The candidates name no item; give at least one.")
         unknown = [token for token in tokens if token not in self.number]
-        refuse_unknown("item", unknown, self.number, f"{what}: the model")
-        refuse_twice(tokens, what, "name each once")
+        refuse_unknown("item", unknown, self.number, "The candidates: the model")
+        refuse_twice(tokens, "The candidates", "name each once")
         return torch.tensor([self.number[token] for token in tokens]).sort().values
-
-
-class Choice:
-    """The items among which the best are sought.
-
-    ``positions`` (c,): ascending; all items if not given.
-    """
-
-    def __init__(self, n_items: int, positions=None):
-        self.n_items, self.positions = n_items, positions
-
-    def __len__(self):
-        return self.n_items - 1 if self.positions is None else len(self.positions)
-
-    def places(self, columns: torch.Tensor) -> torch.Tensor:
-        """Positions among all items, padding included, of columns."""
-        return columns + 1 if self.positions is None else self.positions[columns]
-
-    def of(self, matrix, dim: int = 0):
-        """Their part of something with one entry per item along ``dim``."""
-        if self.positions is None:
-            return matrix.narrow(dim, 1, matrix.shape[dim] - 1)
-        return matrix.index_select(dim, self.positions.to(matrix.device))
-
-    def columns(self, rows, places):
-        """Pairs of row and position as pairs of row and column; others fall away."""
-        if self.positions is None:
-            return rows, places - 1
-        columns = torch.searchsorted(self.positions, places).clamp(max=len(self) - 1)
-        there = self.positions[columns] == places
-        return rows[there], columns[there]
 
 
 @dataclass

@@ -27,15 +27,8 @@ _SHOWN = 10  # people in a notebook
 _NOTHING = "(nothing is left to recommend)"
 # How files of text begin that were written here.
 _OURS = re.compile(r'$|\{"user": .*, "items": |.*\n\s*item +(score|met)\b|.*\n\(nothing is left ')
-_COLUMNS = {
-    "user": "string",
-    "rank": "int32",
-    "item": "string",
-    "title": "string",
-    "score": "float32",
-    "new": "bool_",
-    "popular": "bool_",
-}
+_COLUMNS = {"user": "string", "rank": "int32", "item": "string", "title": "string",
+            "score": "float32", "new": "bool_", "popular": "bool_"}  # fmt: skip
 
 
 @dataclass(repr=False)

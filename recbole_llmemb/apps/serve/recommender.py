@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from recbole_llmemb.apps.serve.histories import Histories, People
-from recbole_llmemb.apps.serve.item_index import Choice, ItemIndex, read_new_items, vectors_of
+from recbole_llmemb.apps.serve.item_index import ItemIndex, read_new_items, vectors_of
 from recbole_llmemb.apps.serve.recommendations import Recommendations
 from recbole_llmemb.apps.serve.topk import Pairs, best_products, best_scores
 from recbole_llmemb.core.errors import UserError, name_some
@@ -122,12 +122,12 @@ class Recommender:
             raise UserError(f"topk is {topk!r}; it must be a whole number of at least 1.")
         if not len(people):
             raise UserError("There is nobody to recommend to; name a user or give a history.")
-        chosen = None if candidates is None else self.item_index.positions(candidates)
-        choice = Choice(len(self.item_index), chosen)
-        items = choice.of(self._items) if self.method.products else None
-        k, size = min(topk, len(choice)), batch_size or self.batch_size
+        chosen = self.item_index.positions(candidates)
+        index = slice(1, None) if candidates is None else chosen  # without a copy, if it is all
+        items = self._items[index] if self.method.products else None
+        k, size = min(topk, len(chosen)), batch_size or self.batch_size
         for part in people.in_parts(size, "recommend", show_progress):
-            yield self._recommend(part, k, exclude_seen, choice, items)
+            yield self._recommend(part, k, exclude_seen, chosen, index, items)
 
     @property
     def batch_size(self) -> int:
@@ -215,32 +215,36 @@ class Recommender:
         batch[field] = self.item_index.ids(batch[field])
         return batch.to(self.config["device"])
 
-    def _recommend(self, part, k, exclude_seen, choice, items):
+    def _recommend(self, part, k, exclude_seen, chosen, index, items):
+        """The best of the ``chosen`` positions, whose rows of something are at ``index``."""
         empty = part.lengths == 0
-        scores, places = torch.full((len(part), k), -torch.inf), torch.zeros(len(part), k).long()
-        rows = (~empty).nonzero().squeeze(1)
-        if len(rows):
-            some = part if len(rows) == len(part) else part.select(rows)
-            scores[rows], places[rows] = self._best(some, k, exclude_seen, choice, items)
+        scores, columns = torch.zeros(len(part), k), torch.zeros(len(part), k, dtype=torch.long)
+        if not empty.all():
+            some = part.select((~empty).nonzero().squeeze(1)) if empty.any() else part
+            scores[~empty], columns[~empty] = self._best(
+                some, k, chosen if exclude_seen else None, index, items
+            )
         if empty.any():
-            counts = choice.of(self._popularity()).unsqueeze(0).clone()
-            value, column = best_scores(counts, k)
-            scores[empty], places[empty] = value, choice.places(column)
+            counts = self._popularity()[index].unsqueeze(0).clone()
+            scores[empty], columns[empty] = best_scores(counts, k)
+        places = chosen[columns].masked_fill_(scores == -torch.inf, 0)
         return Recommendations(part.names, places, scores, empty, self.item_index)
 
     @torch.no_grad()
-    def _best(self, part, k, exclude_seen, choice, items):
+    def _best(self, part, k, seen_among, index, items):
         forbidden = None
-        if exclude_seen:
-            forbidden = Pairs(*choice.columns(*part.seen(self.dataset.iid_field)))
+        if seen_among is not None:
+            rows, places = part.seen(self.dataset.iid_field)
+            columns = torch.searchsorted(seen_among, places).clamp(max=len(seen_among) - 1)
+            there = seen_among[columns] == places
+            forbidden = Pairs(rows[there], columns[there])
         batch = self.batch(part)
         if self.method.products:
             value, column = best_products(self.method.queries(batch), items, k, forbidden)
         else:  # of all items at once, which only the model itself can make
             scores = self.method.scores(batch).float().view(len(part), -1)
-            value, column = best_scores(choice.of(scores, dim=1).clone(), k, forbidden)
-        value, column = value.cpu(), column.cpu()
-        return value, choice.places(column).masked_fill_(value == -torch.inf, 0)
+            value, column = best_scores(scores[:, index].clone(), k, forbidden)
+        return value.cpu(), column.cpu()
 
     def _popularity(self):
         """How often each item was met in training, ``(n,)``; new ones never."""
