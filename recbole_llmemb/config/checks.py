@@ -18,29 +18,24 @@ _WITHOUT_DEFAULT = {
     "encoding", "eta", "beta", "tail_ratio", "contrast", "sim", "valid_neg_sample_args",
     "test_neg_sample_args", "token_num_threshold", "xgb_early_stopping_rounds", "exclude_history",
 }  # fmt: skip
-#: Keys of RecBole before 1.2, and what to set today; None: nothing has taken its place.
-OLD = {
-    "eval_setting": "eval_args",
-    "split_ratio": "eval_args (split: {'RS': [0.8, 0.1, 0.1]})",
-    "leave_one_num": "eval_args (split: {'LS': 'valid_and_test'})",
-    "group_by_user": "eval_args (group_by)",
-    "eval_neg_sample_args": "eval_args (mode)",
-    "real_time_process": None,
-    "neg_sampling": "train_neg_sample_args",
-    "training_neg_sample_num": "train_neg_sample_args (sample_num)",
-    "training_neg_sample_distribution": "train_neg_sample_args (distribution)",
-    "min_user_inter_num": "user_inter_num_interval",
-    "max_user_inter_num": "user_inter_num_interval",
-    "min_item_inter_num": "item_inter_num_interval",
-    "max_item_inter_num": "item_inter_num_interval",
-    "lowest_val": "val_interval",
-    "highest_val": "val_interval",
-    "equal_val": "val_interval",
-    "not_equal_val": "val_interval",
-    "drop_filter_field": "unused_col",
-    "drop_preload_weight": "unused_col",
-    "fields_in_same_space": "alias_of_user_id or alias_of_item_id",
+#: Keys of RecBole before 1.2 by what to set today; "": nothing has taken their place.
+_TODAY = {
+    "eval_args": "eval_setting",
+    "eval_args (split: {'RS': [0.8, 0.1, 0.1]})": "split_ratio",
+    "eval_args (split: {'LS': 'valid_and_test'})": "leave_one_num",
+    "eval_args (group_by)": "group_by_user",
+    "eval_args (mode)": "eval_neg_sample_args",
+    "train_neg_sample_args": "neg_sampling",
+    "train_neg_sample_args (sample_num)": "training_neg_sample_num",
+    "train_neg_sample_args (distribution)": "training_neg_sample_distribution",
+    "user_inter_num_interval": "min_user_inter_num max_user_inter_num",
+    "item_inter_num_interval": "min_item_inter_num max_item_inter_num",
+    "val_interval": "lowest_val highest_val equal_val not_equal_val",
+    "unused_col": "drop_filter_field drop_preload_weight",
+    "alias_of_user_id or alias_of_item_id": "fields_in_same_space",
+    "": "real_time_process",
 }
+OLD = {old: today for today, keys in _TODAY.items() for old in keys.split()}
 # What RecBole reads inside two of its dictionaries.
 _INSIDE = {
     "eval_args": ("split", "group_by", "order", "mode"),

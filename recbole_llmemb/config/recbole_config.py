@@ -25,7 +25,7 @@ from recbole_llmemb.config.values import (
 )
 from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.checkpoint import DERIVED, config_to_plain
-from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
 from recbole_llmemb.core.registry import refuse_untrusted
 
@@ -206,13 +206,8 @@ def make_config(
 
     for file in config_files:
         read_settings(file)
-    with without_argv():
-        try:
-            config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
-        except (ValueError, KeyError, TypeError, NotImplementedError, OSError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"The configuration cannot be used: {reason_of(error)}.") from error
+    with without_argv(), _explained("The configuration"):
+        config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
     EvaluationSettings.of(config, only=Use.ANY).check_valid_metric()
     refuse_keys(strict, known_keys(config), config["model"])
     return config
@@ -221,7 +216,7 @@ def make_config(
 # -- from a checkpoint --------------------------------------------------------------------
 
 
-def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None) -> Any:
+def config_from_plain(plain: Mapping[str, Any]) -> Any:
     """Rebuild the RecBole ``Config`` that :func:`config_to_plain` was given.
 
     The command line of the running program is not looked at, and strings are
@@ -234,8 +229,6 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     ----------
     plain : mapping
         What :func:`config_to_plain` returned.
-    config_class : type, optional
-        ``recbole.config.Config`` (the default) or a subclass of it.
 
     Raises
     ------
@@ -248,48 +241,46 @@ def config_from_plain(plain: Mapping[str, Any], config_class: type | None = None
     # What a file does not decide: whether code from elsewhere is run, which pickles are read or
     # written, where things are kept, and what is told to others. Only whoever gives a command does.
     own = {name: field.default for name, field in declared() if use_of(field) & Use.TRUST}
-    entries = _with_known_metrics(_filled(_without(own, copy.deepcopy(dict(plain)))))
-    missing = [key for key in ("model", "dataset") if not entries.get(key)]
-    if missing:
-        raise UserError(
-            f"The checkpoint's configuration has no '{missing[0]}': give a checkpoint that a "
-            "trainer saved."
-        )
+    entries = _without({*own, *DERIVED}, copy.deepcopy(dict(plain)))
+    entries = _with_known_metrics(_filled(entries))
+    for key in ("model", "dataset"):
+        if not entries.get(key):
+            raise UserError(
+                f"The checkpoint's configuration has no {key!r}: give a checkpoint that a trainer "
+                "saved."
+            )
     if not os.path.isdir(str(entries.get("data_path") or "")):
         entries.pop("data_path", None)  # the data lies elsewhere on this machine
-    settings = {key: value for key, value in entries.items() if key not in DERIVED}
-    _undo_config(settings)
 
-    class Rebuilt(config_class or Config):  # type: ignore[misc]
+    class Rebuilt(Config):  # type: ignore[misc]
         restored = True
 
         def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
             return config_dict
 
-    with without_argv():
-        try:
-            config = Rebuilt(
-                model=entries["model"], dataset=entries["dataset"], config_dict=settings
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-            if getattr(error, "key", None) == "model":
-                raise UserError(
-                    f"The checkpoint's model '{entries['model']}' is not known to RecBole: import "
-                    "the package that defines it first."
-                ) from None
-            if isinstance(error, UserError):
-                raise
-            why = reason_of(error)
-            raise UserError(f"The checkpoint's configuration cannot be used: {why}.") from error
-    config.__class__ = config_class or Config
-    # Whatever Config changed on the way (or code did after it was built) is set back.
-    entries = {key: value for key, value in entries.items() if key not in DERIVED}
-    config.final_config_dict.update(entries)
-    # Defaults may come from a file, too: the dataset's name chooses it.
-    config.final_config_dict.update(
-        {key: value for key, value in own.items() if key in config.final_config_dict}
-    )
+    model, settings = entries["model"], _undone(entries)
+    try:
+        with without_argv(), _explained("The checkpoint's configuration"):
+            config = Rebuilt(model=model, dataset=entries["dataset"], config_dict=settings)
+    except UserError as error:
+        if error.key != "model":
+            raise
+        raise UserError(
+            f"The checkpoint's model '{model}' is not known to RecBole: import the package that "
+            "defines it first."
+        ) from None
+    config.__class__ = Config
+    # Whatever Config changed on the way (or code did after it was built) is set back. Defaults may
+    # come from a file, too: the dataset's name chooses it.
+    final = config.final_config_dict
+    final |= entries | {key: value for key, value in own.items() if key in final}
     return config
+
+
+def _explained(what: str) -> contextlib.AbstractContextManager[None]:
+    """Tell in a sentence what RecBole's ``Config`` fails over."""
+    errors = ValueError, KeyError, TypeError, AttributeError, NotImplementedError, OSError
+    return explained(f"{what} cannot be used: {{reason}}.", *errors)
 
 
 def config_for(plain: Mapping[str, Any], device: torch.device) -> Any:
@@ -338,12 +329,14 @@ def _filled(entries: dict[str, Any]) -> dict[str, Any]:
     return kept | {key: value for key, value in _EMPTY.items() if key in gone}
 
 
-def _undo_config(settings: dict[str, Any]) -> None:
-    """Take back, in place, what ``Config`` would otherwise do a second time."""
-    path = settings.get("data_path")
-    if path and os.path.basename(os.path.normpath(path)) == settings["dataset"]:
-        settings["data_path"] = os.path.dirname(os.path.normpath(path))
+def _undone(entries: dict[str, Any]) -> dict[str, Any]:
+    """The settings without what ``Config`` would otherwise do a second time."""
+    settings = dict(entries)
+    folder, name = os.path.split(os.path.normpath(settings.get("data_path") or ""))
+    if name == settings["dataset"]:
+        settings["data_path"] = folder
     negatives = settings.get("train_neg_sample_args")
     if isinstance(negatives, dict) and negatives.get("distribution") in (None, "none", "None"):
         # Config refuses a cross-entropy model that has any dictionary here.
         settings["train_neg_sample_args"] = None
+    return settings

@@ -38,11 +38,10 @@ class NewItemReport:
         own = self.ranks.double().quantile(quantiles, dim=0).t().tolist()
         beside = self.nearest_ranks.double().median(0).values.tolist()
         shares, by_chance = self.listed(), self.topk / self.n_items
-        columns = zip(self.names[:_LISTED], own, shares.tolist(), self.nearest, beside)
         rows = [
-            [name, *(f"{rank:,.0f}" for rank in ranks), f"{share:.2%}", near, f"{cosine:.2f}",
-             f"{median:,.0f}"]
-            for name, ranks, share, (near, cosine), median in columns
+            [self.names[i], *(f"{rank:,.0f}" for rank in own[i]), f"{shares[i]:.2%}",
+             self.nearest[i][0], f"{self.nearest[i][1]:.2f}", f"{beside[i]:,.0f}"]
+            for i in range(min(_LISTED, len(self.names)))
         ]  # fmt: skip
         if len(self.names) > _LISTED:
             rows.append([f"… ({len(self.names)} in all)"])
