@@ -1,15 +1,4 @@
-"""``recbole-llm compare``: results side by side."""
-
-from __future__ import annotations
-
-from typing import Literal
-
-from recbole_llmemb.cli.options import Options
-from recbole_llmemb.core.checked import Checked, option
-from recbole_llmemb.core.errors import UserError
-
-_DESCRIPTION = """\
-Compare runs by their result files (--result_json): means over seeds, changes, paired tests.
+"""Compare runs by their result files (--result_json): means over seeds, changes, paired tests.
 
   recbole-llm compare runs/*.json
   recbole-llm compare ids=runs/id-*.json table=runs/table-1.json,runs/table-2.json
@@ -23,6 +12,13 @@ with --save_users=True, users are compared one by one.
 network.
 """
 
+from __future__ import annotations
+
+from typing import Literal
+
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.core.checked import Checked, option
+from recbole_llmemb.core.errors import UserError
 
 _MAPS = "item maps (from the checkpoints, with --out)"
 
@@ -34,9 +30,8 @@ class CompareOptions(Checked):
         [], "result files, or LABEL=FILE,FILE", positional=True, metavar="FILE"
     )
     labels: list[str] = option(
-        [], "the same as LABEL=FILE,FILE without the option, before the others",
-        repeat=True, metavar="LABEL=FILES",
-    )  # fmt: skip
+        [], "as LABEL=FILE,FILE alone, before the others", repeat=True, metavar="LABEL=FILES"
+    )
     baseline: str | None = option(None, "a label, or what only one has", metavar="LABEL")
     metrics: list[str] = option([], "columns (default: all that the files have)")
     metric: str | None = option(None, "of the figures (default: what training watched)")
@@ -53,7 +48,7 @@ class CompareOptions(Checked):
 
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm compare``."""
-    options = Options("compare", _DESCRIPTION).read(CompareOptions, argv)
+    options = Options("compare", __doc__).read(CompareOptions, argv)
     from recbole_llmemb.apps.compare.comparison import compare
     from recbole_llmemb.apps.compare.grouping import choose_baseline, read_groups
     from recbole_llmemb.apps.compare.report import (

@@ -1,4 +1,13 @@
-"""``recbole-llm convert``: csv, parquet or json files to a RecBole dataset."""
+r"""Convert files of interactions, and of what the items are, to a dataset that RecBole reads.
+
+  recbole-llm convert --interactions=ratings.csv --items=movies.csv --out=dataset/movies
+  recbole-llm convert --interactions=All_Beauty.jsonl.gz --items=meta_All_Beauty.jsonl.gz \
+      --out=dataset/beauty2023
+
+Columns are found by their names; where that is not clear, it asks. What was dropped, and why, is
+counted in a table at the end, followed by the next command. The dataset's folder appears whole
+or not at all.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +16,10 @@ import time
 from recbole_llmemb.apps import convert
 from recbole_llmemb.cli.options import Options
 
-_DESCRIPTION = """\
-Convert files of interactions, and of what the items are, to a dataset that RecBole reads.
-
-  recbole-llm convert --interactions=ratings.csv --items=movies.csv --out=dataset/movies
-  recbole-llm convert --interactions=All_Beauty.jsonl.gz --items=meta_All_Beauty.jsonl.gz \\
-      --out=dataset/beauty2023
-
-Columns are found by their names; where that is not clear, it asks. What was dropped, and why, is
-counted in a table at the end, followed by the next command. The dataset's folder appears whole
-or not at all.
-"""
-
 
 def build_parser() -> Options:
     """The options of ``recbole-llm convert``."""
-    return Options("convert", _DESCRIPTION).add(convert.ConvertJob)
+    return Options("convert", __doc__).add(convert.ConvertJob)
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,14 @@
-"""``recbole-llm encode``: item text, or vectors made elsewhere, to a table directory."""
+"""Encode the items of a dataset into an embedding table, or import vectors made elsewhere.
+
+  recbole-llm encode --dataset=ml-100k --out=tables/ml-100k
+  recbole-llm encode --dataset=mine --data_path=data --encoder=BAAI/bge-m3 --out=tables/mine
+  recbole-llm encode --items=catalogue.parquet --item_id_field=asin --out=tables/catalogue
+  recbole-llm encode --items=catalogue.parquet --ray --num_workers=8 --out=tables/catalogue
+  recbole-llm encode --import=vectors.npy --tokens=items.txt --out=tables/mine
+
+Train on it with --llm_table=DIRECTORY. An interrupted run continues where it stopped when the
+same command is given again; a table that is there already is found, not built again.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +23,6 @@ from recbole_llmemb.config.values import defaults, recbole_folder, settings_of
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.settings import EncodeSettings, Workers
-
-_DESCRIPTION = """\
-Encode the items of a dataset into an embedding table, or import vectors made elsewhere.
-
-  recbole-llm encode --dataset=ml-100k --out=tables/ml-100k
-  recbole-llm encode --dataset=mine --data_path=data --encoder=BAAI/bge-m3 --out=tables/mine
-  recbole-llm encode --items=catalogue.parquet --item_id_field=asin --out=tables/catalogue
-  recbole-llm encode --items=catalogue.parquet --ray --num_workers=8 --out=tables/catalogue
-  recbole-llm encode --import=vectors.npy --tokens=items.txt --out=tables/mine
-
-Train on it with --llm_table=DIRECTORY. An interrupted run continues where it stopped when the
-same command is given again; a table that is there already is found, not built again.
-"""
 
 # Configuration key → option; the key's own name does, too.
 TEXT = {
@@ -55,16 +52,12 @@ class EncodeOptions(DatasetOptions):
     overwrite: bool = option(False, "replace a table that is there")
     pca_dim: int | None = option(None, "reduce to this width by PCA", ge=1)
     shard_size: int = option(1024, "texts kept at a time", ge=1, group=_ENCODER)
-    items: str | None = option(
-        None, "encode these items: .item, csv, json or parquet", metavar="FILE"
-    )
+    items: str | None = option(None, "these items: .item, csv, json, parquet", metavar="FILE")
     ray: bool = option(False, "encode with Ray, on the cluster at RAY_ADDRESS if set", group=_RAY)
     source: str | None = option(
         None, ".npy .npz .parquet .itememb .pkl", name="import", metavar="FILE", group=_IMPORT
     )
-    tokens: str | None = option(
-        None, "one item token per line, in row order", metavar="FILE", group=_IMPORT
-    )
+    tokens: str | None = option(None, "item tokens, a line each", metavar="FILE", group=_IMPORT)
     token_column: str | None = option(None, "token column of a Parquet file", group=_IMPORT)
     trust_pickle: bool = option(
         False, "read a .pkl file (arrays only)", name="i-trust-this-pickle", group=_IMPORT
@@ -74,7 +67,7 @@ class EncodeOptions(DatasetOptions):
 def build_parser() -> Options:
     """The options of ``recbole-llm encode``."""
     encoder = (*ENCODER, "adapter", "dtype", "normalize", "batch_size")
-    return with_text(Options("encode", _DESCRIPTION).add(EncodeOptions), encoder).add(Workers)
+    return with_text(Options("encode", __doc__).add(EncodeOptions), encoder).add(Workers)
 
 
 def with_text(parser: Options, encoder: Sequence[str]) -> Options:
@@ -92,10 +85,11 @@ def main(argv: list[str]) -> int:
             "recbole-llm encode needs either --dataset or --items, whose items to encode, "
             "or --import, the file to import."
         )
-    if not options.ray and workers != Workers():
-        raise UserError("--num_workers and --gpus_per_worker are for --ray; add it, or leave them.")
-    if options.ray and options.source is not None:
-        raise UserError("--ray encodes items; --import has nothing to encode, leave --ray out.")
+    if (options.source or not options.ray) and (options.ray or workers != Workers()):
+        raise UserError(
+            "--ray, --num_workers and --gpus_per_worker are for items that Ray encodes; add --ray, "
+            "or leave them."
+        )
     if options.source is not None:
         return _import(options.source, options)
     return _encode(options, typed, workers if options.ray else None)

@@ -1,18 +1,6 @@
-"""``recbole-llm export``: vectors, an index, a user encoder and the table of a checkpoint."""
+"""Write what another system serves a trained checkpoint from.
 
-from __future__ import annotations
-
-from typing import Literal
-
-from recbole_llmemb.cli.options import Options
-from recbole_llmemb.cli.recommend import CheckpointOptions, open_checkpoint, say
-from recbole_llmemb.core.checked import option
-from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import refuse_inputs
-
-_DESCRIPTION = """\
-Write what another system serves a trained checkpoint from. Each part is read back and compared
-with the model.
+Each part is read back and compared with the model.
 
   recbole-llm export --checkpoint=saved/M.pth --out=served
   recbole-llm export --checkpoint=saved/M.pth --what=all --out=served
@@ -24,6 +12,17 @@ parts (--what):
   encoder       history to user vector, by torch.export
   table         the LLM table with a dataset card for the Hugging Face hub
 """
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recbole_llmemb.cli.options import Options
+from recbole_llmemb.cli.recommend import CheckpointOptions, open_checkpoint, say
+from recbole_llmemb.core.checked import option
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import refuse_inputs
+
 _PARTS = ("items", "users", "index", "encoder", "table")
 
 
@@ -45,7 +44,7 @@ class ExportOptions(CheckpointOptions):
 
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm export``."""
-    options = Options("export", _DESCRIPTION).read(ExportOptions, argv)
+    options = Options("export", __doc__).read(ExportOptions, argv)
     parts: list[str] = [*_PARTS] if "all" in options.what else [*options.what]
     if not parts:
         raise UserError(f"--what names nothing; give all, or some of {', '.join(_PARTS)}.")

@@ -26,7 +26,7 @@ _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 class Options(argparse.ArgumentParser):
     """A parser that refuses in one sentence, and takes ``--flag=True`` for ``--flag``."""
 
-    def __init__(self, command: str, description: str):
+    def __init__(self, command: str, description: str | None):
         super().__init__(
             prog=f"recbole-llm {command}",
             description=description,

@@ -1,4 +1,13 @@
-"""``recbole-llm order-test``: what checkpoints lose when histories are shuffled."""
+"""Evaluate checkpoints on their test sets, with histories as they are and with shuffled ones.
+
+  recbole-llm order-test --checkpoint=saved/LLMSRec-ml-100k-….pth
+  recbole-llm order-test --checkpoint=A.pth,B.pth --mode=full,uni99 --out=order
+  recbole-llm order-test --checkpoint=LLM-SRec=A.pth --checkpoint=SASRec=B.pth
+  recbole-llm order-test --checkpoint=A.pth --shuffles=0 --exclude_history=False,True
+
+A model that uses the order of a history must lose by this. The CF model of an LLM-SRec
+checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.svg.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +23,6 @@ from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.text import split_tokens
 
-_DESCRIPTION = """\
-Evaluate checkpoints on their test sets, with histories as they are and with shuffled ones.
-
-  recbole-llm order-test --checkpoint=saved/LLMSRec-ml-100k-….pth
-  recbole-llm order-test --checkpoint=A.pth,B.pth --mode=full,uni99 --out=order
-  recbole-llm order-test --checkpoint=LLM-SRec=A.pth --checkpoint=SASRec=B.pth
-  recbole-llm order-test --checkpoint=A.pth --shuffles=0 --exclude_history=False,True
-
-A model that uses the order of a history must lose by this. The CF model of an LLM-SRec
-checkpoint is tested along with it. --out=DIR writes order.json, order.md and order.svg.
-"""
 _MEASURE = "evaluation (default: the checkpoint's settings)"
 
 
@@ -40,9 +38,8 @@ class OrderTestOptions(Checked):
     """What is tested, and how."""
 
     checkpoint: list[str] = option(
-        ..., "what to test; again, or separated by commas, for more",
-        repeat=True, metavar="[NAME=]FILE",
-    )  # fmt: skip
+        ..., "what to test; again, or a,b, for more", repeat=True, metavar="[NAME=]FILE"
+    )
     shuffles: int = option(5, "how often (0: not)", ge=0)
     seed: int = option(2020, "of the first; then seed + 1, …", ge=0)
     last: int | None = option(None, "shuffle only so many items at the end", ge=1)
@@ -69,9 +66,7 @@ class Changes(MovedFiles):
     topk: list[Annotated[int, Field(ge=1)]] = option(
         [10, 20], "cut-offs", min_length=1, wanted="numbers of at least 1: 10,20", group=_MEASURE
     )
-    user_sample: int | None = option(
-        None, "only this many users, always the same", ge=1, group=_MEASURE
-    )
+    user_sample: int | None = option(None, "so many users, the same ones", ge=1, group=_MEASURE)
     eval_batch_size: int | None = option(None, "users per batch", ge=1, group=_MEASURE)
     use_gpu: bool | None = option(None, "use a GPU if there is one", group=_MEASURE)
     llm_cache_dir: str | None = option(None, "where the cache of tables and teachers is now")
@@ -79,7 +74,7 @@ class Changes(MovedFiles):
 
 def build_parser() -> Options:
     """The options of ``recbole-llm order-test``."""
-    return Options("order-test", _DESCRIPTION).add(OrderTestOptions).add(Changes)
+    return Options("order-test", __doc__).add(OrderTestOptions).add(Changes)
 
 
 def main(argv: list[str]) -> int:

@@ -1,4 +1,15 @@
-"""``recbole-llm recommend``: top items for users, new users and new items, from a checkpoint."""
+"""Recommend with a trained checkpoint.
+
+To users of its dataset, to people known by a history alone, and among items that it has never met.
+
+  recbole-llm recommend --checkpoint=saved/M.pth --users=196,186 --topk=10
+  recbole-llm recommend --checkpoint=saved/M.pth --users=all --exclude_seen --out=all.parquet
+  recbole-llm recommend --checkpoint=saved/M.pth --history="50 181 174"
+  recbole-llm recommend --checkpoint=saved/M.pth --users=196 --new_items=new.item
+
+A token that holds a comma or a blank stands in double quotes, as in a csv file, and so does a user
+who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users='"all"'
+"""
 
 from __future__ import annotations
 
@@ -14,18 +25,6 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.core.text import lines_of, split_tokens
 
-_DESCRIPTION = """\
-Recommend with a trained checkpoint: to users of its dataset, to people known by a history alone,
-and among items that it has never met.
-
-  recbole-llm recommend --checkpoint=saved/M.pth --users=196,186 --topk=10
-  recbole-llm recommend --checkpoint=saved/M.pth --users=all --exclude_seen --out=all.parquet
-  recbole-llm recommend --checkpoint=saved/M.pth --history="50 181 174"
-  recbole-llm recommend --checkpoint=saved/M.pth --users=196 --new_items=new.item
-
-A token that holds a comma or a blank stands in double quotes, as in a csv file, and so does a user
-who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users='"all"'
-"""
 _WHO, _ITEMS, _OUTPUT = "for whom", "which items", "output"
 
 
@@ -50,11 +49,9 @@ class MovedFiles(Checked):
     llm_model: str | None = option(None, "where the LLM of an LLM-SRec is now")
     align_teacher: Existing | None = _moved("where the checkpoint of its CF model is now")
     trust_remote_code: bool = option(
-        False,
-        "run code that comes with the encoder or LLM of the checkpoint; only where you have read "
-        "it",
+        False, "run code that comes with its encoder or LLM; only where you have read it",
         also=["llm_trust_remote_code"],
-    )
+    )  # fmt: skip
 
 
 class CheckpointOptions(MovedFiles):
@@ -63,9 +60,7 @@ class CheckpointOptions(MovedFiles):
     checkpoint: str = option(..., "a .pth file that a run has saved")
     device: str = option("auto", "auto, cpu or cuda:0")
     new_items: str | None = option(
-        None,
-        "items to rank with the rest, without training: .item, .jsonl or a table directory",
-        metavar="FILE",
+        None, "items to rank without training: .item, .jsonl or a table directory", metavar="FILE"
     )
 
 
@@ -74,13 +69,11 @@ class RecommendOptions(CheckpointOptions):
 
     users: str | None = option(None, "user tokens of the dataset: u1,u2,… or all", group=_WHO)
     split: Literal["all", "valid", "test"] = option(
-        "all",
-        "what is read of users: all they have met, or what evaluation on valid or test shows",
-        group=_WHO,
+        "all", "read all that users have met, or what evaluation on valid or test shows", group=_WHO
     )
     history: list[str] = option(
-        [], "item tokens, oldest first: 'A B C'; may be repeated",
-        group=_WHO, repeat=True, metavar="ITEMS",
+        [], "item tokens, oldest first: 'A B C', again for more", group=_WHO, repeat=True,
+        metavar="ITEMS",
     )  # fmt: skip
     history_file: str | None = option(
         None, 'lines of {"user": "anna", "history": ["A", "B"]}', group=_WHO, metavar="JSONL"
@@ -91,24 +84,20 @@ class RecommendOptions(CheckpointOptions):
     candidates: str | None = option(
         None, "choose among these: a token per line", group=_ITEMS, metavar="FILE"
     )
-    report_users: int = option(
-        1000, "users over whom the ranks of new items are reported; 0: none", group=_ITEMS, ge=0
-    )
+    report_users: int = option(1000, "whom new items are ranked for; 0: none", group=_ITEMS, ge=0)
     out: str | None = option(
         None, "where to write; without, a table on standard output", group=_OUTPUT, metavar="FILE"
     )
     format: Literal["table", "jsonl", "parquet"] | None = option(
         None, "by default as the suffix of --out says", group=_OUTPUT
     )
-    title_field: str | None = option(
-        None, "field of the items' titles; by default title or name", group=_OUTPUT
-    )
+    title_field: str | None = option(None, "of the items; else title or name", group=_OUTPUT)
     batch_size: int | None = option(None, "people at a time", group=_OUTPUT, ge=1)
 
 
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm recommend``."""
-    options = Options("recommend", _DESCRIPTION).read(RecommendOptions, argv)
+    options = Options("recommend", __doc__).read(RecommendOptions, argv)
     whom = _whom(options)
     candidates = None if options.candidates is None else read_candidates(options.candidates)
     typed = options.checkpoint, options.history_file, options.candidates, options.llm_table

@@ -1,18 +1,6 @@
-"""``recbole-llm run``: from a dataset's files to one table of results."""
+"""Train a model on a dataset in RecBole's atomic files and rank it.
 
-from __future__ import annotations
-
-import textwrap
-import warnings
-from typing import Any
-
-from recbole_llmemb.core.errors import UserError
-
-HELP = """usage: recbole-llm run --model=MODEL [--dataset=NAME] [--data_path=DIR]
-                       [--config_files="a.yaml b.yaml"] [--result_json=FILE] [--KEY=VALUE …]
-
-Trains MODEL on a dataset in RecBole's atomic files and ranks it; the item table and the
-collaborative teacher are built first if the cache does not have them.
+The item table and the collaborative teacher are built first if the cache does not have them.
 
   --model         {models}, or any RecBole model
   --dataset       the dataset's name (default: ml-100k, which RecBole carries)
@@ -25,7 +13,16 @@ collaborative teacher are built first if the cache does not have them.
   --result_json   where to write the results for scripts
   --KEY=VALUE     any configuration key of ours, which follow, or RecBole's
 
-{keys}"""
+{keys}
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from typing import Any
+
+from recbole_llmemb.core.errors import UserError
 
 
 def parse(argv: list[str]) -> dict:
@@ -58,10 +55,10 @@ def main(argv: list[str]) -> int:
         from recbole_llmemb.models.llmemb.backbones import NAMES
 
         models = textwrap.fill(", ".join([*NAMES, "LLMSRec"]), 78, subsequent_indent=" " * 18)
-        presets = textwrap.fill(
-            ", ".join(bundled_names("preset")), 78, subsequent_indent=" " * 18
-        ).lstrip()
-        print(HELP.format(models=models, presets=presets, keys=help_text()))
+        models = textwrap.fill(", ".join([*NAMES, "LLMSRec"]), 78, subsequent_indent=" " * 18)
+        presets = textwrap.fill(", ".join(bundled_names("preset")), 78, subsequent_indent=" " * 18)
+        print("usage: recbole-llm run --model=MODEL [--dataset=NAME] [--KEY=VALUE …]\n")
+        print((__doc__ or "").format(models=models, presets=presets, keys=help_text()))
         return 0
     typed = parse(argv)
     options = ("model", "dataset", "config_files", "preset", "protocol", "result_json")

@@ -1,4 +1,13 @@
-"""``recbole-llm scft``: fine-tune an encoder on a dataset's items (stage 1 of LLMEmb)."""
+"""Fine-tune an encoder with LoRA so that the items of a dataset tell apart.
+
+  recbole-llm scft --dataset=ml-100k --steps=300 --out=adapters/ml-100k
+  recbole-llm scft --dataset=mine --data_path=data --encoder=Qwen/Qwen3-0.6B --out=adapters/mine
+  torchrun --nproc_per_node=4 run_recbole_llm.py scft --dataset=mine --out=adapters/mine
+
+Encode with it: recbole-llm encode --adapter=DIRECTORY, or --llm_adapter=DIRECTORY of any run.
+An interrupted run continues at its last checkpoint when the same command is given again; an
+adapter that is there already is found, not trained again.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +23,6 @@ from recbole_llmemb.cli.encode import (
 from recbole_llmemb.cli.options import Options, taken
 from recbole_llmemb.core.checked import option
 from recbole_llmemb.scft.settings import ScftSettings
-
-_DESCRIPTION = """\
-Fine-tune an encoder with LoRA so that the items of a dataset tell apart, into an adapter directory.
-
-  recbole-llm scft --dataset=ml-100k --steps=300 --out=adapters/ml-100k
-  recbole-llm scft --dataset=mine --data_path=data --encoder=Qwen/Qwen3-0.6B --out=adapters/mine
-  torchrun --nproc_per_node=4 run_recbole_llm.py scft --dataset=mine --out=adapters/mine
-
-Encode with it: recbole-llm encode --adapter=DIRECTORY, or --llm_adapter=DIRECTORY of any run.
-An interrupted run continues at its last checkpoint when the same command is given again; an
-adapter that is there already is found, not trained again.
-"""
 
 _TRAINING = {name: name.removeprefix("scft_") for name in ScftSettings.model_fields if "_" in name}
 
@@ -44,7 +41,7 @@ class ScftOptions(DatasetOptions):
 
 def build_parser() -> Options:
     """The options of ``recbole-llm scft``."""
-    parser = with_text(Options("scft", _DESCRIPTION).add(ScftOptions), ENCODER)
+    parser = with_text(Options("scft", __doc__).add(ScftOptions), ENCODER)
     return parser.add(ScftSettings, names=_TRAINING, group="training")
 
 

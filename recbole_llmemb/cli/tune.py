@@ -1,4 +1,13 @@
-"""``recbole-llm tune``: search for the best settings of a model with Ray Tune."""
+"""Search for the settings with which MODEL ranks validation best.
+
+It runs on this machine or on the Ray cluster that RAY_ADDRESS names. The test set is ranked once,
+for the best trial.
+
+Any other --KEY=VALUE is a configuration key of ours or RecBole's, the same for all trials.
+
+In the search's folder, at the end: best.yaml (for --config_files), best.json, trials.csv,
+report.html and its figures.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +19,6 @@ from recbole_llmemb.cli.options import Options
 from recbole_llmemb.cli.run import parse
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
-
-ABOUT = """Searches for the settings with which MODEL ranks validation best, on this machine or on
-the Ray cluster that RAY_ADDRESS names. The test set is ranked once, for the best trial.
-
-Any other --KEY=VALUE is a configuration key of ours or RecBole's, the same for all trials.
-
-In the search's folder, at the end: best.yaml (for --config_files), best.json, trials.csv,
-report.html and its figures."""
 
 
 class SearchTarget(Checked):
@@ -41,7 +42,7 @@ class SearchTarget(Checked):
 def read_arguments(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the search, and keys of the configuration, as they are typed."""
     keys: list[str] = []
-    options = Options("tune", ABOUT).add(SearchTarget).add(SearchOptions).typed(argv, keys)
+    options = Options("tune", __doc__).add(SearchTarget).add(SearchOptions).typed(argv, keys)
     settings = parse(keys)
     if "result_json" in settings:
         raise UserError(

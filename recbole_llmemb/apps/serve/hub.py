@@ -9,42 +9,12 @@ import torch
 
 from recbole_llmemb.core.errors import TableError, explained
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.reports import render
 from recbole_llmemb.table import EmbeddingTable
 from recbole_llmemb.table.format import MANIFEST_FILE, TOKENS_FILE, VECTORS_FILE
 
 DATA_FILE = "items.parquet"
 _SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6}
-_CARD = """---
-{data}
----
-
-# Item embeddings of {dataset}
-
-{count:,} items of the dataset {dataset}, a vector of {width} numbers each, made
-{made}.
-{text}
-```python
-from datasets import load_dataset
-
-items = load_dataset("USER/NAME", split="train")  # columns: item, vectors
-```
-
-As a table for recbole-llmemb, matched to a dataset by item token:
-
-```python
-from huggingface_hub import snapshot_download
-
-snapshot_download("USER/NAME", repo_type="dataset", local_dir="table")
-# recbole-llm --model=LLMEmbSASRec --dataset={dataset} --llm_table=table
-```
-
-`{vectors_file}` holds the vectors, `{tokens_file}` the item tokens, one per line in the same
-order; `{data_file}` has both. `{manifest_file}` says how they were made:
-
-```json
-{manifest}
-```
-"""
 
 
 def write_table(directory: Path, config) -> EmbeddingTable:
@@ -81,14 +51,12 @@ def _card(table: EmbeddingTable, dataset: str) -> str:
         configs=[{"config_name": "default", "data_files": DATA_FILE}],
     )
     manifest = {key: value for key, value in table.manifest.items() if key != "inputs_hash"}
-    encoder, made, text = manifest.get("encoder"), "elsewhere", ""
-    if encoder:
-        made, fields = f"by `{encoder}`", ", ".join(manifest.get("fields") or ())
-        text = f'\nAn item\'s text is "{manifest.get("prompt", "")}" and its {fields}.\n'
-    return _CARD.format(
-        data=data.to_yaml(), dataset=dataset, count=len(table), width=table.width, made=made,
-        text=text, vectors_file=VECTORS_FILE, tokens_file=TOKENS_FILE, data_file=DATA_FILE,
-        manifest_file=MANIFEST_FILE, manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
+    return render(
+        __package__, "card.md.j2", data=data.to_yaml(), dataset=dataset, width=table.width,
+        count=f"{len(table):,}", encoder=manifest.get("encoder"), prompt=manifest.get("prompt", ""),
+        fields=", ".join(manifest.get("fields") or ()), vectors_file=VECTORS_FILE,
+        tokens_file=TOKENS_FILE, data_file=DATA_FILE, manifest_file=MANIFEST_FILE,
+        manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
     )  # fmt: skip
 
 
