@@ -136,26 +136,27 @@ def figure(found, file):
     """Overall and tail-item NDCG@10 of each kind, mean and spread over seeds."""
     import statistics
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from recbole_llmemb.core.reports import COLORS, new_figure, svg
 
     kinds = [name.partition("-")[0].replace("_", " ") for name in found]
-    picture, axes = pyplot.subplots(1, 2, figsize=(9, 0.45 * len(kinds) + 1.2), sharey=True)
+    picture = new_figure(5, 0.34 * len(kinds) + 0.9)
+    axes = picture.subplots(1, 2, sharey=True)
     for axis, group, title in zip(axes, ("all", "tail_items"), ("all users", "tail items")):
         values = [[study.value(r, group, "ndcg@10") for r in runs] for runs in found.values()]
         means = [statistics.mean(v) for v in values]
         spread = [statistics.stdev(v) if len(v) > 1 else 0 for v in values]
-        colours = ["0.6" if kind.startswith(("id", "recbole")) else "C0" for kind in kinds]
-        axis.barh(kinds, means, xerr=spread, color=colours, capsize=2)
+        ids = [kind.startswith(("id", "recbole")) for kind in kinds]
+        colors = ["0.5" if each else COLORS[0] for each in ids]
+        axis.barh(kinds, means, xerr=spread, color=colors, ecolor="0.5", capsize=2)
         for place, mean in enumerate(means):
-            axis.text(mean / 2, place, f"{mean:.4f}", va="center", ha="center", color="white")
-        axis.set_title(title)
-        axis.set_xlabel("test NDCG@10, full ranking")
+            look = {"va": "center", "ha": "center", "color": "white", "fontsize": 9}
+            axis.text(mean / 2, place, f"{mean:.4f}", **look)
+        axis.set_title(title, fontsize=10)
+        axis.tick_params(labelsize=9)
+        axis.locator_params(axis="x", nbins=4)
     axes[0].invert_yaxis()
-    picture.tight_layout()
-    picture.savefig(file, dpi=150)
+    picture.supxlabel("NDCG@10 on Amazon_Beauty, full ranking", fontsize=10)
+    file.write_bytes(svg(picture))
 
 
 def main():

@@ -11,7 +11,8 @@ A page names a file in a line of its own:
 ``<!-- measured-text: ../benchmarks/results/*.txt -->``
     Plain text files, each under its name, if there are any.
 
-Where something measured is not there yet, the page says so.
+Where something measured is not there yet, the page says so. A listing of messages gets the class
+``message``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from docutils import nodes
 
 DOCS = Path(__file__).resolve().parents[1]
 PROPERTIES = DOCS.parent / "properties"
@@ -186,5 +188,11 @@ def setup(app):
         for path in used:  # so that a page is made again when what it shows has changed
             app.env.note_dependency(str(path), docname=docname)
 
+    def doctree_read(app, doctree):
+        for block in doctree.findall(nodes.literal_block):
+            if block.astext().startswith("error: "):
+                block["classes"].append("message")
+
     app.connect("source-read", source_read)
+    app.connect("doctree-read", doctree_read)
     return {"version": "1", "parallel_read_safe": True}

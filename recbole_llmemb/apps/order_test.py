@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from recbole_llmemb.core import random_state
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.reports import COLORS, new_figure, svg
+from recbole_llmemb.core.reports import COLORS, legend, new_figure, svg
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.evaluate import evaluate, loader_like
@@ -260,8 +260,8 @@ def draw(found):
     for order in found:
         panels.setdefault(order.ranking, []).append(order)
     most = max(map(len, panels.values()))
-    figure = new_figure(max(3.6, 1.0 + 1.3 * most) * len(panels), 3.8)
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    figure = new_figure(max(5, 1 + 0.9 * most), 2.6 * len(panels) + 0.4)
+    grid = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
     for axes, (mode, shown) in zip(grid, panels.items()):
         for place, order in enumerate(shown):
             values = order.summary()[metric]
@@ -278,6 +278,5 @@ def draw(found):
         axes.set_ylabel(metric.upper())
         axes.margins(y=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles[:2], labels[:2], loc="outside upper right", ncols=2, fontsize=8)
+    legend(figure, axes)
     return figure

@@ -148,10 +148,10 @@ def style(number: int) -> dict[str, str]:
 
 def legend(figure: Figure, axes: Any, **look: Any) -> None:
     """The names of what ``axes`` shows, above everything, where they hide nothing."""
-    handles, names = axes.get_legend_handles_labels()
-    columns = max(1, min(3, 50 // (max(map(len, names), default=0) + 6)))
+    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    columns = max(1, min(3, 50 // (max(map(len, named), default=0) + 6)))
     place = {"loc": "outside upper left", "ncols": columns, "frameon": False, "fontsize": 9}
-    figure.legend(handles, names, **{**place, **look})
+    figure.legend(named.values(), named.keys(), **place, **look)
 
 
 def svg(figure: Figure) -> bytes:
@@ -163,7 +163,7 @@ def svg(figure: Figure) -> bytes:
 
     file = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "recbole-llmemb"}):
-        figure.savefig(file, format="svg", dpi=200, transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", dpi=130, transparent=True, metadata={"Date": None})
     text = file.getvalue().replace(": #000000", ": currentColor")
     return text.replace(_STYLE, _STYLE + _THEME, 1).encode()
 

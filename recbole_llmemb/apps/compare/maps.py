@@ -141,9 +141,9 @@ def draw_map(shown: ItemMap, method: str, title: str):
     for column, (words, vectors) in enumerate(stages):
         points, how = flatten(vectors, method)
         for axes, draw in zip(grid[:, column], drawers):
-            bare(axes, points, words)
-            axes.set_xlabel(how.replace(", ", ",\n"), fontsize=9)
+            bare(axes, points, words if axes is grid[0, column] else "")
             drawn = draw(axes, points.numpy(), shown)
+        grid[-1, column].set_xlabel(how.replace(", ", ",\n"), fontsize=9)
     figure.colorbar(drawn, ax=grid[-1], location="bottom", label="training interactions")
     if shown.categories:
         legend(figure, grid[0, 0], title=f"{title}, by {shown.field}", markerscale=2)
