@@ -6,4 +6,6 @@ only when an adapter is really trained, so that finding one in the cache costs n
 
 from recbole_llmemb.core.imports import lazy
 
+__all__ = ["ScftJob", "ensure_adapter", "ensure_table", "job_from_config", "run_job"]
+
 __getattr__ = lazy(__name__, job="ScftJob ensure_adapter ensure_table job_from_config run_job")

@@ -9,6 +9,8 @@ import importlib
 
 from recbole_llmemb.apps.tune.options import require_ray
 
+__all__ = ["search", "trainable"]
+
 _WHERE = {"search": "searching", "trainable": "trial"}
 
 
