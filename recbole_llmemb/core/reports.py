@@ -150,8 +150,13 @@ def legend(figure: Figure, axes: Any, **look: Any) -> None:
     """The names of what ``axes`` shows, above everything, where they hide nothing."""
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     columns = max(1, min(3, 50 // (max(map(len, named), default=0) + 6)))
-    place = {"loc": "outside upper left", "ncols": columns, "frameon": False, "fontsize": 9}
-    figure.legend(named.values(), named.keys(), **place, **look)
+    place: dict[str, Any] = {
+        "loc": "outside upper left",
+        "ncols": columns,
+        "frameon": False,
+        "fontsize": 9,
+    }
+    figure.legend(list(named.values()), list(named), **place, **look)
 
 
 def svg(figure: Figure) -> bytes:
