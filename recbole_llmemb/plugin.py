@@ -31,20 +31,12 @@ from recbole_llmemb.evaluation.measure import check_measure
 from recbole_llmemb.evaluation.metrics import settle_metrics
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.llmemb.backbones import settings
-from recbole_llmemb.models.registry import (
-    MODELS,
-    PLACE,
-    is_ours,
-    llmemb,
-    model_class,
-    names,
-    register,
-)
+from recbole_llmemb.models.registry import is_ours, llmemb, model_class, register
 from recbole_llmemb.run import artifacts, schema  # noqa: F401  (every key is known from here)
 from recbole_llmemb.run.restore import load_data_and_model
 from recbole_llmemb.training.trainer import LLMEmbTrainer
 
-__all__ = ["MODELS", "install", "is_ours", "llmemb", "model_class", "names", "register"]
+__all__ = ["install", "llmemb", "register"]
 
 _installed = False
 
@@ -86,7 +78,7 @@ class _Finder:
     def find_spec(fullname, path=None, target=None):
         """As :mod:`importlib` asks of everything in ``sys.meta_path``."""
         place, _, last = fullname.rpartition(".")
-        known = place == PLACE and registry.by_module(last) is not None
+        known = place == registry.PLACE and registry.by_module(last) is not None
         return ModuleSpec(fullname, loader=_Finder) if known else None
 
     @staticmethod
@@ -124,28 +116,22 @@ def _choose_loaders():
 
     def get_dataloader(config, phase):
         model = registry.find(config["model"])
-        if model is None:
-            return _loader_of_recbole(config, phase) or original(config, phase)
-        if phase == "train":
+        if model is not None and phase == "train":
             return model.train_loader(config)
-        loader = _ranking_loader(config, phase) or original(config, phase)
-        return _on_sampled_users(loader) if config["user_sample"] else loader
+        loader = _ranking_loader(config, phase, model) or original(config, phase)
+        return _on_sampled_users(loader) if model and config["user_sample"] else loader
 
     recbole.data.utils.get_dataloader = get_dataloader
 
 
-def _loader_of_recbole(config, phase):
-    """For RecBole's own models, whose histories may be taken out of their rankings."""
-    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    if phase == "train" or not (sequential and config["exclude_history"]):
-        return None
-    return history_loader_of_recbole if config["eval_args"]["mode"][phase] == "full" else None
-
-
-def _ranking_loader(config, phase):
+def _ranking_loader(config, phase, model):
+    """Our loader, for a model of ours or one of RecBole's whose ranking leaves histories out."""
+    mode = "" if phase == "train" else config["eval_args"]["mode"][phase]
+    if model is None:
+        excludes = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and config["exclude_history"]
+        return history_loader_of_recbole if excludes and mode == "full" else None
     if config["eval_type"] == EvaluatorType.VALUE:
         return None  # AUC and its like score rows, they rank nothing
-    mode = config["eval_args"]["mode"][phase]
     if mode == "full":
         return LengthSortedFullSortEvalDataLoader
     return candidate_eval_loader if mode[:3] in ("uni", "pop") else None

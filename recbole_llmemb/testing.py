@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import get_model
 
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.core import random_state
+from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.contract import Method
 from recbole_llmemb.models.registry import llmemb
@@ -48,10 +47,11 @@ class Verdict:
     reasons: dict[str, str]
 
     def __str__(self):
-        found = ("products", "one_pass", "padding_free", "losses")
-        lines = [f"{name} = {getattr(self, name)!r}" for name in found]
-        reasons = [f"  # {self.reasons[name]}" if name in self.reasons else "" for name in found]
-        return "\n".join(line + reason for line, reason in zip(lines, reasons))
+        lines = []
+        for name in ("products", "one_pass", "padding_free", "losses"):
+            reason = f"  # {self.reasons[name]}" if name in self.reasons else ""
+            lines.append(f"{name} = {getattr(self, name)!r}{reason}")
+        return "\n".join(lines)
 
 
 def verify_backbone(backbone: type, **settings) -> Verdict:
@@ -77,7 +77,7 @@ def verify_backbone(backbone: type, **settings) -> Verdict:
     UserError
         The class says something of itself that is not so; the message says why.
     """
-    with tempfile.TemporaryDirectory() as folder, random_state.preserve():
+    with tempfile.TemporaryDirectory() as folder, preserve_random_state():
         torch.manual_seed(0)
         _write_interactions(Path(folder) / "verify")
         own = {
@@ -129,21 +129,19 @@ def _batch(model, dataset):
 
 
 def _examine(model, batch):
-    reasons = {"products": _why_no_products(model, batch)}
-    pairwise = _takes_a_pairwise_loss(model, batch)
+    reasons, losses = {"products": _why_no_products(model, batch)}, Method.losses
     if reasons["products"]:
         reasons["one_pass"] = "its loss or its scores are its own"
+        pairwise = _takes_a_pairwise_loss(model, batch)
         losses = ("BCE", "BPR", "CE") if pairwise else ("CE", "BPR")
     else:
         reasons["one_pass"] = _why_not_causal(model, batch)
-        losses = Method.losses
     if not _padding_changes_nothing(model, batch):
         reasons["padding_free"] = "what it gives depends on the padding after a history"
     reasons = {name: why for name, why in reasons.items() if why}
-    one_pass = "" if "one_pass" in reasons else "causal"
-    return Verdict(
-        "products" not in reasons, one_pass, "padding_free" not in reasons, losses, reasons
-    )
+    lacks = reasons.keys()
+    one_pass = "" if "one_pass" in lacks else "causal"
+    return Verdict("products" not in lacks, one_pass, "padding_free" not in lacks, losses, reasons)
 
 
 def _same(one, other):
@@ -157,15 +155,6 @@ def _try(question):
         return question()
     except Exception:  # anything may happen in somebody else's code
         return None
-
-
-@contextmanager
-def _with_loss_type(model, loss_type):
-    kept, model.loss_type = model.loss_type, loss_type
-    try:
-        yield
-    finally:
-        model.loss_type = kept
 
 
 def _why_no_products(model, batch):
@@ -186,15 +175,14 @@ def _why_no_products(model, batch):
 
 def _takes_a_pairwise_loss(model, batch):
     """Whether the backbone hands pairs of scores to ``self.loss_fct``, which can be replaced."""
-    calls, kept = [], getattr(model, "loss_fct", None)
-    if not isinstance(kept, torch.nn.Module):
+    calls, criterion, kept = [], getattr(model, "loss_fct", None), model.loss_type
+    if not isinstance(criterion, torch.nn.Module):
         return False
-    handle = kept.register_forward_hook(lambda module, inputs, output: calls.append(inputs))
-    try:
-        with _with_loss_type(model, "BPR"):
-            _try(lambda: super(Method, model).calculate_loss(batch))
-    finally:
-        handle.remove()
+    handle = criterion.register_forward_hook(lambda module, inputs, output: calls.append(inputs))
+    model.loss_type = "BPR"
+    _try(lambda: super(Method, model).calculate_loss(batch))
+    model.loss_type = kept
+    handle.remove()
     scores = [[x.shape for x in inputs] for inputs in calls]
     return len(scores) == 1 and len(scores[0]) == 2 and scores[0][0] == scores[0][1]
 

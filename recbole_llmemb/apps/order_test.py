@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.reports import COLORS, legend, new_figure, svg
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
@@ -92,8 +92,8 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     ``report``: called with one line per evaluation.
     Returns one per mode and value of ``exclude_history``.
     """
-    saved = read(path)
-    plain, changes = saved.settings, dict(changes or {})
+    state = read(path)
+    plain, changes = state["config"], dict(changes or {})
     modes = changes.pop("mode", None) or [_mode(plain)]
     histories = changes.pop("exclude_history", None)
     histories = plain.get("exclude_history", False) if histories is None else histories
@@ -110,7 +110,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     found, model = [], None
     for mode, excluded in itertools.product(modes, histories):
         own = _changed(plain, mode, {**changes, "exclude_history": excluded})
-        restored = restore(saved, **places, changes=own, loaders=True, model=model)
+        restored = restore(path, state=state, **places, changes=own, loaders=True, model=model)
         config, model = restored.config, restored.model
         test = restored.data.test._dataset
         if config["user_sample"]:
@@ -140,7 +140,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
 def _score(restored, evaluator, split):
     """Metrics of a split like the test set's."""
     config, like = restored.config, restored.data.test
-    with random_state.preserve():
+    with preserve_random_state():
         loader = loader_like(like, split, config)
         result = evaluate(config, restored.model, loader, evaluator, config["show_progress"])
     return {key: float(value) for key, value in result.items()}
@@ -151,7 +151,7 @@ def teacher_of(path, changes=None) -> str | None:
 
     Returns None for other models, and where the CF model's file is not there any more.
     """
-    used = read(path).settings.get("teacher_used")
+    used = read(path)["config"].get("teacher_used")
     files = [(changes or {}).get("align_teacher"), used["path"]] if used else []
     return next((file for file in files if file and Path(file).is_file()), None)
 
@@ -169,7 +169,7 @@ def order_tests(checkpoints, teachers=True, changes=None, **shared) -> list[Orde
         teacher = teacher_of(file, changes) if teachers else None
         if teacher and teacher not in seen:
             seen.add(teacher)
-            plain = read(file).settings
+            plain = read(file)["config"]
             own = {key: plain.get(key) for key in ("user_sample", "exclude_history", "seed")}
             own = {"mode": [_mode(plain)], **own, **(changes or {})}
             label = f"CF model of {name}" if name else "CF model"

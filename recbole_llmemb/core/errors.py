@@ -43,6 +43,8 @@ class TableError(UserError):
 def reason_of(error: BaseException, limit: int = 300) -> str:
     """What an error of a library says, in one line without a full stop."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, KeyError) and error.args:
+        text = f"there is no {error.args[0]!r}"
     return " ".join(text.split())[:limit].rstrip(".: ")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from recbole_llmemb.core.devices import usable_device
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.gpus import usable_device
 from recbole_llmemb.encode.adapter import Adapter, load_adapter
 from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.encode.source import EncoderSource, refuse_code

@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.data.holdout import histories, met_before
@@ -68,7 +68,7 @@ def evaluate_cold(config, data, model) -> dict:
     held = train.held_out
     names = [name for name in METRICS if name in _lower(config["metrics"])] or ["hit", "ndcg"]
     model.eval()
-    with torch.no_grad(), random_state.preserve():
+    with torch.no_grad(), preserve_random_state():
         unseen = model.unseen(config, train, held.tokens)
         ranks = _ranks(config, train, model, unseen)
     counts = train.training_counts(train)[0][1:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -13,16 +12,19 @@ from recbole.data import create_dataset
 from recbole.utils import ModelType, get_model
 
 from recbole_llmemb.config.recbole_config import config_for
-from recbole_llmemb.core import checkpoint, random_state
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoint
 from recbole_llmemb.models.llmsrec.llm import load_llm
 from recbole_llmemb.models.llmsrec.model import FrozenTeacher
-from recbole_llmemb.run.teacher import ensure_teacher, item_rows
+from recbole_llmemb.run.stages import stage
+from recbole_llmemb.run.teacher import ensure_teacher, item_rows, used
 from recbole_llmemb.scft import ensure_table
 from recbole_llmemb.table.format import read_manifest
+from recbole_llmemb.training.resume import item_tokens, load_weights
 
 __all__ = ["provide"]
 
@@ -30,7 +32,7 @@ __all__ = ["provide"]
 _UNFIT = (RuntimeError, KeyError, NotImplementedError, TypeError)
 
 
-def provide(config, train, report: Callable[[str], None] | None = None, stage=None) -> Given:
+def provide(config, train, report: Callable[[str], None] | None = None, seconds=None) -> Given:
     """Make or find what the model of a configuration needs, and hang it on the training split.
 
     What was used is noted in the configuration, which a checkpoint keeps: ``llm_table_used``,
@@ -39,36 +41,29 @@ def provide(config, train, report: Callable[[str], None] | None = None, stage=No
     ``config``: one that comes from a checkpoint names what the model was trained with.
     ``train``: the dataset whose items count; the model is built with it.
     ``report``: called with one line for each; the log by default.
-    ``stage``: called with a name, in words what it is, and the work; returns what the work does.
+    ``seconds``: a dictionary that gets what ``encode`` and ``teacher`` took.
     """
     found = Given.of(train, config)
-    if found is None:
-        found = _made(config, train, report or getLogger().info, stage or _at_once)
-        train.given = found
-    return found
-
-
-def _at_once(name, what, work):
-    return work()
-
-
-def _made(config, train, report, stage):
+    if found is not None:
+        return found
+    report, seconds = report or getLogger().info, {} if seconds is None else seconds
     model = registry.find(config["model"])
     needs = Needs() if model is None else model.needs(config)
     given = Given(config=config)
-    with random_state.preserve():
+    with preserve_random_state():
         if needs.table:
-            work = partial(item_table, config, train, report, needs.table_width)
-            given.table = stage("encode", "item table", work)
+            with stage("encode", "item table", report, seconds):
+                given.table = item_table(config, train, report, needs.table_width)
         if needs.teacher:
             make = item_rows if needs.teacher == "items" else frozen_teacher
-            work = partial(make, config, train, needs.teacher_size, report)
-            given.teacher = stage("teacher", config["align_teacher"], work)
+            with stage("teacher", config["align_teacher"], report, seconds):
+                given.teacher = make(config, train, needs.teacher_size, report)
         if needs.llm:
             given.llm = load_llm(config, report)
     if model is not None:
         for key, value in model.settled(config, given).items():
             config[key] = value
+    train.given = given
     return given
 
 
@@ -79,42 +74,42 @@ def item_table(config, dataset, report: Callable[[str], None], width=None) -> It
     ``width``: reduce a wider table to this many columns, unless ``llm_pca_dim`` says to how many.
     """
     path = _table_in_use(config) or ensure_table(config, report=report)
-    tokens = dataset.field2id_token[dataset.iid_field]
-    missing = config["llm_missing"]
+    tokens, missing = dataset.field2id_token[dataset.iid_field], config["llm_missing"]
     found = ItemTable(path, tokens, missing, bool(config["llm_pca_dim"]))
     table = found.load()
     if width and table.width > width and not config["llm_pca_dim"]:
         report(f"table: {table.width} wide and no adapter to learn, so llm_pca_dim is {width}")
         config["llm_pca_dim"] = width  # as a checkpoint will say
-        path = ensure_table(config, report=report)
-        found = ItemTable(path, tokens, missing, reduced=True)
+        found = ItemTable(ensure_table(config, report=report), tokens, missing, reduced=True)
         table = found.load()
-    needed = config["llm_table_used"]
-    if needed and needed["fingerprint"] != table.fingerprint:
+    before = config["llm_table_used"]
+    if before and before["fingerprint"] != table.fingerprint:
         raise TableError(
-            f"{path} is not the table this model was trained over (fingerprint "
-            f"{table.fingerprint}, not {needed['fingerprint']}, then in {needed['path']}); "
-            "set llm_table to that one."
+            f"{found.path} is not the table this model was trained over (fingerprint "
+            f"{table.fingerprint}, not {before['fingerprint']}, then in {before['path']}); "
+            "say with llm_table where that one is.",
+            key="llm_table",
+            where=found.path,
         )
-    # The checkpoint names the table it needs: where it was and what was in it.
-    where = str(Path(path).absolute())  # a checkpoint may be read from another folder
-    config["llm_table_used"] = {"path": where, "fingerprint": table.fingerprint}
+    config["llm_table_used"] = used(found.path, table.fingerprint)
     return found
 
 
 def _table_in_use(config):
     """The table that a checkpoint's configuration names, if it is still there and the same.
 
-    Found without a look at the item file, which may have got new items since.
+    Found without a look at the item file, which may have got new items since. It may be that
+    which ``llm_table`` names now, or a reduced copy of that.
     """
-    used, chosen = config["llm_table_used"], config["llm_table"]
-    if used and chosen and Path(chosen).is_dir() and Path(chosen).absolute() != Path(used["path"]):
-        return None  # another one is asked for, which is to be looked at
+    before, chosen = config["llm_table_used"], config["llm_table"]
+    if not before:
+        return None
+    path = Path(chosen if chosen and Path(chosen).is_dir() else before["path"])
     try:
-        same = used and read_manifest(used["path"]).get("fingerprint") == used["fingerprint"]
+        same = read_manifest(path).get("fingerprint") == before["fingerprint"]
     except TableError:
-        same = False
-    return Path(used["path"]) if same else None
+        return None
+    return path if same else None
 
 
 def rebuilt(state, config, train, path):
@@ -123,7 +118,7 @@ def rebuilt(state, config, train, path):
     ``state``: what :func:`~recbole_llmemb.core.checkpoint.load` read from ``path``.
     ``train``: what it is built with: its training split, or a dataset with the same items.
     """
-    with random_state.preserve():
+    with preserve_random_state():
         provide(config, train)
         with explained(
             f"The weights in {path} do not fit its configuration and data ({{reason}}); give the "
@@ -132,49 +127,49 @@ def rebuilt(state, config, train, path):
             where=path,
         ):
             model = get_model(config["model"])(config, train).to(config["device"])
-            model.load_state_dict(state["state_dict"])
-    model.load_other_parameter(state.get("other_parameter"))
+            load_weights(model, state)
     return model.eval()
 
 
-def frozen_teacher(config, dataset, size: int, report: Callable[[str], None]) -> FrozenTeacher:
+def frozen_teacher(
+    config, dataset, size: int | None, report: Callable[[str], None]
+) -> FrozenTeacher:
     """The whole teacher of a run, from a checkpoint of any RecBole sequential model.
 
     ``config``: of the run. One that comes from a checkpoint names the teacher the model was trained
     with; a new one is given its name.
     """
-    needed = config["teacher_used"]
-    if needed and not Path(config["align_teacher"]).is_file():  # whoever would train it now
-        path = needed["path"]
+    before = config["teacher_used"]
+    if before and not Path(config["align_teacher"]).is_file():  # whoever would train it now
+        path = before["path"]
         if not Path(path).is_file():
             raise _no_teacher(path, "this model was trained with it, and it is gone")
     else:
         path = ensure_teacher(config, size, report)
     state = checkpoint.load(path)
     found = checkpoint.fingerprint(state.get("state_dict", {}))
-    if needed and needed["fingerprint"] != found:
+    if before and before["fingerprint"] != found:
         raise _no_teacher(
             path,
             f"it is not the one this model was trained with (fingerprint {found}, not "
-            f"{needed['fingerprint']}, then in {needed['path']})",
+            f"{before['fingerprint']}, then in {before['path']})",
         )
-    if not needed and is_checkpoint(config["align_teacher"]):
+    if not before and is_checkpoint(config["align_teacher"]):
         check_same(config, state.get("config"), path)
-    where = str(Path(path).absolute())  # a checkpoint may be read from another folder
-    config["teacher_used"] = {"path": where, "fingerprint": found}
+    config["teacher_used"] = used(path, found)
     model, tokens = teacher_model(state, path, dataset, config["device"])
     name = type(model).__name__
     report(f"teacher: {name} of {path}")
     if not torch.is_tensor(getattr(getattr(model, "item_embedding", None), "weight", None)):
         raise _no_teacher(path, f"{name} has no item_embedding")
-    ours = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
     number = {token: i for i, token in enumerate(tokens)}
-    absent = [token for token in ours[1:] if token not in number]
+    ours = item_tokens(dataset)[1:]
+    absent = [token for token in ours if token not in number]
     if absent:
         raise _no_teacher(
             path, f"it does not know {len(absent)} of the dataset's items ({name_some(absent)})"
         )
-    ids = torch.tensor([0, *(number[token] for token in ours[1:])])
+    ids = torch.tensor([0, *(number[token] for token in ours)])
     teacher = FrozenTeacher(model, ids.to(config["device"]))
     if not teacher.gives_states():
         raise _no_teacher(
@@ -204,9 +199,8 @@ def teacher_model(state, path, dataset=None, device=None):
         raise _no_teacher(path, f"{config['model']} is no sequential model")
     config["align_weight"] = 0.0  # which only training needs
     tokens = state.get("item_tokens")
-    ours = None if dataset is None else dataset.field2id_token[dataset.iid_field]
-    if ours is None or tokens is None or [str(token) for token in ours] != list(tokens):
+    if dataset is None or tokens is None or item_tokens(dataset) != list(tokens):
         dataset = create_dataset(config)
-        tokens = tokens or [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+        tokens = tokens or item_tokens(dataset)
     # A copy: what the run's own model is given hangs on the dataset, too.
     return rebuilt(state, config, copy.copy(dataset), path), tokens

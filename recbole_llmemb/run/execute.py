@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 import yaml
@@ -15,20 +12,14 @@ from recbole.utils import init_logger
 
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.config.values import property_files
-from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.evaluation import cold
-from recbole_llmemb.evaluation.measure import excluded_of, measure_of_run
+from recbole_llmemb.evaluation.measure import measure_of_run
 from recbole_llmemb.models.registry import is_ours, look_up, model_class
 from recbole_llmemb.run import artifacts, stages
 from recbole_llmemb.run.per_user import read_users, write_users
-from recbole_llmemb.run.result import (
-    SECONDS,
-    RunResult,
-    check_writable,
-    results_table,
-    users_file_of,
-)
+from recbole_llmemb.run.result import check_writable, plain, results_table, users_file_of
 
 __all__ = ["execute"]
 
@@ -50,51 +41,65 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> dict:
         What ``--result_json`` holds.
     """
     began = perf_counter()
-    asked = _asked(typed)
-    config, watch = asked.config, _Stages(report)
-    data = _prepare(config, watch)
-    artifacts.provide(config, data.train._dataset, report, watch)
+    seconds: dict = {}
+    config, result_json, users_file = _asked(typed)
+    log = Path.cwd() / "log"
+    with stages.keepable("The log", log):
+        init_logger(config)
+    with stages.stage("prepare", f"reading {config['dataset']}", report, seconds):
+        data = stages.prepare_data(config, artifacts=False)
+    train = data.train._dataset
+    report(
+        f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
+        f"{len(train):,} training targets"
+    )
+    for part in getattr(train, "matched", None) or []:
+        report(f"prepare: {part}")
+    if config["holdout_items"]:
+        report(f"prepare: {cold.told(train.held_out)}")
+    artifacts.provide(config, train, report, seconds)
     model, trainer = stages.build(config, data)
     report(
         f"train: {config['model']} on {config['device']}, {torch.get_num_threads()} threads, "
         f"at most {config['epochs']} epochs …"
     )
-    outcome = stages.train_and_evaluate(
+    result = stages.train_and_evaluate(
         config, data, model, trainer, resume=config["resume"] is not False, report=report
     )
-    watch.seconds.update(outcome.seconds)
-    report(f"train: {outcome.epochs} epochs in {outcome.seconds['train']:.1f} s")
-    report("\n" + _table(config, data, outcome))
-    cold_items = None
+    result.seconds = {**seconds, **result.seconds}
+    report(f"train: {result.epochs} epochs in {result.seconds['train']:.1f} s")
+    table = results_table(
+        result.best_valid_result,
+        result.test_result,
+        result.groups if result.test_result else result.valid_groups,
+        labels=result.labels,
+        valid_users=len(data.valid._dataset),
+        measure=measure_of_run(config),
+    )
+    report(f"\n{table}")
     if config["holdout_items"]:
         cold_items = cold.evaluate_cold(config, data, model)
         report(f"\n{cold.cold_table(cold_items)}")
-    report(f"\ncheckpoint: {outcome.checkpoint}")
-    result = _result(config, outcome, watch.seconds, cold_items)
-    if asked.users_file is not None and outcome.details is not None:
-        write_users(asked.users_file, outcome.details, data.dataset)
-        result.users_file = asked.users_file
-        report(f"per user:   {asked.users_file}")
-    elif asked.users_file is not None:
+        result.cold_items = plain(cold_items)
+    report(f"\ncheckpoint: {result.checkpoint}")
+    if users_file and result.details is not None:
+        write_users(users_file, result.details, data.dataset)
+        result.users_file = users_file
+        report(f"per user:   {users_file}")
+    elif users_file:
         report("per user:   nothing, as nobody was tested")
-    if asked.result_json:
-        result.write(asked.result_json)
-        report(f"results:    {asked.result_json}")
+    if result_json:
+        result.write(result_json)
+        report(f"results:    {result_json}")
     report(f"total:      {perf_counter() - began:.1f} s")
-    return result.content(asked.result_json)
+    return result.content(result_json)
 
 
-@dataclass
-class _Asked:
-    """What a run is to do, and where it is to write."""
+def _asked(typed):
+    """The configuration that was typed, the result file, and that of results per user.
 
-    config: Any
-    result_json: str | None
-    users_file: Path | None
-
-
-def _asked(typed) -> _Asked:
-    """The configuration that was typed; whatever cannot work is refused before any work."""
+    Whatever cannot work is refused before any work.
+    """
     typed = dict(typed)
     files = property_files(typed)
     result_json = typed.pop("result_json", None)
@@ -106,10 +111,9 @@ def _asked(typed) -> _Asked:
         model = look_up(model).__name__
     if not isinstance(model, str):
         raise UserError("No model is named; add --model=LLMEmbSASRec, for example.", key="model")
-    ours = is_ours(model)
-    _refuse_of_others(model, ours, typed)
+    _refuse_of_others(model, typed)
     config = make_config(model, str(dataset), files, typed, strict=typed)
-    _refuse_of_others(model, ours, config)
+    _refuse_of_others(model, config)
     if config["holdout_items"]:
         cold.check_model(config, model_class(model))
     users_file = users_file_of(result_json) if config["save_users"] else None
@@ -117,12 +121,12 @@ def _asked(typed) -> _Asked:
         refuse_inputs(output, [*files, *inputs_of(config)])
     if users_file is not None and users_file.exists():
         read_users(users_file)  # which refuses what is none of ours
-    return _Asked(config, result_json, users_file)
+    return config, result_json, users_file
 
 
-def _refuse_of_others(model, ours, settings) -> None:
+def _refuse_of_others(model, settings) -> None:
     """Refuse what RecBole's own models would pass over without a word."""
-    for key in () if ours else ("save_users", "holdout_items"):
+    for key in () if is_ours(model) else ("save_users", "holdout_items"):
         if key in settings and settings[key]:
             raise UserError(
                 f"{key} needs a model of this package, which {model} is not; leave it off, or take "
@@ -131,91 +135,13 @@ def _refuse_of_others(model, ours, settings) -> None:
             )
 
 
-class _Stages:
-    """Reports stages of a run, and keeps how many seconds each took."""
-
-    def __init__(self, report):
-        self.report, self.seconds = report, dict.fromkeys(SECONDS)
-
-    def __call__(self, name, what, work):
-        self.report(f"{name}: {what} …")
-        began = perf_counter()
-        found = work()
-        self.seconds[name] = perf_counter() - began
-        self.report(f"{name}: done in {self.seconds[name]:.1f} s")
-        return found
-
-
-def _prepare(config, watch):
-    place = Path.cwd() / "log"
-    with explained(
-        f"The log cannot be kept in {place} ({{reason}}); start in a folder that can be written "
-        "to.",
-        OSError,
-        where=place,
-    ):
-        init_logger(config)
-    name = config["dataset"]
-    work = partial(stages.prepare_data, config, artifacts=False)
-    data = watch("prepare", f"reading {name}", work)
-    train = data.train._dataset
-    watch.report(
-        f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items, "
-        f"{len(train):,} training targets"
-    )
-    for part in getattr(train, "matched", None) or []:
-        watch.report(f"prepare: {part}")
-    if config["holdout_items"]:
-        watch.report(f"prepare: {cold.told(train.held_out)}")
-    return data
-
-
-def _table(config, data, outcome) -> str:
-    return results_table(
-        outcome.best_valid_result,
-        outcome.test_result,
-        outcome.groups if outcome.test_result else outcome.valid_groups,
-        labels=outcome.labels,
-        valid_users=len(data.valid._dataset),
-        measure=measure_of_run(config),
-    )
-
-
-def _result(config, outcome, seconds, cold_items) -> RunResult:
-    kept = {
-        key: value
-        for key, value in stages.settings(config).items()
-        if value is not None and key not in ("model", "dataset", "seed")
-    }
-    details = outcome.details
-    return RunResult(
-        model=config["model"],
-        dataset=config["dataset"],
-        seed=config["seed"],
-        best_valid_result=outcome.best_valid_result,
-        test_result=outcome.test_result,
-        groups=outcome.groups or {},
-        seconds=seconds,
-        epochs=outcome.epochs,
-        parameters=outcome.parameters,
-        valid_groups=outcome.valid_groups or None,
-        config={**kept, "exclude_history": excluded_of(config)},
-        curve=outcome.curve,
-        # Without a test there are none, as there are no groups.
-        bins={} if not outcome.test_result else None if details is None else details.bins(),
-        checkpoint=outcome.checkpoint,
-        cold_items=cold_items or None,
-    )
-
-
 def dataset_in(files) -> str | None:
     """The dataset that the last of these configuration files names, if any does."""
     found = None
     for file in files:
         try:
-            with open(file, encoding="utf-8") as handle:
-                content = yaml.safe_load(handle)
-        except (OSError, yaml.YAMLError):
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
             continue  # make_config says what is wrong with it
         if isinstance(content, dict):
             found = content.get("dataset", found)

@@ -13,28 +13,16 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, init_logger, init_seed
 
 from recbole_llmemb.config.recbole_config import config_for, config_from_plain
-from recbole_llmemb.core import checkpoint, random_state
-from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
-from recbole_llmemb.core.gpus import usable_device
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.devices import preserve_random_state, usable_device
+from recbole_llmemb.core.errors import TableError, UserError, name_some
 from recbole_llmemb.core.registry import import_paths_in, trust
 from recbole_llmemb.data.dataset import LazySequentialDataset
 from recbole_llmemb.data.presplit import interaction_files
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
-from recbole_llmemb.run.stages import Data, prepare_data
-
-
-@dataclass
-class Saved:
-    """What the file of a checkpoint holds."""
-
-    path: Path
-    state: dict[str, Any]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The configuration of its run, as plain values."""
-        return self.state["config"]
+from recbole_llmemb.run.stages import Data, prepare_data, usable
+from recbole_llmemb.training.resume import item_tokens
 
 
 @dataclass
@@ -49,8 +37,8 @@ class Restored:
     data: Data | None = None  # The same with loaders, where they were asked for
 
 
-def read(path) -> Saved:
-    """Read a checkpoint that a trainer saved; refuse any other."""
+def read(path) -> dict[str, Any]:
+    """The state in a checkpoint that a trainer saved; any other is refused."""
     state = checkpoint.load(path)
     if not state.get("config") or "state_dict" not in state:
         raise UserError(
@@ -58,12 +46,13 @@ def read(path) -> Saved:
             "trainer of RecBole or of this package saved.",
             where=path,
         )
-    return Saved(Path(path), state)
+    return state
 
 
 def restore(
-    saved,
+    path,
     *,
+    state=None,
     data_path=None,
     llm_table=None,
     llm_model=None,
@@ -76,7 +65,7 @@ def restore(
 ) -> Restored:
     """Rebuild the model of a checkpoint for use; random numbers go on as if nothing was.
 
-    ``saved``: its path, or what :func:`read` gave.
+    ``state``: what :func:`read` gave, if that was asked before.
     ``data_path``, ``llm_table``, ``llm_model``, ``align_teacher``: where the dataset's folder lies,
     the table, the LLM and the CF model's checkpoint, if they are not where they were.
     ``device``: ``auto``, ``cpu``, ``cuda:1``; by default what the configuration says.
@@ -87,9 +76,8 @@ def restore(
     models write out every prefix of every history for that.
     ``model``: of the same checkpoint, where one was rebuilt already.
     """
-    saved = saved if isinstance(saved, Saved) else read(saved)
-    path, changes = saved.path, changes or {}
-    plain = {**saved.settings, **changes}
+    state, path, changes = state or read(path), Path(path), changes or {}
+    plain = state["config"] | changes
     plain = {key: value for key, value in plain.items() if value is not None or key not in changes}
     if data_path is not None:
         plain["data_path"] = str(Path(data_path) / str(plain.get("dataset")))
@@ -97,8 +85,8 @@ def restore(
         trust(path for _, path in import_paths_in(plain))
     config = config_for(plain, _device(device, plain))
     config["llm_trust_remote_code"] = bool(trust_remote_code)
-    if plain.get("llm_cache_dir") and "llm_cache_dir" in changes:
-        config["llm_cache_dir"] = plain["llm_cache_dir"]  # a checkpoint does not say that either
+    if changes.get("llm_cache_dir"):
+        config["llm_cache_dir"] = changes["llm_cache_dir"]  # a checkpoint does not say that either
     if data_path is not None:  # RecBole knows better where ml-100k is
         config["data_path"] = plain["data_path"]
     _check_data(config, path, plain.get("data_path"))
@@ -106,17 +94,13 @@ def restore(
     _use_teacher(config, path, align_teacher)
     if llm_model is not None:
         config["llm_model"] = str(llm_model)
-    with random_state.preserve():
+    with preserve_random_state():
         data = prepare_data(config, artifacts=False) if loaders else None
-        if data is None:
-            dataset, splits = _read(config)
-        else:
-            dataset = data.dataset
-            splits = tuple(loader._dataset for loader in (data.train, data.valid, data.test))
-        _check_items(saved, dataset, config)
+        dataset, *splits = data.parts if data else _read(config)
+        _check_items(state, dataset, config, path)
         if model is None:
-            model = rebuilt(saved.state, config, splits[0], path)
-    return Restored(path, config, dataset, splits, model, data)
+            model = rebuilt(state, config, splits[0], path)
+    return Restored(path, config, dataset, tuple(splits), model, data)
 
 
 def load_data_and_model(model_file):
@@ -125,10 +109,10 @@ def load_data_and_model(model_file):
     ``model_file``: A checkpoint that a trainer saved.
     Returns the config, the model, the dataset, and the training, validation and test data.
     """
-    saved = read(model_file)
-    config = config_from_plain(saved.settings)
-    folder = str(saved.settings.get("checkpoint_dir"))
-    if os.path.isdir(folder) and os.path.samefile(folder, saved.path.parent):
+    state = read(model_file)
+    config = config_from_plain(state["config"])
+    folder = str(state["config"].get("checkpoint_dir"))
+    if os.path.isdir(folder) and os.path.samefile(folder, Path(model_file).parent):
         config["checkpoint_dir"] = folder  # which its user has named, by the file
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
@@ -137,12 +121,8 @@ def load_data_and_model(model_file):
     getLogger().info(dataset)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
-    return (
-        config,
-        rebuilt(saved.state, config, loaders[0]._dataset, saved.path).train(),
-        dataset,
-        *loaders,
-    )
+    model = rebuilt(state, config, loaders[0]._dataset, model_file).train()
+    return config, model, dataset, *loaders
 
 
 def _device(asked, plain) -> torch.device:
@@ -170,42 +150,23 @@ def _check_data(config, path, sought):
 
 
 def _use_table(config, path, given):
-    """Name the table that the model was trained over, where it is now; refuse any other."""
-    from recbole_llmemb.scft import ensure_table
-    from recbole_llmemb.table import EmbeddingTable
-
-    used = config["llm_table_used"]
-    if given is None:
-        there = bool(used) and Path(used["path"]).is_dir()
-        if there:
-            config["llm_table"] = used["path"]
-        elif used and not config["llm_cache_dir"]:  # it would be encoded anew, without a word
-            raise TableError(
-                f"The table that {path} was trained over was in {used['path']} (fingerprint "
-                f"{used['fingerprint']}) and is gone; give a copy with --llm_table, or encode it "
-                "again.",
-                key="llm_table",
-            )
-        return
-    if not used:
+    """Say where the table is that the model was trained over; whether it is that is seen later."""
+    before = config["llm_table_used"]
+    if given is not None and not before:
         raise UserError(
             f"The checkpoint {path} was not trained over a table; leave --llm_table.",
             key="llm_table",
         )
-    config["llm_table"] = str(given)
-    found = EmbeddingTable.load(given)
-    if config["llm_pca_dim"] and found.fingerprint != used["fingerprint"]:
-        given = ensure_table(config, report=getLogger().info)  # its copy of so many columns
-        found = EmbeddingTable.load(given)
-    if found.fingerprint != used["fingerprint"]:
+    where = given or (before and before["path"])
+    if given is not None or (before and Path(where).is_dir()):
+        config["llm_table"] = str(where)
+    elif before and not config["llm_cache_dir"]:  # it would be encoded anew, without a word
         raise TableError(
-            f"{given} is not the table that {path} was trained over (fingerprint "
-            f"{found.fingerprint}, not {used['fingerprint']}, then in {used['path']}); give that "
-            "one with --llm_table.",
+            f"The table that {path} was trained over was in {where} (fingerprint "
+            f"{before['fingerprint']}) and is gone; give a copy with --llm_table, or encode it "
+            "again.",
             key="llm_table",
         )
-    given = str(Path(given).absolute())
-    config["llm_table"], config["llm_table_used"] = given, {**used, "path": given}
 
 
 def _use_teacher(config, path, given):
@@ -222,42 +183,39 @@ def _use_teacher(config, path, given):
             config["align_weight"] = 0.0  # training alone needs the teacher
         return
     file = Path(used["path"] if given is None else given)
-    if not file.is_file() and not (given is None and config["llm_cache_dir"]):
+    if file.is_file():
+        config["align_teacher"] = str(file)
+    elif given is not None or not config["llm_cache_dir"]:
         raise UserError(
             f"The CF model that {path} was trained with was in {used['path']}; there is no "
             f"{file}, so give it with --align_teacher, as the model reads histories through it.",
             key="align_teacher",
         )
-    if file.is_file():
-        config["align_teacher"] = str(file)
 
 
 def _read(config):
     """The dataset and its splits, without loaders."""
-    with explained(
-        f"Dataset {config['dataset']} in {config['data_path']} cannot be used: {{reason}}.",
-        ValueError, KeyError, TypeError, AttributeError, key="data_path",
-    ):  # fmt: skip
+    with usable(config):
         # RecBole's own class would write out every prefix of every history.
         ours = is_ours(config["model"])
         dataset = create_dataset(config) if ours else LazySequentialDataset(config)
-        return dataset, tuple(dataset.build())
+        return dataset, *dataset.build()
 
 
-def _check_items(saved, dataset, config):
-    tokens = saved.state.get("item_tokens")
-    found = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+def _check_items(state, dataset, config, path):
+    tokens, found = state.get("item_tokens"), item_tokens(dataset)
     if tokens is None or list(tokens) == found:
         return
     known = set(tokens)
-    more, less = [t for t in found if t not in known], known - set(found)
+    more = [token for token in found if token not in known]
+    less = sorted(known - set(found))
     what = "has its items in another order than"
     if more:
         what = f"has {len(more)} items ({name_some(more)}) that are unknown to"
     elif less:
-        what = f"lacks {len(less)} items ({name_some(sorted(less))}) of"
+        what = f"lacks {len(less)} items ({name_some(less)}) of"
     raise UserError(
-        f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint "
-        f"{saved.path}; give the data that it was trained on with --data_path.",
+        f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint {path}; "
+        "give the data that it was trained on with --data_path.",
         key="data_path",
     )

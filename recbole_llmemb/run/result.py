@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tabulate import tabulate
@@ -20,15 +18,11 @@ from recbole_llmemb.core.terminal import text_table
 
 __all__ = ["RunResult", "results_table"]
 
-SECONDS = ("prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate")
-PARAMETERS = ("trainable", "frozen")
+Stage = Literal["prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate"]
+Kind = Literal["trainable", "frozen"]
+SECONDS, PARAMETERS = get_args(Stage), get_args(Kind)
 _KEY = "result_json"
-_TITLES = {
-    "tail_items": "tail items",
-    "head_items": "head items",
-    "short_users": "short users",
-    "long_users": "long users",
-}
+_FILES = ("checkpoint", "users_file")  # Named in a result file as seen from its folder
 
 
 def _has_users(group: dict) -> dict:
@@ -37,8 +31,8 @@ def _has_users(group: dict) -> dict:
     return group
 
 
-Values = dict[str, int | float | None]  # None: not measured
-Group = Annotated[Values, AfterValidator(_has_users)]
+Number = int | float | None  # None: not measured
+Group = Annotated[dict[str, Number], AfterValidator(_has_users)]
 
 
 class RunResult(BaseModel):
@@ -75,6 +69,10 @@ class RunResult(BaseModel):
         See :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
     file : pathlib.Path
         Where it was read from.
+    labels : dict of str to str
+        Of a run just done: what its groups are, in words.
+    details : :class:`~recbole_llmemb.evaluation.details.PerRowMetrics`
+        Of a run just done: its test, row by row.
     """
 
     model_config = ConfigDict(
@@ -84,12 +82,12 @@ class RunResult(BaseModel):
     model: str
     dataset: str
     seed: int
-    best_valid_result: Values = {}
-    test_result: Values
+    best_valid_result: dict[str, Number] = {}
+    test_result: dict[str, Number]
     groups: dict[str, Group] = {}
-    seconds: Values = {}
+    seconds: dict[Stage, Number] = {}
     epochs: int | None = None
-    parameters: Values = {}
+    parameters: dict[Kind, Number] = {}
     valid_groups: dict[str, Group] | None = None
     config: dict[str, Any] | None = None
     curve: list[dict[str, Any]] | None = None
@@ -97,15 +95,15 @@ class RunResult(BaseModel):
     checkpoint: str | os.PathLike | None = None
     users_file: str | os.PathLike | None = None
     cold_items: dict[str, Any] | None = None
-    file: Path | None = Field(default=None, exclude=True)
+    file: Path | None = Field(None, exclude=True)
+    labels: dict[str, str] | None = Field(None, exclude=True)
+    details: Any = Field(None, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, values):
-        return {
-            key: value if isinstance(value, os.PathLike) else plain(value)
-            for key, value in values.items()
-        }
+        apart = {*_FILES, "file", "details"}
+        return {key: value if key in apart else plain(value) for key, value in values.items()}
 
     @property
     def test(self) -> dict:
@@ -114,10 +112,8 @@ class RunResult(BaseModel):
 
     @property
     def rows(self) -> float | None:
-        """Evaluated rows of the test set, where the file tells: short and long users."""
-        sizes = [self.groups.get(name, {}).get("users") for name in ("short_users", "long_users")]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == 2 else None
+        """Evaluated rows of the test set, where the file tells."""
+        return _rows_of(self.groups)
 
     @property
     def name(self) -> str | None:
@@ -128,11 +124,10 @@ class RunResult(BaseModel):
 
     def content(self, path=None) -> dict:
         """What the file ``path`` is to hold; None: without the names of other files."""
-        content = {name: getattr(self, name) for name in type(self).model_fields if name != "file"}
-        content = {name: value for name, value in content.items() if value is not None}
-        content["seconds"] = _exactly("seconds", self.seconds, SECONDS)
-        content["parameters"] = _exactly("parameters", self.parameters, PARAMETERS)
-        for name in ("checkpoint", "users_file"):
+        content = {name: value for name, value in self.model_dump().items() if value is not None}
+        content["seconds"] = dict.fromkeys(SECONDS) | self.seconds
+        content["parameters"] = dict.fromkeys(PARAMETERS) | self.parameters
+        for name in _FILES:
             given = content.pop(name, None)
             if given and path:
                 content[name] = _relative(given, path)
@@ -159,15 +154,15 @@ class RunResult(BaseModel):
             raise _no_result(path, f"it is not JSON: {reason_of(error)}") from None
         if not isinstance(content, dict):
             raise _no_result(path, "it holds no object")
-        known = {key: content[key] for key in cls.model_fields if content.get(key) is not None}
-        for key in ("checkpoint", "users_file"):
+        kept = [name for name, field in cls.model_fields.items() if not field.exclude]
+        known = {key: content[key] for key in kept if content.get(key) is not None}
+        for key in _FILES:
             if isinstance(known.get(key), str) and known[key]:
                 known[key] = path.parent / known[key]
         if known.get("config"):  # older files were all measured so
             known["config"] = {"exclude_history": False, **known["config"]}
-        known = {"config": {}, "curve": [], "bins": {}, **known, "file": path}
         try:
-            return cls.model_validate(known)
+            return cls(**{"config": {}, "curve": [], "bins": {}, **known, "file": path})
         except ValidationError as error:
             first = error.errors()[0]
             if first["type"] == "missing":
@@ -179,7 +174,7 @@ class RunResult(BaseModel):
 def write_result_json(path, **parts) -> None:
     """The older way to :meth:`RunResult.write`; it goes with the next release."""
     warnings.warn("write_result_json is now RunResult(...).write", DeprecationWarning, stacklevel=2)
-    for key in ("checkpoint", "users_file"):
+    for key in _FILES:
         if parts.get(key):
             parts[key] = Path(path).parent / parts[key]
     RunResult(**parts).write(path)
@@ -191,7 +186,7 @@ def check_writable(path) -> None:
     Creates the folder it goes to if there is none; leaves no file.
     """
     path = Path(path)
-    if path.is_file() and not is_stream(path) and not _is_result(path):
+    if path.is_file() and not _holds_results(path):
         raise UserError(
             f"{path} holds something else than results, so it is not replaced; give "
             f"--{_KEY} another file.",
@@ -199,6 +194,26 @@ def check_writable(path) -> None:
             where=path,
         )
     require_writable(path, _KEY)
+
+
+def _holds_results(path: Path) -> bool:
+    """Whether a file holds a run's results, or nothing."""
+    try:
+        found = json.loads(path.read_bytes().strip() or b"{}")
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and (not found or "test_result" in found)
+
+
+def users_file_of(path) -> Path:
+    """Where the per-user results of a result file go: beside it."""
+    if not path or is_stream(path):
+        raise UserError(
+            "save_users keeps results per user beside the result file, but there is none; "
+            "add --result_json=FILE or leave save_users off."
+        )
+    path = Path(path)
+    return path.with_name(f"{path.stem}.users.safetensors")
 
 
 def results_table(
@@ -239,18 +254,14 @@ def results_table(
         Validation, test, then the groups of the latter, one row each, with the
         number of users (evaluated rows) behind it. Values that do not exist are "-".
     """
-    valid, test, groups = valid or {}, test or {}, groups or {}
-    titles = {**_TITLES, **(labels or {})}
-    if metrics is None:
-        metrics = list(test or valid)
-    columns = [metric.lower() for metric in metrics]
-    users = {name: group.get("users") for name, group in groups.items()}
-    # Short and long users share out all rows; item groups may leave some out.
-    sizes = [users.get("short_users"), users.get("long_users")]
-    known = [size for size in sizes if size is not None]
-    total = sum(known) if len(known) == 2 else test_users
-    lines = [("validation, all", valid_users, valid), ("test, all", total, test)]
-    lines += [(f"  {titles.get(name, name)}", users[name], group) for name, group in groups.items()]
+    groups, labels = groups or {}, labels or {}
+    columns = [metric.lower() for metric in metrics or test or valid or ()]
+    lines = [
+        ("validation, all", valid_users, valid),
+        ("test, all", _rows_of(groups) or test_users, test),
+    ]
+    for name, group in groups.items():
+        lines.append((f"  {labels.get(name, name.replace('_', ' '))}", group.get("users"), group))
     rows = [
         [title, "-" if count is None else f"{count:,}", *(_cell(values, key) for key in columns)]
         for title, count, values in lines
@@ -264,15 +275,15 @@ def results_table(
     return f"{measure}\n{table}" if measure else table
 
 
-def users_file_of(path) -> Path:
-    """Where the per-user results of a result file go: beside it."""
-    if not path or is_stream(Path(path)):
-        raise UserError(
-            "save_users keeps results per user beside the result file, but there is none; "
-            "add --result_json=FILE or leave save_users off."
-        )
-    path = Path(path)
-    return path.with_name(f"{path.stem}.users.safetensors")
+def _rows_of(groups):
+    """Evaluated rows: short and long users share them out, item groups may leave some out."""
+    sizes = [groups.get(name, {}).get("users") for name in ("short_users", "long_users")]
+    return None if None in sizes else sum(sizes)
+
+
+def _cell(values, key) -> str:
+    value = plain({name.lower(): item for name, item in values.items()}.get(key))
+    return "-" if value is None else f"{value:.4f}"
 
 
 def curve_of(history, epoch_seconds) -> list[dict] | None:
@@ -281,37 +292,24 @@ def curve_of(history, epoch_seconds) -> list[dict] | None:
     ``history``: ``epoch``, ``train_loss`` and ``valid_score`` of each validation.
     ``epoch_seconds``: of each epoch, from the first.
     """
-    if not history:
-        return None
     curve = []
-    for row in history:
+    for row in history or ():
         loss = row["train_loss"]
         loss = list(loss) if isinstance(loss, (list, tuple)) else [loss]
         spent = sum(epoch_seconds[: row["epoch"] + 1])
         curve.append({**row, "train_loss": loss, "seconds": spent})
-    return curve
+    return curve or None
 
 
 def plain(value):
-    """Turn numbers of NumPy and PyTorch into Python's, and NaN and infinity into None."""
-    if value is None or isinstance(value, (str, bool)):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+    """What JSON holds of a value: numbers of NumPy and PyTorch as Python's, NaN as None."""
+    return json.loads(json.dumps(value, default=_item), parse_constant=lambda name: None)
+
+
+def _item(value):
     if hasattr(value, "item"):
-        return plain(value.item())
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value.item()
     raise TypeError(f"{type(value).__name__} cannot be written to a result file")
-
-
-def _cell(values, key) -> str:
-    value = plain({name.lower(): item for name, item in values.items()}.get(key))
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _relative(file, path) -> str:
@@ -320,22 +318,6 @@ def _relative(file, path) -> str:
         return Path(os.path.relpath(file, Path(path).parent)).as_posix()
     except ValueError:  # on another drive
         return str(file)
-
-
-def _exactly(name, given, keys) -> dict:
-    unknown = set(given) - set(keys)
-    if unknown:
-        raise ValueError(f"{name} has no place for {sorted(unknown)}")
-    return {key: given.get(key) for key in keys}
-
-
-def _is_result(path: Path) -> bool:
-    """Whether a file holds a run's results, or nothing."""
-    try:
-        found = json.loads(path.read_bytes().strip() or b"{}")
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and (not found or "test_result" in found)
 
 
 def _no_number(name) -> None:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,22 +17,42 @@ from recbole.utils import FeatureType, ModelType, get_model, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb.config.recbole_config import config_to_plain
-from recbole_llmemb.core import checkpoint, random_state
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.presplit import interaction_files
 from recbole_llmemb.data.trained_on import files_hash
-from recbole_llmemb.evaluation.details import PerRowMetrics
+from recbole_llmemb.evaluation.measure import excluded_of
 from recbole_llmemb.models.contract import Given, as_method
-from recbole_llmemb.run.result import curve_of
+from recbole_llmemb.run.result import RunResult, curve_of
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.scft.settings import ScftSettings
+from recbole_llmemb.training.resume import load_weights
 from recbole_llmemb.training.trainer import trainer_class
 
-__all__ = ["Data", "Outcome", "build", "prepare_data", "train_and_evaluate"]
+__all__ = ["Data", "build", "prepare_data", "train_and_evaluate"]
 
+Outcome = RunResult  # what it was called before
 # Another one since the same files became other data: sorted by their own times.
 _READING = "2"
+# How RecBole's models fail over settings that they cannot be built with; and how RecBole fails
+# over data, and over ways to split it.
+_UNFIT = ValueError, KeyError, NotImplementedError, ImportError, AssertionError, ArithmeticError
+_UNUSABLE = ValueError, KeyError, NotImplementedError, TypeError, AttributeError, IndexError
+
+
+@contextmanager
+def stage(name, what, report, seconds):
+    """Tell of a stage of a run, ``what`` in words, and note how many seconds it took."""
+    report(f"{name}: {what} …")
+    began = perf_counter()
+    yield
+    seconds[name] = perf_counter() - began
+    report(f"{name}: done in {seconds[name]:.1f} s")
+
+
+# -- what a run is called -----------------------------------------------------------------
 
 
 def settings(config) -> dict:
@@ -57,32 +78,26 @@ def run_key(config) -> str:
     return _digest(config, found)
 
 
-def run_name(config, folder) -> str:
-    """The name of a run's files in a folder: the one of earlier releases, if there are such."""
+def run_file(config) -> Path:
+    """Where a run keeps its best model: under the name of earlier releases, if there is such."""
+    folder = Path(config["checkpoint_dir"])
     start = f"{config['model']}-{config['dataset']}-"
-    older = Path(folder) / (start + _digest(config, settings(config)))
-    there = any(older.with_name(older.name + end).is_file() for end in (".pth", ".resume.pth"))
-    return older.name if there else start + run_key(config)
+    older = folder / f"{start}{_digest(config, settings(config))}.pth"
+    if older.is_file() or older.with_suffix(".resume.pth").is_file():
+        return older
+    return folder / f"{start}{run_key(config)}.pth"
 
 
 def _digest(config, found):
     columns = config["load_col"]
     # What items and users are like is trained on, too, where a model reads it.
     read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
-    text = json.dumps(found, sort_keys=True, default=str) + data_hash(config)
+    text = json.dumps(found, sort_keys=True, default=str) + files_hash(config)
     text += files_hash(config, read) + _READING
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def data_hash(config) -> str:
-    """Hash of the interaction file, so that changed data is never taken for the old."""
-    return files_hash(config)
-
-
-# How RecBole's models fail over settings that they cannot be built with; and how RecBole fails
-# over data, and over ways to split it.
-_UNFIT = ValueError, KeyError, NotImplementedError, ImportError, AssertionError, ArithmeticError
-_UNUSABLE = ValueError, KeyError, NotImplementedError, TypeError, AttributeError, IndexError
+# -- data ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -126,9 +141,28 @@ def prepare_data(config, artifacts: bool = True) -> Data:
         The dataset's files are not there, or lack what sequences need.
     """
     init_seed(config["seed"], config["reproducibility"])
-    folder, name = Path(config["data_path"]), config["dataset"]
+    _check_files(config)
+    with usable(config):
+        dataset = create_dataset(config)
+        dataset.given = None if artifacts else Given()
+        _check_dataset(dataset, config)
+        data = Data(dataset, *data_preparation(config, dataset))
+        check_parts(data.parts[1:], config)
+        return data
+
+
+def usable(config):
+    """Says of data that RecBole fails over that it is the data."""
+    name, folder = config["dataset"], config["data_path"]
+    sentence = f"Dataset {name} in {folder} cannot be used: {{reason}}."
+    return explained(sentence, *_UNUSABLE, key="data_path", where=folder)
+
+
+def _check_files(config):
+    """Refuse files that are not there, and sequences of another order than that of time."""
+    folder, name, parts = config["data_path"], config["dataset"], config["benchmark_filename"]
     for file in interaction_files(config):
-        if not file.is_file() and config["benchmark_filename"]:
+        if not file.is_file() and parts:
             raise UserError(
                 f"benchmark_filename names {file.name}, which is not in {folder}; put it there, or "
                 "name the files that are."
@@ -139,43 +173,37 @@ def prepare_data(config, artifacts: bool = True) -> Data:
                 "set --data_path to the folder that holds the dataset's folder."
             )
     order, sequential = config["eval_args"]["order"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-    if sequential and order != "TO" and not config["benchmark_filename"]:
+    if sequential and order != "TO" and not parts:
         raise UserError(f"eval_args.order is {order!r}, but sequences are those of time; set TO.")
-    try:
-        dataset = create_dataset(config)
-        dataset.given = None if artifacts else Given()
-        time = config["TIME_FIELD"]
-        listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
-        sorts = sequential and listed not in dataset.inter_feat
-        if sorts and time not in dataset.inter_feat:
-            raise UserError(
-                f"Dataset {name} in {folder} has no field {time!r} among those that are read, "
-                "which orders the sequences; set TIME_FIELD and load_col."
-            )
-        if sorts and dataset.field2type[time] != FeatureType.FLOAT:
-            raise UserError(
-                f"Field {time!r} of dataset {name} in {folder}, which orders the sequences, is "
-                f"of type {dataset.field2type[time].value}, whose values have no order; write "
-                f"{time}:float in the first line of {name}.inter, or set TIME_FIELD."
-            )
-        if max(config["topk"]) >= dataset.item_num:  # which counts padding
-            raise UserError(
-                f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
-                "items; ask for shorter lists."
-            )
-        if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
-            check_parts(([], [], []), config)
-        data = Data(dataset, *data_preparation(config, dataset))
-        check_parts([part._dataset for part in (data.train, data.valid, data.test)], config)
-        return data
-    except _UNUSABLE as error:
-        if isinstance(error, UserError):
-            raise
-        if isinstance(error, KeyError) and error.args:
-            message = f"there is no field {str(error.args[0])!r}"
-        else:
-            message = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise UserError(f"Dataset {name} in {folder} cannot be used: {message}.") from error
+
+
+def _check_dataset(dataset, config):
+    """Refuse data that has no order in time, or too few items."""
+    place, name, time = config["data_path"], config["dataset"], config["TIME_FIELD"]
+    sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+    listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
+    sorts = sequential and listed not in dataset.inter_feat
+    if sorts and time not in dataset.inter_feat:
+        raise UserError(
+            f"Dataset {name} in {place} has no field {time!r} among those that are read, "
+            "which orders the sequences; set TIME_FIELD and load_col."
+        )
+    if sorts and dataset.field2type[time] != FeatureType.FLOAT:
+        raise UserError(
+            f"Field {time!r} of dataset {name} in {place}, which orders the sequences, is "
+            f"of type {dataset.field2type[time].value}, whose values have no order; write "
+            f"{time}:float in the first line of {name}.inter, or set TIME_FIELD."
+        )
+    if max(config["topk"]) >= dataset.item_num:  # which counts padding
+        raise UserError(
+            f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
+            "items; ask for shorter lists."
+        )
+    if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
+        check_parts(([], [], []), config)
+
+
+# -- model, training and evaluation -------------------------------------------------------
 
 
 def build(config, data: Data):
@@ -191,8 +219,7 @@ def build(config, data: Data):
     sentence = f"Checkpoints cannot be kept in {folder} ({{reason}}); set --checkpoint_dir."
     with explained(sentence, OSError, key="checkpoint_dir", where=folder):
         os.makedirs(folder, exist_ok=True)
-    sentence = f"Curves cannot be kept in {curves} ({{reason}}); start in a "
-    with explained(sentence + "folder that can be written to.", OSError, where=curves):
+    with keepable("Curves", curves):
         curves.mkdir(exist_ok=True)  # where RecBole keeps them
     sentence = f"{config['model']} cannot be built with this configuration: {{reason}}."
     with explained(sentence, *_UNFIT):
@@ -200,26 +227,15 @@ def build(config, data: Data):
         return model, trainer_class(config)(config, model)
 
 
-@dataclass
-class Outcome:
-    """What a run found; the fields of the result file."""
-
-    best_valid_result: dict
-    test_result: dict
-    valid_groups: dict | None
-    groups: dict | None
-    labels: dict | None
-    epochs: int
-    seconds: dict = field(default_factory=dict)
-    parameters: dict = field(default_factory=dict)
-    checkpoint: str = ""
-    curve: list | None = None
-    details: PerRowMetrics | None = None
+def keepable(what, folder):
+    """Says of what RecBole keeps in the working directory that it cannot be kept there."""
+    sentence = f"{what} cannot be kept in {folder} ({{reason}}); start in a folder that can be "
+    return explained(sentence + "written to.", OSError, where=folder)
 
 
 def train_and_evaluate(
     config, data: Data, model, trainer, resume: bool = True, report: Callable = print
-) -> Outcome:
+) -> RunResult:
     """Train to the best validation and test it; continue an interrupted run of the same kind.
 
     Parameters
@@ -233,25 +249,40 @@ def train_and_evaluate(
     report : callable
         Told, in one line each, what is going on.
     """
-    name = run_name(config, config["checkpoint_dir"])
-    trainer.saved_model_file = os.path.join(config["checkpoint_dir"], f"{name}.pth")
-    resume_file = os.path.join(config["checkpoint_dir"], f"{name}.resume.pth")
+    file = run_file(config)
+    resume_file = file.with_suffix(".resume.pth")
+    trainer.saved_model_file = str(file)
     if trainer.resumes:
-        trainer.resume_file = resume_file
-        if resume and os.path.isfile(resume_file):
+        trainer.resume_file = str(resume_file)
+        if resume and resume_file.is_file():
             trainer.resume_checkpoint(resume_file)
             report(
                 f"train: an interrupted run is there; continuing from epoch {trainer.start_epoch}"
             )
-    validates, tests = (len(part._dataset) > 0 for part in (data.valid, data.test))
-    if not validates:
+    _, _, valid, test = data.parts
+    if not len(valid):
         report(
             f"train: eval_args leave no validation part, so all {config['epochs']} epochs are "
             "trained and the last one is tested"
         )
+    seconds, began = {}, perf_counter()
+    best = _fit(config, data, trainer)
+    seconds["train"] = perf_counter() - began
+
     began = perf_counter()
+    found, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
+    if not len(test):  # which would have loaded it
+        report("test: eval_args leave no test part; groups are those of the best validation")
+        load_weights(model, checkpoint.load(trainer.saved_model_file, config["device"]))
+    seconds["evaluate"] = perf_counter() - began
+    resume_file.unlink(missing_ok=True)
+    return _result(config, trainer, best, found, details, seconds)
+
+
+def _fit(config, data, trainer):
+    """Train; returns the result of the best validation."""
     try:
-        _, best = trainer.fit(data.train, data.valid, show_progress=config["show_progress"])
+        return trainer.fit(data.train, data.valid, show_progress=config["show_progress"])[1]
     except KeyError as error:
         if error.args[0] != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
             raise
@@ -266,44 +297,39 @@ def train_and_evaluate(
         raise UserError(
             "The training loss is no longer a number; lower learning_rate or set clip_grad_norm."
         ) from error
-    trained = perf_counter() - began
 
-    began = perf_counter()
-    test, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
-    if not tests:  # which would have loaded it
-        report("test: eval_args leave no test part; groups are those of the best validation")
-        best_state = checkpoint.load(trainer.saved_model_file, config["device"])
-        model.load_state_dict(best_state["state_dict"])
-        model.load_other_parameter(best_state.get("other_parameter"))
-    evaluated = perf_counter() - began
-    if os.path.isfile(resume_file):
-        os.unlink(resume_file)
-    per_epoch = trainer.epoch_seconds
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
-    frozen += as_method(model).frozen_parameters()
-    return Outcome(
-        best_valid_result=dict(best or {}),
-        test_result=dict(test or {}),
-        valid_groups=trainer.best_valid_groups,
-        groups=trainer.groups_of_last_evaluation,
-        labels=trainer.group_labels,
+
+def _result(config, trainer, best, test, details, seconds) -> RunResult:
+    per_epoch, parameters = trainer.epoch_seconds, list(trainer.model.parameters())
+    if per_epoch:
+        seconds["train_per_epoch"] = sum(per_epoch) / len(per_epoch)
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = sum(p.numel() for p in parameters if not p.requires_grad)
+    frozen += as_method(trainer.model).frozen_parameters()
+    named = ("model", "dataset", "seed")
+    kept = {k: v for k, v in settings(config).items() if v is not None and k not in named}
+    return RunResult(
+        **{key: config[key] for key in named},
+        best_valid_result=best or {},
+        test_result=test or {},
+        groups=trainer.groups_of_last_evaluation or {},
+        seconds=seconds,
         epochs=len(trainer.train_loss_dict) + trainer.start_epoch,
-        seconds={
-            "train": trained,
-            "train_per_epoch": sum(per_epoch) / len(per_epoch) if per_epoch else None,
-            "evaluate": evaluated,
-        },
         parameters={"trainable": trainable, "frozen": frozen},
-        checkpoint=trainer.saved_model_file,
+        valid_groups=trainer.best_valid_groups or None,
+        config={**kept, "exclude_history": excluded_of(config)},
         curve=curve_of(trainer.history, per_epoch),
+        # Without a test there are none, as there are no groups.
+        bins={} if not test else None if details is None else details.bins(),
+        checkpoint=trainer.saved_model_file,
+        labels=trainer.group_labels,
         details=details,
     )
 
 
-def train_in_isolation(config, report: Callable = print) -> Outcome:
+def train_in_isolation(config, report: Callable = print) -> RunResult:
     """A whole run that leaves the caller's random numbers alone (a teacher's training)."""
-    with random_state.preserve():
+    with preserve_random_state():
         data = prepare_data(config)
         model, trainer = build(config, data)
         # Its curves are not those of the run, after whose log RecBole names their folder.

@@ -22,6 +22,7 @@ from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.table import EmbeddingTable, match
+from recbole_llmemb.training.resume import item_tokens
 
 __all__ = ["ensure_teacher", "read_item_embeddings", "teacher_config"]
 
@@ -65,7 +66,8 @@ def teacher_config(config, size: int):
     if not ours:
         # RecBole's own: its losses, its prefixes.
         values |= {"loss_type": "CE", "train_neg_sample_args": None}
-        values |= {key: config[key] for key in ("selected_features",) if config[key]}
+        if config["selected_features"]:
+            values["selected_features"] = config["selected_features"]
     elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values.pop("train_neg_sample_args", None)
     given = config["align_teacher_config"] or {}
@@ -84,7 +86,7 @@ def teacher_config(config, size: int):
     return own
 
 
-def ensure_teacher(config, size: int, report: Callable = print) -> Path:
+def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
     """The checkpoint of the teacher, training it if there is none yet.
 
     ``size``: of the item embeddings to align.
@@ -103,8 +105,7 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
             "large its item embeddings are; let its class name the key that does (size_key)."
         )
     own = teacher_config(config, size)
-    folder = Path(own["checkpoint_dir"])
-    path = folder / f"{stages.run_name(own, folder)}.pth"
+    path = stages.run_file(own)
     done = path.with_suffix(".done")
 
     def find():
@@ -114,27 +115,31 @@ def ensure_teacher(config, size: int, report: Callable = print) -> Path:
         report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
         began = perf_counter()
         try:
-            outcome = stages.train_in_isolation(own, report)
+            stages.train_in_isolation(own, report)
         except KeyError as error:  # of models that want labels or features of items
             raise UserError(
                 f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no "
                 f"{error.args[0]!r}; name another model, such as SASRec."
             ) from error
-        if outcome.checkpoint != str(path):  # a stock model's trainer names files by time
-            Path(outcome.checkpoint).replace(path)
         done.touch()  # only now: a checkpoint alone may be of a training that was cut short
         report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
         return path
 
-    sentence = f"The teacher cannot be kept in {folder} ({{reason}}); set llm_cache_dir."
-    with explained(sentence, OSError, key="llm_cache_dir", where=folder):
+    sentence = f"The teacher cannot be kept in {path.parent} ({{reason}}); set llm_cache_dir."
+    with explained(sentence, OSError, key="llm_cache_dir", where=path.parent):
         _, there = build_or_load(find, build, path, "teacher")
     if there:
         report(f"teacher: {wanted}, already trained ({path})")
     return path
 
 
-def item_rows(config, dataset, size: int, report: Callable = print) -> torch.Tensor:
+def used(path, fingerprint: str) -> dict[str, str]:
+    """What a checkpoint says of a file that its model was trained with."""
+    where = str(Path(path).absolute())  # a checkpoint may be read from another folder
+    return {"path": where, "fingerprint": fingerprint}
+
+
+def item_rows(config, dataset, size: int | None, report: Callable = print) -> torch.Tensor:
     """The teacher's item embeddings by the item ids of a dataset, ``(n_items, d)``.
 
     ``config``: ``align_teacher``: a RecBole model to train (once, then cached) or a checkpoint.
@@ -149,8 +154,8 @@ def item_rows(config, dataset, size: int, report: Callable = print) -> torch.Ten
     tokens, vectors = read_item_embeddings(path)
     # So that an interrupted training is not continued towards another one.
     mark = checkpoint.fingerprint({"item_embedding": vectors})
-    config["align_teacher_used"] = {"path": str(path), "fingerprint": mark}
-    table = EmbeddingTable(tokens, torch.as_tensor(vectors).float(), {})
+    config["align_teacher_used"] = used(path, mark)
+    table = EmbeddingTable(tokens, vectors.float(), {})
     return match(table, dataset.field2id_token[dataset.iid_field], where=f"teacher {path}")
 
 
@@ -165,6 +170,5 @@ def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
         )
     tokens = state.get("item_tokens")
     if tokens is None:  # written by RecBole's own trainer, which does not keep them
-        dataset = create_dataset(config_from_plain(state["config"]))
-        tokens = [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+        tokens = item_tokens(create_dataset(config_from_plain(state["config"])))
     return tokens[1:], weights["item_embedding.weight"][1 : len(tokens)].clone()

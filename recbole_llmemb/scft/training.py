@@ -11,7 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers.utils import logging
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.encoder import quiet_loading
 from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
@@ -40,7 +40,7 @@ def train(job, work: Path, report) -> tuple[Callable[[Path], None], dict]:
     # A run that finds its adapter and one that trains it go on alike.
     told = logging.get_verbosity()
     try:
-        with random_state.preserve(), quiet_loading():
+        with preserve_random_state(), quiet_loading():
             return _train(job, work, report)
     finally:
         logging.set_verbosity(told)

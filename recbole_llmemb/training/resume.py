@@ -7,8 +7,9 @@ import os
 from recbole.utils import set_color
 
 from recbole_llmemb.config.recbole_config import config_to_plain
-from recbole_llmemb.core import checkpoint, random_state
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.devices import random_state, set_random_state
+from recbole_llmemb.core.errors import UserError, explained
 
 # What a run reads beside its data, as noted in its configuration: key, in words, what tells it.
 _USED = (
@@ -17,6 +18,22 @@ _USED = (
     ("align_teacher_used", "teacher (align_teacher)", "fingerprint"),
     ("teacher_used", "CF model (align_teacher)", "fingerprint"),
 )
+# What a trainer carries on with, by the names of its attributes.
+_KEPT = (
+    "cur_step", "best_valid_score", "best_valid_result", "best_valid_groups", "history",
+    "epoch_seconds",
+)  # fmt: skip
+
+
+def item_tokens(dataset) -> list[str]:
+    """A dataset's items by id, padding first."""
+    return [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+
+
+def load_weights(model, state) -> None:
+    """Give a model what a checkpoint's state has of it."""
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
 
 
 class Resumable:
@@ -30,49 +47,26 @@ class Resumable:
 
     def __init__(self, config, model):
         super().__init__(config, model)
-        self.resume_file = None
-        self.best_valid_groups = None
+        self.resume_file = self.best_valid_groups = None
         self.epoch_seconds, self.history = [], []
-        self._train_data = None
-        self._pending_rng = None
-        self._fitting, self._postponed = False, None
+        self._train_data = self._pending_rng = None
 
     def _state(self, epoch):
-        dataset = self._train_data._dataset if self._train_data is not None else None
-        tokens = None if dataset is None else dataset.field2id_token[dataset.iid_field]
-        generator = getattr(self._train_data, "generator", None)
+        data = self._train_data  # None before any training
+        generator = getattr(data, "generator", None)
         return {
             "config": config_to_plain(self.config),
             "epoch": epoch,
-            "cur_step": self.cur_step,
-            "best_valid_score": self.best_valid_score,
-            "best_valid_result": self.best_valid_result,
-            "best_valid_groups": self.best_valid_groups,
-            "history": self.history,
-            "epoch_seconds": self.epoch_seconds,
+            **{name: getattr(self, name) for name in _KEPT},
             "state_dict": self.model.state_dict(),
             "other_parameter": self.model.other_parameter(),
             "optimizer": self.optimizer.state_dict(),
-            "item_tokens": None if tokens is None else [str(token) for token in tokens],
-            "rng": random_state.get_state(),
+            "item_tokens": None if data is None else item_tokens(data._dataset),
+            "rng": random_state(),
             "loader_rng": None if generator is None else generator.get_state(),
         }
 
-    def _valid_epoch(self, *args, **kwargs):
-        # RecBole's fit saves the best model before it has noted the result that makes it so.
-        self._postponed = [] if self._fitting else None
-        return super()._valid_epoch(*args, **kwargs)
-
-    def _save_postponed(self):
-        """What was to be saved since the last validation."""
-        waiting, self._postponed = self._postponed or [], None
-        for epoch, options in waiting:
-            self._save_checkpoint(epoch, **options)
-
     def _save_checkpoint(self, epoch, verbose=True, **kwargs):
-        if self._postponed is not None:
-            self._postponed.append((epoch, {"verbose": verbose, **kwargs}))
-            return
         if not self.config["single_spec"] and self.config["local_rank"] != 0:
             return
         path = kwargs.pop("saved_model_file", self.saved_model_file)
@@ -95,22 +89,16 @@ class Resumable:
                     f"Checkpoint {resume_file} is of a training with another {what}: {before[mark]}"
                     f", not {now[mark]}; put that one back, or begin anew with resume: False."
                 )
-        try:
-            self.model.load_state_dict(state["state_dict"])
+        with explained(
+            f"Checkpoint {resume_file} does not fit this configuration ({{reason}}); use the one "
+            "it was trained with.",
+            RuntimeError, ValueError, where=resume_file,
+        ):  # fmt: skip
+            load_weights(self.model, state)
             self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"Checkpoint {resume_file} does not fit this configuration "
-                f"({str(error).splitlines()[0].rstrip(':. ')}); use the one it was trained with."
-            ) from None
-        self.model.load_other_parameter(state.get("other_parameter"))
         self.start_epoch = state["epoch"] + 1
-        self.cur_step = state["cur_step"]
-        self.best_valid_score = state["best_valid_score"]
-        self.best_valid_result = state["best_valid_result"]
-        self.best_valid_groups = state["best_valid_groups"]
-        self.history = state["history"]
-        self.epoch_seconds = state["epoch_seconds"]
+        for name in _KEPT:
+            setattr(self, name, state[name])
         self._pending_rng = state["rng"], state["loader_rng"]
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
@@ -119,7 +107,7 @@ class Resumable:
         if self._pending_rng is None:
             return
         (state, loader), self._pending_rng = self._pending_rng, None
-        random_state.set_state(state)
+        set_random_state(state)
         if loader is not None:
             self._train_data.generator.set_state(loader.cpu())
 

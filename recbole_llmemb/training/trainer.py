@@ -18,7 +18,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.evaluate import evaluate
 from recbole_llmemb.evaluation.groups import GroupEvaluator
-from recbole_llmemb.training.resume import Resumable
+from recbole_llmemb.training.resume import Resumable, load_weights
 
 __all__ = ["LLMEmbTrainer"]
 
@@ -31,13 +31,7 @@ class LLMEmbTrainer(Resumable, Trainer):
     ``groups_of_last_evaluation``, and each validation writes a file from which training
     continues to the same result (``resume_file``).
 
-    Attributes
-    ----------
-    resumes : bool
-        Whether it writes ``resume_file`` and continues from it.
-    evaluation_seconds : list of float
-        Wall time of each evaluation; of each epoch, see
-        :class:`~recbole_llmemb.training.resume.Resumable`.
+    ``resumes``: Whether it writes ``resume_file`` and continues from it.
     """
 
     resumes = True
@@ -46,7 +40,6 @@ class LLMEmbTrainer(Resumable, Trainer):
         super().__init__(config, model)
         self.eval_collector = GroupCollector(config)
         self.evaluator = GroupEvaluator(config, self.eval_collector)
-        self.evaluation_seconds = []
 
     @property
     def groups_of_last_evaluation(self):
@@ -78,20 +71,16 @@ class LLMEmbTrainer(Resumable, Trainer):
     # -- optimiser and step -----------------------------------------------------------
 
     def _build_optimizer(self, **kwargs):
-        params = kwargs.pop("params", None)
-        params = [p for p in params or self.model.parameters() if p.requires_grad]
-        params = self._groups(params)
+        params = kwargs.pop("params", None) or self.model.parameters()
+        params = self._groups([p for p in params if p.requires_grad])
         kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
-        learner = kwargs.get("learner", self.learner).lower()
-        if learner not in kinds:
+        kind = kinds.get(kwargs.get("learner", self.learner).lower())
+        if kind is None:
             return super()._build_optimizer(params=params, **kwargs)
+        rate = kwargs.get("learning_rate", self.learning_rate)
+        decay = kwargs.get("weight_decay", self.weight_decay)
         # The same update as RecBole's, in one pass over the parameters instead of ten.
-        return kinds[learner](
-            params,
-            lr=kwargs.get("learning_rate", self.learning_rate),
-            weight_decay=kwargs.get("weight_decay", self.weight_decay),
-            fused=True,
-        )
+        return kind(params, lr=rate, weight_decay=decay, fused=True)
 
     def _groups(self, params):
         """Parameters, those that are learnt per item apart where they have a rate of their own."""
@@ -188,21 +177,17 @@ class LLMEmbTrainer(Resumable, Trainer):
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
         """As RecBole's; leaves the groups in ``groups_of_last_evaluation``."""
-        began = perf_counter()
         self.evaluator.group_metrics = self.evaluator.details = None  # as it stays without any row
-        result = None
-        if eval_data:
-            if load_best_model:
-                file = model_file or self.saved_model_file
-                best = checkpoint.load(file, self.device)
-                self.model.load_state_dict(best["state_dict"])
-                self.model.load_other_parameter(best.get("other_parameter"))
-                self.logger.info(f"Loading model structure and parameters from {file}")
-            result = evaluate(self.config, self.model, eval_data, self.evaluator, show_progress)
-            if not self.config["single_spec"]:
-                result = self._map_reduce(result, len(eval_data))
-            self.wandblogger.log_eval_metrics(result, head="eval")
-        self.evaluation_seconds.append(perf_counter() - began)
+        if not eval_data:
+            return None
+        if load_best_model:
+            file = model_file or self.saved_model_file
+            load_weights(self.model, checkpoint.load(file, self.device))
+            self.logger.info(f"Loading model structure and parameters from {file}")
+        result = evaluate(self.config, self.model, eval_data, self.evaluator, show_progress)
+        if not self.config["single_spec"]:
+            result = self._map_reduce(result, len(eval_data))
+        self.wandblogger.log_eval_metrics(result, head="eval")
         return result
 
     # -- the run ----------------------------------------------------------------------
@@ -214,8 +199,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         """As RecBole's; also knows the groups and writes ``resume_file`` if one is set."""
         self._train_data = train_data
         self.model.before_training(train_data)
-        dataset = train_data._dataset
-        self.know_groups(dataset)
+        self.know_groups(train_data._dataset)
         if saved:
             self._keep_best()
         self._restore_rng()
@@ -229,19 +213,17 @@ class LLMEmbTrainer(Resumable, Trainer):
             )
             if self.cur_step == 0:
                 self.best_valid_groups = self.groups_of_last_evaluation
-            self._save_postponed()
+                if saved:
+                    self._save_checkpoint(epoch, verbose=verbose)
             if self.resume_file and self.config["local_rank"] == 0:
                 checkpoint.save(self._state(epoch), self.resume_file)
             if callback_fn:
                 callback_fn(epoch, score)
 
-        self._fitting = True
-        try:
-            return super().fit(
-                train_data, valid_data, verbose, saved, show_progress, after_validation
-            )
-        finally:
-            self._fitting, self._postponed = False, None
+        # RecBole saves the best model before it has noted the result that makes it so.
+        validates = bool(valid_data) and self.eval_step > 0 and self.epochs > 0
+        saves = saved and not validates
+        return super().fit(train_data, valid_data, verbose, saves, show_progress, after_validation)
 
     def _has_stopped(self):
         """Whether the resumed run had already met its end."""

@@ -23,7 +23,7 @@ from recbole_llmemb.config.recbole_config import config_from_plain, config_to_pl
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.source import find_encoder
-from recbole_llmemb.plugin import is_ours
+from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.execute import execute
 from recbole_llmemb.run.stages import train_and_evaluate
 from recbole_llmemb.table import EmbeddingTable

@@ -7,7 +7,7 @@ from recbole.data.utils import get_dataloader
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import PrefixTrainDataLoader
-from recbole_llmemb.plugin import model_class
+from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages, teacher
 
 

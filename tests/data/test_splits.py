@@ -98,7 +98,7 @@ def test_the_model_that_is_left_is_the_best(tiny_run):
     assert state["epoch"] == 0 and outcome.epochs == 3
     found = model.state_dict()
     assert all(torch.equal(found[name], value) for name, value in state["state_dict"].items())
-    assert outcome.groups is None and outcome.valid_groups == state["best_valid_groups"]
+    assert outcome.groups == {} and outcome.valid_groups == state["best_valid_groups"]
     result = trainer.evaluate(data.valid)
     assert trainer.groups_of_last_evaluation == outcome.valid_groups
     assert dict(result) == outcome.best_valid_result

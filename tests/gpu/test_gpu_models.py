@@ -10,7 +10,7 @@ from gpu_devices import device, placed  # noqa: F401
 from recbole.model.layers import MultiHeadAttention
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.core import checkpoint, gpus
+from recbole_llmemb.core import checkpoint, devices
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation import full_ranking
 from recbole_llmemb.models.llmemb.fast_ops import FusedAttention
@@ -200,7 +200,7 @@ def test_models_get_it(tiny_run, placed, device, monkeypatch):
 
 def test_a_table_that_does_not_fit_is_refused(monkeypatch, tiny_run):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**20, 2**30))
-    refuse = gpus.refuse_too_large
+    refuse = devices.refuse_too_large
     refuse(1 << 10, 256, torch.float32, "cuda")
     refuse(1 << 40, 256, torch.float32, "cpu")
     with pytest.raises(UserError, match="llm_table_dtype"):

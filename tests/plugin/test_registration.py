@@ -20,6 +20,7 @@ from recbole.quick_start import load_data_and_model, run_recbole  # isort: skip
 from recbole.trainer import Trainer  # isort: skip
 from recbole.utils import get_model, get_trainer  # isort: skip
 from recbole_llmemb import plugin  # isort: skip
+from recbole_llmemb.models import registry  # isort: skip
 from recbole_llmemb.data.dataset import LazySequentialDataset  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin  # isort: skip
@@ -81,12 +82,12 @@ def test_places_where_recbole_looks():
     for name in MODELS:
         model_class = get_model(name)
         assert model_class.__name__ == name and issubclass(model_class, LLMEmbMixin)
-        assert plugin.is_ours(name) and plugin.MODELS[name] is model_class
+        assert registry.is_ours(name) and registry.MODELS[name] is model_class
         module = f"recbole.model.sequential_recommender.{name.lower()}"
         assert importlib.util.find_spec(module).name == module
         assert getattr(recbole.data.dataset, f"{name}Dataset") is LazySequentialDataset
         assert getattr(recbole.trainer, f"{name}Trainer") is LLMEmbTrainer
-    assert not plugin.is_ours("SASRec")
+    assert not registry.is_ours("SASRec")
     with pytest.raises(ValueError, match="LLMEmbNone"):
         get_model("LLMEmbNone")
 
@@ -105,7 +106,7 @@ def test_another_backbone_is_a_few_lines(tiny_run):
         assert model.item_embedding.adapter.up.weight.grad is not None
         assert trainer.evaluate(data.test)["ndcg@10"] > 0
     finally:
-        plugin.MODELS.pop(name)
+        registry.MODELS.pop(name)
 
 
 def test_stock_models_are_as_they_were(tiny_run, tiny_config):

@@ -195,7 +195,7 @@ def test_another_backbone_is_as_short_as_shown(monkeypatch):
     """The class in the page on backbones registers and is configured."""
     from recbole_llmemb import plugin
 
-    monkeypatch.setattr(plugin, "MODELS", dict(plugin.MODELS))
+    monkeypatch.setattr(plugin.registry, "MODELS", dict(plugin.registry.MODELS))
     (shown,) = [text for _, text in blocks(DOCS / "backbones.md", "python")]
     space: dict = {"__name__": "shown"}
     exec(shown, space)

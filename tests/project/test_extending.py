@@ -125,7 +125,8 @@ class Mine(Method, SequentialRecommender):
 KEY = """
 from recbole_llmemb.config.keys import Settings, key
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
-from recbole_llmemb.plugin import model_class, register
+from recbole_llmemb.models.registry import model_class
+from recbole_llmemb.plugin import register
 
 
 class MyKeys(Settings):
@@ -173,7 +174,7 @@ def mine(tmp_path, monkeypatch):
     name, sections = f"mine_{abs(hash(str(tmp_path)))}", list(Settings.sections)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(registry, "_trusted", set())
-    monkeypatch.setattr(plugin.registry, "MODELS", dict(plugin.MODELS))
+    monkeypatch.setattr(plugin.registry, "MODELS", dict(plugin.registry.MODELS))
 
     def write(text):
         assert len(text.strip().splitlines()) <= 30

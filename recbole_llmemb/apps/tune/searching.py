@@ -21,10 +21,10 @@ from recbole_llmemb.apps.tune.trial import evaluate
 from recbole_llmemb.apps.tune.trials import Trial, best_of, collect
 from recbole_llmemb.apps.tune.tuning import make_tuner
 from recbole_llmemb.core.cluster import connected
+from recbole_llmemb.core.devices import preserve_cuda_visible_devices
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.run.stages import data_hash
+from recbole_llmemb.data.trained_on import files_hash
 
 # Options that a search goes on with, if it goes on.
 _RECORDED = {"num_samples", "scheduler", "search", "grace_epochs", "max_concurrent"}
@@ -81,7 +81,7 @@ def search(
         "settings": plan.settings,
         "space": space.plain(),
         "metric": plan.metric.name,
-        "data": data_hash(config),
+        "data": files_hash(config),
         **options.model_dump(include=_RECORDED),
     }
     place.require_same_search(record, options.resume)

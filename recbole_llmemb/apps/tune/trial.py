@@ -18,7 +18,8 @@ from recbole_llmemb.apps.tune.plan import make_plan
 from recbole_llmemb.apps.tune.prepare import load_data, prepare
 from recbole_llmemb.apps.tune.trials import settings_of
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.core import checkpoint, random_state
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.devices import random_state, set_random_state
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.evaluation.measure import measure_of_run
@@ -247,7 +248,7 @@ class TrialReporter:
             "last": self.last,
             "best": self.best,
             "best_valid_result": trainer.best_valid_result,
-            "rng": random_state.get_state(),
+            "rng": random_state(),
             "loader_rng": None if generator is None else generator.get_state(),
         }
         checkpoint.save(rest, folder / EXTRA)
@@ -263,7 +264,7 @@ class TrialReporter:
         trainer.resume_checkpoint(str(folder / STATE))
         trainer.best_valid_result = rest["best_valid_result"]
         if not trainer.resumes:  # RecBole's own: ours sees to its numbers itself
-            random_state.set_state(rest["rng"])
+            set_random_state(rest["rng"])
             if rest["loader_rng"] is not None:
                 self.loader.generator.set_state(rest["loader_rng"])
         return False

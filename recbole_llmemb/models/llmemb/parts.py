@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_llmemb.core.devices import refuse_too_large
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.gpus import refuse_too_large
 from recbole_llmemb.core.registry import Registry
 from recbole_llmemb.models import adapters
 from recbole_llmemb.models.contract import given_to

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from recbole_llmemb.core import random_state
+from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quiet_loading
 from recbole_llmemb.encode.source import find_encoder, refuse_code
@@ -254,7 +254,7 @@ def load_llm(config, report=None):
     try:
         if not options["trust_remote_code"]:
             refuse_code(source)
-        with random_state.preserve(), quiet_loading():
+        with preserve_random_state(), quiet_loading():
             model = AutoModel.from_pretrained(source.location, **options, **kinds)
             tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         if not config["llm_quantize"]:

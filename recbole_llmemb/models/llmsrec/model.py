@@ -10,7 +10,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
-from recbole_llmemb.core.gpus import refuse_too_large
+from recbole_llmemb.core.devices import refuse_too_large
 from recbole_llmemb.models.adapters import whiten
 from recbole_llmemb.models.contract import Method, Needs, as_method, given_to
 from recbole_llmemb.models.llmsrec import texts

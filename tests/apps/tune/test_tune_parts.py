@@ -488,7 +488,7 @@ def test_a_ray_that_does_not_start_at_once_is_tried_again(monkeypatch):
 
 
 def test_a_configuration_does_not_hide_gpus_from_ray(monkeypatch, tiny_config):
-    from recbole_llmemb.core.gpus import preserve_cuda_visible_devices
+    from recbole_llmemb.core.devices import preserve_cuda_visible_devices
 
     for visible in ("0,1", None):
         if visible is None:

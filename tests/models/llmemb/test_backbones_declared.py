@@ -9,7 +9,7 @@ import torch
 from backbone_runs import REFUSED, SERVED, small  # noqa: F401
 from conftest import child_env
 
-from recbole_llmemb import plugin  # isort: skip
+from recbole_llmemb.models import registry  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.backbones import BACKBONES  # isort: skip
@@ -26,7 +26,7 @@ def test_every_backbone_of_recbole_is_declared():
         if isinstance(found, type) and issubclass(found, SequentialRecommender)
     }
     assert theirs == set(BACKBONES)
-    assert [n for n in plugin.names() if n in [f"LLMEmb{name}" for name in SERVED]]
+    assert [n for n in registry.names() if n in [f"LLMEmb{name}" for name in SERVED]]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -56,7 +56,7 @@ def test_a_fresh_interpreter_makes_none_until_asked(tmp_path):
     code = """
 import sys, importlib
 import recbole_llmemb
-from recbole_llmemb.plugin import MODELS
+from recbole_llmemb.models.registry import MODELS
 assert not [name for name in MODELS if name.startswith("LLMEmb")]
 assert "recbole.model.general_recommender" not in sys.modules
 module = importlib.import_module("recbole.model.sequential_recommender.llmembnarm")

@@ -12,6 +12,7 @@ import recbole_llmemb
 
 from recbole_llmemb import llmemb  # isort: skip
 from recbole_llmemb import plugin  # isort: skip
+from recbole_llmemb.models import registry  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.testing import verify_backbone  # isort: skip
@@ -66,11 +67,11 @@ class NoItems(SASRec):
 @pytest.fixture
 def forget():
     """Take a test's models out of the registry again."""
-    before = set(plugin.MODELS)
+    before = set(registry.MODELS)
     yield
-    for name in set(plugin.MODELS) - before:
-        if plugin.MODELS[name].__bases__[-1].__module__ == __name__:
-            del plugin.MODELS[name]
+    for name in set(registry.MODELS) - before:
+        if registry.MODELS[name].__bases__[-1].__module__ == __name__:
+            del registry.MODELS[name]
             sys.modules.pop(f"recbole.model.sequential_recommender.{name.lower()}", None)
 
 
@@ -80,7 +81,7 @@ def test_a_users_class_in_one_line(small, tmp_path, forget, capsys):
     result = run_recbole(model=LLMEmbMine, dataset="tiny", config_dict=settings)
     by_name = run_recbole(model="LLMEmbMine", dataset="tiny", config_dict=settings)
     assert result["test_result"] == by_name["test_result"] and result["test_result"]["hit@10"] > 0
-    assert llmemb(Mine) is LLMEmbMine and "LLMEmbMine" in plugin.names()
+    assert llmemb(Mine) is LLMEmbMine and "LLMEmbMine" in registry.names()
     file = sorted((tmp_path / "saved").glob("LLMEmbMine-*.pth"))[0]
     config, model, *_, test = load_data_and_model(file)
     # Nobody said that it is causal, so it is not trained as if it were.
@@ -198,7 +199,7 @@ def test_what_gets_no_table(small, tiny_run, forget):
     with pytest.raises(UserError, match="NoItems has no self.item_embedding"):
         tiny_run("LLMEmbNoItems", **small("NoItems"))
     again = type("Mine", (Mine,), {"__module__": __name__})  # a cell of a notebook run again
-    assert llmemb(Mine) is not llmemb(again) is plugin.MODELS["LLMEmbMine"]
+    assert llmemb(Mine) is not llmemb(again) is registry.MODELS["LLMEmbMine"]
 
 
 @pytest.mark.parametrize("name", ["NARM", "TransRec", "GRU4RecF"])

@@ -1,17 +1,53 @@
-"""The devices that a process may use."""
+"""What a process computes on and draws from: devices, and generators of random numbers."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import random
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
 
 from recbole_llmemb.core.errors import UserError, explained
 
 
-@contextlib.contextmanager
+def random_state() -> dict[str, Any]:
+    """State of torch (CPU and GPUs), NumPy and Python as plain data, fit for a checkpoint."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    version, words, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+        "python": [version, list(words), gauss],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put back what :func:`random_state` gave."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+@contextmanager
+def preserve_random_state() -> Iterator[None]:
+    """Leave the generators as they were, so that a side job does not change a run's numbers."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
+@contextmanager
 def preserve_cuda_visible_devices() -> Iterator[None]:
     """Undo what a configuration does to CUDA_VISIBLE_DEVICES.
 
@@ -39,8 +75,6 @@ def usable_device(name: str, key: str) -> torch.device:
 
 def refuse_too_large(rows: int, width: int, dtype: torch.dtype, device: torch.device | str) -> None:
     """Refuse a table ``(rows, width)`` that the memory of a GPU cannot hold."""
-    import torch
-
     if torch.device(device).type != "cuda":
         return
     free, size = torch.cuda.mem_get_info(device)[0], rows * width * dtype.itemsize
