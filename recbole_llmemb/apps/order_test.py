@@ -22,15 +22,9 @@ from recbole_llmemb.evaluation.collector import GroupCollector
 from recbole_llmemb.evaluation.evaluate import evaluate, loader_like
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.measure import history_in_words, measure_of
-from recbole_llmemb.run.restore import read, restore
+from recbole_llmemb.run.restore import USED, read, restore
 from recbole_llmemb.run.schema import check_changes
 
-# What may be elsewhere now, of models that have used it.
-_USED = {
-    "llm_table": "llm_table_used",
-    "llm_model": "llm_model_used",
-    "align_teacher": "teacher_used",
-}
 _FILES = ["order.json", "order.md", "order.svg"]
 
 
@@ -98,9 +92,9 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     histories = changes.pop("exclude_history", None)
     histories = plain.get("exclude_history", False) if histories is None else histories
     histories = histories if isinstance(histories, list) else [histories]
-    names = ("data_path", "trust_remote_code", *_USED)
+    names = ("data_path", "trust_remote_code", *USED)
     places = {key: changes.pop(key) for key in names if key in changes}
-    for key, used in _USED.items():
+    for key, used in USED.items():
         if not plain.get(used):
             places.pop(key, None)
     if (use_gpu := changes.pop("use_gpu", None)) is not None:

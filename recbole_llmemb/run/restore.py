@@ -24,6 +24,13 @@ from recbole_llmemb.run.artifacts import rebuilt
 from recbole_llmemb.run.stages import Data, prepare_data, usable
 from recbole_llmemb.training.resume import item_tokens
 
+#: What may be elsewhere now, and the key under which a checkpoint that needs it says so.
+USED = {
+    "llm_table": "llm_table_used",
+    "llm_model": "llm_model_used",
+    "align_teacher": "teacher_used",
+}
+
 
 @dataclass
 class Restored:
@@ -90,10 +97,8 @@ def restore(
     if data_path is not None:  # RecBole knows better where ml-100k is
         config["data_path"] = plain["data_path"]
     _check_data(config, path, plain.get("data_path"))
-    _use_table(config, path, llm_table)
-    _use_teacher(config, path, align_teacher)
-    if llm_model is not None:
-        config["llm_model"] = str(llm_model)
+    places = {"llm_table": llm_table, "llm_model": llm_model, "align_teacher": align_teacher}
+    _use_places(config, path, {key: place for key, place in places.items() if place is not None})
     with preserve_random_state():
         data = prepare_data(config, artifacts=False) if loaders else None
         dataset, *splits = data.parts if data else _read(config)
@@ -149,45 +154,31 @@ def _check_data(config, path, sought):
         )
 
 
-def _use_table(config, path, given):
-    """Say where the table is that the model was trained over; whether it is that is seen later."""
-    before = config["llm_table_used"]
-    if given is not None and not before:
-        raise UserError(
-            f"The checkpoint {path} was not trained over a table; leave --llm_table.",
-            key="llm_table",
-        )
-    where = given or (before and before["path"])
-    if given is not None or (before and Path(where).is_dir()):
-        config["llm_table"] = str(where)
-    elif before and not config["llm_cache_dir"]:  # it would be encoded anew, without a word
-        raise TableError(
-            f"The table that {path} was trained over was in {where} (fingerprint "
-            f"{before['fingerprint']}) and is gone; give a copy with --llm_table, or encode it "
+def _use_places(config, path, given):
+    """Say where what the model needs is now; whether it is the same is seen when it is read."""
+    for key, place in given.items():
+        if not config[USED[key]]:
+            raise UserError(f"The model of {path} needs no {key}; leave --{key}.", key=key)
+        config[key] = str(place)
+    table, teacher = config["llm_table_used"], config["teacher_used"]
+    if table and "llm_table" not in given and Path(table["path"]).is_dir():
+        config["llm_table"] = table["path"]
+    elif table and "llm_table" not in given and not config["llm_cache_dir"]:
+        raise TableError(  # it would be encoded anew, without a word
+            f"The table that {path} was trained over was in {table['path']} (fingerprint "
+            f"{table['fingerprint']}) and is gone; give a copy with --llm_table, or encode it "
             "again.",
             key="llm_table",
         )
-
-
-def _use_teacher(config, path, given):
-    """Name the CF model that an LLM-SRec reads histories through; others do without a teacher."""
-    used = config["teacher_used"]
-    if not used:
-        if given is not None:
-            raise UserError(
-                f"The checkpoint {path} reads histories through no CF model; leave "
-                "--align_teacher.",
-                key="align_teacher",
-            )
-        if config["align_weight"]:
-            config["align_weight"] = 0.0  # training alone needs the teacher
+    if not teacher:
+        config["align_weight"] = 0.0  # training alone needs one
         return
-    file = Path(used["path"] if given is None else given)
-    if file.is_file():
+    file = given.get("align_teacher", teacher["path"])
+    if Path(file).is_file():
         config["align_teacher"] = str(file)
-    elif given is not None or not config["llm_cache_dir"]:
+    elif "align_teacher" in given or not config["llm_cache_dir"]:
         raise UserError(
-            f"The CF model that {path} was trained with was in {used['path']}; there is no "
+            f"The CF model that {path} was trained with was in {teacher['path']}; there is no "
             f"{file}, so give it with --align_teacher, as the model reads histories through it.",
             key="align_teacher",
         )
