@@ -25,8 +25,8 @@ from recbole_llmemb.config.values import (
 )
 from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.checkpoint import DERIVED, config_to_plain
-from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.devices import preserve_cuda_visible_devices
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.registry import refuse_untrusted
 
 __all__ = [
