@@ -73,15 +73,6 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
             self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
 
-    def set_recboles(self: Any) -> None:
-        """As RecBole, which takes its own ml-100k, wherever data_path says that one is."""
-        folder = self.external_config_dict.get("data_path")
-        set_parameters(self)
-        own = Path(folder or "") / str(self.dataset)
-        if folder and self.dataset == "ml-100k" and (own / "ml-100k.inter").is_file():
-            self.final_config_dict["data_path"] = str(own)
-        check_measure(self, registry.is_ours(self.model))
-
     def _set_default_parameters(self: Any) -> None:
         values, given = self.final_config_dict, self.external_config_dict
         model_class, ours = self.model_class, registry.is_ours(self.model)
@@ -96,15 +87,19 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
             settle(self, values, given)
         elif not self.restored:
             check(values)
-        set_recboles(self)
-        reads_fields = bool(
-            {"selected_features", "item_attribute"} & set(self.internal_config_dict)
-        )
+        set_parameters(self)
+        # RecBole takes its own ml-100k, wherever data_path says that one is.
+        own = Path(given["data_path"]) / "ml-100k" if given.get("data_path") else None
+        if self.dataset == "ml-100k" and own and (own / "ml-100k.inter").is_file():
+            values["data_path"] = str(own)
+        check_measure(self, ours)
         if ours:
             EvaluationSettings.of(values).check_valid_metric()
             reads_fields = "item_fields" in model_class.reads
-        elif reads_fields:
-            reads_fields = (Path(values["data_path"]) / f"{self.dataset}.item").is_file()
+        else:
+            items = Path(values["data_path"]) / f"{self.dataset}.item"
+            named = {"selected_features", "item_attribute"} & set(self.internal_config_dict)
+            reads_fields = bool(named) and items.is_file()
         if reads_fields:
             settings.settle_features(values, given, model_class)
         if ours and values["loss_type"] not in ("CE", "BPR"):  # which are all that RecBole knows

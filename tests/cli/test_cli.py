@@ -204,6 +204,8 @@ def test_folders_that_cannot_be_made(arguments, typed, tmp_path, name):
 def test_refused_names(arguments, typed, tmp_path):
     argv = arguments()
     refused(typed(["--model=LLMEmbNone", *argv[1:]]), "LLMEmbNone")
+    refused(typed(["--model=sasrec", *argv[1:]]), "'sasrec'; take SASRec")
+    refused(typed(["--model=GRU4Recs", *argv[1:]]), "'GRU4Recs'", "GRU4Rec")
     refused(typed([argv[0], "--dataset=tinny", argv[2]]), "Dataset tinny is not in", "--data_path")
     refused(typed([*argv[:2], "--config_files=none.yaml"]), "config file none.yaml does not exist")
     refused(typed(argv[1:]), "No model is named")

@@ -42,6 +42,22 @@ def test_a_table_is_known_by_its_columns_too(saved, tiny_table, tmp_path):  # no
     torch.testing.assert_close(again, before)
 
 
+@pytest.mark.parametrize("command", [["recommend", "--users=u3"], ["order-test", "--shuffles=0"]])
+def test_the_whole_table_or_its_reduced_copy(saved, tiny_table, tmp_path, capsys, command):  # noqa: F811
+    """Either is taken where a model was trained over fewer columns; any other is refused."""
+    own = shutil.copytree(tiny_table, tmp_path / "own")
+    path = saved(llm_table=str(own), llm_pca_dim=6)
+    reduced = shutil.move(restore(path).config["llm_table_used"]["path"], tmp_path / "reduced")
+    whole, told = shutil.move(own, tmp_path / "whole"), []
+    for table in (whole, reduced):
+        assert main([*command, f"--checkpoint={path}", f"--llm_table={table}"]) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    other = EmbeddingTable.load(whole)
+    EmbeddingTable(other.tokens, other.vectors + 1, {}).save(tmp_path / "other")
+    assert main([*command, f"--checkpoint={path}", f"--llm_table={tmp_path / 'other'}"]) == 2
+
+
 def test_a_table_named_from_another_folder(saved, tiny_table, tmp_path, monkeypatch):  # noqa: F811
     shutil.copytree(tiny_table, "own")
     path = saved(llm_table="own")

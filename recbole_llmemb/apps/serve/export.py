@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from recbole_llmemb.apps.serve import hub, user_encoder
+from recbole_llmemb.apps.serve import hub
 from recbole_llmemb.core.artifacts import atomic_directory, files_in, require_free
-from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.table.format import library_versions
@@ -202,14 +203,12 @@ class _Export:
         self.facts["checks"][f"share of the best {k} that the index finds"] = float(share)
 
     def encoder(self):
-        name = user_encoder.NAME
-        gap, inputs = user_encoder.write_encoder(
-            self.folder / name, self.recommender, self.people, self.queries
-        )
+        path, people = self.folder / "user_encoder.pt2", self.people
+        gap, inputs = _write_encoder(path, self.recommender, people, self.queries)
         self.facts["encoder_inputs"] = inputs
         told = f"user encoder of torch.export: {', '.join(inputs)} to a user vector"
-        self.facts["files"][name] = told
-        self.facts["checks"][f"vectors of {name} against the model, largest difference"] = gap
+        self.facts["files"][path.name] = told
+        self.facts["checks"][f"vectors of {path.name} against the model, largest difference"] = gap
 
     def table(self):
         table = hub.write_table(self.folder / "table", self.recommender.config)
@@ -229,3 +228,64 @@ def _parquet():
 
 def _faiss():
     return optional("faiss", "faiss", "An index")
+
+
+# -- the user encoder ---------------------------------------------------------------------
+
+
+def _write_encoder(path: Path, recommender, people, wanted) -> tuple[float, list[str]]:
+    """Export a model's way from a history to a user vector, and compare it with the model.
+
+    ``people``, ``wanted``: with whom to compare, and their vectors.
+    Returns largest absolute difference of a vector's entry, and descriptions of the inputs.
+    """
+    dataset, config = recommender.dataset, recommender.config
+    names = [dataset.iid_field + config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]]
+    reads_users = "users" in recommender.method.reads
+    names += [dataset.uid_field] * reads_users
+    batch = people.batch(dataset, config, narrow=False)  # as wide as the model reads
+    columns = [batch[name] for name in names]
+    encoder = recommender.method.user_encoder().cpu()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer about a GRU's list of weights
+        program, fixed = _exported(encoder, columns, recommender.model)
+    torch.export.save(program, str(path))
+    run = torch.export.load(str(path)).module()
+    gap = 0.0
+    for rows in (slice(None), slice(1)):  # a batch, and one
+        given = [column[rows] for column in columns]
+        if rows.stop and not fixed:
+            given[0] = given[0][:, : max(2, int(given[1]))].contiguous()
+        with torch.no_grad():
+            gap = max(gap, float((run(*given) - wanted[rows]).abs().max()))
+    if not gap < 1e-3 * max(1.0, float(wanted.abs().max())):
+        raise UserError(
+            f"The exported user encoder of {config['model']} differs from the model by {gap:.3g}, "
+            "so it is not kept; leave encoder out of --what."
+        )
+    width = columns[0].shape[1]
+    inputs = [f"items (b, {width if fixed else f'up to {width}'}) int64", "lengths (b,) int64"]
+    return gap, inputs + ["users (b,) int64"] * reads_users
+
+
+def _exported(encoder, columns, model):
+    """The program for any batch, and any width if the model allows it; whether it does not."""
+    batch = torch.export.Dim("batch")
+    columns = [torch.cat([column[:3]] * 4)[:4] for column in columns]
+    longest = columns[0].shape[1]
+    failure: Exception | None = None
+    for fixed in (False, True) if model.padding_free and longest > 4 else (True,):
+        shapes = [{0: batch} for _ in columns]
+        given = list(columns)
+        if not fixed:
+            shapes[0][1] = torch.export.Dim("width", min=2, max=longest)
+            given[0] = columns[0][:, : longest - 1].contiguous()
+            given[1] = columns[1].clamp(max=longest - 1)
+        try:
+            return torch.export.export(encoder, tuple(given), dynamic_shapes=tuple(shapes)), fixed
+        except Exception as error:  # whatever a tracer meets in somebody's model
+            failure = error
+    raise UserError(
+        f"{type(model).__name__} cannot be exported by torch.export ({type(failure).__name__}: "
+        f"{reason_of(failure, 200)}); leave encoder out of --what."
+    ) from failure
