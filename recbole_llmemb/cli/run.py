@@ -2,15 +2,16 @@
 
 The item table and the collaborative teacher are built first if the cache does not have them.
 
-  --model         {models}, or any RecBole model
-  --dataset       the dataset's name (default: ml-100k, which RecBole carries)
+  --model, -m     {models}, or any RecBole model
+  --dataset, -d   the dataset's name (default: ml-100k, which RecBole carries)
   --data_path     the folder that holds the dataset's folder (default: dataset/)
   --preset        a variant of items and scores: whitened_cosine where items have telling texts,
                   longtail for rare items, id_only for comparison; all of them:
                   {presets}
   --protocol      paper: sampled negatives, ranking among 100; full: cross-entropy, full ranking
   --config_files  RecBole property files, separated by spaces; later ones win
-  --result_json   where to write the results for scripts
+  --seeds         1,2,3: a run for each, then means and standard deviations
+  --result_json   a file for the results, or a folder for one of its own (default: runs/)
   --KEY=VALUE     any configuration key of ours, which follow, or RecBole's
 
 {keys}
@@ -25,6 +26,10 @@ from typing import Any
 from recbole_llmemb.core.errors import UserError
 
 
+RUNS = "runs/"
+_SHORT = {"-m": "--model", "-d": "--dataset"}  # as with RecBole's own script
+
+
 def parse(argv: list[str]) -> dict:
     """Read ``--key=value`` (or ``--key value``) into typed values."""
     from recbole_llmemb.config.values import typed_value
@@ -33,6 +38,7 @@ def parse(argv: list[str]) -> dict:
     argv = list(argv)
     while argv:
         argument = argv.pop(0)
+        argument = _SHORT.get(argument[:2], argument[:2]) + argument[2:]
         if not argument.startswith("--"):
             raise UserError(f"Argument {argument!r} is not of the form --key=value.")
         key, given, text = argument[2:].partition("=")
@@ -61,13 +67,27 @@ def main(argv: list[str]) -> int:
         print((__doc__ or "").format(models=models, presets=presets, keys=help_text()))
         return 0
     typed = parse(argv)
+    seeds = _seeds(typed.pop("seeds"), typed) if "seeds" in typed else None
     options = ("model", "dataset", "config_files", "preset", "protocol", "result_json")
     settings = {key: value for key, value in typed.items() if key not in options}
     refuse_typed(settings, typed.get("model"))
-    from recbole_llmemb.run.execute import execute
+    typed.setdefault("result_json", RUNS)
+    from recbole_llmemb.run.execute import execute, execute_seeds
 
-    execute(typed)
+    if seeds is None:
+        execute(typed)
+    else:
+        execute_seeds(typed, seeds)
     return 0
+
+
+def _seeds(value, typed) -> list[int]:
+    """The seeds in ``1,2,3``."""
+    entries = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    if "seed" in typed or not all(str(entry).strip().isdecimal() for entry in entries):
+        raise UserError(f"--seeds is {value!r}; give numbers as in 1,2,3, and no --seed.",
+                        key="seeds")  # fmt: skip
+    return list(dict.fromkeys(map(int, entries)))
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
 
+import numpy as np
 import torch
 import yaml
 from recbole.utils import init_logger
@@ -14,17 +15,28 @@ from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.config.values import property_files
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
+from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation import cold
 from recbole_llmemb.evaluation.measure import measure_of_run
 from recbole_llmemb.models.registry import is_ours, look_up, model_class
 from recbole_llmemb.run import artifacts, stages
 from recbole_llmemb.run.per_user import read_users, write_users
-from recbole_llmemb.run.result import check_writable, plain, results_table, users_file_of
+from recbole_llmemb.run.result import (
+    Results,
+    RunResult,
+    check_writable,
+    plain,
+    results_table,
+    users_file_of,
+)
 
-__all__ = ["execute"]
+__all__ = ["execute", "execute_seeds"]
+
+#: What did best over all users under full ranking where items have texts (docs/results.md).
+RECOMMENDED = "whitened_cosine"
 
 
-def execute(typed: dict, report: Callable[[str], None] = print) -> dict:
+def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
     """Do a run.
 
     Parameters
@@ -37,12 +49,13 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> dict:
 
     Returns
     -------
-    dict
-        What ``--result_json`` holds.
+    Results
+        What ``--result_json`` holds. That is a file, or a folder (``runs/``) in which a run of
+        other settings gets a file of its own.
     """
     began = perf_counter()
     seconds: dict = {}
-    config, result_json, users_file = _asked(typed)
+    config, result_json, users_file, preset = _asked(typed)
     log = Path.cwd() / "log"
     with stages.keepable("The log", log):
         init_logger(config)
@@ -92,18 +105,65 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> dict:
         result.write(result_json)
         report(f"results:    {result_json}")
     report(f"total:      {perf_counter() - began:.1f} s")
-    return result.content(result_json)
+    if preset is None and _may_gain(config):
+        report(f"next:       --preset={RECOMMENDED}, or longtail for rare items (docs/variants.md)")
+    return Results(result.content(result_json))
+
+
+def execute_seeds(
+    typed: dict, seeds: Sequence[int], report: Callable[[str], None] = print
+) -> list[Results]:
+    """Do a run for each seed, and report means and standard deviations over them.
+
+    Parameters
+    ----------
+    typed : dict
+        As for :func:`execute`; a ``result_json`` that is a file gets the seed to its name.
+    seeds : sequence of int
+    report : callable
+        As for :func:`execute`.
+
+    Returns
+    -------
+    list of Results
+    """
+    found, file = [], typed.get("result_json")
+    for seed in seeds:
+        report(f"\nseed {seed}\n")
+        settings = {**typed, "seed": seed}
+        if file and not _is_folder(file):
+            settings["result_json"] = str(Path(file).with_stem(f"{Path(file).stem}-{seed}"))
+        found.append(execute(settings, report))
+    frames = [result.to_pandas().drop(columns="users") for result in found]
+    values = np.array([frame.to_numpy(float) for frame in frames])  # (seeds, rows, metrics)
+    means, spreads = values.mean(axis=0), values.std(axis=0, ddof=len(frames) > 1)
+    rows = [
+        [name, *(f"{mean:.4f} ± {spread:.4f}" for mean, spread in zip(*of_row, strict=True))]
+        for name, *of_row in zip(frames[0].index, means, spreads, strict=True)
+    ]
+    title = f"mean ± standard deviation over {len(found)} seeds"
+    report(f"\n{title}\n{text_table(rows, ['', *frames[0].columns])}")
+    return found
+
+
+def _may_gain(config) -> bool:
+    """Whether a run was the paper's, ranked in the way in which presets do better."""
+    if not is_ours(config["model"]) or not measure_of_run(config).startswith("full"):
+        return False
+    return model_class(config["model"]).needs(config).teacher == "items"
 
 
 def _asked(typed):
-    """The configuration that was typed, the result file, and that of results per user.
+    """The configuration that was typed, the result file, that of results per user, the preset.
 
     Whatever cannot work is refused before any work.
     """
     typed = dict(typed)
+    words = [typed.get(option) for option in ("preset", "protocol")]
     files = property_files(typed)
     result_json = typed.pop("result_json", None)
-    if result_json:
+    folder = result_json and _is_folder(result_json)
+    if result_json and not folder:
         check_writable(result_json)
     model = typed.pop("model", None)
     dataset = typed.pop("dataset", None) or dataset_in(files) or "ml-100k"
@@ -116,12 +176,32 @@ def _asked(typed):
     _refuse_of_others(model, config)
     if config["holdout_items"]:
         cold.check_model(config, model_class(model))
+    if folder:
+        seed = config["seed"] if "seed" in typed else None
+        result_json = _file_in(result_json, config, [model, dataset, *words, seed])
+        check_writable(result_json)
     users_file = users_file_of(result_json) if config["save_users"] else None
     for output in (result_json, users_file):
         refuse_inputs(output, [*files, *inputs_of(config)])
     if users_file is not None and users_file.exists():
         read_users(users_file)  # which refuses what is none of ours
-    return config, result_json, users_file
+    return config, result_json, users_file, words[0]
+
+
+def _is_folder(path) -> bool:
+    return str(path).endswith("/") or Path(path).is_dir()
+
+
+def _file_in(folder, config, words) -> Path:
+    """A file in a folder of results, named by words; one of another run's results is spared."""
+    name = "-".join(str(word) for word in words if word is not None)
+    file = Path(folder) / f"{name}.json"
+    try:
+        other = file.exists() and Path(RunResult.read(file).checkpoint or "").stem
+    except UserError:
+        other = ""
+    key = stages.run_key(config)
+    return file if other is False or other.endswith(key) else file.with_stem(f"{name}-{key}")
 
 
 def _refuse_of_others(model, settings) -> None:

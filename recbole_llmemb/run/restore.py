@@ -21,6 +21,7 @@ from recbole_llmemb.data.dataset import LazySequentialDataset
 from recbole_llmemb.data.presplit import interaction_files
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
+from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.stages import Data, prepare_data, usable
 from recbole_llmemb.training.resume import item_tokens
 
@@ -44,8 +45,19 @@ class Restored:
     data: Data | None = None  # The same with loaders, where they were asked for
 
 
+def checkpoint_of(path) -> Path:
+    """A checkpoint: itself, or the one of a run whose result file (``.json``) is given."""
+    if Path(path).suffix != ".json":
+        return Path(path)
+    found = RunResult.read(path).checkpoint
+    if found is None:
+        raise UserError(f"{path} names no checkpoint; give the .pth file itself.", where=path)
+    return Path(found)
+
+
 def read(path) -> dict[str, Any]:
     """The state in a checkpoint that a trainer saved; any other is refused."""
+    path = checkpoint_of(path)
     state = checkpoint.load(path)
     if not state.get("config") or "state_dict" not in state:
         raise UserError(
@@ -83,7 +95,7 @@ def restore(
     models write out every prefix of every history for that.
     ``model``: of the same checkpoint, where one was rebuilt already.
     """
-    state, path, changes = state or read(path), Path(path), changes or {}
+    state, path, changes = state or read(path), checkpoint_of(path), changes or {}
     plain = state["config"] | changes
     plain = {key: value for key, value in plain.items() if value is not None or key not in changes}
     if data_path is not None:

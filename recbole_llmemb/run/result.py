@@ -16,7 +16,7 @@ from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable
 from recbole_llmemb.core.terminal import text_table
 
-__all__ = ["RunResult", "results_table"]
+__all__ = ["Results", "RunResult", "results_table"]
 
 Stage = Literal["prepare", "encode", "teacher", "train", "train_per_epoch", "evaluate"]
 Kind = Literal["trainable", "frozen"]
@@ -169,6 +169,30 @@ class RunResult(BaseModel):
                 raise _no_result(path, f"it has no {first['loc'][0]!r}") from None
             place = ".".join(str(part) for part in first["loc"][:2])
             raise _no_result(path, f"its {place} is {first['input']!r}") from None
+
+
+class Results(dict):
+    """What a run's result file holds; shown as a table where notebooks show results."""
+
+    def to_pandas(self):
+        """Validation, test and its groups, one row each, as a :class:`pandas.DataFrame`.
+
+        Columns are ``users``, where they are known, and the metrics.
+        """
+        import pandas as pd
+
+        rows = {"validation": self["best_valid_result"], "test": self["test_result"]}
+        rows |= self.get("groups") or {}
+        rows["test"] = {"users": _rows_of(self.get("groups") or {}), **rows["test"]}
+        lower = {
+            name: {key.lower(): value for key, value in row.items()} for name, row in rows.items()
+        }
+        frame = pd.DataFrame.from_dict({k: v for k, v in lower.items() if v}, orient="index")
+        frame["users"] = frame["users"].astype("Int64")
+        return frame[["users", *(name for name in frame.columns if name != "users")]]
+
+    def _repr_html_(self):
+        return self.to_pandas().to_html(float_format="{:.4f}".format)
 
 
 def write_result_json(path, **parts) -> None:

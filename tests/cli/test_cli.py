@@ -53,6 +53,20 @@ def command(argv, folder):
     )
 
 
+def test_short_names_and_seeds(arguments, typed, tmp_path):
+    argv = arguments(align_weight=0.0, epochs=1)[2:]
+    status, out, _ = typed(["-m", "LLMEmbSASRec", "-d=tiny", *argv, "--seeds=1,2"])
+    assert status == 0 and out.rstrip().split("\n")[-9].startswith("mean ± standard deviation")
+    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert names == {"LLMEmbSASRec-tiny-1.json", "LLMEmbSASRec-tiny-2.json"}
+
+
+@pytest.mark.parametrize("more", [["--seeds=1,x"], ["--seeds="], ["--seeds=1,2", "--seed=3"]])
+def test_seeds_that_are_none(arguments, typed, more):
+    status, _, err = typed(arguments(*more))
+    assert status == 2 and "--seeds" in err
+
+
 def test_end_to_end(arguments, typed, tmp_path):
     """Items encoded, teacher trained, model trained and ranked; again from the cache."""
     encoder = make_model(tmp_path / "encoder", "bert")
@@ -152,7 +166,7 @@ BAD = [
     (["--user_inter_num_interval=[999,inf)"], ["Dataset tiny", "filtering"]),
     (["--checkpoint_dir=settings.yaml/x"], ["Checkpoints cannot be kept in settings.yaml/x"]),
     (["--result_json=settings.yaml/x.json"], ["settings.yaml/x.json", "cannot be written"]),
-    (["--result_json=."], ["cannot be written"]),
+    (["--result_json=settings.yaml/r.json"], ["cannot be written"]),
     (["--align_weight=0.1", "--align_teacher=BPR"], ["'BPR' is no sequential model"]),
     (["--align_weight=0.1", "--align_teacher=x.pth"], ["align_teacher x.pth does not exist"]),
     (["--tail_item_threshold=-1"], ["tail_item_threshold is -1"]),

@@ -2,11 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run.execute import execute
+from recbole_llmemb.run.execute import execute, execute_seeds
+from recbole_llmemb.run.restore import restore
+from recbole_llmemb.run.result import RunResult
 
 
 @pytest.fixture
@@ -32,6 +35,74 @@ def test_everything_is_reported_and_nothing_printed(typed, tmp_path, capsys):
     assert lines[-1].startswith("total:")
     assert result == json.loads((tmp_path / "r.json").read_text())
     assert "checkpoint" not in execute(typed(), report=lines.append)
+
+
+def silent(line):
+    """No report."""
+
+
+def test_runs_of_other_settings_get_files_of_their_own(typed, tmp_path):
+    asked = {**typed(align_weight=0.0), "result_json": "runs/"}
+    execute(asked, silent)
+    file = tmp_path / "runs/LLMEmbSASRec-tiny.json"
+    first = file.read_bytes()
+    execute({**asked, "learning_rate": 0.01}, silent)
+    assert file.read_bytes() == first and len(list(file.parent.iterdir())) == 2
+    execute({**asked, "preset": "id_only", "seed": 5}, silent)
+    assert (file.parent / "LLMEmbSASRec-tiny-id_only-5.json").is_file()
+    execute({**asked, "llm_batch_size": 3}, silent)  # which changes no number: the same run
+    assert len(list(file.parent.iterdir())) == 3
+    file.write_text('{"mine": 1}')
+    execute(asked, silent)
+    assert json.loads(file.read_text()) == {"mine": 1} and len(list(file.parent.iterdir())) == 4
+
+
+def test_a_result_file_stands_for_its_checkpoint(typed, tmp_path):
+    execute({**typed(align_weight=0.0), "result_json": "runs/"}, silent)
+    file = tmp_path / "runs/LLMEmbSASRec-tiny.json"
+    assert restore(file).path.samefile(RunResult.read(file).checkpoint)
+    bare = json.loads(file.read_text())
+    del bare["checkpoint"]
+    file.write_text(json.dumps(bare))
+    with pytest.raises(UserError) as caught:
+        restore(file)
+    assert caught.value.where == str(file)
+
+
+def test_a_run_for_each_seed(typed, tmp_path):
+    lines = []
+    found = execute_seeds(
+        {**typed(align_weight=0.0), "result_json": "r.json"}, [3, 4], lines.append
+    )
+    assert [result["seed"] for result in found] == [3, 4]
+    assert [json.loads((tmp_path / f"r-{n}.json").read_text()) for n in (3, 4)] == found
+    values = [result["test_result"]["ndcg@10"] for result in found]
+    row = next(line for line in lines[-1].split("\n") if line.startswith("test "))
+    assert f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" in row
+    assert len(execute_seeds(typed(align_weight=0.0), [3], lines.append)) == 1
+    assert "± 0.0000" in lines[-1]
+
+
+def test_results_as_a_table_of_pandas(typed):
+    result = execute(typed(align_weight=0.0), silent)
+    frame = result.to_pandas()
+    assert list(frame.index[:2]) == ["validation", "test"] and frame.columns[0] == "users"
+    for name, group in result["groups"].items():
+        assert frame.loc[name].dropna().to_dict() == {
+            key.lower(): value for key, value in group.items() if value is not None
+        }
+    assert frame.loc["test", "ndcg@10"] == result["test_result"]["ndcg@10"]
+    assert frame.loc["test", "users"] == sum(frame.loc[["short_users", "long_users"], "users"])
+    assert f"{result['test_result']['ndcg@10']:.4f}" in result._repr_html_()
+
+
+def test_the_papers_run_names_presets_that_rank_better(typed):
+    lines = []
+    execute(typed(align_weight=0.1, align_teacher_config={"epochs": 1}), lines.append)
+    assert any("--preset=" in line for line in lines)
+    lines.clear()
+    execute(typed(align_weight=0.0), lines.append)
+    assert not any("--preset=" in line for line in lines)
 
 
 @pytest.mark.parametrize("key", ["save_users", "holdout_items"])
