@@ -25,7 +25,6 @@ from typing import Any
 
 from recbole_llmemb.core.errors import UserError
 
-
 RUNS = "runs/"
 _SHORT = {"-m": "--model", "-d": "--dataset"}  # as with RecBole's own script
 
