@@ -25,18 +25,10 @@ def restore_numpy_names() -> None:
     ``Config`` was ever built.
     """
     names = {
-        "float_": np.float64,
-        "complex_": np.complex128,
-        "unicode_": np.str_,
-        "bool": np.bool_,
-        "int": np.int_,
-        "float": np.float64,
-        "complex": np.complex128,
-        "object": np.object_,
-        "str": np.str_,
-        "long": np.int_,
-        "unicode": np.str_,
-    }
+        "float_": np.float64, "complex_": np.complex128, "unicode_": np.str_, "bool": np.bool_,
+        "int": np.int_, "float": np.float64, "complex": np.complex128, "object": np.object_,
+        "str": np.str_, "long": np.int_, "unicode": np.str_,
+    }  # fmt: skip
     for name, meaning in names.items():
         if name not in vars(np):  # getattr would warn about, or refuse, the old names
             setattr(np, name, meaning)

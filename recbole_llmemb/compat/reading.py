@@ -111,7 +111,8 @@ def _read(file: RecordFile, kinds: dict[str, type]) -> pd.DataFrame:
     """Columns of numbers and words, by name; a word among numbers is refused by its line."""
     source: Any = file.path
     how: dict[str, Any] = {"encoding": file.encoding, "delimiter": file.delimiter}
-    if _has_lone_returns(file) or len(file.delimiter) > 1:  # which pandas would take for a pattern
+    lone_returns = _check_lines(file)
+    if lone_returns or len(file.delimiter) > 1:  # which pandas would take for a pattern
         with open(file.path, encoding=text_encoding(file.encoding), newline="") as opened:
             text = opened.read().replace("\r\n", "\n").removesuffix("\r")
         source = io.StringIO(text.replace(file.delimiter, _UNIT))
@@ -150,8 +151,8 @@ def _refuse_words(file, words):
         file.refuse(_lines_of(file, words.index[:1])[0], f"{said}, or leave the field empty")
 
 
-def _has_lone_returns(file: RecordFile) -> bool:
-    """Whether a carriage return ends no line; refuses fields that the first line does not name."""
+def _check_lines(file: RecordFile) -> bool:
+    """Refuse fields that the first line does not name; whether a carriage return ends no line."""
     found, most = False, len(file.columns) - 1
     with open(file.path, encoding=text_encoding(file.encoding), newline="\n") as lines:
         for number, line in enumerate(lines, 1):

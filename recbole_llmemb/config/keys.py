@@ -44,6 +44,7 @@ class Use(enum.Flag):
     TABLE = enum.auto()  # It decides which table is built.
     SHARED = enum.auto()  # A teacher that is trained for a run has the run's.
     LEARNING = enum.auto()  # ... unless the run's model learns in a way of its own.
+    ROWS = enum.auto()  # It decides which interactions are trained on.
     MEASURE = enum.auto()  # Scores of runs that differ in it do not compare.
 
 

@@ -59,7 +59,7 @@ class DataSettings(Settings):
 
     model: str = key("", ANY | MEASURE)
     """Name of the model."""
-    dataset: str = key("", ANY | MEASURE)
+    dataset: str = key("", ANY | MEASURE | Use.ROWS)
     """Name of the dataset."""
     data_path: Place = key("dataset/", ANY | MACHINE | Use.PLACE | MEASURE, **NAME)
     """Folder that holds the dataset's folder."""
@@ -90,15 +90,17 @@ class DataSettings(Settings):
     )
     """Fields of each file that are read; empty: all."""
     val_interval: dict[str, Kept] | None = key(
-        None, ANY, "a dictionary by field of intervals such as '[5,inf)', or lists of values"
+        None,
+        ANY | Use.ROWS,
+        "a dictionary by field of intervals such as '[5,inf)', or lists of values",
     )
     """Which interactions are kept, by field."""
-    user_inter_num_interval: str | None = key("[0,inf)", ANY, **_INTERVAL)
+    user_inter_num_interval: str | None = key("[0,inf)", ANY | Use.ROWS, **_INTERVAL)
     """How many interactions a user must have."""
-    item_inter_num_interval: str | None = key("[0,inf)", ANY, **_INTERVAL)
+    item_inter_num_interval: str | None = key("[0,inf)", ANY | Use.ROWS, **_INTERVAL)
     """How many interactions an item must have."""
     benchmark_filename: MaybeNames = key(
-        None, ANY, "three parts of the dataset, such as [train, valid, test]",
+        None, ANY | Use.ROWS, "three parts of the dataset, such as [train, valid, test]",
         min_length=3, max_length=3,
     )  # fmt: skip
     """The parts of a dataset that is split already."""
@@ -110,10 +112,12 @@ class DataSettings(Settings):
     """Whether loaders are kept as pickles, which is not offered here."""
     dataloaders_save_path: Text = key(None, TRUST)
     """Where they would be kept."""
-    holdout_items: float | None = key(None, SHARED, "a share of the items, such as 0.1", ge=0, lt=1)
+    holdout_items: float | None = key(
+        None, SHARED | Use.ROWS, "a share of the items, such as 0.1", ge=0, lt=1
+    )
     """Share of the items that are kept out of training altogether, to see how well items are ranked
     that nobody has met; empty: none."""
-    holdout_seed: int = key(2020, SHARED, **SEED)
+    holdout_seed: int = key(2020, SHARED | Use.ROWS, **SEED)
     """Of their sample; runs of other seeds hold out the same items."""
     holdout_targets: Literal["last", "all"] = "last"
     """Which interactions with held-out items are test targets: those that are their user's 'last'

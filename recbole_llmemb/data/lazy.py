@@ -15,7 +15,7 @@ from recbole.data.dataset import DIENDataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_llmemb.compat.changes import around
-from recbole_llmemb.data.windows import is_first, stretches
+from recbole_llmemb.data.windows import stretches
 
 #: Column with the position of a row's target in the sorted interactions.
 POSITION = "_target_position"
@@ -92,10 +92,9 @@ class LazyInteraction(Interaction):
     def __contains__(self, item):
         return item in self.interaction or item in self.store.list_fields
 
-    def _history(self, list_field, width=None):
-        return self.store.history(
-            list_field, self.interaction[POSITION], self.interaction[self.length_field], width
-        )
+    def _history(self, list_field):
+        positions, lengths = self.interaction[POSITION], self.interaction[self.length_field]
+        return self.store.history(list_field, positions, lengths)
 
     def materialize(self):
         """A plain interaction with the list fields of these rows gathered."""
@@ -124,14 +123,9 @@ def interactions_of(dataset):
     Returns the :class:`SortedInteractions`, and where in them each row's target lies,
     ``(n_rows,)``.
     """
-    rows = dataset.inter_feat
-    users, items = rows[dataset.uid_field].numpy(), rows[dataset.iid_field].numpy()
-    first = is_first(users)
-    began = rows[dataset.item_id_list_field][:, 0].numpy()[first]
-    fields = {
-        dataset.uid_field: np.insert(users, np.flatnonzero(first), users[first]),
-        dataset.iid_field: np.insert(items, np.flatnonzero(first), began),
-    }
-    fields = {name: torch.from_numpy(values) for name, values in fields.items()}
+    inter, count = dataset.interactions(), len(dataset.inter_feat)
+    users = inter[dataset.uid_field].numpy()
+    order = np.lexsort((np.arange(len(users)) < count, users))  # each user's first ones come last
+    fields = {name: inter[name][order] for name in (dataset.uid_field, dataset.iid_field)}
     store = SortedInteractions(fields, {}, dataset.max_item_list_len)
-    return store, torch.from_numpy(np.arange(len(users)) + np.cumsum(first))
+    return store, torch.from_numpy(np.argsort(order)[:count])

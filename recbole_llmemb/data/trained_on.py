@@ -8,19 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from recbole_llmemb.config.keys import Use, keys
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import hash_file
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.lazy import POSITION, LazyInteraction
 from recbole_llmemb.data.presplit import interaction_files
 
-# What decides which interactions are trained on, beside the data itself.
+# What decides which interactions are trained on, beside the data itself and the keys of that use.
 _EVALUATION = ("split", "order", "group_by")
-_KEYS = (
-    "dataset", "benchmark_filename", "holdout_items", "holdout_seed", "rm_dup_inter",
-    "val_interval", "filter_inter_by_user_or_item", "user_inter_num_interval",
-    "item_inter_num_interval",
-)  # fmt: skip
+_OF_RECBOLE = {"rm_dup_inter", "filter_inter_by_user_or_item"}
 
 
 def note(config, splits) -> None:
@@ -136,9 +133,10 @@ def _differences(config, plain):
     """Where two configurations choose other interactions, in words."""
     ours, theirs = config["eval_args"] or {}, plain.get("eval_args") or {}
     pairs = [(f"eval_args.{key}", theirs.get(key), ours.get(key)) for key in _EVALUATION]
-    pairs += [(key, plain.get(key), config[key]) for key in _KEYS]
+    chosen = keys(Use.ROWS) | _OF_RECBOLE
     if not config["holdout_items"] and not plain.get("holdout_items"):
-        pairs = [pair for pair in pairs if not pair[0].startswith("holdout_")]
+        chosen -= {"holdout_seed"}
+    pairs += [(key, plain.get(key), config[key]) for key in sorted(chosen)]
     return [f"{key} {then!r}, not {now!r}" for key, then, now in pairs if _differ(then, now)]
 
 

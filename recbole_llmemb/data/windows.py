@@ -53,8 +53,8 @@ def _runs(positions, lengths, users):
     order = np.argsort(positions, kind="stable")
     positions, lengths, users = positions[order], lengths[order], users[order]
     breaks = (np.diff(positions) != 1) | (users[1:] != users[:-1])
-    heads = np.flatnonzero(np.r_[True, breaks])
-    tails = np.r_[heads[1:] - 1, len(positions) - 1]
+    heads = np.flatnonzero(np.r_[True, breaks][: len(positions)])
+    tails = np.r_[heads[1:] - 1, len(positions) - 1][: len(heads)]
     return positions[heads] - lengths[heads], positions[heads], positions[tails], users[heads]
 
 
@@ -81,9 +81,6 @@ def next_item_windows(positions, lengths, users, max_length, stride):
     ``max_length``: ``MAX_ITEM_LIST_LENGTH``.
     ``stride``: between 1 and ``max_length``.
     """
-    if len(positions) == 0:
-        empty = np.empty(0, dtype=np.int64)
-        return Windows(empty, empty, empty, empty)
     first_input, first_target, last_target, users = _runs(positions, lengths, users)
     run, nth, offset, length = _cut(last_target - first_input, max_length, stride)
     # Positions before the first target of the run only give context.
@@ -98,8 +95,6 @@ def whole_windows(positions, lengths, users, max_length, stride):
     Parameters and result as :func:`next_item_windows`; any position may be masked, so
     ``first_targets`` is zero throughout.
     """
-    if len(positions) == 0:
-        return next_item_windows(positions, lengths, users, max_length, stride)
     first_item, _, last_item, users = _runs(positions, lengths, users)
     run, _, offset, length = _cut(last_item - first_item + 1, max_length, stride)
     return Windows(first_item[run] + offset, length, np.zeros_like(length), users[run])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained
@@ -27,7 +26,10 @@ def read_histories(
     histories: list[list[str]] = []
     times: list[list[float] | None] = []
     names, places = [], []
-    for place, value in _records(path):
+    file = open_records(path, otherwise="json", peek=0)
+    rows = ((number, dict(zip(file.columns, row))) for number, row in file.rows(file.columns))
+    for number, value in file.values() if file.kind == "json" else rows:
+        place = f"{file.noun} {number}"
         where = f"{path}, {place}"
         value = {"history": value} if isinstance(value, list) else value
         history = value.get("history") if isinstance(value, dict) else None
@@ -46,16 +48,6 @@ def read_histories(
     if not histories:
         raise UserError(f"{path} is empty; give one history per line.", where=path)
     return histories, names, times, places
-
-
-def _records(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
-    file = open_records(path, otherwise="json", peek=0)
-    if file.kind == "json":
-        records = file.values()
-    else:
-        records = ((n, dict(zip(file.columns, row))) for n, row in file.rows(file.columns))
-    for number, value in records:
-        yield f"{file.noun} {number}", value
 
 
 def _times(given: Any, count: int, where: str) -> list[float] | None:
