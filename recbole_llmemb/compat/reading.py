@@ -73,7 +73,7 @@ def _load_feat(self, filepath, source):
     kinds = {name: float if of is FeatureType.FLOAT else str for name, of in types.items()}
     with file.readable():
         frame = _read(file, kinds)
-    if not (len(frame) or config["benchmark_filename"]):
+    if not (len(frame) or (kind == "inter" and config["benchmark_filename"])):
         file.refuse(0, "it has nothing below its first line; fill it, or take it away")
     for name, of in types.items():
         if of.value.endswith("seq"):

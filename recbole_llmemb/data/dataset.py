@@ -87,9 +87,9 @@ class LazySequentialDataset(SequentialDataset):
     """
 
     held_out = None
-    #: With ``benchmark_filename``: how the three files fit each other, a ``presplit.Matched`` each.
-    matched = None
-    lines_without_history, has_places = (0, 0, 0), False
+    #: With ``benchmark_filename``: where interactions come from (``presplit.Lines``), and how the
+    #: three files fit each other, a ``presplit.Matched`` each.
+    lines = matched = None
     #: Of a split that is such a file: where interactions lie that only its histories tell of.
     told_in = torch.empty(0, dtype=torch.long)
     clock = Clock()
@@ -97,8 +97,9 @@ class LazySequentialDataset(SequentialDataset):
     def _load_inter_feat(self, token, dataset_path):
         if not self.config["benchmark_filename"]:
             return super()._load_inter_feat(token, dataset_path)
-        self.inter_feat = presplit.load(self)
-        self.benchmark_filename_list = None  # from here on these are interactions as any others
+        self.inter_feat, self.lines = presplit.load(self)  # which RecBole filters and sorts no more
+        if self.inter_feat.empty:
+            check_parts(([], [], []), self.config)
 
     def _benchmark_presets(self):
         """Nothing: histories are made of the interactions."""
@@ -118,19 +119,17 @@ class LazySequentialDataset(SequentialDataset):
 
     def _files(self):
         self._change_feat_format()
-        file_of_row = self.file_of[self.inter_feat[POSITION]]
-        rows = [(file_of_row == part).nonzero().squeeze(1) for part in range(3)]
+        files = torch.from_numpy(self.lines.files)
+        of_rows = files[self.inter_feat[POSITION]]
+        rows = [(of_rows == part).nonzero().squeeze(1) for part in range(3)]
         self.matched = presplit.matched(self, rows)
         self._drop_unused_col()
         parts = [self.copy(self.inter_feat[chosen]) for chosen in rows]
         for number, part in enumerate(parts):
-            part.told_in = (self.file_of == -1 - number).nonzero().squeeze(1)
+            part.told_in = (files == -1 - number).nonzero().squeeze(1)
         return parts
 
     def _data_filtering(self):
-        if self.config["benchmark_filename"]:  # taken whole, as RecBole does
-            self._reset_index()
-            return
         super()._data_filtering()
         share = self.config["holdout_items"]
         if share:
@@ -140,10 +139,7 @@ class LazySequentialDataset(SequentialDataset):
     def _normalize(self):
         field = self.time_field
         before = self.inter_feat[field].to_numpy() if field in self.float_like_fields else []
-        own = [name for name in (presplit.PART, presplit.SEEN) if name in self.inter_feat]
-        kept = self.inter_feat[own].copy()
         super()._normalize()
-        self.inter_feat[own] = kept
         if len(before) and not np.array_equal(before, self.inter_feat[field].to_numpy()):
             self.clock = Clock.of(before)
 
@@ -151,21 +147,19 @@ class LazySequentialDataset(SequentialDataset):
         """Give every interaction but a user's first a row that points at its history."""
         self._aug_presets()
         self._check_field("uid_field", "time_field")
-        self.sort(by=[self.uid_field, self.time_field], ascending=True)
-
-        seen = None
-        if presplit.PART in self.inter_feat:
-            self.inter_feat, self.file_of, seen = presplit.in_order(
-                self.inter_feat, self.uid_field, self.has_places
-            )
+        if self.lines is None:
+            self.sort(by=[self.uid_field, self.time_field], ascending=True)
+        else:
+            presplit.in_order(self)
 
         places = np.arange(len(self.inter_feat))
         first = is_first(self.inter_feat[self.uid_field].numpy())
         position_in_history = places - np.maximum.accumulate(np.where(first, places, 0))
         targets = torch.from_numpy(np.flatnonzero(position_in_history))
         lengths = torch.from_numpy(position_in_history)[targets].clamp(max=self.max_item_list_len)
-        if seen is not None:
-            lengths = torch.where(seen[targets] < 0, lengths, lengths.minimum(seen[targets]))
+        if self.lines is not None:
+            seen = torch.from_numpy(self.lines.seen)[targets]
+            lengths = torch.where(seen < 0, lengths, lengths.minimum(seen))
 
         fields = {f: self.inter_feat[f] for f in self.inter_feat}
         list_fields = {getattr(self, f"{f}_list_field"): f for f in fields if f != self.uid_field}

@@ -7,7 +7,7 @@ their history* have it in ``item_id_list``; they are put together into the seque
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,17 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.windows import is_first
 
-#: Columns that a dataset has while it is read: which file an interaction is a target of (of one
-#: that is only part of a history, -1 minus the file), and how long its history is (-1: all that
-#: precedes it).
-PART, SEEN = "_part", "_seen"
 NAMES = ("training", "validation", "test")
+
+
+@dataclass
+class Lines:
+    """Where interactions come from, ``(n,)`` each, as they lie in the dataset that is read."""
+
+    files: np.ndarray  # File that each is a target of; of one in histories alone, -1 minus the file
+    seen: np.ndarray  # How long its history is; -1: all that precedes it
+    without_history: tuple[int, ...] = (0, 0, 0)  # Lines of each file that were left out
+    placed: bool = False  # Whether times are places in a sequence, which need no more order
 
 
 @dataclass
@@ -52,7 +58,7 @@ def interaction_files(config) -> list[Path]:
 
 
 def load(dataset):
-    """The interactions of the three files in one frame, with :data:`PART` and :data:`SEEN`.
+    """The interactions of the three files in one frame, and their :class:`Lines`.
 
     ``dataset``: while it reads its files.
     Returns tokens as in the files, in the order of the files.
@@ -64,11 +70,9 @@ def load(dataset):
         config["load_col"] = {**columns, "inter": [*columns["inter"], listed]}
     frames = [dataset._load_feat(str(path), FeatureSource.INTERACTION) for path in paths]
     config["load_col"] = columns
-    for field in (PART, SEEN):
-        dataset.set_field_property(field, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
     if not any(listed in frame for frame in frames):
-        whole = [frame.assign(**{PART: float(i), SEEN: -1.0}) for i, frame in enumerate(frames)]
-        return pd.concat(whole, ignore_index=True)
+        files = np.repeat(np.arange(3), [len(frame) for frame in frames])
+        return pd.concat(frames, ignore_index=True), Lines(files, np.full(len(files), -1))
     for properties in (dataset.field2type, dataset.field2source, dataset.field2seqlen):
         properties.pop(listed, None)
     alias = config["alias_of_item_id"] or []  # which may say that the list holds items
@@ -108,15 +112,16 @@ def _joined(dataset, frames, paths, listed):
             if sequence[place][1] < 0:
                 sequence[place][1:] = part, -1 if history is None else len(history)
     rows = [
-        (user, item, float(place), float(part), float(seen))
+        (user, item, float(place), part, seen)
         for user, sequence in sequences.items()
         for place, (item, part, seen) in enumerate(sequence)
     ]
-    dataset.lines_without_history, dataset.has_places = alone, True
-    frame = pd.DataFrame(rows, columns=[uid, iid, time, PART, SEEN])
+    frame = pd.DataFrame(rows, columns=[uid, iid, time, "part", "seen"])
     # Tokens are numbered as they appear: as in files of whole interactions.
-    file = np.where(frame[PART] < 0, -1 - frame[PART], frame[PART])
-    return frame.iloc[np.argsort(file, kind="stable")].reset_index(drop=True)
+    file = np.maximum(frame["part"], -1 - frame["part"])
+    frame = frame.iloc[np.argsort(file, kind="stable")].reset_index(drop=True)
+    files, seen = (frame.pop(name).to_numpy(np.int64, copy=True) for name in ("part", "seen"))
+    return frame, Lines(files, seen, tuple(alone), placed=True)
 
 
 def _put(sequence, history, item, untold):
@@ -136,19 +141,15 @@ def _put(sequence, history, item, untold):
     return None
 
 
-def in_order(interactions, users, has_places):
-    """Sorted interactions by user and file, else as they are; and :data:`PART`, :data:`SEEN`.
-
-    ``interactions``: sorted by user and time, with both columns; changed in place.
-    ``users``: field of the users.
-    ``has_places``: whether times are places in a sequence, which need no more order.
-    Returns the interactions without the columns, and these, ``(n,)`` each.
-    """
-    if not has_places:
-        order = np.lexsort((interactions[PART].numpy(), interactions[users].numpy()))
-        interactions = interactions[torch.from_numpy(order)]
-    columns = [interactions.interaction.pop(field).long() for field in (PART, SEEN)]
-    return interactions, *columns
+def in_order(dataset):
+    """Sort the interactions of a dataset and its :class:`Lines` by user, file and time."""
+    lines, inter = dataset.lines, dataset.inter_feat
+    times, users = inter[dataset.time_field], inter[dataset.uid_field]
+    times = times if times.dim() == 1 else times[:, 0]
+    files = np.zeros_like(lines.files) if lines.placed else lines.files
+    order = np.lexsort((times.numpy(), files, users.numpy()))
+    dataset.inter_feat = inter[order]
+    dataset.lines = replace(lines, files=lines.files[order], seen=lines.seen[order])
 
 
 def matched(dataset, parts) -> list[Matched]:
@@ -159,13 +160,14 @@ def matched(dataset, parts) -> list[Matched]:
     """
     store, rows = dataset.sorted_interactions.fields, dataset.inter_feat
     fields = dataset.uid_field, dataset.iid_field
-    trained = (dataset.file_of == 0) | (dataset.file_of == -1)  # as targets, or in histories
+    files = dataset.lines.files
+    trained = (files == 0) | (files == -1)  # as targets, or in histories
     known = {field: store[field][trained] for field in fields}
-    first, found = torch.from_numpy(is_first(store[dataset.uid_field].numpy())), []
+    first, found = is_first(store[dataset.uid_field].numpy()), []
     for part, (name, chosen) in enumerate(zip(NAMES, parts)):
         ids = {field: rows[field][chosen].unique() for field in fields}
         users, items = ((len(ids[f]), int(torch.isin(ids[f], known[f]).sum())) for f in fields)
-        alone = int((first & (dataset.file_of == part)).sum()) if part else 0
-        without = alone + dataset.lines_without_history[part]
+        without = dataset.lines.without_history[part]
+        without += int((first & (files == part)).sum()) if part else 0
         found.append(Matched(name, len(chosen), users, items, without))
     return found

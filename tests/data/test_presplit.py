@@ -98,10 +98,12 @@ def rows_of(loader):
     return sorted(found)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("name", ["whole", "listed"])
-def test_rows_are_those_of_the_files(forms, name):
+def test_rows_are_those_of_the_files(forms, name, scaled):
     users, settings = forms
-    data = prepare_data(make_config("LLMEmbSASRec", name, overrides=settings(name)))
+    overrides = settings(name, normalize_all=scaled)
+    data = prepare_data(make_config("LLMEmbSASRec", name, overrides=overrides))
     for loader, first, last in ((data.train, 1, -2), (data.valid, -2, -1), (data.test, -1, None)):
         expected = []
         for user, items in users.items():
@@ -190,6 +192,9 @@ def test_refusals(forms, tmp_path):
     refused("holdout_items", "whole", **settings("whole", holdout_items=0.1))
     (tmp_path / "data/whole/whole.test.inter").write_text("who:token\titem_id:token\n1\t2\n")
     refused("no field 'user_id'|user_id", "whole", **settings("whole"))
+    for part in NAMES:
+        write(tmp_path / "data/none", f"none.{part}", [], WHOLE)
+    refused("nothing to train on in dataset none as benchmark_filename", "none", **settings("none"))
 
 
 def test_recboles_own_models(forms):
