@@ -121,11 +121,11 @@ CATEGORIES = {
 }
 SIZES = ("", "", "", "", ", small", ", large", ", set of 2", ", set of 4", ", gift edition")
 SENTENCES = (
-    "A {quality} {kind} for everyday use.",
+    "For everyday use.",
     "Made by {brand} for people who care about {category}.",
-    "Our {category} favorite: a {quality} {kind} that lasts.",
+    "A {category} favorite of our customers.",
     "Goes well with our {other}.",
-    "{brand} makes this {kind} {quality} and simple.",
+    "By {brand}, made to last.",
 )
 
 
@@ -142,9 +142,7 @@ def products(draw: random.Random) -> list[dict]:
             continue
         names.add(name)
         other = kinds[(place + 1) % len(kinds)]
-        text = draw.choice(SENTENCES).format(
-            brand=brand, quality=quality, kind=kind, other=other, category=category.lower()
-        )
+        text = draw.choice(SENTENCES).format(brand=brand, other=other, category=category.lower())
         price = round(8 * 4 ** draw.random() * (1 + place % 3), 2)
         made.append(
             {"id": f"P{1000 + len(made)}", "name": name, "category": category, "brand": brand,

@@ -21,6 +21,8 @@ from recbole_llmemb.core.errors import UserError, nearest, reason_of
 
 # Options of commands that are names or paths, and no keys.
 _OPTIONS = ("result_json", "name", "storage", "space")
+#: The preset with the best score over all users where items have telling texts (docs/results.md).
+RECOMMENDED = "whitened_cosine"
 _FOLDERS = {"preset": "preset", "protocol": "protocol", "space": "tune"}  # of bundled files
 
 # -- files --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import yaml
 from recbole.utils import init_logger
 
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.config.values import property_files
+from recbole_llmemb.config.values import RECOMMENDED, property_files
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.core.terminal import text_table
@@ -32,8 +32,6 @@ from recbole_llmemb.run.result import (
 
 __all__ = ["execute", "execute_seeds"]
 
-#: What did best over all users under full ranking where items have texts (docs/results.md).
-RECOMMENDED = "whitened_cosine"
 
 
 def execute(typed: dict, report: Callable[[str], None] = print) -> Results:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recbole_llmemb.config.values import RECOMMENDED
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.records.reader import OnBad
 
@@ -66,8 +67,8 @@ class Converted:
 
     def command(self) -> str:
         """What to type next."""
-        more = "" if self.has_text else " --item_embedding=id"
+        preset = RECOMMENDED if self.has_text else "id_only"
         return (
-            f"recbole-llm --model=LLMEmbSASRec --dataset={self.path.name} "
-            f"--data_path={self.path.parent} --config_files={self.settings}{more}"
+            f"recbole-llm --model=LLMEmbSASRec --preset={preset} --dataset={self.path.name} "
+            f"--data_path={self.path.parent} --config_files={self.settings}"
         )

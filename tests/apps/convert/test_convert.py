@@ -578,7 +578,7 @@ def test_without_items_the_next_command_learns_ids(write, capsys):
     assert main(["convert", f"--interactions={path}", "--out=dataset/ids", "--min_item=1"]) == 0
     out = capsys.readouterr().out
     (command,) = [line for line in out.splitlines() if line.startswith("next:")]
-    assert command.endswith("--item_embedding=id") and "item lines" not in out
+    assert "--preset=id_only" in command and "item lines" not in out
     typed = command.split()[2:]
     more = ["--epochs=1", "--hidden_size=8", "--n_heads=1", "--inner_size=8", "--use_gpu=False"]
     assert (
