@@ -22,13 +22,12 @@ from recbole_llmemb.config import recbole_config
 from recbole_llmemb.data import lazy, trained_on
 from recbole_llmemb.data.dataset import LazySequentialDataset
 from recbole_llmemb.data.histories import with_sampled_users
-from recbole_llmemb.evaluation.candidates import candidate_eval_loader
-from recbole_llmemb.evaluation.full_ranking import (
+from recbole_llmemb.evaluation.loaders import (
     LengthSortedFullSortEvalDataLoader,
+    candidate_eval_loader,
     history_loader_of_recbole,
 )
-from recbole_llmemb.evaluation.measure import check_measure
-from recbole_llmemb.evaluation.metrics import settle_metrics
+from recbole_llmemb.evaluation.metrics import check_measure, settle_metrics
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.llmemb.backbones import settings
 from recbole_llmemb.models.registry import is_ours, llmemb, model_class, register

@@ -18,10 +18,9 @@ from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.reports import COLORS, legend, new_figure, svg
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
-from recbole_llmemb.evaluation.collector import GroupCollector
-from recbole_llmemb.evaluation.evaluate import evaluate, loader_like
 from recbole_llmemb.evaluation.groups import GroupEvaluator
-from recbole_llmemb.evaluation.measure import history_in_words, measure_of
+from recbole_llmemb.evaluation.metrics import history_in_words, measure_of
+from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate, loader_like
 from recbole_llmemb.run.restore import USED, read, restore
 from recbole_llmemb.run.schema import check_changes
 

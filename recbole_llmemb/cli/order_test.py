@@ -27,7 +27,7 @@ _MEASURE = "evaluation (default: the checkpoint's settings)"
 
 
 def _metric(name: str) -> str:
-    from recbole_llmemb.evaluation.measure import list_metrics
+    from recbole_llmemb.evaluation.metrics import list_metrics
 
     if name.lower() not in list_metrics():
         raise ValueError

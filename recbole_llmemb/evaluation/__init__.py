@@ -1,25 +1,23 @@
 """Evaluation: RecBole's metrics, faster to collect and also reported by group.
 
-- :mod:`.collector` keeps, beside what RecBole's metrics need, whose row it is;
-- :mod:`.groups` splits the rows into tail/head items and short/long users, :mod:`.details` keeps
-  them one by one;
-- :mod:`.full_ranking` and :mod:`.candidates` feed rows for full ranking and for
-  ranking against sampled negatives (``uniNNN``/``popNNN``);
+- :mod:`.loaders` feeds rows for full ranking and for ranking against sampled negatives
+  (``uniNNN``/``popNNN``);
+- :mod:`.ranking` ranks them, and keeps, beside what RecBole's metrics need, whose row it is;
+- :mod:`.groups` splits them into tail/head items and short/long users, or keeps them one by one;
+- :mod:`.metrics` says which measure it is, and takes metrics of your own;
 - :mod:`.cold` ranks items that were held out.
 """
 
-from recbole_llmemb.evaluation.candidates import CandidateEvalDataLoader, candidate_eval_loader
-from recbole_llmemb.evaluation.collector import EvalRows, GroupCollector
-from recbole_llmemb.evaluation.full_ranking import LengthSortedFullSortEvalDataLoader
 from recbole_llmemb.evaluation.groups import GROUP_NAMES, Groups, group_results
+from recbole_llmemb.evaluation.loaders import (
+    CandidateEvalDataLoader,
+    LengthSortedFullSortEvalDataLoader,
+)
 
 __all__ = [
     "GROUP_NAMES",
     "CandidateEvalDataLoader",
-    "EvalRows",
-    "GroupCollector",
     "Groups",
     "LengthSortedFullSortEvalDataLoader",
-    "candidate_eval_loader",
     "group_results",
 ]

@@ -2,7 +2,7 @@
 
 The items were taken out of the dataset before anything was made of it
 (:mod:`recbole_llmemb.data.holdout`), so the model has no row for them. Here they join the
-catalogue the way a new item would, by their text, and each is looked for among the others.
+catalog the way a new item would, by their text, and each is looked for among the others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.data.holdout import histories, met_before
-from recbole_llmemb.evaluation.measure import KEEP_TARGET, excluded_of, history_in_words
+from recbole_llmemb.evaluation.metrics import KEEP_TARGET, excluded_of, history_in_words
 from recbole_llmemb.models.contract import is_checkpoint
 from recbole_llmemb.models.scoring import Items
 
 METRICS = ("hit", "ndcg", "mrr")
 #: Among which items, and who ranks.
-CATALOGUES, RANKERS = ("all_items", "cold_items"), ("model", "random", "popularity")
+CATALOGS, RANKERS = ("all_items", "cold_items"), ("model", "random", "popularity")
 
 
 def told(held) -> str:
@@ -32,7 +32,7 @@ def told(held) -> str:
     )
 
 
-def check_model(config, model_class) -> None:
+def require_cold_ranking(config, model_class) -> None:
     """Refuse, before any work, models whose scores are not made of an item's embedding."""
     why = model_class.why_not("cold_items", config)
     if why:
@@ -61,18 +61,18 @@ def evaluate_cold(config, data, model) -> dict:
     ``data``: with what was held out.
     ``model``: trained.
     Returns the ``cold_items`` of a result file: what was held out, and for each of
-    :data:`CATALOGUES` the number of candidates and the metrics of each of :data:`RANKERS`, see
+    :data:`CATALOGS` the number of candidates and the metrics of each of :data:`RANKERS`, see
     :func:`expected_metrics`.
     """
     train = data.train._dataset
     held = train.held_out
-    names = [name for name in METRICS if name in _lower(config["metrics"])] or ["hit", "ndcg"]
+    asked = [name.lower() for name in config["metrics"]]
+    names = [name for name in METRICS if name in asked] or ["hit", "ndcg"]
     model.eval()
     with torch.no_grad(), preserve_random_state():
         unseen = model.unseen(config, train, held.tokens)
         ranks = _ranks(config, train, model, unseen)
-    counts = train.training_counts(train)[0][1:]
-    n_all, n_cold = len(counts) + len(held.tokens), len(held.tokens)
+    n_cold = len(held.tokens)
     block = {
         "holdout_items": config["holdout_items"],
         "holdout_seed": config["holdout_seed"],
@@ -84,20 +84,16 @@ def evaluate_cold(config, data, model) -> dict:
         "without_history": held.without_history,
         "exclude_history": excluded_of(config),
     }
-    for name, candidates in zip(CATALOGUES, (n_all, n_cold)):
-        allowed, found = ranks[name]
+    for name, candidates in zip(CATALOGS, (train.item_num - 1 + n_cold, n_cold)):
+        allowed, *of_rankers = ranks[name]
         block[name] = {"candidates": candidates}
-        for ranker in RANKERS:
-            greater, equal = found[ranker]
-            block[name][ranker] = expected_metrics(
-                greater, equal, candidates, names, config["topk"], allowed
-            )
+        for ranker, (greater, equal) in zip(RANKERS, zip(of_rankers[::2], of_rankers[1::2])):
+            found = expected_metrics(greater, equal, candidates, names, config["topk"], allowed)
+            block[name][ranker] = found
     return block
 
 
-def expected_metrics(
-    greater, equal, candidates, names, topk, allowed=None
-) -> dict[str, float | None]:
+def expected_metrics(greater, equal, candidates, names, topk, allowed=None) -> dict:
     """Metrics when equal scores are put in random order, averaged over all such orders.
 
     ``greater``, ``equal`` (n,): of each target, how many candidates score higher, and how many the
@@ -130,11 +126,11 @@ def expected_metrics(
 
 
 def _ranks(config, dataset, model, unseen):
-    """How the targets are ranked, for each catalogue and ranker.
+    """How the targets are ranked, for each catalog ``(1 + 2 · rankers, n)``.
 
-    Returns how many candidates each target has, itself included, ``(n,)``, and for each ranker how
-    many of them score higher and how many the same, ``(2, n)``. A target that is no candidate has
-    more above it than there are items in a list.
+    First how many candidates each target has, itself included; then, of each ranker, how many of
+    them score higher and how many the same. A target that is no candidate has more above it than
+    there are items in a list.
     """
     held, known = dataset.held_out, model.items()
     warm = known.vectors[1:].float()
@@ -142,44 +138,35 @@ def _ranks(config, dataset, model, unseen):
     items = Items(torch.cat([warm, unseen.vectors]), bias)
     popularity = torch.zeros(len(items.vectors))
     popularity[: len(warm)] = dataset.training_counts(dataset)[0][1:]
-    popularity = popularity.to(warm.device).unsqueeze(0)
-    parts: dict = {name: [] for name in CATALOGUES}
-    size = config["eval_batch_size"]
-    for begin in range(0, len(held), size):
-        chosen = slice(begin, begin + size)
+    popularity = popularity.to(warm.device)
+    none = torch.zeros(1 + 2 * len(RANKERS), 0, dtype=torch.long)
+    parts: dict = {name: [none] for name in CATALOGS}
+    for begin in range(0, len(held), config["eval_batch_size"]):
+        chosen = slice(begin, begin + config["eval_batch_size"])
         batch = histories(held, dataset, chosen).to(warm.device)
         scores = model.item_scores.scores(model.states(batch).float(), items)
         scores = scores.nan_to_num(nan=-torch.inf)
-        targets = torch.from_numpy(held.items[chosen]).to(warm.device) + len(warm)
-        open_to = _candidates(config, dataset, chosen, torch.ones_like(scores, dtype=torch.bool))
+        targets = torch.from_numpy(held.items[chosen]).to(warm.device).unsqueeze(1) + len(warm)
+        open_to = torch.ones_like(scores, dtype=torch.bool)
+        if config["exclude_history"]:
+            met = met_before(held, dataset, chosen)
+            open_to[tuple(part.to(warm.device) for part in met)] = False
         if config["exclude_history"] == KEEP_TARGET:
-            open_to.scatter_(1, targets.unsqueeze(1), True)
-        missed = ~open_to.gather(1, targets.unsqueeze(1)).squeeze(1)
-        nothing = torch.zeros(1, device=warm.device).expand_as(scores)
-        for name, first in zip(CATALOGUES, (0, len(warm))):
+            open_to.scatter_(1, targets, True)
+        missed = ~open_to.gather(1, targets).squeeze(1)
+        for name, first in zip(CATALOGS, (0, len(warm))):
             allowed = open_to[:, first:]
             counts = [allowed.sum(1) + missed]
-            for by in (scores, nothing, popularity.expand_as(scores)):  # in the order of RANKERS
-                own, among = by.gather(1, targets.unsqueeze(1)), by[:, first:]
+            nothing = scores.new_zeros(1)
+            for by in (scores, nothing, popularity):  # in the order of RANKERS
+                by = by.expand_as(scores)
+                own, among = by.gather(1, targets), by[:, first:]
                 greater = ((among > own) & allowed).sum(1)
                 equal = ((among == own) & allowed).sum(1)
                 most = allowed.shape[1]
                 counts += [greater.masked_fill(missed, most), equal.masked_fill(missed, 1)]
             parts[name].append(torch.stack(counts).cpu())
-    none = torch.zeros(1 + 2 * len(RANKERS), 0, dtype=torch.long)
-    found = {}
-    for name, several in parts.items():
-        allowed, *ranks = torch.cat([none, *several], dim=1)
-        found[name] = allowed, dict(zip(RANKERS, zip(ranks[::2], ranks[1::2])))
-    return found
-
-
-def _candidates(config, dataset, rows, open_to):
-    """Which items targets are ranked among, ``bool (b, n)``: without those that were met."""
-    if config["exclude_history"]:
-        met = met_before(dataset.held_out, dataset, rows)
-        open_to[tuple(part.to(open_to.device) for part in met)] = False
-    return open_to
+    return {name: torch.cat(several, dim=1) for name, several in parts.items()}
 
 
 def cold_table(block) -> str:
@@ -190,7 +177,7 @@ def cold_table(block) -> str:
     excluded = block["exclude_history"]
     history = f", {history_in_words(excluded)}" if excluded else ""
     rows = []
-    for name in CATALOGUES:
+    for name in CATALOGS:
         title = where[name].format(block[name]["candidates"])
         rows.append([f"among {title}{history}", *[""] * len(columns)])
         rows += [
@@ -203,10 +190,6 @@ def cold_table(block) -> str:
 
 def _gain(name, rank):
     return {"hit": 1.0, "ndcg": 1 / math.log2(rank + 1), "mrr": 1 / rank}[name]
-
-
-def _lower(names):
-    return [str(name).lower() for name in ([names] if isinstance(names, str) else names)]
 
 
 def _cell(value):

@@ -1,4 +1,9 @@
-"""Metrics beside RecBole's: classes of your own, by import path."""
+"""What is measured: among what the targets are ranked, and metrics beside RecBole's.
+
+RecBole leaves the items of a user's history among the candidates of a sequential model, other
+code takes them out (``filter_viewed`` of RecTools). The key ``exclude_history`` chooses. Metrics of
+your own come by import path.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from recbole.evaluator.register import (
     metrics_dict,
     smaller_metrics,
 )
+from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry, is_import_path
@@ -20,6 +26,88 @@ __all__ = ["add_metric"]
 #: RecBole's, by their names in small letters. A class of yours extends RecBole's AbstractMetric and
 #: says ``metric_type``, ``metric_need`` and ``smaller``.
 METRICS = Registry("metrics", AbstractMetric, **metrics_dict)
+KEEP_TARGET = "keep_target"
+
+
+def excluded_of(config):
+    """The value of ``exclude_history``, or what RecBole does where its own models lack it.
+
+    It takes out what users of general models have met.
+    """
+    chosen = config["exclude_history"]
+    if chosen is None:
+        return False if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else KEEP_TARGET
+    return chosen
+
+
+def measure_of(config, phase="test") -> str:
+    """The measure of a configuration, in words."""
+    mode = (config["eval_args"] or {}).get("mode", "full")
+    mode = str(mode[phase] if isinstance(mode, dict) else mode)
+    if mode[:3] in ("uni", "pop"):
+        how = " by popularity" if mode.startswith("pop") else ""
+        ranking = f"{int(mode[3:]):,} items sampled{how} beside the target"
+    else:
+        ranking = "full ranking"
+    if mode == "labeled":
+        return "labelled rows"
+    return f"{ranking}, {history_in_words(excluded_of(config))}"
+
+
+def measure_of_run(config) -> str:
+    """As :func:`measure_of`; where validation is another one, it says so."""
+    valid, test = measure_of(config, "valid"), measure_of(config)
+    return test if valid == test else f"{test} (validation: {valid})"
+
+
+def history_in_words(excluded) -> str:
+    """What a value of ``exclude_history`` does to the candidates."""
+    if not excluded:
+        return "history kept"
+    return "history removed" + (", target kept" if excluded == KEEP_TARGET else "")
+
+
+def less_is_better(metric: str) -> bool:
+    """Whether a metric such as ``giniindex@10`` is better the smaller it is."""
+    return metric.lower().split("@")[0] in smaller_metrics
+
+
+def list_metrics() -> set[str]:
+    """RecBole's metrics of ranked lists, which are given at cut-offs."""
+    kinds = (name for name, kind in metric_types.items() if kind == EvaluatorType.RANKING)
+    return set(kinds) - {"gauc"}
+
+
+def check_measure(config, ours: bool) -> None:
+    """Refuse an ``exclude_history`` that an evaluation cannot do."""
+    chosen = config["exclude_history"]
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        if chosen not in (None, KEEP_TARGET):
+            raise UserError(
+                f"exclude_history is {chosen!r}, but of models like {config['model']} RecBole "
+                "always removes the history but for the target; leave the key out.",
+                key="exclude_history",
+            )
+        return
+    if not chosen:
+        return
+    args = config["eval_args"]
+    modes = args.get("mode") if isinstance(args, dict) else None
+    modes = list(modes.values()) if isinstance(modes, dict) else [modes]
+    if config["eval_type"] == EvaluatorType.VALUE or "labeled" in modes:
+        raise UserError(
+            "exclude_history takes items out of a ranking, but AUC, LogLoss, MAE, RMSE and the "
+            "mode labeled rank nothing; set exclude_history: False or take other metrics.",
+            key="exclude_history",
+        )
+    sampled = any(str(mode)[:3] in ("uni", "pop") for mode in modes)
+    if not ours and (sampled or "gauc" in [str(name).lower() for name in config["metrics"] or ()]):
+        what, other = ("sampled candidates", "mode: full") if sampled else ("GAUC", "other metrics")
+        raise UserError(
+            f"exclude_history with {what} is not offered for RecBole's own {config['model']}; take "
+            f"{other}, or --model=LLMEmb{config['model']} with --item_embedding=id.",
+            key="exclude_history",
+        )
 
 
 def add_metric(metric: Any) -> str:

@@ -17,7 +17,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation import cold
-from recbole_llmemb.evaluation.measure import measure_of_run
+from recbole_llmemb.evaluation.metrics import measure_of_run
 from recbole_llmemb.models.registry import is_ours, look_up, model_class
 from recbole_llmemb.run import artifacts, stages
 from recbole_llmemb.run.per_user import read_users, write_users
@@ -31,7 +31,6 @@ from recbole_llmemb.run.result import (
 )
 
 __all__ = ["execute", "execute_seeds"]
-
 
 
 def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
@@ -173,7 +172,7 @@ def _asked(typed):
     config = make_config(model, str(dataset), files, typed, strict=typed)
     _refuse_of_others(model, config)
     if config["holdout_items"]:
-        cold.check_model(config, model_class(model))
+        cold.require_cold_ranking(config, model_class(model))
     if folder:
         seed = config["seed"] if "seed" in typed else None
         result_json = _file_in(result_json, config, [model, dataset, *words, seed])

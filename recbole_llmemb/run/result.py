@@ -62,7 +62,7 @@ class RunResult(BaseModel):
         so far) of each validation.
     bins : dict of str to list
         Test results by ``item_popularity`` and ``history_length``, see
-        :meth:`~recbole_llmemb.evaluation.details.PerRowMetrics.bins`.
+        :meth:`~recbole_llmemb.evaluation.groups.PerRowMetrics.bins`.
     checkpoint, users_file : path-like
         Named in the file as seen from its folder, so that both can move.
     cold_items : dict
@@ -71,7 +71,7 @@ class RunResult(BaseModel):
         Where it was read from.
     labels : dict of str to str
         Of a run just done: what its groups are, in words.
-    details : :class:`~recbole_llmemb.evaluation.details.PerRowMetrics`
+    details : :class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`
         Of a run just done: its test, row by row.
     """
 
@@ -267,7 +267,7 @@ def results_table(
     valid_users, test_users : int, optional
         Numbers of rows behind ``valid`` and ``test``; groups tell the latter.
     measure : str, optional
-        Which measure it is, as :func:`~recbole_llmemb.evaluation.measure.measure_of` says it:
+        Which measure it is, as :func:`~recbole_llmemb.evaluation.metrics.measure_of` says it:
         the first line.
     form : str
         ``simple`` for the terminal, or ``html``: the table alone.

@@ -15,9 +15,8 @@ from tqdm import tqdm
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.evaluation.collector import GroupCollector
-from recbole_llmemb.evaluation.evaluate import evaluate
 from recbole_llmemb.evaluation.groups import GroupEvaluator
+from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate
 from recbole_llmemb.training.resume import Resumable, load_weights
 
 __all__ = ["LLMEmbTrainer"]
@@ -58,7 +57,7 @@ class LLMEmbTrainer(Resumable, Trainer):
     def evaluate_per_row(self, eval_data, **kwargs):
         """As :meth:`evaluate`, and what it found for each row.
 
-        Returns the metrics, and :class:`~recbole_llmemb.evaluation.details.PerRowMetrics` (None for
+        Returns the metrics, and :class:`~recbole_llmemb.evaluation.groups.PerRowMetrics` (None for
         metrics of single scores, which have no rows).
         """
         self.evaluator.keep_details = True

@@ -5,7 +5,7 @@ import pytest
 from recbole.trainer import Trainer
 
 import recbole_llmemb  # noqa: F401
-from recbole_llmemb.evaluation.collector import GroupCollector
+from recbole_llmemb.evaluation.ranking import GroupCollector
 from recbole_llmemb.run.stages import build
 
 NEGATIVES = {

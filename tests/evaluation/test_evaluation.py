@@ -18,15 +18,23 @@ from recbole.evaluator import Collector, Evaluator  # isort: skip
 from recbole.model.sequential_recommender import BERT4Rec, GRU4Rec, SASRec  # isort: skip
 from recbole.sampler import RepeatableSampler, Sampler  # isort: skip
 from recbole.trainer import Trainer  # isort: skip
-from recbole_llmemb.evaluation import (  # isort: skip
+from recbole_llmemb.evaluation.loaders import (  # isort: skip
     CandidateEvalDataLoader,
-    GroupCollector,
     LengthSortedFullSortEvalDataLoader,
     candidate_eval_loader,
+    draw_negatives,
 )
-from recbole_llmemb.evaluation.candidates import draw_negatives  # isort: skip
+from recbole_llmemb.evaluation.ranking import CandidateScores, GroupCollector  # isort: skip
 
 N_USERS, N_ITEMS = 60, 40
+
+
+def collect(collector, scores, candidates, interaction, n_items):
+    """A batch ranked among candidates, the target in column 0."""
+    found = CandidateScores(scores, candidates, n_items)
+    collector.eval_batch_collect(found, interaction, None, None)
+
+
 METRICS = ["Hit", "NDCG", "MRR", "Recall", "GAUC", "ItemCoverage", "GiniIndex"]
 
 
@@ -120,7 +128,7 @@ def our_evaluation(config, model, loader):
             if isinstance(loader, CandidateEvalDataLoader):
                 interaction, candidates, _, _ = batch
                 scores = model.scores(interaction, candidates)
-                collector.candidate_batch_collect(scores, candidates, interaction, n_items)
+                collect(collector, scores, candidates, interaction, n_items)
             else:
                 interaction, scores, positive_u, positive_i = trainer._full_sort_batch_eval(batch)
                 collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
@@ -323,7 +331,7 @@ def test_candidate_matrix_and_direct_collection_agree(data_path):
             (full > -torch.inf).sum(1) == torch.tensor([len(set(c)) for c in candidates.tolist()])
         ).all()
         matrix.eval_batch_collect(full, interaction, positive_u, positive_i)
-        direct.candidate_batch_collect(scores, candidates, interaction, dataset.item_num)
+        collect(direct, scores, candidates, interaction, dataset.item_num)
     direct_struct, matrix_struct = direct.get_data_struct(), matrix.get_data_struct()
     for key in ("rec.topk", "rec.items", "rec.meanrank"):
         assert torch.equal(direct_struct.get(key), matrix_struct.get(key)), key
@@ -339,7 +347,7 @@ def test_equal_scores_do_not_favour_the_target(data_path):
     candidates = torch.stack(
         [torch.randperm(999, generator=generator)[:21] + 1 for _ in range(400)]
     )
-    collector.candidate_batch_collect(torch.zeros(400, 21), candidates, batch_of(config, 400), 1000)
+    collect(collector, torch.zeros(400, 21), candidates, batch_of(config, 400), 1000)
     assert Evaluator(config).evaluate(collector.get_data_struct())["hit@1"] < 0.15  # 1/21
 
 
@@ -358,7 +366,7 @@ def test_target_among_its_own_negatives_counts_once(data_path):
     collector = GroupCollector(config)
     candidates = torch.tensor([[5, 5, 7], [6, 9, 6]])
     scores = torch.tensor([[0.5, 0.5, 0.1], [0.3, 0.2, 0.3]])
-    collector.candidate_batch_collect(scores, candidates, batch_of(config, 2), 10)
+    collect(collector, scores, candidates, batch_of(config, 2), 10)
     assert collector.get_data_struct().get("rec.topk").tolist() == [[1, 0, 0, 1], [1, 0, 0, 1]]
 
 

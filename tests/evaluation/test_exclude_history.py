@@ -17,7 +17,7 @@ from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.data.lazy import POSITION  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole_llmemb.evaluation.measure import (  # isort: skip
+from recbole_llmemb.evaluation.metrics import (  # isort: skip
     excluded_of,
     measure_of,
     measure_of_run,
@@ -274,7 +274,7 @@ def test_short_lists_hold_no_item_that_was_met(run, repeats, mode):
 
 def test_rows_that_hold_their_history(run, repeats):
     """Without the place of their target, rows have what their list says."""
-    from recbole_llmemb.evaluation.full_ranking import history_of
+    from recbole_llmemb.evaluation.loaders import history_of
 
     config, data, *_ = run(exclude_history=REMOVED)
     test = data.test._dataset

@@ -10,7 +10,8 @@ from recbole_llmemb.core.errors import UserError
 
 from recbole.evaluator import Evaluator  # isort: skip
 from recbole.evaluator.collector import DataStruct  # isort: skip
-from recbole_llmemb.evaluation import GROUP_NAMES, EvalRows, Groups, group_results  # isort: skip
+from recbole_llmemb.evaluation import GROUP_NAMES, Groups, group_results  # isort: skip
+from recbole_llmemb.evaluation.ranking import EvalRows  # isort: skip
 
 # id:                          0  1  2  3  4  5
 ITEM_COUNTS = torch.tensor([0, 9, 3, 0, 4, 3])

@@ -12,7 +12,7 @@ from recbole.model.layers import MultiHeadAttention
 from recbole_llmemb import Recommender
 from recbole_llmemb.core import checkpoint, devices
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.evaluation import full_ranking
+from recbole_llmemb.evaluation import loaders
 from recbole_llmemb.models.llmemb.fast_ops import FusedAttention
 from recbole_llmemb.run.stages import train_and_evaluate
 
@@ -95,7 +95,7 @@ def naive_ranks(model, loader, left_out):
 @pytest.mark.parametrize("left_out", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_ranking(tiny_run, placed, kind, left_out, monkeypatch):
-    monkeypatch.setattr(full_ranking, "MOST_SCORES", 7 * 61)  # seven rows at a time
+    monkeypatch.setattr(loaders, "MOST_SCORES", 7 * 61)  # seven rows at a time
     settings = {"exclude_history": left_out, **KINDS[kind], **placed}
     _, data, model, trainer = tiny_run("LLMEmbSASRec", **settings)
     assert data.test.step == 7

@@ -68,8 +68,7 @@ MOVED = {
     "encode.source": {"encode.source": "find_encoder"},
     "evaluation": {
         "evaluation.groups": "Groups group_results",
-        "evaluation.candidates": "CandidateEvalDataLoader",
-        "evaluation.full_ranking": "LengthSortedFullSortEvalDataLoader",
+        "evaluation.loaders": "CandidateEvalDataLoader LengthSortedFullSortEvalDataLoader",
     },
     "table": {
         "table.format": "EmbeddingTable",

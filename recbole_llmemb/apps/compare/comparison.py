@@ -9,7 +9,7 @@ import numpy as np
 
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
-from recbole_llmemb.evaluation.measure import less_is_better
+from recbole_llmemb.evaluation.metrics import less_is_better
 from recbole_llmemb.run.per_user import read_users
 
 #: Paired tests over users: name on the command line → in words.

@@ -63,7 +63,7 @@ def merge_small(rows, least=0.01) -> list[dict]:
 
     A mean over three users would set the scale of the whole figure.
 
-    ``rows``: see :func:`~recbole_llmemb.evaluation.details.bins`.
+    ``rows``: see :func:`~recbole_llmemb.evaluation.groups.bins`.
     ``least``: share of all users that a bin at an end must have; also 10 users.
     """
     rows = list(rows)

@@ -12,7 +12,7 @@ from recbole_llmemb.apps.compare.grouping import differing_settings
 from recbole_llmemb.apps.compare.maps import maps_of
 from recbole_llmemb.core.reports import comment, render, svg
 from recbole_llmemb.core.terminal import text_table
-from recbole_llmemb.evaluation.measure import less_is_better
+from recbole_llmemb.evaluation.metrics import less_is_better
 
 LISTING = "report.html"
 _LATEX = {

@@ -9,7 +9,7 @@ import torch
 from recbole_llmemb.apps.serve.histories import Histories, People
 from recbole_llmemb.apps.serve.item_index import ItemIndex, read_new_items, vectors_of
 from recbole_llmemb.apps.serve.recommendations import Recommendations
-from recbole_llmemb.apps.serve.topk import Pairs, best_products, best_scores
+from recbole_llmemb.apps.serve.topk import ExcludedPairs, best_products, best_scores
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.records.items import item_titles, title_of
@@ -237,7 +237,7 @@ class Recommender:
             rows, places = part.seen(self.dataset.iid_field)
             columns = torch.searchsorted(seen_among, places).clamp(max=len(seen_among) - 1)
             there = seen_among[columns] == places
-            forbidden = Pairs(rows[there], columns[there])
+            forbidden = ExcludedPairs(rows[there], columns[there])
         batch = self.batch(part)
         if self.method.products:
             value, column = best_products(self.method.queries(batch), items, k, forbidden)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from recbole_llmemb.evaluation.full_ranking import Pairs
+from recbole_llmemb.evaluation.loaders import ExcludedPairs
 
 # Items per group: less are more maxima to search, more are more items to score again.
 _GROUP = 32
@@ -19,7 +19,7 @@ _CPU_BLOCK, _CPU_QUERIES = 2048, 256
 _DEVICE_BLOCK, _DEVICE_QUERIES = 65_536, 1024
 
 
-def best_products(queries, items, k: int, forbidden: Pairs | None = None):
+def best_products(queries, items, k: int, forbidden: ExcludedPairs | None = None):
     """The k items with the largest inner products, for each query.
 
     The k best lie in the k groups of items with the largest maxima, so that one maximum per
@@ -40,7 +40,7 @@ def best_products(queries, items, k: int, forbidden: Pairs | None = None):
     height = max(1, min(rows, len(queries)))  # of few queries as many scores
     width = min(width * (rows // height), -(-len(items) // _GROUP) * _GROUP)
     parts = queries.split(rows)
-    taboos: list[Pairs | None] = [None] * len(parts)
+    taboos: list[ExcludedPairs | None] = [None] * len(parts)
     if forbidden is not None:
         taboos = [forbidden.of_rows(i * rows, i * rows + len(p)) for i, p in enumerate(parts)]
     maxima = _maxima(parts, items, taboos, queries.new_empty(height, width))
@@ -93,7 +93,7 @@ def _best_of_groups(queries, items, maxima, width, k, forbidden):
     return in_order(scores, places.clamp_(max=len(items) - 1), k)
 
 
-def best_scores(scores, k: int, forbidden: Pairs | None = None):
+def best_scores(scores, k: int, forbidden: ExcludedPairs | None = None):
     """As :func:`best_products`, of a whole matrix of scores ``(b, n)``, which is changed."""
     if forbidden is not None:
         scores[forbidden.rows.to(scores.device), forbidden.columns.to(scores.device)] = -torch.inf

@@ -12,7 +12,7 @@ from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
-from recbole_llmemb.evaluation.measure import less_is_better
+from recbole_llmemb.evaluation.metrics import less_is_better
 from recbole_llmemb.models.registry import find, is_ours
 from recbole_llmemb.run.schema import Use, keys, refuse_values
 

@@ -22,7 +22,7 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import random_state, set_random_state
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.encode import cache_directory
-from recbole_llmemb.evaluation.measure import measure_of_run
+from recbole_llmemb.evaluation.metrics import measure_of_run
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run import stages
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.evaluation.details import bins
+from recbole_llmemb.evaluation.groups import bins
 from recbole_llmemb.run.per_user import FORMAT, UserResults, read_users
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.stages import run_key

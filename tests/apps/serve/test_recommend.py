@@ -9,7 +9,7 @@ from recbole.utils.case_study import full_sort_topk
 from serve_runs import saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.apps.serve.topk import Pairs, best_products
+from recbole_llmemb.apps.serve.topk import ExcludedPairs, best_products
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run.restore import restore
@@ -206,7 +206,7 @@ def test_blockwise_search_finds_the_best(b, n, k, share):
     scores = queries @ items.t()
     taboo = torch.rand(b, n) < share
     wanted = scores.masked_fill(taboo, -torch.inf).topk(k).values
-    forbidden = Pairs(*taboo.nonzero(as_tuple=True)) if share else None
+    forbidden = ExcludedPairs(*taboo.nonzero(as_tuple=True)) if share else None
     value, place = best_products(queries, items, k, forbidden)
     torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
     there = value > -torch.inf

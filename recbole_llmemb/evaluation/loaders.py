@@ -1,17 +1,19 @@
-"""Ranking against sampled negatives (``uniNNN``, ``popNNN``), one pass per row.
+"""Rows to rank: against the whole catalog, what a user has not met of it, or sampled negatives.
 
-RecBole runs a sequence model once per candidate, on rows collated one user at a
-time, and draws new negatives at every epoch. Here a row's history is read once and
-scored against all its candidates, and the candidates of a split are drawn once per
-run, so that validation scores differ between epochs by the model alone.
+RecBole runs a sequence model once per candidate, on rows collated one user at a time, and draws
+new negatives at every epoch. Here a row's history is read once and scored against all its
+candidates (``uniNNN``, ``popNNN``), and the candidates of a split are drawn once per run, so that
+validation scores differ between epochs by the model alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from logging import getLogger
 
 import numpy as np
 import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.data.dataloader.general_dataloader import (
     NegSampleDataLoader,
     NegSampleEvalDataLoader,
@@ -21,11 +23,123 @@ from recbole.utils import InputType
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.batching import length_order, trim_histories
-from recbole_llmemb.evaluation.full_ranking import history_of
+from recbole_llmemb.data.lazy import POSITION
+from recbole_llmemb.evaluation.metrics import KEEP_TARGET
 
+#: Scores of a batch at most (a gigabyte), however large ``eval_batch_size`` is.
+MOST_SCORES = 1 << 28
 #: Which candidates of a batch are none, having been met before, ``(b, 1 + NNN)``.
 EXCLUDED = "_excluded_candidates"
 _PHASES = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class ExcludedPairs:
+    """Which items must not be recommended to which rows."""
+
+    # rows, columns: (m,): Row numbers in ascending order, and positions among the items.
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def of_rows(self, begin: int, end: int) -> ExcludedPairs:
+        """Those of rows ``begin`` to ``end``, counted from ``begin``, by column."""
+        first, last = torch.searchsorted(self.rows, torch.tensor([begin, end])).tolist()
+        columns, order = self.columns[first:last].sort()
+        return ExcludedPairs(self.rows[first:last][order] - begin, columns)
+
+    def has(self, places, n: int):
+        """Which of the positions ``(b, c)`` among n are forbidden to their row, ``(b, c)``."""
+        rows = torch.arange(len(places), device=places.device).unsqueeze(1)
+        return torch.isin(rows * n + places, (self.rows * n + self.columns).to(places.device))
+
+    def in_block(self, begin: int, end: int):
+        """Rows and columns, sorted by column, that lie in a block of items."""
+        first, last = torch.searchsorted(self.columns, torch.tensor([begin, end])).tolist()
+        return self.rows[first:last], self.columns[first:last] - begin
+
+
+def history_of(config, dataset, index) -> ExcludedPairs:
+    """The items that are no candidates of some rows: all that the user met before the target.
+
+    ``dataset``: A built split. A row that knows where its target lies among its user's interactions
+    has all before it as its history, also what is too long ago for a model to be shown; any other
+    row has what its list says.
+    ``index`` (b,): rows of it.
+    Returns row numbers, counted within ``index``, and item ids. Under ``exclude_history:
+    keep_target`` a row's target is not among them.
+    """
+    rows, item_field = dataset.inter_feat[index], dataset.iid_field
+    if POSITION in rows.interaction:
+        store = getattr(rows, "store", None) or dataset.sorted_interactions
+        numbers, items = store.before(dataset.uid_field, item_field, rows[POSITION])
+    else:
+        lists = rows[dataset.item_id_list_field]
+        numbers, places = lists.nonzero(as_tuple=True)
+        items = lists[numbers, places]
+    if config["exclude_history"] == KEEP_TARGET:
+        others = items != rows[item_field][numbers]
+        numbers, items = numbers[others], items[others]
+    return ExcludedPairs(numbers, items)
+
+
+class HistoryFullSortEvalDataLoader(FullSortEvalDataLoader):
+    """RecBole's full-ranking loader for sequential models, which knows ``exclude_history``.
+
+    Where that is set, the second part of a batch are row numbers and ids of the items that are
+    no candidates, ``(m,)`` each, as RecBole gives them for models that read no sequences.
+    """
+
+    def collate_fn(self, index):
+        """Return the batch made of these rows."""
+        batch, history, *targets = super().collate_fn(index)
+        if self.config["exclude_history"]:
+            pairs = history_of(self.config, self._dataset, np.asarray(index))
+            history = pairs.rows, pairs.columns
+        return batch, history, *targets
+
+
+def history_loader_of_recbole(config, dataset, sampler, shuffle=False):
+    """The full-ranking loader for RecBole's own sequential models, without the history."""
+    loader = HistoryFullSortEvalDataLoader(config, dataset, sampler, shuffle=shuffle)
+    met = history_of(config, dataset, np.arange(len(dataset))).rows.bincount()
+    if len(met) and dataset.item_num - 1 - int(met.max()) < max(config["topk"]):
+        raise UserError(
+            f"exclude_history leaves a user of {dataset.dataset_name} fewer than topk "
+            f"{max(config['topk'])} items; ask for shorter lists, or take "
+            f"--model=LLMEmb{config['model']} with --item_embedding=id.",
+            key="exclude_history",
+        )
+    return loader
+
+
+class LengthSortedFullSortEvalDataLoader(HistoryFullSortEvalDataLoader):
+    """RecBole's full-ranking loader for sequential models, by history length.
+
+    The same rows and the same batch tuple ``(interaction, history, positive_u,
+    positive_i)``; only the order of the rows and the width of the padding differ,
+    so the metrics are the same. A model that needs all histories padded to
+    ``MAX_ITEM_LIST_LENGTH`` sets :attr:`trim` to ``False`` on the loader.
+
+    ``config, dataset, sampler, shuffle``: as for RecBole's loader.
+    """
+
+    trim = True
+
+    def __init__(self, config, dataset, sampler, shuffle=False):
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+        self.order = length_order(dataset, config["ITEM_LIST_LENGTH_FIELD"]).numpy()
+
+    def _init_batch_size_and_step(self):
+        super()._init_batch_size_and_step()
+        self.step = max(1, min(self.step, MOST_SCORES // self._dataset.item_num))
+        self.set_batch_size(self.step)
+
+    def collate_fn(self, index):
+        """Return the batch made of the rows at these places of the length order."""
+        batch, history, _, _ = super().collate_fn(self.order[np.asarray(index)])
+        if self.trim:
+            _trim(batch, self.config)
+        return batch, history, torch.arange(len(batch)), batch[self.iid_field]
 
 
 def candidate_eval_loader(config, dataset, sampler, shuffle=False):
@@ -38,13 +152,15 @@ def candidate_eval_loader(config, dataset, sampler, shuffle=False):
 
     ``config, dataset, sampler, shuffle``: as for RecBole's ``NegSampleEvalDataLoader``.
     """
-    draws = sampler is not None and _draws(_args(config, sampler))
+    args = {} if sampler is None else _args(config, sampler)
+    draws = args and "none" not in (args["distribution"], args["sample_num"])
     one_target = draws and _most_targets(dataset) <= 1
     if draws and not one_target and config["exclude_history"]:
         raise UserError(
             "exclude_history takes from each target what came before it, but under this split "
             "and sampled candidates RecBole ranks all targets of a user together; set mode: full "
-            "in eval_args, or split by leave-one-out (LS)."
+            "in eval_args, or split by leave-one-out (LS).",
+            key="exclude_history",
         )
     loader = CandidateEvalDataLoader if one_target else NegSampleEvalDataLoader
     return loader(config, dataset, sampler, shuffle=shuffle)
@@ -65,20 +181,8 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
     has interacted with). They are drawn once, from ``config["seed"]`` and the phase,
     and do not touch NumPy's global random state.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-    dataset : recbole.data.dataset.SequentialDataset
-        A built split with at most one row per user.
-    sampler : recbole.sampler.AbstractSampler
-        With its phase set.
-    shuffle : bool
-        Ignored with a warning, as by RecBole.
-
-    Raises
-    ------
-    ValueError
-        If a user has several rows; :func:`candidate_eval_loader` chooses for you.
+    ``config, dataset, sampler, shuffle``: as for RecBole's loader; at most one row per user, see
+    :func:`candidate_eval_loader`.
     """
 
     trim = True
@@ -88,8 +192,6 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
         self._set_neg_sample_args(config, dataset, InputType.POINTWISE, _args(config, sampler))
         if _most_targets(dataset) > 1:
             raise ValueError("CandidateEvalDataLoader needs at most one target per user")
-        if shuffle:
-            self.logger.warning("CandidateEvalDataLoader can't shuffle")
         self.sample_size = len(dataset)
         self.order = length_order(dataset, config["ITEM_LIST_LENGTH_FIELD"])
         # Past RecBole's evaluation loader, whose constructor indexes users in Python.
@@ -123,12 +225,7 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
         rows = self.order[torch.as_tensor(index)]
         batch = self.transform(self._dataset, self._dataset[rows.numpy()])
         if self.trim:
-            trim_histories(
-                batch,
-                self.config["ITEM_LIST_LENGTH_FIELD"],
-                self.config["LIST_SUFFIX"],
-                self.config["MAX_ITEM_LIST_LENGTH"],
-            )
+            _trim(batch, self.config)
         targets = batch[self.iid_field]
         candidates = torch.cat((targets.unsqueeze(1), self.negatives[rows].long()), dim=1)
         if self.config["exclude_history"]:
@@ -141,7 +238,7 @@ def draw_negatives(sampler, user_ids, item_ids, num, seed):
     """Draw ``num`` negatives per row, as RecBole's sampler would.
 
     Reads the random numbers in the same order as ``sampler.sample_by_user_ids``, so
-    the same NumPy seed gives the same negatives; only the rejection is vectorised.
+    the same NumPy seed gives the same negatives; only the rejection is vectorized.
 
     ``sampler``: with its phase set.
     ``user_ids``, ``item_ids``: ``(n_rows,)`` users and their targets.
@@ -202,10 +299,11 @@ def _args(config, sampler):
     return config[f"{sampler.phase}_neg_sample_args"]
 
 
-def _draws(neg_sample_args) -> bool:
-    return "none" not in (neg_sample_args["distribution"], neg_sample_args["sample_num"])
-
-
 def _most_targets(dataset) -> int:
     users = dataset.inter_feat[dataset.uid_field]
     return int(torch.bincount(users).max()) if len(users) else 0
+
+
+def _trim(batch, config):
+    names = ("ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH")
+    trim_histories(batch, *(config[name] for name in names))
