@@ -1,4 +1,6 @@
-"""Compare runs by their result files (--result_json): means over seeds, changes, paired tests.
+"""Compare runs by their result files: tables, tests and figures.
+
+Means over seeds, changes and paired tests, from files that --result_json has written.
 
   recbole-llm compare runs/*.json
   recbole-llm compare ids=runs/id-*.json table=runs/table-1.json,runs/table-2.json

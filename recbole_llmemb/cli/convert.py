@@ -1,4 +1,4 @@
-r"""Convert files of interactions, and of what the items are, to a dataset that RecBole reads.
+r"""Convert csv, parquet or json files to a dataset that RecBole reads.
 
   recbole-llm convert --interactions=ratings.csv --items=movies.csv --out=dataset/movies
   recbole-llm convert --interactions=All_Beauty.jsonl.gz --items=meta_All_Beauty.jsonl.gz \

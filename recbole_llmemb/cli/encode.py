@@ -1,4 +1,4 @@
-"""Encode the items of a dataset into an embedding table, or import vectors made elsewhere.
+"""Encode a dataset's items into a table, or import their vectors.
 
   recbole-llm encode --dataset=ml-100k --out=tables/ml-100k
   recbole-llm encode --dataset=mine --data_path=data --encoder=BAAI/bge-m3 --out=tables/mine

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_llmemb import __version__
@@ -16,18 +17,10 @@ from recbole_llmemb.core.errors import UserError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-#: Subcommand → what it is for. ``run`` is what happens without one.
-COMMANDS = {
-    "run": "train and rank a model, doing before it whatever is missing (the default)",
-    "encode": "turn item text into an embedding table, or import one",
-    "scft": "fine-tune an encoder on a dataset's items before (stage 1 of LLMEmb)",
-    "tune": "search for the best settings of a model with Ray Tune",
-    "recommend": "top items for users, new users and new items, from a checkpoint",
-    "export": "item and user matrices, an index or a user encoder, from a checkpoint",
-    "compare": "results side by side: tables, significance, figures, one HTML report",
-    "order-test": "what checkpoints lose when histories are shuffled",
-    "convert": "csv, parquet or json files to a RecBole dataset",
-}
+#: Each in a file of its name, whose first line says what it is for; without any: ``run``.
+COMMANDS = (
+    "run", "encode", "scft", "tune", "recommend", "export", "compare", "order-test", "convert",
+)  # fmt: skip
 # Those of which the same command finds what was done, when it is given again.
 _RESUMED = ("run", "encode", "scft")
 
@@ -86,8 +79,16 @@ def _elsewhere() -> dict[str, EntryPoint]:
 
 
 def _usage() -> str:
-    lines = ["usage: recbole-llm [COMMAND] [--key=value …]", "", "commands:"]
-    lines += [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    lines = [
+        "usage: recbole-llm [COMMAND] [--key=value …]",
+        "",
+        "commands (run, if none is given):",
+    ]
+    for name in COMMANDS:
+        file = Path(__file__).with_name(f"{name.replace('-', '_')}.py")
+        with open(file, encoding="utf-8") as text:
+            about = text.readline().strip('r".\n')
+        lines.append(f"  {name:<10} {about}")
     lines += [f"  {name:<10} of {found.value}" for name, found in _elsewhere().items()]
     lines += ["", "recbole-llm COMMAND --help tells a command's options."]
     return "\n".join(lines)

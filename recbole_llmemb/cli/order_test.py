@@ -1,4 +1,6 @@
-"""Evaluate checkpoints on their test sets, with histories as they are and with shuffled ones.
+"""Test what checkpoints lose when histories are shuffled.
+
+They are evaluated on their test sets, with histories as they are and with shuffled ones.
 
   recbole-llm order-test --checkpoint=saved/LLMSRec-ml-100k-….pth
   recbole-llm order-test --checkpoint=A.pth,B.pth --mode=full,uni99 --out=order

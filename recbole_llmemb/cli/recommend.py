@@ -1,4 +1,4 @@
-"""Recommend with a trained checkpoint.
+"""Recommend with a trained checkpoint, to users and among new items.
 
 To users of its dataset, to people known by a history alone, and among items that it has never met.
 

@@ -1,4 +1,4 @@
-"""Fine-tune an encoder with LoRA so that the items of a dataset tell apart.
+"""Fine-tune an encoder so that a dataset's items tell apart (LoRA).
 
   recbole-llm scft --dataset=ml-100k --steps=300 --out=adapters/ml-100k
   recbole-llm scft --dataset=mine --data_path=data --encoder=Qwen/Qwen3-0.6B --out=adapters/mine

@@ -120,6 +120,13 @@ def _refusal(
     return refused_value(error, name, section.model_fields.get(name), name, given.get(name))
 
 
+def contradiction(settings: Settings, key: str, other: str, advice: str) -> UserError:
+    """An error for a value that another does not allow."""
+    value, why = getattr(settings, key), getattr(settings, other)
+    shown = "empty" if value is None else repr(value)
+    return UserError(f"{key} is {shown}, but {other} is {why!r}; {advice}.", key=key)
+
+
 def values_of(config: Any) -> Mapping[str, Any]:
     """The values of a configuration, RecBole's or a mapping."""
     return typing.cast("Mapping[str, Any]", getattr(config, "final_config_dict", config))

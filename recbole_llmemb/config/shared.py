@@ -29,6 +29,7 @@ from recbole_llmemb.config.keys import (
     Text,
     Threshold,
     Use,
+    contradiction,
     is_number,
     key,
 )
@@ -126,15 +127,16 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> DataSettings:
         if self.benchmark_filename and self.holdout_items:
-            raise UserError(
-                "holdout_items takes items out of interactions that are split afterwards, which "
-                "those of benchmark_filename are already; leave one of the two empty.",
-                key="holdout_items",
+            raise contradiction(
+                self,
+                "holdout_items",
+                "benchmark_filename",
+                "those are split already; leave one out",
             )
         if self.save_dataloaders or self.dataloaders_save_path:
             raise UserError(
                 "save_dataloaders and dataloaders_save_path keep loaders as pickles, which are not "
-                "read here; leave them off, as the loaders of these models take no time to build.",
+                "read here; leave them off, as loaders take no time to build.",
                 key="save_dataloaders",
             )
         return self
@@ -205,35 +207,22 @@ class TrainingSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSettings:
-        stride, length = self.sequence_stride, self.MAX_ITEM_LIST_LENGTH
-        if stride and stride > length:
-            raise UserError(
-                f"sequence_stride is {stride}, longer than MAX_ITEM_LIST_LENGTH {length}, "
-                "so some positions would never be trained on; make it at most that.",
-                key="sequence_stride",
-            )
+        if (self.sequence_stride or 0) > self.MAX_ITEM_LIST_LENGTH:
+            advice = "positions between would never be trained on; make it at most that"
+            raise contradiction(self, "sequence_stride", "MAX_ITEM_LIST_LENGTH", advice)
         if self.popularity_adjustment and self.loss_type != "CE":
-            raise UserError(
-                f"popularity_adjustment is {self.popularity_adjustment}, but loss_type is "
-                f"{self.loss_type}, which compares no more than sampled items; set loss_type: CE, "
-                "or popularity_adjustment: 0.",
-                key="popularity_adjustment",
-            )
+            advice = "CE alone compares all items; set loss_type: CE, or popularity_adjustment: 0"
+            raise contradiction(self, "popularity_adjustment", "loss_type", advice)
         needed = _TRANSFORMS.get(self.transform or "")
         share = getattr(self, needed) if needed else 0
-        if share is None or share > 1:
-            raise UserError(
-                f"transform is {self.transform!r}, but {needed} is {share or 'empty'}; with that "
-                f"it must be a number between 0 and 1, such as {needed}: 0.2.",
-                key=needed,
-            )
+        if needed and (share is None or share > 1):
+            advice = f"it must be a number between 0 and 1, such as {needed}: 0.2"
+            raise contradiction(self, needed, "transform", advice)
         if (self.train_neg_sample_args or {}).get("dynamic") and self.train_mode == "sequence":
-            raise UserError(
-                "train_neg_sample_args.dynamic needs a score for every candidate before each step, "
-                "which train_mode: sequence does not offer; set dynamic: False or "
-                "train_mode: prefix.",
-                key="train_neg_sample_args",
+            advice = (
+                "dynamic needs scores before each step; set dynamic: False or train_mode: prefix"
             )
+            raise contradiction(self, "train_neg_sample_args", "train_mode", advice)
         return self
 
     @property
@@ -249,16 +238,15 @@ class TrainingSettings(Settings):
         if loss_type not in ("BPR", "BCE"):
             return
         args = self.train_neg_sample_args or {}
-        count, alpha = args.get("sample_num", 1), args.get("alpha", 1.0)
-        drawn = args and args.get("distribution", "uniform") not in (None, "none", "None")
-        if drawn and not is_number(alpha):
-            told = f"train_neg_sample_args.alpha is {alpha!r}; it must be a number."
-            raise UserError(told, key="train_neg_sample_args")
-        if not drawn or not isinstance(count, int) or not 1 <= count <= 2**20:
+        count, distribution = args.get("sample_num", 1), args.get("distribution", "uniform")
+        drawn = args and distribution not in (None, "none", "None")
+        counted = isinstance(count, int) and 1 <= count <= 2**20
+        if not (drawn and counted and is_number(args.get("alpha", 1.0))):
             raise UserError(
                 f"loss_type {loss_type} compares targets with sampled negatives, but "
                 f"train_neg_sample_args is {args if drawn else None}; give it a distribution "
-                "('uniform' or 'popularity') and a sample_num of at least 1, or set loss_type: CE.",
+                "('uniform' or 'popularity'), a sample_num of at least 1 and a number as alpha, "
+                "or set loss_type: CE.",
                 key="train_neg_sample_args",
             )
 

@@ -142,7 +142,7 @@ def typed_value(key: str, text: str) -> Any:
 
 # Text that would make more than this stays text: 9**9**9 takes a computer with it.
 _MOST_BITS = 4096
-_MOST_ENTRIES = 10_000
+_MOST_LETTERS = 50_000
 _OPERATIONS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -194,16 +194,10 @@ def _check_size(kind: ast.operator, left: Any, right: Any) -> None:
     if isinstance(left, int) and isinstance(right, int):
         sizes = left.bit_length(), right.bit_length()
         bits = sizes[0] * abs(right) if isinstance(kind, ast.Pow) else sum(sizes)
-        if bits > _MOST_BITS:
-            raise OverflowError
-    elif isinstance(kind, ast.Mult):
-        for sequence, times in ((left, right), (right, left)):
-            counted = isinstance(sequence, (list, tuple)) and isinstance(times, int)
-            if counted and _entries(sequence) * times > _MOST_ENTRIES:
-                raise OverflowError
-
-
-def _entries(value: Any) -> int:
-    """How many values there are in a nest of lists."""
-    parts = value.values() if isinstance(value, dict) else value
-    return 1 + sum(map(_entries, parts)) if isinstance(value, (list, tuple, dict)) else 1
+        too_large = bits > _MOST_BITS
+    else:  # a list is as large as what it is written as
+        sequence, times = (right, left) if isinstance(left, int) else (left, right)
+        repeated = isinstance(kind, ast.Mult) and isinstance(times, int)
+        too_large = repeated and len(repr(sequence)) * times > _MOST_LETTERS
+    if too_large:
+        raise OverflowError

@@ -15,9 +15,9 @@ from recbole_llmemb.config.keys import (
     Settings,
     Text,
     Use,
+    contradiction,
     key,
 )
-from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import ImportPath
 
 ANY = Use.ANY
@@ -152,9 +152,3 @@ class ItemSettings(Settings):
             advice = "it is for adapter: none, and llm_whiten sets the spread for the others"
             raise contradiction(self, "llm_init_std", "adapter", advice)
         return self
-
-
-def contradiction(settings: Settings, key: str, other: str, advice: str) -> UserError:
-    """An error for a value that another does not allow."""
-    value, why = getattr(settings, key), getattr(settings, other)
-    return UserError(f"{key} is {value!r}, but {other} is {why!r}; {advice}.", key=key)
