@@ -73,12 +73,17 @@ def usable_device(name: str, key: str) -> torch.device:
         return torch.device(name)
 
 
+def fits(rows: int, width: int, dtype: torch.dtype, device: torch.device | str) -> bool:
+    """Whether the free memory of a GPU can hold a table ``(rows, width)``; a CPU is not asked."""
+    if torch.device(device).type != "cuda":
+        return True
+    return rows * width * dtype.itemsize <= torch.cuda.mem_get_info(device)[0]
+
+
 def refuse_too_large(rows: int, width: int, dtype: torch.dtype, device: torch.device | str) -> None:
     """Refuse a table ``(rows, width)`` that the memory of a GPU cannot hold."""
-    if torch.device(device).type != "cuda":
-        return
-    free, size = torch.cuda.mem_get_info(device)[0], rows * width * dtype.itemsize
-    if size > free:
+    if not fits(rows, width, dtype, device):
+        free, size = torch.cuda.mem_get_info(device)[0], rows * width * dtype.itemsize
         raise UserError(
             f"The table takes {size / 2**30:,.1f} GiB ({rows:,} rows, {width:,} wide, "
             f"{str(dtype).removeprefix('torch.')}), but {device} has {free / 2**30:,.1f} GiB free; "

@@ -223,6 +223,13 @@ class Method:
     def before_training(self, loader) -> None:
         """Called with the loader of the training batches, before the first of them."""
 
+    def fetch(self, batch):
+        """Begin to bring what a training step needs from the host beside its batch.
+
+        Called with the batch before it is moved to the device, where it has it as ``fetched``.
+        """
+        return None
+
     def extend(self, vectors) -> None:
         """Append new items, given by vectors ``(m, D)`` as the encoder of its table makes them."""
         raise NotImplementedError

@@ -92,8 +92,12 @@ class LLMEmbTrainer(Resumable, Trainer):
         return [{"params": rest}, {"params": items, "lr": rate}] if items else params
 
     def _to_device(self, interaction):
+        fetched = self.model.fetch(interaction)
         if self.device.type != "cuda":
-            return interaction.to(self.device)
+            interaction = interaction.to(self.device)
+            interaction.fetched = fetched
+            return interaction
+        interaction.fetched = fetched
         # From pinned memory the copies queue up behind the previous step.
         for name, value in interaction.interaction.items():
             interaction.interaction[name] = value.pin_memory().to(self.device, non_blocking=True)

@@ -208,7 +208,26 @@ def test_a_table_that_does_not_fit_is_refused(monkeypatch, tiny_run):
     # A run asks before it moves the table.
     monkeypatch.setattr("recbole_llmemb.models.llmemb.parts.refuse_too_large", _refused)
     with pytest.raises(UserError, match="61 16 torch.float32 cpu"):
-        tiny_run("LLMEmbSASRec")
+        tiny_run("LLMEmbSASRec", llm_table_device="device")
+
+
+@pytest.mark.parametrize("loss", ["BCE", "CE"])
+def test_a_table_that_does_not_fit_stays_on_the_host(tiny_run, device, placed, monkeypatch, loss):
+    """And trains the same, by rows that are copied while the step before runs."""
+    found = []
+    for fits in (True, False):
+        monkeypatch.setattr("recbole_llmemb.models.llmemb.parts.fits", lambda *_: fits)  # noqa: B023
+        _, data, model, trainer = tiny_run("LLMEmbSASRec", loss_type=loss, **placed)
+        layer = model.item_embedding
+        assert layer.on_host is not fits
+        assert layer.table.device.type == (device.type if fits else "cpu")
+        assert layer.table.is_pinned() == (not fits and device.type == "cuda")
+        for epoch in range(2):
+            trainer._train_epoch(data.train, epoch)
+        model.eval()
+        with torch.no_grad():
+            found.append(layer.weight.cpu())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 def _refused(*facts):

@@ -12,6 +12,7 @@ KINDS = {
     "longtail": {"preset": "longtail"},
     "residual, cosine": {"preset": "residual_cosine", "learn_temperature": True},
     "table, half precision": {"enable_amp": True},
+    "table on the host": {"llm_table_device": "cpu"},
     "two negatives": {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 2}},
 }
 

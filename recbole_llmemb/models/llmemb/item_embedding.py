@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.scoring import EvalCache
 
 __all__ = ["TableItemEmbedding"]
+
+# Bytes of a table on the host that are on the device at a time, where all of it is adapted.
+_BLOCK = 1 << 28
 
 
 class TableItemEmbedding(nn.Module):
@@ -44,6 +49,7 @@ class TableItemEmbedding(nn.Module):
     """
 
     padding_idx = 0
+    on_host = False
 
     def __init__(self, table, adapter, size, extra_rows=0, freeze=True, offsets=None, prepare=None):
         super().__init__()
@@ -57,14 +63,59 @@ class TableItemEmbedding(nn.Module):
         # Where an item's row lies in the rows of the current step.
         slot = torch.zeros(self.num_embeddings, dtype=torch.long)
         self.register_buffer("slot", slot, persistent=False)
-        self._step_rows = self._step_slots = None
+        self._step_rows = self._step_slots = self._fetched = None
         self._whole = EvalCache()
+
+    def keep_on_host(self, pinned):
+        """Leave a frozen table in the host's memory, wherever the rest of the layer goes.
+
+        A step gets the rows that it looks up; where it needs all, and in evaluation, the table is
+        adapted block by block.
+        """
+        table = self.table
+        del self.table  # a buffer, which would move
+        self.table, self.on_host = table.pin_memory() if pinned else table, True
+
+    def fetch(self, ids):
+        """Begin to bring rows from the host, for :meth:`step`; None where all are needed.
+
+        ``ids`` (m,): as there, on the host. On a GPU they are copied while the step before runs.
+        """
+        if len(ids) >= self.num_embeddings:
+            return None
+        table, device = self.table, self.slot.device
+        rows = table.new_empty(len(ids), table.shape[1], pin_memory=device.type == "cuda")
+        torch.index_select(table, 0, ids.clamp(max=len(table) - 1), out=rows)
+        if device.type != "cuda":
+            return ids.to(device), rows.to(device)
+        with torch.cuda.stream(_copies(device)):
+            return tuple(one.to(device, non_blocking=True) for one in (ids.pin_memory(), rows))
 
     def extra_repr(self):
         return f"{self.num_embeddings}, {self.embedding_dim}, table {tuple(self.table.shape)}"
 
+    def _adapted_table(self):
+        if not self.on_host:
+            return self.adapter(self.table[1:])
+        rows = max(1, _BLOCK // self.table[0].nbytes)
+        return torch.cat([self._adapted_block(block) for block in self.table[1:].split(rows)])
+
+    def _adapted_block(self, block):
+        def adapted():
+            return self.adapter(block.to(self.slot.device, non_blocking=True))
+
+        # What is kept for the way back would be the whole table: it is brought again.
+        return checkpoint(adapted, use_reentrant=False) if torch.is_grad_enabled() else adapted()
+
+    def _table_rows(self, items):
+        if not self.on_host:
+            return self.table.index_select(0, items)
+        if self._fetched is not None:
+            return self._fetched
+        return self.table.index_select(0, items.cpu()).to(items.device)
+
     def _all_rows(self):
-        items = self.adapter(self.table[1:])
+        items = self._adapted_table()
         if self.offsets is not None:
             items = items + self.offsets()[1:]
         parts = [items.new_zeros(1, self.embedding_dim), items]
@@ -75,7 +126,7 @@ class TableItemEmbedding(nn.Module):
     def _some_rows(self, ids):
         n_items = len(self.table)
         items = ids if self.extra is None else ids.clamp(max=n_items - 1)
-        rows = self.adapter(self.table.index_select(0, items))
+        rows = self.adapter(self._table_rows(items))
         if self.offsets is not None:
             rows = rows + self.offsets(items)
         if self.extra is not None:
@@ -84,30 +135,33 @@ class TableItemEmbedding(nn.Module):
         return rows * (ids != 0).unsqueeze(1)
 
     @contextmanager
-    def step(self, ids=None):
+    def step(self, ids=None, fetched=None):
         """Share the adapted rows between all uses of the layer in one training step.
 
         ``ids`` (m,): the distinct items that the step needs, in any order, no others are looked
         up; without it the whole matrix is adapted.
+        ``fetched``: in their place, what :meth:`fetch` gave.
         """
         self._whole.forget()
+        if fetched is not None:
+            ids, self._fetched = _arrived(fetched)
         try:
             if ids is None or len(ids) >= self.num_embeddings:
                 self._step_rows = self._all_rows()
             else:
-                self._step_rows = self._some_rows(ids)
+                self._step_rows, self._fetched = self._some_rows(ids), None
                 self.slot[ids] = torch.arange(len(ids), device=ids.device)
                 self._step_slots = self.slot
             yield self
         finally:
-            self._step_rows = self._step_slots = None
+            self._step_rows = self._step_slots = self._fetched = None
 
     @property
     def weight(self):
         """All item embeddings, ``(n_items + extra_rows, d)``."""
         if self._step_rows is not None and self._step_slots is None:
             return self._step_rows
-        return self._whole.get([self.table, *self.parameters()], self._all_rows)
+        return self._whole.get([*self.parameters(), self.table], self._all_rows)
 
     def forward(self, ids):
         """Embeddings of these ids, shape ``(*ids.shape, d)``."""
@@ -126,7 +180,8 @@ class TableItemEmbedding(nn.Module):
         ``prepared``: whether these are done already.
         """
         prepare = None if prepared else self.prepare
-        return self.adapter(_prepared(vectors, prepare, self.table))
+        rows = _prepared(vectors, prepare, self.table.shape[1], self.slot.device)
+        return self.adapter(rows.to(self.table.dtype))
 
 
 class TrainedRows(nn.Embedding):
@@ -142,7 +197,8 @@ class TrainedRows(nn.Embedding):
 
     def embed(self, vectors, prepared=False):
         """As of :class:`TableItemEmbedding`: where training would have started."""
-        return _prepared(vectors, None if prepared else self.prepare, self.weight)
+        prepare, weight = None if prepared else self.prepare, self.weight
+        return _prepared(vectors, prepare, weight.shape[1], weight.device).to(weight.dtype)
 
 
 class WithNewItems(nn.Embedding):
@@ -201,14 +257,29 @@ def _first_of_each(ids, n):
     return winner[ids] == places
 
 
-def _prepared(vectors, prepare, rows):
-    """Vectors as a table's rows were prepared, in the format and place of these."""
-    width = len(prepare[0].mean) if prepare else rows.shape[1]
+def _prepared(vectors, prepare, width, device):
+    """Vectors as the rows of a table were prepared, which are so wide, on this device."""
+    width = len(prepare[0].mean) if prepare else width
     if vectors.dim() != 2 or vectors.shape[1] != width:
         raise UserError(
             f"The vectors to embed are of shape {tuple(vectors.shape)}, the table's are "
             f"{width} wide; encode the items as the table was."
         )
-    if prepare:
-        vectors = prepare(vectors.to(rows.device))
-    return vectors.to(rows)
+    vectors = vectors.to(device)
+    return prepare(vectors) if prepare else vectors
+
+
+@lru_cache
+def _copies(device):
+    """The stream of a GPU that copies beside its computations."""
+    return torch.cuda.Stream(device)
+
+
+def _arrived(tensors):
+    """Tensors that were copied beside, for what is computed from now on."""
+    for one in tensors:
+        if one.is_cuda:
+            current = torch.cuda.current_stream(one.device)
+            current.wait_stream(_copies(one.device))
+            one.record_stream(current)
+    return tensors

@@ -169,13 +169,22 @@ class LLMEmbMixin(ItemSide):
         """Adapted once per step: all items, or those that a pairwise loss looks up."""
         if not isinstance(self.item_embedding, TableItemEmbedding):
             return nullcontext()
-        some = self.item_loss.samples_negatives and not self.loss_reads_all_items
-        if self.uses_backbone_loss or not some:
-            return self.item_embedding.step()  # every item is a candidate
+        fetched = getattr(interaction, "fetched", None)
+        if fetched is not None:
+            return self.item_embedding.step(fetched=fetched)
         return self.item_embedding.step(self._needed_items(interaction))
+
+    def fetch(self, batch):
+        if not getattr(self.item_embedding, "on_host", False):
+            return None
+        ids = self._needed_items(batch)
+        return None if ids is None else self.item_embedding.fetch(ids)
 
     def _needed_items(self, interaction):
         """The distinct items a pairwise step looks up; None for all of them."""
+        some = self.item_loss.samples_negatives and not self.loss_reads_all_items
+        if self.uses_backbone_loss or not some:
+            return None  # every item is a candidate
         if BATCH_ITEMS in interaction:
             return interaction[BATCH_ITEMS]
         if interaction[self.ITEM_SEQ].is_cuda:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from recbole_llmemb.core.devices import refuse_too_large
+from recbole_llmemb.core.devices import fits, refuse_too_large
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry
 from recbole_llmemb.models import adapters
@@ -71,14 +71,17 @@ def item_layer(config, dataset, layer, extra_rows=0):
     adapter = _adapter(settings, width, size)
     if freeze:
         kept = table_dtype(settings.llm_table_dtype, width, config["device"])
-        refuse_too_large(*table.shape, kept, config["device"])
+        on_host = _on_host(settings, (*table.shape, kept, config["device"]))
         table = table.to(kept)
     offsets = None
     if kind in ("both", "residual"):
         own = layer.weight.detach()[: len(table)]
         own = own.clone() if kind == "both" else torch.zeros_like(own)
         offsets = ItemOffsets(own, trained_items(dataset))
-    return ITEM_EMBEDDINGS[kind](table, adapter, size, extra_rows, freeze, offsets, way)
+    found = ITEM_EMBEDDINGS[kind](table, adapter, size, extra_rows, freeze, offsets, way)
+    if freeze and on_host:
+        found.keep_on_host(pinned=torch.device(config["device"]).type == "cuda")
+    return found
 
 
 def prepared(config, given, tokens):
@@ -127,6 +130,12 @@ def has_bfloat16_matmul(device):
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     on_cpu = torch.device(device).type == "cpu"
     return on_cpu and any(getattr(torch.cpu, name, lambda: False)() for name in probes)
+
+
+def _on_host(settings, table):
+    if settings.llm_table_device == "device":
+        refuse_too_large(*table)
+    return settings.llm_table_device == "cpu" or not fits(*table)
 
 
 def _adapter(settings, width, size):

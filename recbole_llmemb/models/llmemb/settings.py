@@ -73,6 +73,9 @@ class ItemSettings(Settings):
     llm_table_dtype: Literal["float32", "bfloat16", "float16"] | None = key(None, Use.SETTLED)
     """What a frozen table is kept and multiplied in: float32, bfloat16 or float16; empty: bfloat16
     for tables wider than 1,024 where the device computes in it, else float32."""
+    llm_table_device: Literal["auto", "cpu", "device"] = key("auto", Use.SPEED)
+    """Where a frozen table is kept: on the 'device' that computes, or in the memory of the 'cpu',
+    from which each step gets its rows; 'auto': there where it does not fit on the device."""
     item_embedding: Literal["table", "id", "both", "residual"] | ImportPath = key(
         "table", Use.TABLE
     )
@@ -140,6 +143,9 @@ class ItemSettings(Settings):
         if kind in ("both", "residual") and not self.learns_adapter and not self.llm_freeze:
             advice = "a trained table needs an adapter there, so set llm_freeze: True"
             raise contradiction(self, "item_embedding", "llm_freeze", advice)
+        if self.llm_table_device == "cpu" and not self.llm_freeze:
+            advice = "a trained table stays on the device"
+            raise contradiction(self, "llm_table_device", "llm_freeze", advice)
         if adapter == "mlp" and hidden == 0:
             raise contradiction(self, "adapter_hidden_size", "adapter", "give it a hidden layer")
         if adapter in ("none", "whitening") and hidden:

@@ -26,6 +26,7 @@ BAD = [
         "item_embedding",
     ),
     ({"hidden_size": 8, "n_heads": 3}, "n_heads"),
+    ({"llm_table_device": "cpu", "llm_freeze": False}, "llm_table_device"),
 ]
 
 
