@@ -73,7 +73,7 @@ class ItemSettings(Settings):
     llm_table_dtype: Literal["float32", "bfloat16", "float16"] | None = key(None, Use.SETTLED)
     """What a frozen table is kept and multiplied in: float32, bfloat16 or float16; empty: bfloat16
     for tables wider than 1,024 where the device computes in it, else float32."""
-    llm_table_device: Literal["auto", "cpu", "device"] = key("auto", Use.SPEED)
+    llm_table_device: Literal["auto", "cpu", "device"] = key("auto", Use.MACHINE)
     """Where a frozen table is kept: on the 'device' that computes, or in the memory of the 'cpu',
     from which each step gets its rows; 'auto': there where it does not fit on the device."""
     item_embedding: Literal["table", "id", "both", "residual"] | ImportPath = key(
