@@ -13,7 +13,8 @@ from recbole_llmemb.run.teacher import ensure_teacher, teacher_config
 
 ELSEWHERE = {"llm_device": "cpu", "llm_batch_size": 7, "eval_batch_size": 9, "scft_steps": 3,
              "worker": 1, "show_progress": True, "save_users": True, "resume": False,
-             "llm_cache_dir": "cache", "align_teacher_unchecked": True}  # fmt: skip
+             "llm_cache_dir": "cache", "align_teacher_unchecked": True,
+             "llm_table_device": "cpu"}  # fmt: skip
 
 
 def earlier_name(config):
@@ -23,7 +24,7 @@ def earlier_name(config):
         "log_wandb", "wandb_project", "llm_table_used", "llm_model_used", "teacher_used",
         "align_teacher_used", "trained_on", "align_teacher_unchecked", "config_files", "resume",
         "data_path", "save_users", "holdout_seed", "holdout_targets", "holdout_items",
-        "shuffle_train",
+        "shuffle_train", "llm_table_device",
     }  # fmt: skip
     kept = {key: value for key, value in config_to_plain(config).items() if key not in gone}
     file = Path(config["data_path"]) / f"{config['dataset']}.inter"
