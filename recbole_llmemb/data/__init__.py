@@ -1,1 +1,1 @@
-"""Histories without materialised prefixes, and the loaders that train on them."""
+"""Histories without materialized prefixes, and the loaders that train on them."""

@@ -39,7 +39,7 @@ def check_parts(parts, config):
 
 
 @dataclass(frozen=True)
-class Clock:
+class TimeScaling:
     """The range of a time field that RecBole scaled to 0..1 (``normalize_all``).
 
     RecBole's own configuration of ml-100k does so. Order is all that most models need of times;
@@ -51,7 +51,7 @@ class Clock:
 
     @classmethod
     def of(cls, times):
-        """The clock of times ``(n,)`` that RecBole scales; equal ones all become 1."""
+        """The scaling of times ``(n,)`` that RecBole scales; equal ones all become 1."""
         first, span = float(times.min()), float(times.max() - times.min())
         return cls(first, span) if span else cls(first - 1)
 
@@ -62,7 +62,7 @@ class Clock:
         for a date stays on its day.
         """
         scaled = np.asarray(scaled, dtype=np.float64)
-        if self == Clock():
+        if self == TimeScaling():
             return scaled
         times = self.start + self.span * scaled
         return times + 2 * np.spacing(np.abs(times))
@@ -77,22 +77,16 @@ class LazySequentialDataset(SequentialDataset):
 
     Rows, their order, splits and the contents of every batch are RecBole's; memory
     grows with the number of interactions, not with that times the history length.
-
-    Attributes
-    ----------
-    held_out : HeldOut or None
-        With ``holdout_items``, the items that were taken out, and their interactions.
-    clock : Clock
-        Turns the time field into the times of the file, if RecBole scaled them.
     """
 
+    #: With ``holdout_items``, the items that were taken out, and their interactions (``HeldOut``).
     held_out = None
     #: With ``benchmark_filename``: where interactions come from (``presplit.Lines``), and how the
     #: three files fit each other, a ``presplit.Matched`` each.
     lines = matched = None
     #: Of a split that is such a file: where interactions lie that only its histories tell of.
     told_in = torch.empty(0, dtype=torch.long)
-    clock = Clock()
+    time_scaling = TimeScaling()
 
     def _load_inter_feat(self, token, dataset_path):
         if not self.config["benchmark_filename"]:
@@ -141,7 +135,7 @@ class LazySequentialDataset(SequentialDataset):
         before = self.inter_feat[field].to_numpy() if field in self.float_like_fields else []
         super()._normalize()
         if len(before) and not np.array_equal(before, self.inter_feat[field].to_numpy()):
-            self.clock = Clock.of(before)
+            self.time_scaling = TimeScaling.of(before)
 
     def data_augmentation(self):
         """Give every interaction but a user's first a row that points at its history."""

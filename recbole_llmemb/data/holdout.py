@@ -19,14 +19,14 @@ class HeldOut:
 
     tokens: list[str]  # The held-out items
     interactions: int  # How many interactions went with them
-    # users, items, before: (n,): The targets: token of the user, index of the item in ``tokens``,
-    # and how many of the user's other interactions came before.
+    # (n,): The targets: token of the user, index of the item in ``tokens``, and how many of the
+    # user's other interactions came before.
     users: np.ndarray
     items: np.ndarray
-    before: np.ndarray
+    history_lengths: np.ndarray
     without_history: int  # Targets that were left out because nothing came before
-    # (m,): The held-out items that users met before: number of the target, in ascending order, and
-    # index in ``tokens``.
+    # (m,): The held-out items in the histories of targets: number of the target, in ascending
+    # order, and index in ``tokens``.
     met: tuple[np.ndarray, np.ndarray]
 
     def __len__(self):
@@ -102,7 +102,7 @@ def histories(held: HeldOut, dataset, rows):
     """
     store = dataset.sorted_interactions
     users, positions = _places(held, dataset, rows)
-    lengths = torch.from_numpy(held.before[rows]).clamp(max=store.max_length)
+    lengths = torch.from_numpy(held.history_lengths[rows]).clamp(max=store.max_length)
     item_list = dataset.item_id_list_field
     width = int(lengths.max()) if len(lengths) else 1
     return Interaction(
@@ -134,4 +134,4 @@ def _places(held, dataset, rows):
     ids = dataset.field2token_id[dataset.uid_field]
     users = torch.tensor([int(ids[user]) for user in held.users[rows]], dtype=torch.long)
     starts = torch.searchsorted(dataset.sorted_interactions.fields[dataset.uid_field], users)
-    return users, starts + torch.from_numpy(held.before[rows])
+    return users, starts + torch.from_numpy(held.history_lengths[rows])

@@ -107,7 +107,7 @@ class SequenceTrainDataLoader:
     def collate(self, index):
         """The batch of these windows, ``(b,)``."""
         place, inside, items = self._read(index)
-        first = torch.from_numpy(self.windows.first_targets[index])
+        first = torch.from_numpy(self.windows.n_context[index])
         trained = inside & (torch.arange(inside.shape[1]) >= first.unsqueeze(1))
         loss_position = trained.view(-1).nonzero().squeeze(1)
         targets = self.items[place.view(-1)[loss_position] + 1]

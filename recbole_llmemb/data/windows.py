@@ -34,9 +34,8 @@ class Windows:
 
     starts: np.ndarray  # Position of the first item among the sorted interactions
     lengths: np.ndarray  # Items read, at most the model's length
-    # Index inside the window of the first position that is trained on; the ones before it only
-    # give context, being targets of an earlier window.
-    first_targets: np.ndarray
+    # How many positions at the beginning only give context, being targets of an earlier window.
+    n_context: np.ndarray
     users: np.ndarray
 
     def __len__(self):
@@ -45,7 +44,7 @@ class Windows:
     @property
     def target_counts(self):
         """Trained positions per window, ``(w,)``."""
-        return self.lengths - self.first_targets
+        return self.lengths - self.n_context
 
 
 def _runs(positions, lengths, users):
@@ -93,7 +92,7 @@ def whole_windows(positions, lengths, users, max_length, stride):
     """Windows over every training item of a user, targets included (BERT4Rec's cloze task).
 
     Parameters and result as :func:`next_item_windows`; any position may be masked, so
-    ``first_targets`` is zero throughout.
+    ``n_context`` is zero throughout.
     """
     first_item, _, last_item, users = _runs(positions, lengths, users)
     run, _, offset, length = _cut(last_item - first_item + 1, max_length, stride)

@@ -131,8 +131,8 @@ def test_lazy_interaction_stays_lazy(both):
     assert len(ours.inter_feat[[]]) == 0
 
 
-def test_normalised_numbers(both):
-    """Float columns that RecBole normalises or gives a second column."""
+def test_normalized_numbers(both):
+    """Float columns that RecBole normalizes or gives a second column."""
     for settings in (
         {"normalize_field": ["rating"]},
         {"numerical_features": ["rating"], "normalize_all": False},

@@ -104,16 +104,16 @@ def test_windows_by_hand():
     lengths = np.array([1, 2, 1, 2, 3, 3, 3, 3])
     users = np.array([1, 1, 2, 2, 2, 2, 2, 2])
     windows = next_item_windows(positions, lengths, users, max_length=3, stride=2)
-    rows = sorted(zip(windows.starts, windows.lengths, windows.first_targets, windows.users))
+    rows = sorted(zip(windows.starts, windows.lengths, windows.n_context, windows.users))
     # Inputs 0 1 | 3 4 5, 5 6 7, 6 7 8; the window of 5 has taught the target of 5 before.
     assert rows == [(0, 2, 0, 1), (3, 3, 0, 2), (5, 3, 1, 2), (6, 3, 2, 2)]
     assert windows.target_counts.sum() == len(positions) and len(windows) == 4
     windows = whole_windows(positions, lengths, users, max_length=3, stride=2)
-    rows = sorted(zip(windows.starts, windows.lengths, windows.first_targets, windows.users))
+    rows = sorted(zip(windows.starts, windows.lengths, windows.n_context, windows.users))
     assert rows == [(0, 3, 0, 1), (3, 3, 0, 2), (5, 3, 0, 2), (7, 3, 0, 2)]
     # Targets from the middle of a sequence on: the items before them only give context.
     windows = next_item_windows(np.array([7, 5, 6]), np.array([3, 2, 3]), np.ones(3, int), 3, 2)
-    rows = sorted(zip(windows.starts, windows.lengths, windows.first_targets, windows.users))
+    rows = sorted(zip(windows.starts, windows.lengths, windows.n_context, windows.users))
     assert rows == [(3, 3, 1, 1), (4, 3, 2, 1)]
     none = np.empty(0, dtype=np.int64)
     assert len(next_item_windows(none, none, none, 3, 2)) == 0

@@ -94,7 +94,7 @@ class Recommender:
                 "The prompts of this LLMSRec name dates; give a time per item with each history "
                 '({"history": [...], "times": [...]} in a --history_file).'
             )
-        times = [self.dataset.clock.scaled(each) for each in times] if dated else None
+        times = [self.dataset.time_scaling.scaled(each) for each in times] if dated else None
         number, where = self.item_index.number, f"The model of {self.path}"
         found = self._people.of_items(histories, number, names, times, skip_unknown, where, places)
         _, items = found.seen(self.dataset.iid_field)

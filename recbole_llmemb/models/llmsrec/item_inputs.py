@@ -36,12 +36,12 @@ _DATES = dates_of([86_400.0 * 4001 * number for number in range(len(_BEGINNINGS)
 class _Form(nn.Module):
     """What both forms have: f_I, ``[UserOut]``, and the way of a user prompt through the LLM.
 
-    ``clock``: of the times of histories, if user prompts name dates.
+    ``time_scaling``: of the times of histories, if user prompts name dates.
     ``shared_prefix_tokens``: what all user prompts begin with, left out of them: a decoder reads it
     once.
     """
 
-    clock = None
+    time_scaling = None
 
     def __init__(self, config, llm, teacher):
         super().__init__()
@@ -138,9 +138,9 @@ class TextForm(_Form):
     ``titles``: by item id.
     """
 
-    def __init__(self, config, llm, teacher, titles, clock=None):
+    def __init__(self, config, llm, teacher, titles, time_scaling=None):
         super().__init__(config, llm, teacher)
-        self.titles, self.clock, self._known = titles, clock, {}
+        self.titles, self.time_scaling, self._known = titles, time_scaling, {}
         self.item_out = learned_token(llm.width, llm.embedding_std)
         self.item_width = llm.width
         self.batch_size = config["llm_batch_size"]
@@ -148,7 +148,7 @@ class TextForm(_Form):
         self._user_end = array("i", [*user_end, slot(0), *llm.tail])
         self._item_end = array("i", [slot(1), *item_end, slot(0), *llm.tail])
         self._title_sizes = torch.tensor([len(ids) for ids in llm.tokenize(titles)])
-        dates = _DATES if clock else [None] * len(_BEGINNINGS)
+        dates = _DATES if time_scaling else [None] * len(_BEGINNINGS)
         self._around = len(llm.tokenize([history_text(2, "", dates[0])])[0]) + 1
         if llm.supports_kv_prefix and config["prefix_cache"]:
             probes = [history_text(1, title, date) for title, date in zip(_BEGINNINGS, dates)]
@@ -204,8 +204,8 @@ class TextForm(_Form):
         A prompt that is longer than the LLM reads loses its oldest items.
         """
         dates = None
-        if self.clock is not None and times is not None:
-            dates = dates_of(self.clock.times(times.cpu().numpy()))
+        if self.time_scaling is not None and times is not None:
+            dates = dates_of(self.time_scaling.times(times.cpu().numpy()))
         histories = []
         for row, (ids, length) in enumerate(zip(items.tolist(), lengths.tolist())):
             when = [None] * length if dates is None else dates[row, :length].tolist()

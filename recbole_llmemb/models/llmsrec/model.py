@@ -90,8 +90,8 @@ class LLMSRec(Method, SequentialRecommender):
             self.form = TableForm(config, self.llm, self.teacher, table)
         else:
             titles = texts.item_titles(config, dataset)
-            clock = dataset.clock if texts.has_dates(config, dataset) else None
-            self.form = TextForm(config, self.llm, self.teacher, titles, clock)
+            time_scaling = dataset.time_scaling if texts.has_dates(config, dataset) else None
+            self.form = TextForm(config, self.llm, self.teacher, titles, time_scaling)
         hidden, size = config["head_hidden_size"], config["representation_size"]
         cf_size = self.teacher.item_embeddings.shape[1]
         self.user_head = two_layers(self.llm.width, hidden, size)
@@ -105,7 +105,7 @@ class LLMSRec(Method, SequentialRecommender):
         self.show_progress = bool(config["show_progress"])
         self.item_scores = ItemScores()
         self.rows_at_once = config["eval_batch_size"]  # each is a prompt
-        if self.form.clock is not None:
+        if self.form.time_scaling is not None:
             self.reads = self.reads | {"times"}
         self._catalog = EvalCache()
 

@@ -63,7 +63,7 @@ def has_dates(config, dataset):
     store = getattr(dataset, "sorted_interactions", None)
     if store is None or dataset.time_field not in store.fields:
         return False
-    times = _in_seconds(dataset.clock.times(store.fields[dataset.time_field].numpy()))
+    times = _in_seconds(dataset.time_scaling.times(store.fields[dataset.time_field].numpy()))
     low, high = _SECONDS
     real = times.size > 0 and bool(times.min() >= low and times.max() <= high)
     if not real:

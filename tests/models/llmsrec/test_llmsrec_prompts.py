@@ -13,7 +13,7 @@ from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 from transformers import AutoModel, AutoTokenizer
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.dataset import Clock
+from recbole_llmemb.data.dataset import TimeScaling
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.item_inputs import TableForm, TextForm
 from recbole_llmemb.models.llmsrec.llm import FrozenLLM, PrefixKVCache
@@ -37,14 +37,14 @@ def llm(llms):
     return load
 
 
-def form(llm, most, titles=None, clock=None, **changes):
+def form(llm, most, titles=None, time_scaling=None, **changes):
     """A form alone, the text one where there are titles."""
     config = {"history_items": most, "llm_padding_side": "right", "prefix_cache": 4}
     config |= {"llm_batch_size": 7, "show_progress": False} | changes
     teacher = SimpleNamespace(item_embeddings=torch.randn(len(titles or range(9)), 8))
     if titles is None:
         return TableForm(config, llm, teacher, torch.randn(9, 6))
-    return TextForm(config, llm, teacher, titles, clock)
+    return TextForm(config, llm, teacher, titles, time_scaling)
 
 
 def with_slots(llm):
@@ -70,7 +70,7 @@ def as_codes(ids, known):
 @pytest.mark.parametrize("dates", [False, True])
 def test_tokens_are_those_of_a_tokenizer_that_knows_the_slots(llm, kind, dates):
     loaded = llm(kind)
-    made = form(loaded, 3, TITLES, Clock() if dates else None)
+    made = form(loaded, 3, TITLES, TimeScaling() if dates else None)
     tokenizer, known = with_slots(loaded)
     lengths = torch.randint(1, 6, (20,))
     items = torch.randint(1, len(TITLES), (20, 5)) * (torch.arange(5) < lengths.unsqueeze(1))
@@ -147,7 +147,7 @@ def test_a_table_prompt_by_hand(llm):
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_what_prompts_begin_with_ends_before_the_date(llm, kind):
     """A tokenizer that splits numbers into digits would share the first of the years."""
-    made = form(llm(kind), 1, ["", "red soap"], Clock())
+    made = form(llm(kind), 1, ["", "red soap"], TimeScaling())
     assert len(made.shared_prefix_tokens) > 10
     one = torch.tensor([1])
     for date in ("1970-01-02", "1998-04-01", "2014-07-23", "2031-12-31"):
@@ -234,7 +234,7 @@ def test_a_day_begins_at_midnight(unit):
 @pytest.mark.parametrize("begin, real", [(0, False), (1.4e9, True), (1.4e12, True), (2014, False)])
 def test_dates_are_named_where_times_are_real(caplog, begin, real):
     class Dataset:
-        time_field, clock = "timestamp", Clock()
+        time_field, time_scaling = "timestamp", TimeScaling()
 
         class sorted_interactions:  # noqa: N801
             fields = {"timestamp": torch.arange(4) + torch.tensor(begin)}
