@@ -2,8 +2,8 @@
 
   recbole-llm encode --dataset=ml-100k --out=tables/ml-100k
   recbole-llm encode --dataset=mine --data_path=data --encoder=BAAI/bge-m3 --out=tables/mine
-  recbole-llm encode --items=catalogue.parquet --item_id_field=asin --out=tables/catalogue
-  recbole-llm encode --items=catalogue.parquet --ray --num_workers=8 --out=tables/catalogue
+  recbole-llm encode --items=catalog.parquet --item_id_field=asin --out=tables/catalog
+  recbole-llm encode --items=catalog.parquet --ray --num_workers=8 --out=tables/catalog
   recbole-llm encode --import=vectors.npy --tokens=items.txt --out=tables/mine
 
 Train on it with --llm_table=DIRECTORY. An interrupted run continues where it stopped when the
