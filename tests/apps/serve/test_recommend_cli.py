@@ -186,7 +186,7 @@ def test_the_table_is_not_looked_for_by_the_text_of_today(from_text, tiny, run, 
     folder = shutil.copytree(tiny.folder, tmp_path / "data" / "tiny")
     path = from_text(data_path=str(folder.parent))
     _, wanted, _ = run(path, "--users=u3")
-    with open(folder / "tiny.item", "a") as file:  # a new item in the catalogue
+    with open(folder / "tiny.item", "a") as file:  # a new item in the catalog
         file.write("soap\tred soap\tred\n")
     tables = sorted((tmp_path / "cache").iterdir())
     assert run(path, "--users=u3")[1] == wanted
