@@ -149,7 +149,7 @@ def test_a_search_needs_a_validation_part(tiny_settings):
     settings = tiny_settings("LLMEmbSASRec", eval_args=eval_args({"LS": "test_only"}))
     plan, config = make_plan("LLMEmbSASRec", "tiny", (), settings, space)
     with pytest.raises(UserError, match="needs a validation part.*eval_args"):
-        prepare(plan, config, space, report=lambda line: None)
+        prepare(plan, config, report=lambda line: None)
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
@@ -169,7 +169,7 @@ def test_a_search_does_without_a_test_part(tiny_settings, tmp_path, model):
         settings = {k: v for k, v in settings.items() if k not in ("embedding_size", "num_layers")}
         settings.pop("dropout_prob")
     plan, config = make_plan(model, "tiny", (), settings, space)
-    prepared = prepare(plan, config, space, report=lambda line: None)
+    prepared = prepare(plan, config, report=lambda line: None)
     config = make_config(model, "tiny", overrides=settings)
     data = prepare_data(config)
     built, trainer = build(config, data)
@@ -177,7 +177,7 @@ def test_a_search_does_without_a_test_part(tiny_settings, tmp_path, model):
     (tmp_path / "kept").mkdir()
     shutil.copyfile(outcome.checkpoint, tmp_path / "kept" / BEST)
     kept = SimpleNamespace(as_directory=lambda: contextlib.nullcontext(tmp_path / "kept"))
-    valid, test = evaluate(plan, prepared, {"learning_rate": 0.001}, kept, 1, 0)
+    valid, test = evaluate(prepared, {"learning_rate": 0.001}, kept, 1, 0)
     assert valid["result"] == outcome.best_valid_result
     assert test["result"] == {} and not test["groups"] and test["users"] == 0
     table = report.final_table(SimpleNamespace(valid=valid, test=test))

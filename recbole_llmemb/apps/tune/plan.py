@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
+from recbole_llmemb.apps.tune.space import Space
 from recbole_llmemb.config.checks import known_keys
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError, nearest
@@ -26,12 +27,6 @@ class Metric:
     group: str | None
     mode: str  # ``max`` or ``min``
 
-    def of(self, result: dict, groups: dict | None):
-        """The value in a validation result, or None."""
-        if self.group is None:
-            return result[self.name]
-        return ((groups or {}).get(self.group) or {}).get(self.name.split()[1])
-
 
 @dataclass
 class Plan:
@@ -42,9 +37,14 @@ class Plan:
     settings: dict  # Configuration beside the searched keys
     metric: Metric
     epochs: int  # At most, of a trial
-    searched: list = field(default_factory=list)  # The searched keys
+    space: Space | None = None
     # What of ``align_teacher_config`` keeps one teacher for all trials.
     fixed_teacher_settings: dict = field(default_factory=dict)
+
+    @property
+    def searched(self) -> list[str]:
+        """The searched keys."""
+        return self.space.keys if self.space else []
 
     def values(self, chosen: dict) -> dict:
         """The configuration of a trial, as a file may have it."""
@@ -85,10 +85,9 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
         config = make_config(model, dataset, overrides=merged)
     if not config["eval_step"] or config["eval_step"] < 1:
         raise UserError("A search needs validation scores; set eval_step to 1.")
-    plan = Plan(model, config["dataset"], merged, decides, config["epochs"])
+    plan = Plan(model, config["dataset"], merged, decides, config["epochs"], space)
     if space is not None:
-        _check_keys(space, config, merged)
-        plan.searched = space.keys
+        _check_space(space, config, merged)
         plan.fixed_teacher_settings = _fixed_teacher_settings(config, space)
     return plan, config
 
@@ -116,10 +115,11 @@ def _metric(asked, config):
     return Metric(name, group, "min" if less_is_better(words[-1]) else "max")
 
 
-def _check_keys(space, config, settings):
+def _check_space(space, config, settings):
+    """Refuse, before the first trial, keys and values that no trial could have."""
     known = known_keys(config)
-    for key in space.keys:
-        wrong = None
+    for one in space.dimensions:
+        wrong, key = None, one.key
         if key in settings and key != "valid_metric":
             wrong = "is both set and searched; drop one of the two."
         elif key in keys(Use.MEASURE):
@@ -130,24 +130,12 @@ def _check_keys(space, config, settings):
             wrong = f"is no configuration key of {config['model']}{hint}"
         if wrong:
             raise UserError(f"In {space.where}, {key} {wrong}", key=key, where=space.where)
-    _check_values(space, config.model_class)
-
-
-def _check_values(space, model_class):
-    """Refuse, before the first trial, choices and bounds that no trial could have."""
-    for one in space.dimensions:
         for value in one.values if one.kind == "choice" else one.values[:2]:
             try:
-                refuse_values({one.key: value}, model_class)
+                refuse_values({key: value}, config.model_class)
             except UserError as error:
                 told = f"In {space.where}: {error}"
-                raise UserError(told, key=one.key, where=space.where) from None
-
-
-def needs_teacher(config) -> bool:
-    """Whether building the model needs a teacher."""
-    model = find(config["model"])
-    return model is not None and bool(model.needs(config).teacher)
+                raise UserError(told, key=key, where=space.where) from None
 
 
 def _fixed_teacher_settings(config, space) -> dict:

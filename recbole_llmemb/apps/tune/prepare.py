@@ -6,6 +6,7 @@ they lie there; files are written to a node's cache, unless they are on the node
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import io
 import json
@@ -18,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recbole_llmemb.apps.tune.plan import needs_teacher
+from recbole_llmemb.apps.tune.plan import Plan
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file
-from recbole_llmemb.models.registry import find, is_ours, model_class
+from recbole_llmemb.models.registry import find, is_ours
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.artifacts import item_table
 from recbole_llmemb.run.schema import Use, keys
@@ -32,14 +33,13 @@ from recbole_llmemb.scft import ensure_table
 
 # More than this many variants of the dataset are left to the trials.
 _VARIANTS = 4
-# Smaller arrays are not worth a place of their own.
-_LARGE = 1 << 14
 
 
 @dataclass
 class Prepared:
     """Everything that trials share."""
 
+    plan: Plan
     data: dict = field(default_factory=dict)  # By data_key: what pack_data gave
     table: Files | None = None
     teacher: Files | None = None
@@ -54,16 +54,17 @@ class Prepared:
         return sum(array.nbytes for array in arrays)
 
 
-def prepare(plan, config, space=None, report=print) -> Prepared:
+def prepare(plan, config, report=print) -> Prepared:
     """Read the dataset, and make the table and the teacher where there are none.
 
+    The dataset is prepared for each choice of settings that it depends on.
+
     ``config``: without the searched keys.
-    ``space``: the dataset is prepared for each choice of settings that it depends on.
     ``report``: called with one line per stage.
     """
     report(f"prepare: reading {config['dataset']} …")
-    prepared = Prepared()
-    for choices in _data_choices(config, space):
+    prepared = Prepared(plan)
+    for choices in _data_choices(config, plan.space):
         own = make_config(plan.model, plan.dataset, overrides=plan.values(choices))
         data = stages.prepare_data(own, artifacts=False)
         _, train, valid, _ = data.parts
@@ -100,10 +101,9 @@ def _data_choices(config, space):
 
 def _table(config, data, searched, report):
     model = find(config["model"])
-    if model is None or not model.needs(config).table:
+    # Where it is searched, trials build their own, in the cache, where the next one finds it.
+    if model is None or not model.needs(config).table or searched & keys(Use.TABLE):
         return None
-    if searched & keys(Use.TABLE):
-        return None  # trials build their own, in the cache, where the next one finds it
     item_table(config, data.dataset, report)  # refused here, if it does not fit
     # As it was before its reduction, for which each width has a copy in the cache.
     whole = {**config.final_config_dict, "llm_pca_dim": None}
@@ -112,10 +112,11 @@ def _table(config, data, searched, report):
 
 def _teacher(plan, config, searched, report):
     own = {"hidden_size", "embedding_size", "align_teacher", "align_teacher_config"}
-    if not needs_teacher(config) or searched & (own | data_keys(config)):
+    model = find(config["model"])
+    if model is None or searched & (own | data_keys(config)) or not model.needs(config).teacher:
         return None
     config = make_config(plan.model, plan.dataset, overrides=plan.values({}))
-    size = model_class(config["model"]).needs(config).teacher_size
+    size = model.needs(config).teacher_size
     return Files(ensure_teacher(config, size, report)) if size else None
 
 
@@ -136,9 +137,9 @@ def data_key(config) -> str:
 
 def pack_data(config, data: stages.Data) -> list:
     """A run's dataset and its splits; the loaders are made anew by each trial."""
+    for part in data.parts:
+        part.config = None
     try:
-        for part in data.parts:
-            part.config = None
         return pack(data.parts)
     finally:
         for part in data.parts:
@@ -151,40 +152,31 @@ def load_data(config, packed: dict) -> stages.Data:
     ``packed``: by :func:`data_key`, what :func:`pack_data` gave.
     """
     found = packed.get(data_key(config))
-    return (
-        stages.prepare_data(config) if found is None else stages.reuse_data(config, unpack(found))
-    )
-
-
-class _Packer(pickle.Pickler):
-    """Writes tensors as arrays, whose memory pickle can leave where it is."""
-
-    def reducer_override(self, thing):
-        if type(thing) is not torch.Tensor or thing.device.type != "cpu":
-            return NotImplemented
-        if thing.dtype is torch.bfloat16 or thing.requires_grad:
-            return NotImplemented
-        return torch.from_numpy, (thing.contiguous().numpy(),)
+    if found is None:
+        return stages.prepare_data(config)
+    return stages.reuse_data(config, unpack(found))
 
 
 def pack(thing) -> list[np.ndarray]:
-    """An object as bytes, and its large arrays and tensors, for Ray to keep beside them.
+    """An object as bytes, and its arrays and tensors, for Ray to keep beside them.
 
     In memory only: nothing of this is ever written to a file.
     """
-    file, arrays = io.BytesIO(), []
-
-    def stays(buffer):
-        if buffer.raw().nbytes >= _LARGE:
-            arrays.append(np.frombuffer(buffer, dtype=np.uint8))
-        return buffer.raw().nbytes < _LARGE
-
-    _Packer(file, protocol=5, buffer_callback=stays).dump(thing)
+    file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+    pickler = pickle.Pickler(file, protocol=5, buffer_callback=buffers.append)
+    # Tensors as arrays, whose memory pickle can leave where it is.
+    pickler.dispatch_table = {**copyreg.dispatch_table, torch.Tensor: _as_array}
+    pickler.dump(thing)
+    arrays = [np.frombuffer(buffer, dtype=np.uint8) for buffer in buffers]
     return [np.frombuffer(file.getvalue(), dtype=np.uint8), *arrays]
 
 
+def _as_array(tensor):
+    return torch.from_numpy, (tensor.contiguous().numpy(),)
+
+
 def unpack(packed: list[np.ndarray]):
-    """The object again, its large arrays and tensors being where Ray keeps them."""
+    """The object again, its arrays and tensors being where Ray keeps them."""
     with warnings.catch_warnings():
         # Nobody writes into a dataset; that PyTorch cannot promise it is what it warns of.
         warnings.filterwarnings("ignore", message=".*not writable.*")
@@ -201,13 +193,16 @@ class Files:
     """
 
     def __init__(self, path):
-        path = Path(path)
-        self.path, self.is_directory = str(path), path.is_dir()
-        files = sorted(path.iterdir()) if self.is_directory else [path]
-        files = [file for file in files if file.is_file() and not file.name.startswith(".")]
+        self.path = Path(path)
+        self.is_directory = self.path.is_dir()
+        files = [self.path]
+        if self.is_directory:
+            files = [file for file in sorted(self.path.iterdir()) if file.is_file()]
+            files = [file for file in files if not file.name.startswith(".")]
         self.times = {file.name: file.stat().st_mtime_ns for file in files}
         self.contents = {file.name: np.fromfile(file, dtype=np.uint8) for file in files}
-        self.digests = {name: _digest(content) for name, content in self.contents.items()}
+        digests = {name: _digest(content) for name, content in self.contents.items()}
+        self.mark = _digest(json.dumps(digests).encode())
 
     def on_this_node(self, folder, inner: str = "") -> str:
         """Their path here; the first who asks writes them.
@@ -215,27 +210,25 @@ class Files:
         ``folder``: of this node, for those that are not where they were read.
         ``inner``: below a folder of their own in there.
         """
-        path = Path(self.path)
-        there = path if self.is_directory else path.parent
+        there = self.path if self.is_directory else self.path.parent
         if all(self._is(there / name) for name in self.contents):
-            return self.path
-        name = _digest(json.dumps(self.digests, sort_keys=True).encode())
-        copy = Path(folder) / f"{path.stem}-{name}"
+            return str(self.path)
+        copy = Path(folder) / f"{self.path.stem}-{self.mark}"
         with build_lock(copy, "copy"):
             for name, content in self.contents.items():
                 file = copy / inner / name
                 if not file.is_file():  # which is there whole, or not at all
                     with atomic_file(file) as fresh:
                         content.tofile(fresh)
-        return str(copy / inner if self.is_directory else copy / inner / path.name)
+        return str(copy / inner if self.is_directory else copy / inner / self.path.name)
 
     def _is(self, file: Path) -> bool:
-        """Whether a file is the one that was read."""
-        if not file.is_file() or file.stat().st_size != self.contents[file.name].nbytes:
+        """Whether a file is the one that was read, or a copy of it."""
+        content = self.contents[file.name]
+        if not file.is_file() or file.stat().st_size != content.nbytes:
             return False
-        if file.stat().st_mtime_ns == self.times[file.name]:
-            return True
-        return _digest(np.fromfile(file, dtype=np.uint8)) == self.digests[file.name]
+        same = file.stat().st_mtime_ns == self.times[file.name]
+        return same or np.array_equal(np.fromfile(file, dtype=np.uint8), content)
 
 
 def _digest(content) -> str:

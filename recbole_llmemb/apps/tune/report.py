@@ -46,15 +46,22 @@ def best_yaml(plan, found) -> str:
     return "\n".join(lines) + "\n" + text
 
 
-def trials_table(plan, space, trials, limit=None) -> str:
+def trials_table(plan, trials, limit=None) -> str:
     """The trials for people, the best first."""
     ranked = ranked_trials(trials, plan.metric)
+    keys = plan.searched
     rows = [
-        [t.number, "-" if t.score is None else f"{t.score:.4f}", _epochs(t), t.status,
-         f"{t.seconds:.0f}", *(short(t.settings.get(key, "-")) for key in space.keys)]
-        for t in ranked[:limit]
-    ]  # fmt: skip
-    headers = ["trial", plan.metric.name, "epochs", "", "seconds", *space.keys]
+        [
+            trial.number,
+            "-" if trial.score is None else f"{trial.score:.4f}",
+            f"{trial.best_epoch} of {trial.epochs}" if trial.epochs else "-",
+            trial.status,
+            f"{trial.seconds:.0f}",
+            *(short(trial.settings.get(key, "-")) for key in keys),
+        ]
+        for trial in ranked[:limit]
+    ]
+    headers = ["trial", plan.metric.name, "epochs", "", "seconds", *keys]
     text = text_table(rows, headers, ["left"] * len(headers), fixed=2)
     if limit and len(ranked) > limit:
         text += f"\n({len(ranked) - limit} more in trials.csv)"
@@ -76,20 +83,20 @@ def final_table(found, form="simple") -> str:
     )
 
 
-def write(plan, space, found, place) -> list[str]:
+def write(plan, found, place) -> list[str]:
     """Write the report; returns the names of its files.
 
     It goes to the search's own folder. Where that is not on this machine, it goes to
     ``found.folder`` too.
     """
     text = best_yaml(plan, found)
-    pictures = figures.draw_all(plan, space, found)
+    pictures = figures.draw_all(plan, plan.space, found)
     files = {
         "best.yaml": text.encode(),
         "best.json": _json(plan, found),
-        "trials.csv": _csv(plan, space, found.trials),
+        "trials.csv": _csv(plan, found.trials),
         **{name: svg for name, _, svg in pictures},
-        "report.html": _page(plan, space, found, text, pictures).encode(),
+        "report.html": _page(plan, found, text, pictures).encode(),
     }
     if place.remote:
         found.folder.mkdir(parents=True, exist_ok=True)
@@ -100,14 +107,14 @@ def write(plan, space, found, place) -> list[str]:
     return list(files)
 
 
-def _page(plan, space, found, text, pictures) -> str:
+def _page(plan, found, text, pictures) -> str:
     """The report as one page that needs no other file."""
     return render(
         __package__,
         "search.html.j2",
         title=f"{plan.model} on {plan.dataset}: a search",
         metric=plan.metric.name,
-        keys=space.keys,
+        keys=plan.searched,
         best=found.best,
         trials=ranked_trials(found.trials, plan.metric),
         seconds=found.seconds,
@@ -118,10 +125,6 @@ def _page(plan, space, found, text, pictures) -> str:
         short=short,
         version=__version__,
     )
-
-
-def _epochs(trial):
-    return f"{trial.best_epoch} of {trial.epochs}" if trial.epochs else "-"
 
 
 def _json(plan, found) -> bytes:
@@ -145,16 +148,12 @@ def _json(plan, found) -> bytes:
     return (json.dumps(plain(content), indent=2) + "\n").encode()
 
 
-def _csv(plan, space, trials) -> bytes:
-    file = io.StringIO()
+def _csv(plan, trials) -> bytes:
+    file, keys = io.StringIO(), plan.searched
+    names = [plan.metric.name, "best_epoch", "epochs", "status", "reason", "seconds", "node"]
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        ["trial", plan.metric.name, "best_epoch", "epochs", "status", "reason", "seconds", "node",
-         *space.keys]
-    )  # fmt: skip
+    writer.writerow(["trial", *names, *keys])
     for t in sorted(trials, key=lambda trial: trial.number):
-        writer.writerow(
-            [t.number, t.score, t.best_epoch, t.epochs, t.status, t.failed or "",
-             f"{t.seconds:.2f}", t.node, *(t.settings.get(key, "") for key in space.keys)]
-        )  # fmt: skip
+        own = [t.score, t.best_epoch, t.epochs, t.status, t.failed, f"{t.seconds:.2f}", t.node]
+        writer.writerow([t.number, *own, *(t.settings.get(key) for key in keys)])
     return file.getvalue().encode()

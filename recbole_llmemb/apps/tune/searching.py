@@ -66,41 +66,40 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if space is None:
         raise UserError("There is no search space; give one with --space=FILE.", key="space")
-    space = read_space(space)
     cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
     if not gpus:
         settings.setdefault("use_gpu", False)  # and so in the best configuration's file
     with preserve_cuda_visible_devices():
         plan, config = make_plan(
-            model, dataset or "ml-100k", config_files, settings, space, options.metric
+            model, dataset or "ml-100k", config_files, settings, read_space(space), options.metric
         )
-    place = Storage(options.storage, options.name or f"{plan.model}-{plan.dataset}")
-    record = {
-        "model": plan.model,
-        "dataset": plan.dataset,
-        "settings": plan.settings,
-        "space": space.plain(),
-        "metric": plan.metric.name,
-        "data": files_hash(config),
-        **options.model_dump(include=_RECORDED),
-    }
-    place.require_same_search(record, options.resume)
-    with preserve_cuda_visible_devices():
-        prepared = prepare(plan, config, space, report)
+        place = Storage(options.storage, options.name or f"{plan.model}-{plan.dataset}")
+        record = {
+            "model": plan.model,
+            "dataset": plan.dataset,
+            "settings": plan.settings,
+            "space": plan.space.plain(),
+            "metric": plan.metric.name,
+            "data": files_hash(config),
+            **options.model_dump(include=_RECORDED),
+        }
+        place.require_same_search(record, options.resume)
+        prepared = prepare(plan, config, report)
     # Twice what is shared: in the object store, and on its way there.
     memory = 2 * prepared.nbytes + (100 << 20)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by trial
     with connected(ray, memory) as here:
-        report(_description(here))
-        _require_room(ray.nodes(), cpus, gpus)
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        report(_description(here, nodes))
+        _require_room(nodes, cpus, gpus)
         resume = options.resume and Tuner.can_restore(place.path)
         place.write(record)
-        tuner = make_tuner(plan, prepared, space, place, options, config["seed"], resume)
+        tuner = make_tuner(prepared, place, options, config["seed"], resume)
         trials = collect(tuner.fit(), plan.metric)
         best = best_of(trials, plan.metric)
         report(f"test: trial {best.number} on the test set …")
         with preserve_cuda_visible_devices():
-            valid, test = _evaluated(plan, prepared, best, cpus, gpus)
+            valid, test = _evaluated(prepared, best, cpus, gpus)
     result = SearchResult(
         best=best,
         trials=trials,
@@ -109,26 +108,23 @@ def search(
         settings=reporting.best_settings(plan, best),
         folder=Path(f"tune/{place.name}" if place.remote else place.path),
         seconds=perf_counter() - began,
+        table=reporting.trials_table(plan, trials, limit=20),
     )
-    result.table = reporting.trials_table(plan, space, trials, limit=20)
-    result.files = reporting.write(plan, space, result, place)
+    result.files = reporting.write(plan, result, place)
     return result
 
 
-def _description(here):
+def _description(here, nodes):
     """The Ray that a search runs on, in a line."""
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    resources = ray.cluster_resources()
-    gpus = f", {resources['GPU']:g} GPUs" if resources.get("GPU") else ""
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
     return (
-        f"ray {ray.__version__}: {here}, {nodes} {'node' if nodes == 1 else 'nodes'}, "
-        f"{resources.get('CPU', 0):g} CPUs{gpus}"
+        f"ray {ray.__version__}: {here}, {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}, "
+        f"{cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
     )
 
 
 def _require_room(nodes, cpus, gpus):
     """Refuse trials that no node has room for, which Ray would wait for without end."""
-    nodes = [node["Resources"] for node in nodes if node["Alive"]]
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         have = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
         raise UserError(
@@ -139,14 +135,13 @@ def _require_room(nodes, cpus, gpus):
         )
 
 
-def _evaluated(plan, prepared, best, cpus, gpus):
+def _evaluated(prepared, best, cpus, gpus):
     """Results of the best trial's best epoch on validation and test."""
     if gpus:  # which this process may be without
         task = ray.remote(evaluate).options(num_cpus=cpus, num_gpus=gpus)
-        shared = ray.put(prepared)
-        return ray.get(task.remote(plan, shared, best.settings, best.checkpoint, cpus, gpus))
+        return ray.get(task.remote(prepared, best.settings, best.checkpoint, cpus, gpus))
     threads = torch.get_num_threads()
     try:
-        return evaluate(plan, prepared, best.settings, best.checkpoint, cpus, gpus)
+        return evaluate(prepared, best.settings, best.checkpoint, cpus, gpus)
     finally:
         torch.set_num_threads(threads)

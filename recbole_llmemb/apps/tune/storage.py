@@ -36,16 +36,12 @@ class Storage:
 
     def read(self) -> dict | None:
         """What the search that is kept here was begun with, or None."""
-        place = f"{self.folder}/{_RECORD}"
+        place, file = f"{self.folder}/{_RECORD}", f"{self.path}/{_RECORD}"
         if self.files.get_file_info(place).type == fs.FileType.NotFound:
             return None
-        file = f"{self.path}/{_RECORD}"
         told = f"{file} is damaged ({{reason}}); begin another search."
-        with (
-            explained(told, OSError, ValueError, where=file),
-            self.files.open_input_stream(place) as handle,
-        ):
-            return json.loads(handle.read().decode())
+        with explained(told, OSError, ValueError, where=file):
+            return json.loads(self.files.open_input_stream(place).read().decode())
 
     def write(self, record: dict) -> None:
         """Keep what the search is begun with."""
@@ -63,21 +59,20 @@ class Storage:
 
     def require_same_search(self, record: dict, resume: bool) -> None:
         """Refuse to begin over what is here, or to go on with another search."""
-        earlier, path, wrong = self.read(), self.path, None
+        earlier, wrong = self.read(), ""
         if earlier is None:
             found = self.files.get_file_info(fs.FileSelector(self.folder))
             if found:
                 first = min(file.base_name for file in found)
-                wrong = f"{path} holds something else than a search ({first});"
+                wrong = f"{self.path} holds something else than a search ({first});"
         elif not resume:
-            wrong = f"There is a search in {path} already; continue it with --resume, or"
+            wrong = f"There is a search in {self.path} already; continue it with --resume, or"
         else:
             wanted = json.loads(json.dumps(record, default=str))
             # Older searches noted less.
             others = [key for key in wanted if earlier.get(key, wanted[key]) != wanted[key]]
             if others:
-                wrong = (
-                    f"The search in {path} was begun with another {others[0]}, so it cannot go on;"
-                )
+                begun = f"The search in {self.path} was begun with another {others[0]}"
+                wrong = f"{begun}, so it cannot go on;"
         if wrong:
-            raise UserError(f"{wrong} give this one another --name.", key="name", where=path)
+            raise UserError(f"{wrong} give this one another --name.", key="name", where=self.path)

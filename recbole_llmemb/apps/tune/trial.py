@@ -23,7 +23,6 @@ from recbole_llmemb.core.devices import random_state, set_random_state
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.evaluation.metrics import measure_of_run
-from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run import stages
 
 #: Files of a trial's checkpoint: where it stands, its best epoch, and what else it needs.
@@ -45,21 +44,20 @@ def trainable(model, dataset=None, config_files=(), metric=None, report=print, *
     Returns a function of a configuration, whose keys win over all of these.
     """
     plan, config = make_plan(model, dataset or "ml-100k", config_files, settings, None, metric)
-    return bind(plan, prepare(plan, config, report=report))
+    return bind(prepare(plan, config, report=report))
 
 
-def bind(plan, prepared, records_failures=False):
-    """The trainable of a plan and of what was prepared for it."""
-    shared = {"plan": plan, "prepared": prepared, "records_failures": records_failures}
-    return tune.with_parameters(run_trial, shared=shared)
+def bind(prepared, records_failures=False):
+    """The trainable of what was prepared."""
+    return tune.with_parameters(run_trial, shared=prepared, records_failures=records_failures)
 
 
-def run_trial(config, shared=None):
+def run_trial(config, shared=None, records_failures=False):
     """Train one configuration inside Ray Tune; see :func:`trainable`."""
     try:
-        _train(shared["plan"], shared["prepared"], settings_of(config))
+        _train(shared, settings_of(config))
     except Exception as error:
-        if not shared["records_failures"]:
+        if not records_failures:
             raise
         # Not a matter for Ray, which would try it again: it would end in the same way.
         # A trial that dies with its process is what Ray does try again.
@@ -77,46 +75,48 @@ def why_failed(error: BaseException) -> str:
     return f"{type(error).__name__}: {reason_of(error)}"
 
 
-def trial_config(plan, prepared, chosen, scratch, resources):
+def trial_config(prepared, chosen, scratch, resources):
     """The configuration of a trial where it runs.
 
     ``chosen``: the searched keys.
     ``scratch``: a folder of the trial's own.
     ``resources``: ``CPU`` and ``GPU`` that Ray gave it.
     """
-    values = plan.values(chosen)
-    values |= {"show_progress": False, "checkpoint_dir": str(scratch), **_device(resources)}
-    if is_ours(plan.model):
-        folder = cache_directory(values) / "tune"
-        if prepared.items:
-            file = prepared.items.on_this_node(folder, inner=plan.dataset)
-            if file != prepared.items.path:
-                values["data_path"] = str(Path(file).parents[1])
-        if prepared.table:
-            values |= {"llm_table": prepared.table.on_this_node(folder), "scft": False}
-        if prepared.teacher:
-            values["align_teacher"] = prepared.teacher.on_this_node(folder)
+    plan = prepared.plan
+    values = plan.values(chosen) | {"show_progress": False, "checkpoint_dir": str(scratch)}
+    values |= {"use_gpu": False, "gpu_id": ""}
+    if resources.get("GPU"):
+        # RecBole sets the variable itself, to gpu_id, which would send all trials to one GPU.
+        values |= {"use_gpu": True, "gpu_id": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
+    torch.set_num_threads(max(1, int(resources.get("CPU") or 1)))
+    folder = cache_directory(values) / "tune"
+    if prepared.items:
+        file = Path(prepared.items.on_this_node(folder, inner=plan.dataset))
+        if file != prepared.items.path:
+            values["data_path"] = str(file.parents[1])
+    if prepared.table:
+        values |= {"llm_table": prepared.table.on_this_node(folder), "scft": False}
+    if prepared.teacher:
+        values["align_teacher"] = prepared.teacher.on_this_node(folder)
     return make_config(plan.model, plan.dataset, overrides=values)
 
 
-def _device(resources) -> dict:
-    """As many threads as CPUs, and the GPUs that are the trial's."""
-    torch.set_num_threads(max(1, int(resources.get("CPU") or 1)))
-    if not resources.get("GPU"):
-        return {"use_gpu": False, "gpu_id": ""}
-    # RecBole sets the variable itself, to gpu_id, which would send all trials to one GPU.
-    return {"use_gpu": True, "gpu_id": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
-
-
-def _train(plan, prepared, chosen):
-    given = tune.get_context().get_trial_resources()
-    given = given.required_resources if given is not None else {}
+@contextlib.contextmanager
+def _built(prepared, chosen, resources):
+    """The configuration of a trial, its data and its trainer, and a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="recbole-llmemb-trial-") as scratch:
-        config = trial_config(plan, prepared, chosen, scratch, given)
+        config = trial_config(prepared, chosen, scratch, resources)
         data = load_data(config, prepared.data)
-        model, trainer = stages.build(config, data)
-        trainer.saved_model_file = os.path.join(scratch, BEST)
-        reporter = TrialReporter(trainer, data.train, plan.metric, scratch)
+        _, trainer = stages.build(config, data)
+        yield config, data, trainer, Path(scratch)
+
+
+def _train(prepared, chosen):
+    given = tune.get_context().get_trial_resources()
+    resources = given.required_resources if given is not None else {}
+    with _built(prepared, chosen, resources) as (_, data, trainer, scratch):
+        trainer.saved_model_file = str(scratch / BEST)
+        reporter = TrialReporter(trainer, data.train, prepared.plan.metric, scratch)
         reporter.place = {"node": ray.get_runtime_context().get_node_id()[:8]}
         if _continues(reporter, tune.get_checkpoint()):
             tune.report(reporter.last)
@@ -135,19 +135,15 @@ def _continues(reporter, given) -> bool:
     """
     if given is None:
         return False
-    for one in [given, *_others(given)]:
-        with contextlib.suppress(OSError), one.as_directory() as folder:
-            if _is_whole(folder):
-                return reporter.restore(folder)
+    folder = FileSelector(given.path.rpartition("/")[0], allow_not_found=True)
+    others = [file.path for file in given.filesystem.get_file_info(folder)
+              if "checkpoint_" in file.base_name]  # fmt: skip
+    for path in [given.path, *sorted(others, reverse=True)]:
+        one = tune.Checkpoint(path, given.filesystem)
+        with contextlib.suppress(OSError), one.as_directory() as place:
+            if _is_whole(place):
+                return reporter.restore(place)
     return False
-
-
-def _others(given):
-    """Checkpoints of the same trial, the newest first."""
-    folder = given.path.rpartition("/")[0]
-    found = given.filesystem.get_file_info(FileSelector(folder, allow_not_found=True))
-    paths = sorted((one.path for one in found if "checkpoint_" in one.base_name), reverse=True)
-    return [tune.Checkpoint(path, given.filesystem) for path in paths]
 
 
 def _is_whole(folder) -> bool:
@@ -159,32 +155,32 @@ def _is_whole(folder) -> bool:
     return True
 
 
-def evaluate(plan, prepared, settings, kept, cpus, gpus):
+def evaluate(prepared, settings, kept, cpus, gpus):
     """Rank validation and test with a trial's best epoch.
 
     ``settings``: the searched keys.
     ``kept``: the trial's checkpoint.
     Returns ``result``, ``groups``, ``labels``, ``users`` and ``measure`` on validation and on test.
     """
-    with tempfile.TemporaryDirectory(prefix="recbole-llmemb-test-") as scratch:
-        config = trial_config(plan, prepared, settings, scratch, {"CPU": cpus, "GPU": gpus})
-        data = load_data(config, prepared.data)
-        model, trainer = stages.build(config, data)
-        found = []
-        with kept.as_directory() as folder:
-            trainer.eval_collector.data_collect(data.train)
-            trainer.know_groups(data.train._dataset)
-            for loader in (data.valid, data.test):
-                result = trainer.evaluate(loader, model_file=str(Path(folder) / BEST))
-                found.append(
-                    {
-                        "result": dict(result or {}),  # None without a test part
-                        "groups": trainer.groups_of_last_evaluation,
-                        "labels": trainer.group_labels,
-                        "users": len(loader._dataset),
-                        "measure": measure_of_run(config),
-                    }
-                )
+    found = []
+    resources = {"CPU": cpus, "GPU": gpus}
+    with (
+        _built(prepared, settings, resources) as (config, data, trainer, _),
+        kept.as_directory() as folder,
+    ):
+        trainer.eval_collector.data_collect(data.train)
+        trainer.know_groups(data.train._dataset)
+        for loader in (data.valid, data.test):
+            result = trainer.evaluate(loader, model_file=str(Path(folder) / BEST))
+            found.append(
+                {
+                    "result": dict(result or {}),  # None without a test part
+                    "groups": trainer.groups_of_last_evaluation,
+                    "labels": trainer.group_labels,
+                    "users": len(loader._dataset),
+                    "measure": measure_of_run(config),
+                }
+            )
     return tuple(found)
 
 
@@ -197,8 +193,7 @@ class TrialReporter:
     """
 
     def __init__(self, trainer, loader, metric, scratch):
-        self.trainer, self.loader, self.metric = trainer, loader, metric
-        self.scratch = Path(scratch)
+        self.trainer, self.loader, self.metric, self.scratch = trainer, loader, metric, scratch
         self.last = self.best = None
         self.place = {}
         validate = trainer._valid_epoch
@@ -206,29 +201,26 @@ class TrialReporter:
         def watched(*arguments, **options):
             score, result = validate(*arguments, **options)
             self.result = dict(result)
-            self.groups = trainer.groups_of_last_evaluation
+            self.groups = trainer.groups_of_last_evaluation or {}
             return score, result
 
         trainer._valid_epoch = watched
 
     def after_validation(self, epoch, score):
         """What ``fit`` calls; ``score`` is of ``valid_metric``."""
-        trainer = self.trainer
-        names = dict(self.result)
-        for group, values in (self.groups or {}).items():
+        trainer, names = self.trainer, dict(self.result)
+        for group, values in self.groups.items():
             names |= {f"{group} {name}": value for name, value in values.items()}
         if trainer.cur_step == 0:  # the trainer has just saved it as its best
-            decides = self.metric.of(self.result, self.groups)
-            if decides is None:
+            if names.get(self.metric.name) is None:
                 none = f"There is no {self.metric.name}: nobody validated is in the group."
                 raise UserError(none, key="metric")
-            self.best = {"best_epoch": epoch + 1, "score": decides}
+            self.best = {"best_epoch": epoch + 1, "score": names[self.metric.name]}
         self.last = {
             "epoch": epoch + 1,
             "train_loss": trainer.train_loss_dict[epoch],
             "ended": trainer.cur_step > trainer.stopping_step or epoch + 1 >= trainer.epochs,
-            "score": self.best["score"],
-            "best_epoch": self.best["best_epoch"],
+            **self.best,
             **self.place,
             **{name: value for name, value in names.items() if value is not None},
         }
@@ -237,13 +229,9 @@ class TrialReporter:
             tune.report(self.last, checkpoint=tune.Checkpoint.from_directory(folder))
 
     def _save(self, folder, epoch):
-        trainer = self.trainer
+        trainer, generator = self.trainer, getattr(self.loader, "generator", None)
         trainer._save_checkpoint(epoch, verbose=False, saved_model_file=str(folder / STATE))
-        try:
-            os.link(trainer.saved_model_file, folder / BEST)
-        except OSError:
-            shutil.copyfile(trainer.saved_model_file, folder / BEST)
-        generator = getattr(self.loader, "generator", None)
+        shutil.copyfile(trainer.saved_model_file, folder / BEST)
         rest = {
             "last": self.last,
             "best": self.best,

@@ -31,7 +31,6 @@ class Trial:
 
 def settings_of(config: dict) -> dict:
     """The searched keys of what Ray calls a trial's configuration."""
-    config = config or {}
     return dict(config["trial"]["settings"] if "trial" in config else config)
 
 
@@ -61,24 +60,39 @@ def collect(grid, metric) -> list[Trial]:
 
 
 def _trial(result, metric) -> Trial:
-    last, rows = dict(result.metrics or {}), _rows(result)
+    last, frame = dict(result.metrics or {}), result.metrics_dataframe
+    rows = [last] if frame is None else frame.to_dict("records")
+    # Without NaN; of an epoch that was trained twice, the later.
+    rows = [{key: value for key, value in row.items() if value == value} for row in rows]
+    epochs = {int(row["epoch"]): row for row in rows if row.get("score") is not None}
     trial = Trial(number_of(result.config), settings_of(result.config))
     trial.failed = next((row["failed"] for row in [last, *rows] if row.get("failed")), None)
     if result.error is not None and not trial.failed:
         trial.failed = _why(result.error)
     trial.seconds = float(last.get("time_total_s") or 0.0)
-    node = next((row["node"] for row in rows[::-1] if "node" in row), None)
-    trial.node = " ".join(filter(None, (last.get("node_ip"), node)))
+    nodes = [row["node"] for row in rows if "node" in row]
+    trial.node = " ".join(filter(None, (last.get("node_ip"), *nodes[-1:])))
     trial.checkpoint = result.checkpoint
-    whole = [row for row in rows if row.get("score") is not None]
-    trial.curve = [(row["epoch"], row[metric.name]) for row in whole if metric.name in row]
-    if whole:
-        trial.epochs, trial.best_epoch = whole[-1]["epoch"], whole[-1]["best_epoch"]
-        trial.stopped = not trial.failed and stopped_early(whole[-1])
-        trial.score = None if trial.failed else whole[-1]["score"]
+    name = metric.name
+    trial.curve = [
+        (epoch, epochs[epoch][name]) for epoch in sorted(epochs) if name in epochs[epoch]
+    ]
+    if epochs:
+        trial.epochs = max(epochs)
+        final = epochs[trial.epochs]
+        trial.best_epoch = int(final["best_epoch"])
+        trial.stopped = not trial.failed and stopped_early(final)
+        trial.score = None if trial.failed else final["score"]
     elif not trial.failed:
         trial.failed = "it was never begun"
     return trial
+
+
+def _why(error) -> str:
+    text = " ".join(str(error).split())
+    if "died" in text.lower() or "ActorDied" in type(error).__name__:
+        return "its process died, 3 times (killed, or the machine was out of memory)"
+    return text[-300:]
 
 
 def best_of(trials, metric) -> Trial:
@@ -95,26 +109,3 @@ def ranked_trials(trials, metric) -> list[Trial]:
     """The best first, failed ones last."""
     sign = -1 if metric.mode == "max" else 1
     return sorted(trials, key=lambda t: (t.score is None, sign * (t.score or 0.0), t.number))
-
-
-def _rows(result):
-    """Results by epoch; of an epoch that was trained twice, the later."""
-    frame = result.metrics_dataframe
-    if frame is None:
-        return [dict(result.metrics)] if result.metrics else []
-    rows, failed = {}, []
-    for row in frame.to_dict("records"):
-        plain = {key: value for key, value in row.items() if value == value}  # without NaN
-        if "epoch" in plain:
-            plain["epoch"], plain["best_epoch"] = int(plain["epoch"]), int(plain["best_epoch"])
-            rows[plain["epoch"]] = plain
-        elif plain.get("failed"):
-            failed.append(plain)
-    return [rows[epoch] for epoch in sorted(rows)] + failed
-
-
-def _why(error):
-    text = " ".join(str(error).split())
-    if "died" in text.lower() or "ActorDied" in type(error).__name__:
-        return "its process died, 3 times (killed, or the machine was out of memory)"
-    return text[-300:]

@@ -15,18 +15,21 @@ from recbole_llmemb.apps.tune.trials import in_words, number_of, settings_of, st
 MAX_TRIAL_RETRIES = 2
 
 
-def make_tuner(plan, prepared, space, place, options, seed, resume) -> tune.Tuner:
+def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
     """The ``Tuner`` of a search, new or continued."""
+    plan = prepared.plan
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
-    train = tune.with_resources(bind(plan, prepared, records_failures=True), resources)
+    train = tune.with_resources(bind(prepared, records_failures=True), resources)
     if resume:
         return tune.Tuner.restore(place.path, train, resume_unfinished=True, resume_errored=True)
     mode, count = plan.metric.mode, options.num_samples
     drawn, searcher, scheduler = {}, None, None
     if options.search == "optuna":
-        searcher = SpaceByOptuna(space, seed, mode)
+        searcher = SpaceByOptuna(plan.space, seed, mode)
     else:
-        drawn = {"trial": tune.grid_search(_numbered(space.draw(count, seed)))}
+        points = enumerate(plan.space.draw(count, seed), 1)
+        numbered = [{"number": number, "settings": point} for number, point in points]
+        drawn = {"trial": tune.grid_search(numbered)}
     if options.scheduler == "asha":
         grace = options.grace_epochs or max(1, plan.epochs // 10)
         scheduler = ASHAScheduler(
@@ -61,10 +64,6 @@ def make_tuner(plan, prepared, space, place, options, seed, resume) -> tune.Tune
 
 def _folder_of(trial):
     return f"trial_{number_of(trial.config):05d}"
-
-
-def _numbered(drawn):
-    return [{"number": number, "settings": one} for number, one in enumerate(drawn, 1)]
 
 
 class SpaceByOptuna(OptunaSearch):
@@ -119,7 +118,7 @@ class Progress(tune.Callback):
     def on_trial_result(self, iteration, trials, trial, result, **info):
         if result.get("score") is not None:
             self.running[trial.trial_id] = result
-            self._better(result["score"])
+        self._better(result)
         self._show(trials)
 
     def on_trial_complete(self, iteration, trials, trial, **info):
@@ -137,9 +136,10 @@ class Progress(tune.Callback):
         if self.bar is not None:
             self.bar.close()
 
-    def _better(self, score):
-        choose = max if self.metric.mode == "max" else min
-        self.best = score if self.best is None else choose(self.best, score)
+    def _better(self, result):
+        scores = [one for one in (self.best, result.get("score")) if one is not None]
+        if scores:
+            self.best = max(scores) if self.metric.mode == "max" else min(scores)
 
     def _show(self, trials):
         if self.bar is not None:
@@ -154,9 +154,8 @@ class Progress(tune.Callback):
         if self.bar is not None:
             self.bar.update()
         result = self.running.pop(trial.trial_id, {}) | (result or {})
+        self._better(result)
         score = result.get("score")
-        if score is not None:
-            self._better(score)
         if result.get("failed"):
             told = f"failed, {result['failed']}"
         else:
