@@ -26,7 +26,7 @@ MIB = 2**20
 WORDS = "red blue soap gel for hair and skin with oil of olive in a bottle that lasts very long"
 
 
-def synthesise(path: Path, n: int) -> None:
+def synthesize(path: Path, n: int) -> None:
     """Write ``n`` items, one in ten with the text of another."""
     words = WORDS.split()
     with open(path, "w") as file:
@@ -111,7 +111,7 @@ def main(argv=None):
     root = Path.cwd()
     chosen = timing.start(parser, argv)
     path = Path(chosen.scratch.name) / "synthetic.item"
-    synthesise(path, chosen.n)
+    synthesize(path, chosen.n)
     print(f"{chosen.n:,} items, {path.stat().st_size / MIB:,.0f} MiB of text")
     peaks, unique = {}, set()
     for side in ("held", "spooled", "whole"):

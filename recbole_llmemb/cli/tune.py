@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from recbole_llmemb.apps.tune.options import SearchOptions, require_ray
+from recbole_llmemb.apps.tune import SearchOptions, require_ray
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.cli.run import parse
 from recbole_llmemb.core.checked import Checked, option

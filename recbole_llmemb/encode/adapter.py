@@ -54,13 +54,13 @@ def find_adapter(path: str | os.PathLike) -> Adapter:
     """Look at an adapter directory, without loading it."""
     path = Path(path).expanduser()
     where: dict[str, Any] = {"key": "llm_adapter", "where": path}
-    for file, advice in (
-        (_CONFIG, "give the directory that `recbole-llm scft` or peft wrote"),
-        (WEIGHTS, "save it again with safe_serialization, as pickled weights are not read"),
-    ):
+    for file in (_CONFIG, WEIGHTS):
         if not (path / file).is_file():
-            text = f"There is no adapter at {path} (llm_adapter): {file} is missing; {advice}."
-            raise UserError(text, **where)
+            raise UserError(
+                f"There is no adapter at {path} (llm_adapter): {file} is missing; give the "
+                "directory that `recbole-llm scft` or peft wrote, with safetensors for weights.",
+                **where,
+            )
     sentence = f"The adapter {path} cannot be read: {{reason}}."
     with explained(sentence, OSError, ValueError, AttributeError, **where):
         settings = json.loads((path / _CONFIG).read_text(encoding="utf-8"))

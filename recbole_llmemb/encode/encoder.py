@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.core.devices import usable_device
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.encode.adapter import Adapter, load_adapter
 from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.encode.source import EncoderSource, refuse_code
@@ -175,40 +175,35 @@ def load_pipeline(
     device: str = "cpu",
     max_length: int | None = None,
     trust_remote_code: bool = False,
-    model_options: dict[str, Any] | None = None,
+    **options: Any,
 ):
     """An encoder as a SentenceTransformer with the pooling asked for, ready to be padded.
 
-    ``model_options``: more for transformers' ``from_pretrained``; the others are as of
+    ``**options``: more for transformers' ``from_pretrained``; the others are as of
     :class:`Encoder`.
     """
-    options = {"dtype": dtype, **(model_options or {})}
-    model = _load(source, options, device, trust_remote_code)
-    if pooling is not None or not _has_modules_file(source):
-        _set_pooling(model, pooling or "mean", source.name)
-    if max_length is not None:
-        model.max_seq_length = max_length
-    _prepare_tokenizer(model, source.name)
-    return model
-
-
-def _load(source: EncoderSource, options: dict[str, Any], device: str, trust_remote_code: bool):
     from sentence_transformers import SentenceTransformer
 
     try:
         if not trust_remote_code:
             refuse_code(source)
         with quiet_loading():
-            return SentenceTransformer(
+            model = SentenceTransformer(
                 source.location,
                 revision=None if source.is_directory else source.revision,
                 local_files_only=source.offline,
                 device=device,
                 trust_remote_code=trust_remote_code,
-                model_kwargs=options,
+                model_kwargs={"dtype": dtype, **options},
             )
     except Exception as error:  # loaders of many libraries, each with its own errors
         raise not_loaded("encoder", source.name, error) from error
+    if pooling is not None or not _has_modules_file(source):
+        _set_pooling(model, pooling or "mean", source.name)
+    if max_length is not None:
+        model.max_seq_length = max_length
+    _prepare_tokenizer(model, source.name)
+    return model
 
 
 def not_loaded(what: str, name: str, error: Exception) -> UserError:
@@ -219,8 +214,8 @@ def not_loaded(what: str, name: str, error: Exception) -> UserError:
             "only if this command says to trust it (--trust_remote_code; in a run, "
             "--llm_trust_remote_code=True)."
         )
-    reason = " ".join(str(error).split())[:300].rstrip(".")
-    return UserError(f"The {what} {name!r} cannot be loaded ({type(error).__name__}: {reason}).")
+    why = f"{type(error).__name__}: {reason_of(error)}"
+    return UserError(f"The {what} {name!r} cannot be loaded ({why}).")
 
 
 def _has_modules_file(source: EncoderSource) -> bool:
@@ -242,9 +237,8 @@ def _set_pooling(model: Any, pooling: str, name: str) -> None:
     for key, module in model.named_children():
         if isinstance(module, Pooling):
             width = getattr(module, "embedding_dimension", None) or module.word_embedding_dimension
-            include_prompt = getattr(module, "include_prompt", True)
             fresh = Pooling(width, pooling_mode=_POOLING_MODES[pooling])
-            fresh.include_prompt = include_prompt
+            fresh.include_prompt = getattr(module, "include_prompt", True)
             setattr(model, key, fresh)
             return
     raise UserError(

@@ -99,9 +99,8 @@ class Workers(Checked):
                 key="device",
             )
         if device == "cpu" and self.gpus:
-            raise UserError(
-                f"--device is cpu, but --gpus_per_worker is {self.gpus}; choose one.", key="device"
-            )
+            told = f"--device is cpu, but --gpus_per_worker is {self.gpus}; choose one."
+            raise UserError(told, key="device")
 
     def fit(self, nodes: list[dict[str, float]], device: Any) -> Workers:
         """These workers with every number filled in.

@@ -9,6 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import hash_file
@@ -54,10 +55,8 @@ class EncoderSource:
         modules = _read_json(Path(self.location) / "modules.json")
         if modules is None:
             return "mean"  # a plain model, which gets the default
-        for module in modules if isinstance(modules, list) else ():
-            if not isinstance(module, dict):
-                return None
-            if str(module.get("type", "")).endswith(".Pooling"):
+        for kind, module in _kinds(modules):
+            if kind.endswith(".Pooling") and isinstance(module, dict):
                 return _pooling_of(_read_json(Path(self.location, module["path"], "config.json")))
         return None
 
@@ -127,14 +126,18 @@ def refuse_code(source: EncoderSource) -> None:
             return
         folder = Path(found).parent
     for file in folder.rglob("modules.json"):
-        modules = _read_json(file)
-        for module in modules if isinstance(modules, list) else ():
-            kind = str(module.get("type")) if isinstance(module, dict) else str(module)
+        for kind, _ in _kinds(_read_json(file)):
             if not kind.startswith("sentence_transformers."):
                 raise ValueError(f"the module {kind} needs trust_remote_code")
     for file in folder.rglob("*config*.json"):
         if named := _code_in(_read_json(file)):
             raise ValueError(f"{named} in {file} needs trust_remote_code")
+
+
+def _kinds(modules) -> list[tuple[str, Any]]:
+    """The kinds of what a modules.json lists, with its entries."""
+    listed = modules if isinstance(modules, list) else []
+    return [(str(one.get("type") if isinstance(one, dict) else one), one) for one in listed]
 
 
 def _code_in(settings, key: str = "") -> str:
@@ -159,28 +162,19 @@ def _read_json(path: Path):
 def _pooling_of(config: dict | None) -> str | None:
     """Pooling from sentence-transformers' file, in its present form or the older one of flags."""
     config = config or {}
-    if "pooling_mode" in config:
-        modes = config["pooling_mode"]
-        modes = [modes] if isinstance(modes, str) else list(modes)
-    else:
-        modes = [
-            name.removeprefix("pooling_mode_").removesuffix("_tokens")
-            for name, on in config.items()
-            if name.startswith("pooling_mode_") and on
-        ]
+    start, end = "pooling_mode_", "_tokens"
+    flags = [name for name, on in config.items() if name.startswith(start) and on]
+    named = [flag.removeprefix(start).removesuffix(end) for flag in flags]
+    modes = config.get("pooling_mode", named)
+    modes = [modes] if isinstance(modes, str) else list(modes)
     return {("mean",): "mean", ("lasttoken",): "last"}.get(tuple(modes))
 
 
 def _bundled_directory() -> Path | None:
-    try:
-        spec = importlib.util.find_spec(_BUNDLE)
-    except (ImportError, ValueError):
-        return None
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        model = Path(folder) / "model"
-        if (model / "config.json").is_file():
-            return model
-    return None
+    spec = importlib.util.find_spec(_BUNDLE)
+    folders = spec.submodule_search_locations if spec else None
+    models = [Path(folder) / "model" for folder in folders or ()]
+    return next((model for model in models if (model / "config.json").is_file()), None)
 
 
 def _from_directory(name: str, directory: Path) -> EncoderSource:

@@ -41,7 +41,7 @@ class ViewLoss(nn.Module):
     In training on several processes every view is compared with those of all of them: the
     gradient is that of one process with the whole batch.
 
-    ``model``: gives un-normalised embeddings.
+    ``model``: gives un-normalized embeddings.
     ``temperature``: where τ starts; 3 in the authors' code.
     """
 

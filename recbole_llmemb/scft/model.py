@@ -21,7 +21,7 @@ _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 
 def load_base(job):
-    """The encoder to adapt, frozen weights in its precision, ending in un-normalised pooling."""
+    """The encoder to adapt, frozen weights in its precision, ending in un-normalized pooling."""
     text, keys, device = job.text, job.settings, job.processes.device
     options: dict[str, Any] = {}
     if keys.scft_quantize:
@@ -36,9 +36,9 @@ def load_base(job):
         device=str(device),
         max_length=text.max_length,
         trust_remote_code=text.trust_remote_code,
-        model_options=options,
+        **options,
     )
-    # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalises again
+    # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalizes again
     # where the encoder's own pipeline does.
     for name, module in list(model.named_children()):
         if type(module).__name__ == "Normalize":

@@ -103,7 +103,7 @@ def test_own_pipeline_is_kept(tmp_path):
     assert torch.allclose(vectors, expected, atol=1e-5)
 
 
-def test_own_pooling_is_recognised(tmp_path):
+def test_own_pooling_is_recognized(tmp_path):
     plain = make_model(tmp_path / "plain", "bert")
     assert find_encoder(plain).own_pooling() == "mean"
     for pooling, name in {"mean": "mean", "lasttoken": "last", "cls": None}.items():

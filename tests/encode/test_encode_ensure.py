@@ -128,7 +128,7 @@ def test_cache_of_the_environment_and_of_the_home(config, tmp_path, monkeypatch)
         ({"llm_pca_dim": 99}, "llm_pca_dim is 99.*16 wide.*1 to 16"),
         ({"llm_pca_dim": "many"}, "llm_pca_dim is 'many'; it must be a whole number"),
         ({"llm_encoder": "/not/here"}, "no encoder directory /not/here"),
-        ({"item_text_fields": ["colour"]}, "no field 'colour'"),
+        ({"item_text_fields": ["color"]}, "no field 'color'"),
         ({"ITEM_ID_FIELD": "sku"}, "no field 'sku'"),
         ({"llm_device": "abacus"}, "llm_device 'abacus'"),
     ],

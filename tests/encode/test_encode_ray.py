@@ -235,7 +235,7 @@ def test_a_text_that_kills_its_workers(tmp_path, cluster, job, stubbed):
         (["--ray", "--device=cuda:1"], "--device is 'cuda:1', but with --ray"),
         (["--ray", "--device=cpu", "--gpus_per_worker=1"], "--device is cpu, but"),
         (["--num_workers=2"], "are for --ray"),
-        (["--ray", "--fields=colour"], "no field 'colour'"),
+        (["--ray", "--fields=color"], "no field 'color'"),
         (["--ray", "--encoder=./gone"], "no encoder directory ./gone"),
     ],
 )

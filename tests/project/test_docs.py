@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from recbole_llmemb.apps.tune.options import SearchOptions
+from recbole_llmemb.apps.tune import SearchOptions
 from recbole_llmemb.cli import (
     convert,
     encode,

@@ -184,7 +184,7 @@ def test_an_order_test_replaces_only_its_own(saved, capsys):
 
 
 def test_a_search_begins_in_no_folder_of_something_else(tmp_path):
-    from recbole_llmemb.apps.tune.storage import Storage
+    from recbole_llmemb.apps.tune.searching import Storage
 
     pytest.importorskip("pyarrow")
     folder = tmp_path / "tune" / "mine"

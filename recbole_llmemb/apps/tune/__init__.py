@@ -6,12 +6,68 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
+from typing import Literal
 
-from recbole_llmemb.apps.tune.options import require_ray
+from pydantic import Field
+
+from recbole_llmemb.core import cluster
+from recbole_llmemb.core.checked import Checked
 
 __all__ = ["search", "trainable"]
 
 _WHERE = {"search": "searching", "trainable": "trial"}
+
+
+class SearchOptions(Checked):
+    """Options of a search."""
+
+    num_samples: int = Field(8, ge=1, description="trials")
+    max_concurrent: int | None = Field(
+        None, ge=1, description="trials at a time (default: as many as there is room for)"
+    )
+    cpus_per_trial: int = Field(1, ge=1, description="CPUs and threads of a trial")
+    gpus_per_trial: float = Field(
+        0, ge=0, description="GPUs of a trial, 0.5 for two trials on one (default: 0)"
+    )
+    scheduler: Literal["asha", "none"] = Field(
+        "asha", description="asha: stop trials that are behind"
+    )
+    grace_epochs: int | None = Field(
+        None, ge=1, description="epochs before which asha stops nothing (default: epochs / 10)"
+    )
+    search: Literal["random", "optuna"] = Field("random", description="or optuna's TPE")
+    metric: str | None = Field(
+        None,
+        description='such as ndcg@10 or "tail_items ndcg@10" (default: valid_metric)',
+    )
+    storage: str | Path = Field(
+        "tune", description="where searches are kept: a folder or s3://bucket/folder"
+    )
+    name: str | None = Field(
+        None, description="of the search, below storage (default: MODEL-DATASET)"
+    )
+    resume: bool = Field(False, description="continue a search that was interrupted")
+
+
+# The terminal is ours; a search that is killed at any moment finds on disk what it had a second
+# before; results without a score (failed trials) are no error; and Ctrl-C ends a search, which is
+# not to be taken for a whole one.
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+
+
+def require_ray():
+    """Ray with Ray Tune, see :func:`recbole_llmemb.core.cluster.require_ray`."""
+    return cluster.require_ray("recbole-llm tune", "ray.tune", "tune", _ENVIRONMENT)
 
 
 def __getattr__(name):

@@ -15,6 +15,7 @@ import warnings
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,7 +163,7 @@ def pack(thing) -> list[np.ndarray]:
 
     In memory only: nothing of this is ever written to a file.
     """
-    file, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+    file, buffers = io.BytesIO(), list[Any]()
     pickler = pickle.Pickler(file, protocol=5, buffer_callback=buffers.append)
     # Tensors as arrays, whose memory pickle can leave where it is.
     pickler.dispatch_table = {**copyreg.dispatch_table, torch.Tensor: _as_array}

@@ -15,7 +15,7 @@ import torch
 import yaml
 from conftest import child_env
 
-from recbole_llmemb.apps.tune.options import SearchOptions, require_ray
+from recbole_llmemb.apps.tune import SearchOptions, require_ray
 from recbole_llmemb.apps.tune.plan import Metric, Plan, make_plan
 from recbole_llmemb.apps.tune.prepare import (
     Files,
@@ -26,8 +26,8 @@ from recbole_llmemb.apps.tune.prepare import (
     prepare,
     unpack,
 )
+from recbole_llmemb.apps.tune.searching import Storage
 from recbole_llmemb.apps.tune.space import read_space
-from recbole_llmemb.apps.tune.storage import Storage
 from recbole_llmemb.apps.tune.trials import Trial, best_of
 from recbole_llmemb.cli.tune import read_arguments
 from recbole_llmemb.core import cluster
@@ -106,7 +106,7 @@ def test_a_metric_of_a_group_leaves_early_stopping_alone(tiny_settings):
     assert plan.settings["valid_metric"] == "NDCG@10"
 
 
-def test_where_less_is_better_the_search_minimises(tiny_settings):
+def test_where_less_is_better_the_search_minimizes(tiny_settings):
     settings = tiny_settings("LLMEmbSASRec", metrics=["NDCG", "GiniIndex"])
     plan, _ = make_plan("LLMEmbSASRec", "tiny", (), settings, read_space(RATES), "giniindex@10")
     assert plan.metric.mode == "min"
