@@ -115,17 +115,14 @@ def main(argv=None):
     from recbole_llmemb.config.recbole_config import defaults
     from recbole_llmemb.encode.job import EncodeJob
     from recbole_llmemb.encode.pools import LocalPool
+    from recbole_llmemb.encode.settings import EncodeSettings
     from recbole_llmemb.encode.source import find_encoder
 
     pool = LocalPool({"source": find_encoder(chosen.encoder), "device": chosen.device})
     for dataset in chosen.datasets:
         known = defaults("", dataset)
         folder = None if dataset == "ml-100k" else chosen.data_path
-        job = EncodeJob(
-            item_file=item_file_of(dataset, folder),
-            fields=known.get("item_text_fields"),
-            prompt=known.get("item_prompt"),
-        )
+        job = EncodeJob(item_file=item_file_of(dataset, folder), settings=EncodeSettings.of(known))
         chosen.dataset = dataset
         items = job.items
         prompts = [items.texts[number] for number in items.text_of[: chosen.items].tolist()]

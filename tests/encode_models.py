@@ -129,3 +129,17 @@ def make_model(folder, kind, pad=True, padding_side="right", seed=0):
                 parameter.normal_(0, 0.3)
     model.eval().save_pretrained(folder)
     return folder
+
+
+_KEYS = {"fields": "item_text_fields", "prompt": "item_prompt",
+         "value_max_chars": "item_value_max_chars"}  # fmt: skip
+
+
+def encode_job(**options):
+    """A job; settings without what their keys begin with."""
+    from recbole_llmemb.encode.job import EncodeJob
+    from recbole_llmemb.encode.settings import EncodeSettings
+
+    own = {name: options.pop(name) for name in EncodeJob.model_fields if name in options}
+    keys = {_KEYS.get(name, f"llm_{name}"): value for name, value in options.items()}
+    return EncodeJob(settings=EncodeSettings.of(keys), **own)

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
         check_figure(options.figure)
 
     job = job_from_config(config)
-    refuse_inputs(options.figure, [job.text.item_file, job.text.encoder])
+    refuse_inputs(options.figure, [job.text.item_file, job.text.settings.llm_encoder])
     result = run_job(job, options.out, overwrite=options.overwrite, resume=options.resume)
     if not job.processes.first:
         return 0

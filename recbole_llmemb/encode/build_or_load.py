@@ -19,11 +19,6 @@ from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.reduce import reduce_pca
 
 CACHE_VARIABLE = "RECBOLE_LLMEMB_CACHE"
-# Fields of a job that keys have by the same name, after llm_.
-_SAME = (
-    "encoder", "pooling", "dtype", "max_length", "normalize", "trust_remote_code", "adapter",
-    "batch_size",
-)  # fmt: skip
 
 
 def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
@@ -99,15 +94,12 @@ def job_from_config(config: Mapping[str, Any], items: Path | None = None) -> Enc
     device = settings.llm_device
     return EncodeJob(
         item_file=item_file,
-        fields=settings.item_text_fields,
-        prompt=settings.item_prompt,
-        value_max_chars=settings.item_value_max_chars,
+        settings=settings,
         id_field=data.ITEM_ID_FIELD,
         field_separator=data.field_separator,
         encoding=data.encoding or "utf-8",
         # That of training.
         device=values_of(config).get("device") if device == "auto" else device,
-        **{name: getattr(settings, f"llm_{name}") for name in _SAME},
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -35,8 +35,6 @@ from recbole_llmemb.encode.shards import (
 )
 from recbole_llmemb.encode.source import EncoderSource, find_encoder
 from recbole_llmemb.encode.texts import (
-    DEFAULT_INSTRUCTION,
-    DEFAULT_MAX_CHARS,
     Catalog,
     item_prompt,
     item_prompts,
@@ -53,74 +51,62 @@ from recbole_llmemb.table.reduce import reduce_pca
 
 
 class EncodeJob(Checked):
-    """What to encode and how. See the configuration reference for the meaning of each field.
+    """What to encode and how: an item file, and the settings of a run.
 
-    Everything but ``batch_size``, ``device``, ``shard_size`` and ``trust_remote_code`` decides
-    the vectors and is part of :attr:`key`.
+    Everything but ``device``, ``shard_size`` and the settings that say how fast decides the vectors
+    and is part of :attr:`key`.
     """
 
     item_file: Path | str
-    encoder: str | None = None
+    settings: EncodeSettings = EncodeSettings()
     revision: str | None = None  # A commit of the hub; by default the newest
-    fields: Sequence[str] | str | None = None
-    prompt: str | None = None
-    value_max_chars: int | None = Field(default=DEFAULT_MAX_CHARS, ge=0)
     id_field: str = "item_id"
     field_separator: str = Field(default="\t", min_length=1)
     encoding: str = "utf-8"
-    pooling: Literal["mean", "last"] | None = None
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    max_length: int | None = Field(default=None, ge=1)
-    normalize: bool = False
-    trust_remote_code: bool = False
-    adapter: str | Path | None = None
     pca_dim: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=EncodeSettings.model_fields["llm_batch_size"].default, ge=1)
     device: Any = None
     shard_size: int = Field(default=1024, ge=1)
 
     @property
-    def instruction(self) -> str:
-        """What stands before the attributes."""
-        return DEFAULT_INSTRUCTION if self.prompt is None else self.prompt
-
-    @property
     def place(self) -> tuple[Any, ...]:
         """What :func:`~recbole_llmemb.records.items.open_items` takes."""
-        return self.item_file, self.fields, self.id_field, self.field_separator, self.encoding
+        fields = self.settings.item_text_fields
+        return self.item_file, fields, self.id_field, self.field_separator, self.encoding
+
+    @property
+    def prompt(self) -> tuple[str, int]:
+        """What :func:`~recbole_llmemb.encode.texts.item_prompt` takes beside attributes."""
+        return self.settings.item_prompt, self.settings.item_value_max_chars
 
     @cached_property
     def items(self) -> Catalog:
         """The items, read once."""
-
-        def prompt(attributes: Mapping[str, str]) -> str:
-            return item_prompt(attributes, self.instruction, self.value_max_chars)
-
-        return read_catalog(open_items(*self.place), prompt)
+        return read_catalog(open_items(*self.place), lambda item: item_prompt(item, *self.prompt))
 
     @cached_property
     def source(self) -> EncoderSource:
         """The encoder, found but not loaded."""
-        return find_encoder(self.encoder, self.revision)
+        return find_encoder(self.settings.llm_encoder, self.revision)
 
     @cached_property
     def encoder_options(self) -> dict[str, Any]:
         """What :class:`~recbole_llmemb.encode.encoder.Encoder` takes."""
-        pooling, max_length, adapter = self.pooling, self.max_length, None
-        if self.adapter:  # what it was trained with, unless told otherwise
-            adapter = find_adapter(self.adapter)
+        keys, adapter = self.settings, None
+        pooling, max_length = keys.llm_pooling, keys.llm_max_length
+        if keys.llm_adapter:  # what it was trained with, unless told otherwise
+            adapter = find_adapter(keys.llm_adapter)
             adapter.check(self.source, pooling)
             pooling = pooling or adapter.manifest.get("pooling")
             max_length = max_length or adapter.manifest.get("max_length")
         return {
             "source": self.source,
             "pooling": pooling,
-            "dtype": self.dtype,
+            "dtype": keys.llm_dtype,
             "device": self.device,
             "max_length": max_length,
-            "normalize": self.normalize,
-            "batch_size": self.batch_size,
-            "trust_remote_code": self.trust_remote_code,
+            "normalize": keys.llm_normalize,
+            "batch_size": keys.llm_batch_size,
+            "trust_remote_code": keys.llm_trust_remote_code,
             "adapter": adapter,
         }
 
@@ -132,9 +118,9 @@ class EncodeJob(Checked):
             "texts": self.items.texts_hash,
             "encoder": self.source.identity,
             "pooling": options["pooling"] or self.source.own_pooling(),
-            "dtype": self.dtype,
+            "dtype": options["dtype"],
             "max_length": options["max_length"],
-            "normalize": self.normalize,
+            "normalize": options["normalize"],
             "pca_dim": self.pca_dim,
         }
         if adapter := options["adapter"]:  # without one, as before there were any
@@ -182,7 +168,7 @@ def run_job(
 
     def build() -> EmbeddingTable:
         nonlocal encoded
-        refuse_inputs(out, [job.item_file, source.location, job.adapter])
+        refuse_inputs(out, [job.item_file, source.location, job.settings.llm_adapter])
         require_free(out, overwrite, table_files)
         report(
             f"table: building {out} ({len(items.tokens)} items, {len(items.texts)} different "
@@ -240,17 +226,18 @@ def manifest_of(job: EncodeJob) -> dict[str, Any]:
     options, source, items, adapter = job.encoder_options, job.source, job.items, {}
     if used := options["adapter"]:
         adapter = {"adapter": {"path": str(used.path), "fingerprint": used.fingerprint}}
+    instruction, value_max_chars = job.prompt
     return {
         "encoder": source.name,
         "revision": source.revision,
         **adapter,
         "pooling": options["pooling"] or source.own_pooling() or "the encoder's own",
-        "normalize": job.normalize,
-        "encoder_dtype": job.dtype,
+        "normalize": options["normalize"],
+        "encoder_dtype": options["dtype"],
         "max_length": options["max_length"],
-        "prompt": job.instruction,
+        "prompt": instruction,
         "fields": items.fields,
-        "value_max_chars": job.value_max_chars,
+        "value_max_chars": value_max_chars,
         "texts_hash": items.texts_hash,
         "inputs_hash": job.key,
         "versions": library_versions(),

@@ -43,7 +43,7 @@ def draw(job, adapter: Path, file: str) -> None:
     ``file``: where to; its suffix is the format.
     """
     items = (job.views[1].items or job.views[0].items)[:1000]
-    prompts = item_prompts(items, job.text.instruction, job.text.value_max_chars)
+    prompts = item_prompts(items, *job.text.prompt)
     options, vectors = job.text.encoder_options, []
     for each in (None, find_adapter(adapter)):
         encoder = Encoder(**options | {"adapter": each})

@@ -79,7 +79,7 @@ class ScftJob:
                 f"{text.item_file} leaves {len(train)} item to train on, and a contrast needs "
                 "two; give more items or a smaller scft_holdout."
             )
-        how = text.instruction, text.value_max_chars, keys.scft_drop_ratio, seed
+        how = *text.prompt, keys.scft_drop_ratio, seed
         return Views(train, *how), Views(held, *how)
 
     @property
@@ -91,14 +91,14 @@ class ScftJob:
     @property
     def key(self) -> str:
         """Hash of all the adapter depends on; two jobs with one key give one adapter."""
-        text = self.text
+        options, (instruction, value_max_chars) = self.text.encoder_options, self.text.prompt
         facts = {
             "items": [list(map(list, item.items())) for item in self.items.attributes],
-            "instruction": text.instruction,
-            "value_max_chars": text.value_max_chars,
-            "encoder": text.source.identity,
-            "pooling": text.pooling or text.source.own_pooling(),
-            "max_length": text.max_length,
+            "instruction": instruction,
+            "value_max_chars": value_max_chars,
+            "encoder": self.text.source.identity,
+            "pooling": options["pooling"] or self.text.source.own_pooling(),
+            "max_length": options["max_length"],
             "batch": [self.batch_per_process, self.processes.count],
             **self.facts(),
         }
@@ -207,17 +207,18 @@ def _written(path: Path) -> list[str]:
 
 
 def _manifest(job: ScftJob, key: str) -> dict[str, Any]:
-    text, source, (train, held) = job.text, job.text.source, job.views
+    options, source, (train, held) = job.text.encoder_options, job.text.source, job.views
+    instruction, value_max_chars = job.text.prompt
     return {
         "format_version": 1,
         "encoder": source.name,
         "revision": source.revision,
         "encoder_identity": source.identity,
-        "pooling": text.pooling or source.own_pooling(),
-        "max_length": text.max_length,
-        "prompt": text.instruction,
+        "pooling": options["pooling"] or source.own_pooling(),
+        "max_length": options["max_length"],
+        "prompt": instruction,
         "fields": job.items.fields,
-        "value_max_chars": text.value_max_chars,
+        "value_max_chars": value_max_chars,
         **job.facts(),
         "processes": job.processes.count,
         "items": {"train": len(train.items), "held_out": len(held.items)},

@@ -22,7 +22,7 @@ _ROUTERS = {"gate", "router", "shared_expert_gate"}
 
 def load_base(job):
     """The encoder to adapt, frozen weights in its precision, ending in un-normalized pooling."""
-    text, keys, device = job.text, job.settings, job.processes.device
+    text, keys, device = job.text.settings, job.settings, job.processes.device
     options: dict[str, Any] = {}
     if keys.scft_quantize:
         options = {
@@ -30,12 +30,12 @@ def load_base(job):
             "device_map": {"": device},
         }
     model = load_pipeline(
-        text.source,
-        pooling=text.pooling,
+        job.text.source,
+        pooling=text.llm_pooling,
         dtype=DTYPES[job.precision],
         device=str(device),
-        max_length=text.max_length,
-        trust_remote_code=text.trust_remote_code,
+        max_length=text.llm_max_length,
+        trust_remote_code=text.llm_trust_remote_code,
         **options,
     )
     # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalizes again

@@ -158,13 +158,15 @@ def test_settings_of_files_are_those_of_run(tmp_path, job_of):
     place = [f"--data_path={tmp_path / 'data'}", f"--config_files={tmp_path / 'mine.yaml'}"]
     job = job_of(["--dataset=tiny", *place])
     config = {**settings, "dataset": "tiny", "data_path": path.parent}
-    wanted = job_from_config({**config, "item_prompt": job.prompt})
-    assert job.key == wanted.key and job.batch_size == 3
+    wanted = job_from_config({**config, "item_prompt": job.prompt[0]})
+    assert job.key == wanted.key and job.settings.llm_batch_size == 3
     typed = job_of(
         ["--dataset=tiny", *place, "--dtype=float32", "--no-normalize", "--fields=title"]
     )
-    assert (typed.dtype, typed.normalize, typed.fields) == ("float32", False, ["title"])
-    assert typed.pooling == "last" and typed.key != job.key
+    keys = typed.settings
+    assert (keys.llm_dtype, keys.llm_normalize) == ("float32", False)
+    assert keys.item_text_fields == ["title"] and keys.llm_pooling == "last"
+    assert typed.key != job.key
     (tmp_path / "mine.yaml").write_text("llm_dtype: int4\n")
     with pytest.raises(UserError, match="llm_dtype"):
         main(["--dataset=tiny", *place, f"--out={tmp_path / 'out'}"])
@@ -174,9 +176,8 @@ def test_batches_are_as_large_as_those_of_run(job_of):
     from recbole_llmemb.config.recbole_config import defaults
 
     default = defaults("", "")["llm_batch_size"]
-    assert (
-        job_of(["--dataset=ml-100k"]).batch_size == EncodeJob(item_file="x").batch_size == default
-    )
+    ours = EncodeJob(item_file="x").settings.llm_batch_size
+    assert job_of(["--dataset=ml-100k"]).settings.llm_batch_size == ours == default
 
 
 def test_module_imports_nothing_heavy():

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from encode_models import make_model, many_items, write_dataset
+from encode_models import encode_job, make_model, many_items, write_dataset
 
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.encoder import Encoder
-from recbole_llmemb.encode.job import EncodeJob, run_job
+from recbole_llmemb.encode.job import run_job
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -27,7 +27,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def job(tmp_path, encoder):
-    return lambda **options: EncodeJob(
+    return lambda **options: encode_job(
         **{
             "item_file": tmp_path / "tiny" / "tiny.item",
             "encoder": encoder,
@@ -222,10 +222,10 @@ def test_encoder_overflow_names_the_item(tmp_path, job, items, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "tokens"),
     [
-        ({"batch_size": 0}, ["batch_size is 0", "at least 1"]),
+        ({"batch_size": 0}, ["llm_batch_size is 0", "from 1"]),
         ({"shard_size": -1}, ["shard_size is -1", "at least 1"]),
         ({"max_length": 0}, ["max_length is 0"]),
-        ({"value_max_chars": -5}, ["value_max_chars is -5", "at least 0"]),
+        ({"value_max_chars": -5}, ["item_value_max_chars is -5", "from 0"]),
         ({"field_separator": ""}, ["field_separator is empty"]),
         ({"pooling": "max"}, ["pooling is 'max'", "'mean'", "'last'"]),
         ({"device": ","}, ["llm_device ','"]),
@@ -244,12 +244,14 @@ SLOW_RUN = """
 import time
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.job import EncodeJob, run_job
+from recbole_llmemb.encode.settings import EncodeSettings
 original = Encoder.encode
 def slow(self, texts):
     time.sleep(0.25)
     return original(self, texts)
 Encoder.encode = slow
-job = EncodeJob(item_file={item_file!r}, encoder={encoder!r}, device="cpu", shard_size=4)
+keys = EncodeSettings(llm_encoder={encoder!r})
+job = EncodeJob(item_file={item_file!r}, settings=keys, device="cpu", shard_size=4)
 run_job(job, {out!r})
 """
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, child_env
-from encode_models import make_model, many_items, write_dataset
+from encode_models import encode_job, make_model, many_items, write_dataset
 from ray_stubs import stub, vector
 
 from recbole_llmemb.cli.encode import main
@@ -19,7 +19,7 @@ from recbole_llmemb.cli.main import main as command
 from recbole_llmemb.core.cluster import require_ray
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import item_prompts, read_items
-from recbole_llmemb.encode.job import EncodeJob, run_job
+from recbole_llmemb.encode.job import run_job
 from recbole_llmemb.encode.settings import Workers
 from recbole_llmemb.table import EmbeddingTable
 
@@ -61,7 +61,7 @@ def job(tmp_path, encoder):
     text += f"x1\t{second}\nx2\t{first}\n"
     path = write_dataset(tmp_path, text=text)
     options = {"item_file": path, "encoder": encoder, "batch_size": 4, "shard_size": 4}
-    return lambda **more: EncodeJob(**{**options, **more})
+    return lambda **more: encode_job(**{**options, **more})
 
 
 @pytest.fixture
@@ -155,10 +155,11 @@ DRIVER = """
 import sys
 from ray_stubs import stub
 from recbole_llmemb.encode import pools
-from recbole_llmemb.encode.job import EncodeJob, run_job
+from encode_models import encode_job
+from recbole_llmemb.encode.job import run_job
 from recbole_llmemb.encode.settings import Workers
 pools.EncodeWorker = stub({log!r}, sleep=0.3)
-job = EncodeJob(item_file={items!r}, encoder={encoder!r}, batch_size=4, shard_size=4)
+job = encode_job(item_file={items!r}, encoder={encoder!r}, batch_size=4, shard_size=4)
 run_job(job, {out!r}, workers=Workers(number=1))
 """
 

@@ -11,13 +11,13 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT, child_env
-from encode_models import make_model, many_items, write_dataset
+from encode_models import encode_job, make_model, many_items, write_dataset
 from ray_stubs import stub, vector
 from test_tune_search import settings_for
 
 from recbole_llmemb.apps.tune import search
 from recbole_llmemb.encode import item_prompts, read_items
-from recbole_llmemb.encode.job import EncodeJob, run_job
+from recbole_llmemb.encode.job import run_job
 from recbole_llmemb.encode.settings import Workers
 from recbole_llmemb.table import EmbeddingTable
 
@@ -140,7 +140,7 @@ def test_a_node_is_lost(tmp_path, nodes, monkeypatch):
     lines = []
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    job = EncodeJob(item_file=path, encoder=str(encoder), batch_size=4, shard_size=4)
+    job = encode_job(item_file=path, encoder=str(encoder), batch_size=4, shard_size=4)
     result = run_job(job, out, workers=Workers(number=2), report=lines.append)
     killer.join()
     assert killed and any("nodes 2, workers 2, shards to encode 30 of 30" in line for line in lines)
