@@ -10,7 +10,7 @@ from recbole_llmemb.records.items import ItemText, read_items
 __all__ = ["ItemText", "cache_directory", "ensure_table", "item_prompts", "read_items"]
 __getattr__ = lazy(
     __name__,
-    settings="Workers",
+    settings="EncodeSettings Workers",
     build_or_load="cache_directory ensure_table",
     texts="item_prompts",
     job="EncodeJob run_job",
