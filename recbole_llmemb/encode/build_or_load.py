@@ -16,7 +16,7 @@ from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode.job import EncodeJob, find_table, run_job
 from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.table.format import EmbeddingTable
-from recbole_llmemb.table.reduce import reduce_pca
+from recbole_llmemb.table.transform import reduce_pca
 
 CACHE_VARIABLE = "RECBOLE_LLMEMB_CACHE"
 

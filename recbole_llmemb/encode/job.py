@@ -47,7 +47,7 @@ from recbole_llmemb.table.format import (
     read_manifest,
     table_files,
 )
-from recbole_llmemb.table.reduce import reduce_pca
+from recbole_llmemb.table.transform import reduce_pca
 
 
 class EncodeJob(Checked):

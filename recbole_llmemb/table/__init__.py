@@ -2,7 +2,6 @@
 
 from recbole_llmemb.table.format import EmbeddingTable
 from recbole_llmemb.table.imports import import_table
-from recbole_llmemb.table.match import match
-from recbole_llmemb.table.reduce import reduce_pca
+from recbole_llmemb.table.transform import match, reduce_pca
 
 __all__ = ["EmbeddingTable", "import_table", "match", "reduce_pca"]

@@ -5,6 +5,7 @@ A reduced table has ``projection.safetensors`` too: how vectors of the source be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,11 +28,11 @@ TOKENS_FILE = "items.txt"
 MANIFEST_FILE = "manifest.json"
 PROJECTION_FILE = "projection.safetensors"
 TENSOR_NAME = "embeddings"
+_FILES = (VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE)
 
 Content = tuple[int, int | None, list[str]]  # Tokens and vectors by what changes with them
 
 _AGAIN = "encode or import it again"
-_VERSIONED = ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Rows looked at together when scanning: bounds the scan's own memory on large tables.
 _ROWS_PER_SCAN = 65536
@@ -141,9 +142,8 @@ class EmbeddingTable:
                 save_file(self.projection, str(fresh / PROJECTION_FILE))
             with open(fresh / TOKENS_FILE, "w", encoding="utf-8", newline="") as file:
                 file.writelines(token + "\n" for token in self.tokens)
-            with open(fresh / MANIFEST_FILE, "w", encoding="utf-8") as file:
-                json.dump(manifest, file, indent=2, ensure_ascii=False)
-                file.write("\n")
+            text = json.dumps(manifest, indent=2, ensure_ascii=False)
+            (fresh / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
         self.manifest = manifest
         return directory
 
@@ -172,42 +172,31 @@ class EmbeddingTable:
                 "give a table directory, or leave llm_table empty to have one built.",
                 where=directory,
             )
-        for name in (VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE):
+        for name in _FILES:
             if not (directory / name).is_file():
                 raise _unfit(directory, f"{name} is missing, one of its three files")
         manifest = read_manifest(directory)
         vectors = _read_tensors(directory / VECTORS_FILE, TENSOR_NAME)[TENSOR_NAME]
-        tokens = _read_tokens(directory / TOKENS_FILE)
-        size = _size(vectors) if vectors.dim() == 2 else {}
-        if size and len(tokens) != len(vectors):
-            raise _unfit(
-                directory,
-                f"{TOKENS_FILE} names {len(tokens)} items but {VECTORS_FILE} has {len(vectors)} "
-                "rows, so that they do not belong together",
-            )
-        for key, value in size.items():
-            if manifest.get(key) != value:
-                raise _unfit(
-                    directory,
-                    f"the manifest says {key} {manifest.get(key)!r} but the embeddings have "
-                    f"{value!r}, so that they do not belong together",
-                )
+        with _readable(directory / TOKENS_FILE):
+            tokens = (directory / TOKENS_FILE).read_text(encoding="utf-8").split("\n")
+        tokens = tokens[:-1] if tokens[-1] == "" else tokens
         table = cls(tokens, vectors, manifest, read_projection(directory))
         table.validate(f"table {directory}", expected_width)
-        if manifest.get("fingerprint") not in (None, table.fingerprint):
-            raise _unfit(
-                directory,
-                "the embeddings or the item tokens are not those the manifest was written for "
-                f"({TOKENS_FILE} reordered, or a file changed or damaged)",
-            )
+        for key, value in {**_size(vectors), "fingerprint": table.fingerprint}.items():
+            if manifest.get(key) not in (None, value):
+                raise _unfit(
+                    directory,
+                    f"the manifest says {key} {manifest[key]!r} but embeddings and items have "
+                    f"{value!r}, so that they do not belong together ({TOKENS_FILE} reordered, or "
+                    "a file changed or damaged)",
+                )
         return table
 
 
 def table_files(directory: Path) -> set[str]:
     """The files of a table; none where the directory holds others, or has no manifest."""
     names = {entry.name for entry in directory.iterdir()}
-    known = {VECTORS_FILE, TOKENS_FILE, MANIFEST_FILE, PROJECTION_FILE}
-    if not (MANIFEST_FILE in names and names <= known):
+    if not {MANIFEST_FILE} <= names <= {*_FILES, PROJECTION_FILE}:
         return set()
     try:
         manifest = json.loads((directory / MANIFEST_FILE).read_bytes())
@@ -238,11 +227,9 @@ def read_projection(directory: str | os.PathLike[str]) -> dict[str, torch.Tensor
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide what a text's embedding is."""
     versions = {}
-    for name in _VERSIONED:
-        try:
+    for name in ("torch", "transformers", "sentence-transformers", "tokenizers", "safetensors"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -270,12 +257,6 @@ def _read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in names}
 
 
-def _read_tokens(path: Path) -> list[str]:
-    with _readable(path):
-        lines = path.read_text(encoding="utf-8").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
-
-
 # -- what no table may be, checked wherever one is read, written or matched ---------------
 
 
@@ -296,13 +277,13 @@ def _check_tokens(tokens: list[str], where: str) -> None:
 
 def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None:
     """Refuse vectors that cannot stand for items; they should be (n, D) floating point."""
-    wrong, kinds = None, ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+    wrong = None
     if vectors.dim() != 2 or vectors.shape[1] == 0:
         wrong = f"the embeddings have shape {tuple(vectors.shape)}; they must have two dimensions"
     elif vectors.shape[0] == 0:
         wrong = "the table has no rows; encode or import at least one item"
     elif vectors.dtype not in _DTYPES:
-        wrong = f"the embeddings are {vectors.dtype}; they must be one of {kinds}"
+        wrong = f"the embeddings are {vectors.dtype}; they must be one of {_DTYPES}"
     elif vectors.shape[0] != len(tokens):
         wrong = (
             f"there are {vectors.shape[0]} embedding rows but {len(tokens)} item tokens; every "
@@ -310,20 +291,17 @@ def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None
         )
     if wrong:
         raise TableError(f"{where}: {wrong}.")
-    bad: list[str] = []
-    varied = False
-    for start in range(0, vectors.shape[0], _ROWS_PER_SCAN):
-        rows = vectors[start : start + _ROWS_PER_SCAN]
-        broken = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten().tolist()
-        bad.extend(tokens[start + row] for row in broken)
-        varied = varied or bool((rows != vectors[0]).any())
+    starts = range(0, len(vectors), _ROWS_PER_SCAN)
+    parts = [vectors[start : start + _ROWS_PER_SCAN] for start in starts]
+    finite = torch.cat([torch.isfinite(rows).all(dim=1) for rows in parts]).tolist()
+    bad = [token for token, is_finite in zip(tokens, finite) if not is_finite]
     if bad:
         raise TableError(
             f"{where}: {len(bad)} of {len(tokens)} items have NaN or infinity in their embedding: "
             f"{name_some(bad)}; make these rows finite or leave them out "
             "(an encoder in half precision may overflow: use float32 or bfloat16)."
         )
-    if len(tokens) > 1 and not varied:
+    if len(tokens) > 1 and not any((rows != vectors[0]).any() for rows in parts):
         raise TableError(
             f"{where}: all {len(tokens)} embeddings are equal, so items cannot be told apart; "
             "check what the encoder was given."

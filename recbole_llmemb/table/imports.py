@@ -7,6 +7,8 @@ one token per line in the order of the rows.
 from __future__ import annotations
 
 import os
+import pickle
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,7 +23,6 @@ from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.text import lines_of
 from recbole_llmemb.records.reader import FIELD_TYPES, open_records
 from recbole_llmemb.table.format import EmbeddingTable
-from recbole_llmemb.table.restricted_pickle import load_arrays_pickle
 
 
 def import_table(
@@ -63,7 +64,7 @@ def import_table(
     if not path.is_file():
         raise TableError(f"There is no file {path} to import embeddings from.", where=path)
     suffix = path.suffix.lower()
-    tokens = None if tokens_path is None else read_tokens_file(tokens_path)
+    tokens = None if tokens_path is None else _read_tokens(tokens_path)
     found: Sequence[Any] | np.ndarray | None = None
     if suffix == ".npy":
         with _readable(path, "NumPy file"):
@@ -75,7 +76,7 @@ def import_table(
     elif suffix == ".itememb":
         vectors, found = _from_itememb(path)
     elif suffix in (".pkl", ".pickle"):
-        vectors = load_arrays_pickle(path, allowed=allow_pickle_file)
+        vectors = _from_pickle(path, allow_pickle_file)
     else:
         raise _unusable(
             path,
@@ -102,8 +103,7 @@ def import_table(
     return table
 
 
-def read_tokens_file(path: str | os.PathLike[str]) -> list[str]:
-    """Item tokens of a text file, one per line."""
+def _read_tokens(path: str | os.PathLike[str]) -> list[str]:
     sentence = f"The item tokens cannot be read from {path} ({{reason}})."
     with explained(sentence, OSError, ValueError, kind=TableError, key="tokens", where=path):
         lines = lines_of(path)
@@ -197,7 +197,8 @@ def _from_parquet(
         name for name, kind in kinds.items() if types.is_floating(kind) or types.is_integer(kind)
     ]
     if len(lists) == 1:
-        return _from_lists(frame.column(lists[0]), found or tokens, path), found
+        rows = frame.column(lists[0]).to_numpy()
+        return _stacked(rows, found or tokens, path), found
     if lists or not numbers:
         raise _unusable(
             path,
@@ -205,18 +206,6 @@ def _from_parquet(
             "or numeric columns are needed beside the item tokens",
         )
     return np.stack([frame.column(name).to_numpy() for name in numbers], axis=1), found
-
-
-def _from_lists(column: Any, tokens: Sequence[str] | None, path: Path) -> np.ndarray:
-    """(n, D) from a Parquet column of lists; a number that is missing is NaN."""
-    from pyarrow import compute
-
-    widths = compute.fill_null(compute.list_value_length(column), 0).to_numpy()
-    _check_widths(widths, tokens, path)
-    flat = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    sentence = f"{path}: the vectors are not of numbers ({{reason}})."
-    with explained(sentence, ValueError, TypeError, kind=TableError, where=path):
-        return np.concatenate(flat).astype(np.float32).reshape(len(widths), -1)
 
 
 def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
@@ -235,19 +224,72 @@ def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
             numbers = cells[0].split() if sequences else cells
             rows.append(np.array([float(value) for value in numbers], dtype=np.float32))
         tokens.append(token)
-    _check_widths(np.array([len(row) for row in rows]), tokens, path)
-    return np.stack(rows), tokens
+    return _stacked(rows, tokens, path), tokens
 
 
-def _check_widths(widths: np.ndarray, tokens: Sequence[str] | None, path: Path) -> None:
-    """Refuse vectors of different width, naming the items whose vector has not that of most."""
-    if not len(widths):
+def _stacked(
+    rows: Sequence[Any] | np.ndarray, tokens: Sequence[str] | None, path: Path
+) -> np.ndarray:
+    """Vectors as (n, D), a number that is missing being NaN; they must be of one width."""
+    sentence = f"{path}: the vectors are not of numbers ({{reason}})."
+    with explained(sentence, ValueError, TypeError, kind=TableError, where=path):
+        arrays = [np.atleast_1d(np.asarray([] if r is None else r, np.float32)) for r in rows]
+    if not arrays:
         raise _unusable(path, "it holds no vectors")
-    odd = np.flatnonzero(widths != np.bincount(widths).argmax()).tolist()
+    widths = np.array([len(array) for array in arrays])
+    usual = np.bincount(widths).argmax()
+    odd = np.flatnonzero(widths != usual).tolist()
     if odd:
         names = [tokens[i] if tokens and i < len(tokens) else f"row {i}" for i in odd]
         raise _unusable(
             path,
-            f"{len(odd)} of {len(widths)} vectors are not {np.bincount(widths).argmax()} "
-            f"wide like the others: {name_some(names)} (the first has {widths[odd[0]]})",
+            f"{len(odd)} of {len(widths)} vectors are not {usual} wide like the others: "
+            f"{name_some(names)} (the first has {widths[odd[0]]})",
         )
+    return np.stack(arrays)
+
+
+# All that a pickled NumPy array refers to, over NumPy 1 and 2; first what lies in numpy.core, which
+# is numpy._core now.
+_OF_CORE = {("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer")}
+_ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickling can run any code a file asks for; this admits what arrays are made of."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        package, _, leaf = module.rpartition(".")
+        if package in ("numpy.core", "numpy._core") and (leaf, name) in _OF_CORE:
+            # NumPy 2 only forwards what NumPy 1 wrote, with a warning; NumPy 1 knows no _core.
+            core = "_core" if hasattr(np, "_core") else "core"
+            module = f"numpy.{core}.{leaf}"
+        elif (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is no array")
+        return super().find_class(module, name)
+
+
+def _from_pickle(path: Path, allowed: bool) -> np.ndarray:
+    """The LLMEmb authors' pickles: one NumPy array, or a list of vectors, without item tokens."""
+    if not allowed:
+        raise _unusable(
+            path,
+            "it is a pickle, which can run code when it is read; if you trust where it comes from, "
+            "say so (--i-trust-this-pickle), or convert it to .npy",
+        )
+    warnings.warn(
+        f"Reading the pickle {path}: only arrays are admitted, but prefer .npy or .npz files.",
+        UserWarning,
+        stacklevel=3,
+    )
+    sentence = f"{path} was not read as a pickled array ({{reason}})."
+    with (
+        explained(sentence, Exception, kind=TableError, where=path),  # damaged ones raise anything
+        open(path, "rb") as file,
+    ):
+        loaded = _ArraysOnly(file).load()
+    if isinstance(loaded, (list, tuple)):
+        return _stacked(loaded, None, path)
+    if not isinstance(loaded, np.ndarray):
+        raise _unusable(path, f"it holds a {type(loaded).__name__}; an array of numbers is needed")
+    return loaded

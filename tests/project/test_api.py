@@ -72,8 +72,7 @@ MOVED = {
     },
     "table": {
         "table.format": "EmbeddingTable",
-        "table.match": "match",
-        "table.reduce": "reduce_pca",
+        "table.transform": "match reduce_pca",
         "table.imports": "import_table",
     },
 }

@@ -256,11 +256,21 @@ class TestPickle:
             import_table(path, tokens_file, allow_pickle_file=True)
         assert not (tmp_path / "boom").exists()
 
-    @pytest.mark.parametrize("value", [{"a": 1}, "text", [[1, 2], [3]], np.array(["a", "b"])])
-    def test_other_content(self, tmp_path, tokens_file, value):
+    @pytest.mark.parametrize(
+        ("value", "what"),
+        [
+            ({"a": 1}, "holds a dict"),
+            ("text", "holds a str"),
+            ([[1, 2], [3]], "not 1 wide"),
+            ([["a"], ["b"]], "not of numbers"),
+            (np.array(["a", "b"]), "numbers are needed"),
+        ],
+    )
+    def test_other_content(self, tmp_path, tokens_file, value, what):
         path = self.write(tmp_path / "v.pkl", value)
-        with pytest.warns(UserWarning), pytest.raises(TableError, match="holds a"):
+        with pytest.warns(UserWarning), pytest.raises(TableError, match=what) as caught:
             import_table(path, tokens_file, allow_pickle_file=True)
+        assert caught.value.where == str(path)
 
     def test_truncated(self, tmp_path, tokens_file):
         path = self.write(tmp_path / "v.pkl", VECTORS)

@@ -1,4 +1,4 @@
-"""From a table to the rows a dataset needs, by item token and never by row number."""
+"""What is made of a table: the rows a dataset needs, by item token, and one of fewer columns."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def match(
             key="llm_missing",
         )
     table.validate(where, expected_width)
-    # The padding's name is not an item: an item of the table that is called so stays out.
+    # The padding's name is no item: an item of the table that is called so stays out.
     wanted = [str(token) for token in item_tokens[1:]]
     refuse_twice(wanted, "the dataset", "name each item once", TableError)
     row_of = {token: row for row, token in enumerate(table.tokens)}
@@ -81,3 +81,56 @@ def match(
         # Summed in double: millions of rows must not lose the mean's last digits.
         matched[holes] = matched[found].mean(dim=0, dtype=torch.float64).float()
     return matched
+
+
+def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
+    """Project a table onto its first principal components.
+
+    Parameters
+    ----------
+    table : EmbeddingTable
+        (n, D).
+    dim : int
+        New width, at most D. Of n items at most n - 1 components vary; columns beyond these
+        are zero, so that a small catalog fits a model of any width.
+
+    Returns
+    -------
+    EmbeddingTable
+        (n, dim), float32, centered. Deterministic: the same table gives the same result. Its
+        manifest is the source's with ``pca``: source fingerprint and width, dim, and the share of
+        variance kept. Its ``projection`` does the same to vectors of other items.
+
+    Raises
+    ------
+    TableError
+        When ``dim`` is not between 1 and D, or the table is not valid.
+    """
+    from sklearn.decomposition import PCA  # here: scikit-learn takes a second to import
+
+    table.validate()
+    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= table.width:
+        raise TableError(
+            f"llm_pca_dim is {dim!r}, but a table that is {table.width} wide can be reduced to 1 "
+            f"to {table.width} dimensions; choose one of these."
+        )
+    # The seed matters where scikit-learn chooses its randomized solver (large tables); it fixes
+    # the signs of the components by itself.
+    pca = PCA(n_components=min(dim, max(1, len(table) - 1)), random_state=0)
+    reduced = _widened(torch.from_numpy(pca.fit_transform(table.vectors.float().numpy())), dim)
+    stale = ("count", "width", "fingerprint")
+    manifest = {key: value for key, value in table.manifest.items() if key not in stale}
+    manifest["pca"] = {
+        "source_fingerprint": table.fingerprint,
+        "source_width": table.width,
+        "dim": dim,
+        "explained_variance": round(float(pca.explained_variance_ratio_.sum()), 6),
+    }
+    matrix = _widened(torch.from_numpy(pca.components_.T), dim)
+    projection = {"mean": torch.from_numpy(pca.mean_).float().contiguous(), "matrix": matrix}
+    return EmbeddingTable(list(table.tokens), reduced, manifest, projection)
+
+
+def _widened(columns: torch.Tensor, dim: int) -> torch.Tensor:
+    """``(n, k)`` to ``(n, dim)``, with columns of zeros."""
+    return torch.nn.functional.pad(columns.float(), (0, dim - columns.shape[1])).contiguous()
