@@ -57,13 +57,12 @@ def main(argv: list[str]) -> int:
     options, settings = read_arguments(argv)
     require_ray()
     from recbole_llmemb.apps.tune import search
-    from recbole_llmemb.config.values import bundled_file, property_files
-    from recbole_llmemb.run.execute import dataset_in
+    from recbole_llmemb.config.values import bundled_file, property_files, settings_of
 
     files = property_files(options)
     if not any(mark in options["space"] for mark in "./\\"):  # no path, but one of ours
         options["space"] = str(bundled_file("space", options["space"]))
-    options["dataset"] = options.pop("dataset", None) or dataset_in(files)
+    options["dataset"] = options.get("dataset") or settings_of(" ".join(files)).get("dataset")
     try:
         result = search(config_files=files, **options, **settings)
     except KeyboardInterrupt:

@@ -12,6 +12,9 @@ from typing import Any
 
 from recbole_llmemb.core.errors import UserError
 
+Action = Callable[[], None]
+Runner = Callable[[ModuleType], None]
+
 
 def optional(module: str, extra: str, who: str) -> ModuleType:
     """A module of a library that is not always installed, such as ``pyarrow.parquet``.
@@ -45,9 +48,7 @@ def lazy(package: str, **modules: str) -> Callable[[str], Any]:
     return find
 
 
-def after_import(
-    package: str, heal: Callable[[], None], install: Callable[[], None], own: str
-) -> None:
+def after_import(package: str, heal: Action, install: Action, own: str) -> None:
     """Run ``heal`` right after a package is first imported, then ``install``; now, if it was.
 
     ``install`` may import modules of ours that need the package. So it waits until none of ours is
@@ -65,9 +66,7 @@ def after_import(
 class _Waiting(MetaPathFinder):
     """Has others find the package and modules of ours, and learns when these have been run."""
 
-    def __init__(
-        self, package: str, heal: Callable[[], None], install: Callable[[], None], own: str
-    ) -> None:
+    def __init__(self, package: str, heal: Action, install: Action, own: str) -> None:
         self.package, self.heal, self.install, self.own = package, heal, install, own
         self.running, self.healed = 0, False
 
@@ -81,9 +80,7 @@ class _Waiting(MetaPathFinder):
             vars(spec.loader)["exec_module"] = self._watched(name, spec.loader.exec_module)
         return spec
 
-    def _watched(
-        self, name: str, run: Callable[[ModuleType], None]
-    ) -> Callable[[ModuleType], None]:
+    def _watched(self, name: str, run: Runner) -> Runner:
         def exec_module(module: ModuleType) -> None:
             self.running += name != self.package
             try:

@@ -8,11 +8,10 @@ from time import perf_counter
 
 import numpy as np
 import torch
-import yaml
 from recbole.utils import init_logger
 
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.config.values import RECOMMENDED, property_files
+from recbole_llmemb.config.values import RECOMMENDED, property_files, settings_of
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.core.terminal import text_table
@@ -163,7 +162,8 @@ def _asked(typed):
     if result_json and not folder:
         check_writable(result_json)
     model = typed.pop("model", None)
-    dataset = typed.pop("dataset", None) or dataset_in(files) or "ml-100k"
+    named = typed.pop("dataset", None) or settings_of(" ".join(files)).get("dataset")
+    dataset = named or "ml-100k"
     if isinstance(model, type):
         model = look_up(model).__name__
     if not isinstance(model, str):
@@ -210,16 +210,3 @@ def _refuse_of_others(model, settings) -> None:
                 f"--model=LLMEmb{model} with --item_embedding=id.",
                 key=key,
             )
-
-
-def dataset_in(files) -> str | None:
-    """The dataset that the last of these configuration files names, if any does."""
-    found = None
-    for file in files:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue  # make_config says what is wrong with it
-        if isinstance(content, dict):
-            found = content.get("dataset", found)
-    return found

@@ -71,7 +71,7 @@ def commands():
 @pytest.fixture(scope="module")
 def known_keys():
     """All configuration keys of ours and RecBole's."""
-    found = {"model", "dataset", "config_files", "preset", "result_json"}
+    found = {"model", "dataset", "config_files", "preset", "protocol", "seeds", "result_json"}
     for model in ("LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec", "LLMSRec"):
         built = config.make_config(model, "ml-100k")
         found |= set(built.internal_config_dict)
