@@ -52,6 +52,7 @@ def apply() -> None:
         training.obey_use_gpu()
         training.use_current_amp()
         training.let_bars_fit()
+        training.keep_notebooks_readable()
         training.report_plain_metrics()
         training.keep_checkpoints_plain()
         training.heal_started_processes()

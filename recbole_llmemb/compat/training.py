@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+import sys
 import types
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from recbole_llmemb.compat.changes import StandIn, around
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.checkpoint import config_to_plain
+from recbole_llmemb.core.terminal import in_notebook, progress_bar
 
 
 def obey_use_gpu() -> None:
@@ -80,8 +83,25 @@ def let_bars_fit() -> None:
     """
     import recbole.trainer.trainer as trainer
 
-    bar = trainer.tqdm
-    trainer.tqdm = lambda *args, ncols=None, **settings: bar(*args, **settings)
+    trainer.tqdm = lambda *args, ncols=None, **settings: progress_bar(*args, **settings)
+
+
+def keep_notebooks_readable() -> None:
+    """In a notebook: log on standard output, and the 200 lines of a configuration in the file only.
+
+    Standard error, on which RecBole logs, has a red ground there.
+    """
+    import recbole.utils.logger as module
+    from recbole.config import Config
+
+    class Handler(logging.StreamHandler):
+        def __init__(self) -> None:
+            super().__init__(sys.stdout if in_notebook() else None)
+
+        def filter(self, record: logging.LogRecord) -> Any:
+            return super().filter(record) and not (in_notebook() and isinstance(record.msg, Config))
+
+    module.logging = StandIn(logging, StreamHandler=Handler)
 
 
 def report_plain_metrics() -> None:

@@ -6,8 +6,10 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from tabulate import MIN_PADDING, tabulate
+from tqdm import tqdm
 
 #: Columns where output goes into a file.
 _ENOUGH = 10_000
@@ -19,6 +21,18 @@ def width() -> int:
     if not terminal and not os.environ.get("COLUMNS"):
         return _ENOUGH
     return shutil.get_terminal_size((80, 24)).columns
+
+
+def in_notebook() -> bool:
+    """Whether output goes into a notebook, where standard error has a red ground."""
+    return "ipykernel" in sys.modules
+
+
+def progress_bar(*args: Any, **settings: Any) -> Any:
+    """tqdm's bar, as wide as the terminal; in a notebook on standard output."""
+    if in_notebook():
+        settings.setdefault("file", sys.stdout)
+    return tqdm(*args, **settings)
 
 
 def text_table(

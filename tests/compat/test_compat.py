@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import child_env
 
 from recbole_llmemb import compat
 from recbole_llmemb.config.recbole_config import without_argv
@@ -353,6 +354,29 @@ def test_use_gpu_is_obeyed(monkeypatch):
         with without_argv():
             config = Config(model="BPR", dataset="tiny", config_dict={"use_gpu": asked})
         assert config["device"].type == kind
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+def test_the_log_in_a_notebook(tiny, tmp_path, notebook):
+    """On standard output, and without the configuration, which the file has."""
+    code = f"""
+import sys, types
+if {notebook}:
+    sys.modules["ipykernel"] = types.ModuleType("ipykernel")
+import recbole_llmemb
+from recbole.quick_start import run_recbole
+run_recbole(model="SASRec", dataset="tiny", config_dict=dict(
+    data_path={tiny["data_path"]!r}, epochs=1, hidden_size=8, inner_size=8,
+    MAX_ITEM_LIST_LENGTH=5, topk=[5], valid_metric="NDCG@5", show_progress=True, use_gpu=False,
+    load_col=dict(inter=["user_id", "item_id", "timestamp"])))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=child_env(),
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    shown, other = (done.stdout, done.stderr) if notebook else (done.stderr, done.stdout)
+    assert "epoch 0 training" in shown and "Train" in shown and "epoch 0 training" not in other
+    assert ("MAX_ITEM_LIST_LENGTH" in shown) != notebook
+    (log,) = (tmp_path / "log/SASRec").glob("*.log")
+    assert "MAX_ITEM_LIST_LENGTH" in log.read_text()
 
 
 def test_without_argv(monkeypatch):
