@@ -190,7 +190,7 @@ def setup(app):
 
     def doctree_read(app, doctree):
         for block in doctree.findall(nodes.literal_block):
-            if block.astext().startswith("error: "):
+            if re.search("^error: ", block.astext(), re.MULTILINE):
                 block["classes"].append("message")
 
     app.connect("source-read", source_read)
