@@ -186,9 +186,8 @@ class EmbeddingTable:
             if manifest.get(key) not in (None, value):
                 raise _unfit(
                     directory,
-                    f"the manifest says {key} {manifest[key]!r} but embeddings and items have "
-                    f"{value!r}, so that they do not belong together ({TOKENS_FILE} reordered, or "
-                    "a file changed or damaged)",
+                    "the embeddings or the item tokens are not those the manifest was written for "
+                    f"(another {key}: {TOKENS_FILE} reordered, or a file changed or damaged)",
                 )
         return table
 

@@ -272,10 +272,10 @@ class _ArraysOnly(pickle.Unpickler):
 def _from_pickle(path: Path, allowed: bool) -> np.ndarray:
     """The LLMEmb authors' pickles: one NumPy array, or a list of vectors, without item tokens."""
     if not allowed:
-        raise _unusable(
-            path,
-            "it is a pickle, which can run code when it is read; if you trust where it comes from, "
-            "say so (--i-trust-this-pickle), or convert it to .npy",
+        raise TableError(
+            f"{path} is a pickle, which can run code when it is read; if you trust where it comes "
+            "from, say so (--i-trust-this-pickle), or convert it to .npy.",
+            where=path,
         )
     warnings.warn(
         f"Reading the pickle {path}: only arrays are admitted, but prefer .npy or .npz files.",

@@ -169,7 +169,7 @@ def test_one_flipped_bit(saved):
     data = bytearray(path.read_bytes())
     data[-5] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(TableError, match="manifest says fingerprint .* damaged"):
+    with pytest.raises(TableError, match="another fingerprint: .* damaged"):
         EmbeddingTable.load(saved)
 
 
@@ -199,12 +199,10 @@ def test_windows_line_ends_are_no_change(saved):
     assert EmbeddingTable.load(saved).tokens == make_table().tokens
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "found"), [("count", 7, "6"), ("width", 8, "4"), ("dtype", "int8", "float32")]
-)
-def test_manifest_that_does_not_fit(saved, key, value, found):
+@pytest.mark.parametrize(("key", "value"), [("count", 7), ("width", 8), ("dtype", "int8")])
+def test_manifest_that_does_not_fit(saved, key, value):
     edit_manifest(saved, **{key: value})
-    with pytest.raises(TableError, match=f"manifest says {key} {value!r} but .* have '?{found}"):
+    with pytest.raises(TableError, match=f"manifest was written for .another {key}"):
         EmbeddingTable.load(saved)
 
 
