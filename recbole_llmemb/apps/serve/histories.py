@@ -65,8 +65,12 @@ class Histories:
         lengths = self.lengths.clamp(max=most)
         width = int(lengths.max()) if narrow else most
         columns = {dataset.uid_field: self.users, config["ITEM_LIST_LENGTH_FIELD"]: lengths}
-        for name in self.store.list_fields:
-            columns[name] = self.store.history(name, self.ends, lengths, width)
+        offsets, fields = torch.arange(width), self.store.fields
+        inside = offsets < lengths.unsqueeze(1)
+        index = (self.ends - lengths).unsqueeze(1) + offsets
+        for name, listed in self.store.list_fields.items():
+            values = fields[listed]
+            columns[name] = values[index.clamp_(max=len(values) - 1)] * inside
         return batch_of(columns)
 
 

@@ -60,10 +60,8 @@ class ItemIndex:
         shift = self.first_new_id - self.item_count
         return places + shift * (places >= self.item_count)
 
-    def positions(self, candidates=None) -> torch.Tensor:
-        """Positions of these items, or of all, ascending, ``(m,)``."""
-        if candidates is None:
-            return torch.arange(1, len(self))
+    def positions(self, candidates) -> torch.Tensor:
+        """Positions of these items, ascending, ``(m,)``."""
         tokens = [str(token) for token in candidates]
         if not tokens:
             raise UserError("The candidates name no item; give at least one.")

@@ -122,12 +122,11 @@ class Recommender:
             raise UserError(f"topk is {topk!r}; it must be a whole number of at least 1.")
         if not len(people):
             raise UserError("There is nobody to recommend to; name a user or give a history.")
-        chosen = self.item_index.positions(candidates)
-        index = slice(1, None) if candidates is None else chosen  # without a copy, if it is all
-        items = self._items[index] if self.method.products else None
-        k, size = min(topk, len(chosen)), batch_size or self.batch_size
-        for part in people.in_parts(size, "recommend", show_progress):
-            yield self._recommend(part, k, exclude_seen, chosen, index, items)
+        chosen = None if candidates is None else self.item_index.positions(candidates)
+        count = len(self.item_index) - 1 if chosen is None else len(chosen)
+        items = self._items[_rows(chosen)] if self.method.products else None
+        for part in people.in_parts(batch_size or self.batch_size, "recommend", show_progress):
+            yield self._recommend(part, min(topk, count), exclude_seen, chosen, items)
 
     @property
     def batch_size(self) -> int:
@@ -215,35 +214,40 @@ class Recommender:
         batch[field] = self.item_index.ids(batch[field])
         return batch.to(self.config["device"])
 
-    def _recommend(self, part, k, exclude_seen, chosen, index, items):
-        """The best of the ``chosen`` positions, whose rows of something are at ``index``."""
+    def _recommend(self, part, k, exclude_seen, chosen, items):
+        """The best of the ``chosen`` positions, or of all, whose vectors are ``items``."""
         empty = part.lengths == 0
-        scores, columns = torch.zeros(len(part), k), torch.zeros(len(part), k, dtype=torch.long)
-        if not empty.all():
-            some = part.select((~empty).nonzero().squeeze(1)) if empty.any() else part
-            scores[~empty], columns[~empty] = self._best(
-                some, k, chosen if exclude_seen else None, index, items
-            )
-        if empty.any():
-            counts = self._popularity()[index].unsqueeze(0).clone()
-            scores[empty], columns[empty] = best_scores(counts, k)
-        places = chosen[columns].masked_fill_(scores == -torch.inf, 0)
+        if not empty.any():
+            scores, columns = self._best(part, k, exclude_seen, chosen, items)
+        else:
+            counts = self._popularity()[_rows(chosen)].unsqueeze(0).clone()
+            best = best_scores(counts, k)
+            scores, columns = (one.repeat(len(part), 1) for one in best)
+            rows = (~empty).nonzero().squeeze(1)
+            if len(rows):
+                found = self._best(part.select(rows), k, exclude_seen, chosen, items)
+                scores[rows], columns[rows] = found
+        places = columns + 1 if chosen is None else chosen[columns]
+        places = places.masked_fill_(scores == -torch.inf, 0)
         return Recommendations(part.names, places, scores, empty, self.item_index)
 
     @torch.no_grad()
-    def _best(self, part, k, seen_among, index, items):
+    def _best(self, part, k, exclude_seen, chosen, items):
         forbidden = None
-        if seen_among is not None:
+        if exclude_seen:
             rows, places = part.seen(self.dataset.iid_field)
-            columns = torch.searchsorted(seen_among, places).clamp(max=len(seen_among) - 1)
-            there = seen_among[columns] == places
-            forbidden = ExcludedPairs(rows[there], columns[there])
+            columns = places - 1
+            if chosen is not None:
+                columns = torch.searchsorted(chosen, places).clamp(max=len(chosen) - 1)
+                there = chosen[columns] == places
+                rows, columns = rows[there], columns[there]
+            forbidden = ExcludedPairs(rows, columns)
         batch = self.batch(part)
         if self.method.products:
             value, column = best_products(self.method.queries(batch), items, k, forbidden)
         else:  # of all items at once, which only the model itself can make
             scores = self.method.scores(batch).float().view(len(part), -1)
-            value, column = best_scores(scores[:, index].clone(), k, forbidden)
+            value, column = best_scores(scores[:, _rows(chosen)].clone(), k, forbidden)
         return value.cpu(), column.cpu()
 
     def _popularity(self):
@@ -251,3 +255,8 @@ class Recommender:
         if self._counts is None:
             self._counts = self.dataset.training_counts(self.splits[0])[0].float()
         return torch.nn.functional.pad(self._counts, (0, len(self.item_index) - len(self._counts)))
+
+
+def _rows(chosen):
+    """Where the items among which is chosen have their rows: all without padding, uncopied."""
+    return slice(1, None) if chosen is None else chosen
