@@ -16,6 +16,7 @@ network.
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Literal
 
 from recbole_llmemb.cli.options import Options
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
         verdict,
     )
     from recbole_llmemb.core.reports import OutFolder
+    from recbole_llmemb.core.terminal import width
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
@@ -69,9 +71,8 @@ def main(argv: list[str]) -> int:
     found = compare(groups, options.metrics, options.metric, options.test)
     for table in tables_of(found):
         print(to_text(table), end="\n\n")
-    for sentence in verdict(found):
-        print(f"{found.main}: {sentence}")
-    print(*found.notes, sep="\n")
+    for line in [*(f"{found.main}: {each}" for each in verdict(found)), *found.notes]:
+        print(fill(line, width()))
     if folder is not None:
         noted = len(found.notes)
         how = None if options.map == "none" else options.map
