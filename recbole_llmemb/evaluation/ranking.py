@@ -26,7 +26,6 @@ class EvalRows:
 
     user_id: torch.Tensor  # ``(n_rows,)``, RecBole's internal user ids
     item_id: torch.Tensor  # ``(n_rows,)``, the target item; -1 where a row has several targets
-    length: torch.Tensor  # ``(n_rows,)``, length of the history the model was shown; 0 if unknown
 
     def __len__(self) -> int:
         return len(self.user_id)
@@ -137,7 +136,7 @@ class GroupCollector(Collector):
             struct.set(key, value.cpu() if isinstance(value, torch.Tensor) else value)
         parts, self.data_struct.parts = self.data_struct.parts, {}
         collected = {key: torch.cat(values).cpu() for key, values in parts.items()}
-        columns = [collected.pop(key, None) for key in ("row.user", "row.item", "row.length")]
+        columns = [collected.pop(key, None) for key in ("row.user", "row.item")]
         self.rows = None if columns[0] is None else EvalRows(*columns)
         for key, value in collected.items():
             struct.set(key, value)
@@ -181,16 +180,12 @@ class GroupCollector(Collector):
 
     def _collect_rows(self, n_rows, interaction, items):
         users = interaction[self.config["USER_ID_FIELD"]]
-        lengths = interaction.interaction.get(self.config["ITEM_LIST_LENGTH_FIELD"])
-        lengths = torch.zeros_like(users) if lengths is None else lengths
         if len(users) != n_rows:
             # RecBole's batches for sampled negatives: one line per candidate, all
             # lines of a user together, users distinct.
-            users, counts = torch.unique_consecutive(users, return_counts=True)
-            lengths = lengths[counts.cumsum(0) - counts]
+            users = torch.unique_consecutive(users)
         self.data_struct.update_tensor("row.user", users)
         self.data_struct.update_tensor("row.item", items)
-        self.data_struct.update_tensor("row.length", lengths)
 
 
 def _only_targets(rows, positive_u, positive_i):

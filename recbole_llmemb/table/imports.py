@@ -24,6 +24,10 @@ from recbole_llmemb.core.text import lines_of
 from recbole_llmemb.records.reader import FIELD_TYPES, open_records
 from recbole_llmemb.table.format import EmbeddingTable
 
+# What the names of types begin with in Parquet.
+_LISTS = ("list<", "large_list<", "fixed_size_list<")
+_NUMBERS = ("int", "uint", "halffloat", "float", "double")
+
 
 def import_table(
     path: str | os.PathLike[str],
@@ -168,15 +172,12 @@ def _from_parquet(
     path: Path, tokens: list[str] | None, token_column: str | None
 ) -> tuple[np.ndarray, list[Any] | None]:
     pq = optional("pyarrow.parquet", "parquet", f"Reading {path}")
-    from pyarrow import types
-
     with _readable(path, "Parquet file"):
         frame = pq.read_table(path)
-    kinds = {column.name: column.type for column in frame.schema}
+    kinds = {column.name: str(column.type) for column in frame.schema}
     if token_column is None:
         named = [name for name in ("item_id", "item", "token") if name in kinds]
-        texts = [name for name, kind in kinds.items() if types.is_string(kind)]
-        texts += [name for name, kind in kinds.items() if types.is_large_string(kind)]
+        texts = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
         token_column = named[0] if named else texts[0] if len(texts) == 1 else None
     elif token_column not in kinds:
         raise _unusable(
@@ -191,11 +192,8 @@ def _from_parquet(
         if column.null_count:
             raise _unusable(path, f"{column.null_count} item tokens are missing (null)")
         found = column.to_pylist()
-    is_list = types.is_list, types.is_large_list, types.is_fixed_size_list
-    lists = [name for name, kind in kinds.items() if any(is_one(kind) for is_one in is_list)]
-    numbers = [
-        name for name, kind in kinds.items() if types.is_floating(kind) or types.is_integer(kind)
-    ]
+    lists = [name for name, kind in kinds.items() if kind.startswith(_LISTS)]
+    numbers = [name for name, kind in kinds.items() if kind.startswith(_NUMBERS)]
     if len(lists) == 1:
         rows = frame.column(lists[0]).to_numpy()
         return _stacked(rows, found or tokens, path), found

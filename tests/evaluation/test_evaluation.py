@@ -191,7 +191,6 @@ def test_collects_what_recbole_collects(data_path, targets_per_row):
     rows = ours.rows
     assert len(rows) == 36
     assert rows.user_id.tolist() == list(range(1, 13)) * 3
-    assert rows.length.tolist() == [row % 7 + 1 for row in range(12)] * 3
     assert rows.item_id.tolist() == torch.where(counts == 1, items, -1).tolist()
 
 
@@ -228,7 +227,7 @@ def test_length_sorting_changes_no_metric(data_path, model_class):
     ours, struct, rows = our_evaluation(config, model, loader)
     assert_same_metrics(ours, stock)
 
-    # Row by row: line i belongs to the user, target and length that rows say.
+    # Row by row: line i belongs to the user and target that rows say, the longest history first.
     stock_topk = dict(zip(test.inter_feat["user_id"].tolist(), stock_struct.get("rec.topk")))
     targets = dict(zip(test.inter_feat["user_id"].tolist(), test.inter_feat["item_id"].tolist()))
     lengths = dict(
@@ -237,8 +236,7 @@ def test_length_sorting_changes_no_metric(data_path, model_class):
     users = rows.user_id.tolist()
     assert users != test.inter_feat["user_id"].tolist() and sorted(users) == sorted(targets)
     assert rows.item_id.tolist() == [targets[user] for user in users]
-    assert rows.length.tolist() == [lengths[user] for user in users]
-    assert rows.length.tolist() == sorted(lengths.values(), reverse=True)
+    assert [lengths[user] for user in users] == sorted(lengths.values(), reverse=True)
     assert torch.equal(struct.get("rec.topk"), torch.stack([stock_topk[user] for user in users]))
 
 
@@ -393,10 +391,6 @@ def test_stock_batches_of_candidates_keep_their_users(data_path):
     assert collector.rows.user_id.tolist() == sorted(targets)
     assert collector.rows.item_id.tolist() == [
         targets[u][0] if len(targets[u]) == 1 else -1 for u in sorted(targets)
-    ]
-    lengths = test.inter_feat["item_length"]
-    assert collector.rows.length.tolist() == [
-        int(lengths[users == u][0]) for u in collector.rows.user_id.tolist()
     ]
 
 

@@ -84,7 +84,6 @@ def collected():
     rows = EvalRows(
         user_id=torch.tensor([1, 2, 3, 4, 1]),
         item_id=torch.tensor([2, 4, 5, 5, 4]),
-        length=torch.tensor([2, 5, 3, 7, 2]),
     )
     return struct, rows
 

@@ -97,14 +97,10 @@ class LLMSRec(Method, SequentialRecommender):
         self.user_head = two_layers(self.llm.width, hidden, size)
         self.item_head = two_layers(self.form.item_width, hidden, size)
         self.teacher_head = two_layers(cf_size, size, size, nn.GELU)
-        self.distill_weight = config["align_weight"]
-        self.distill_loss = config["distill_loss"]
-        self.distill_temperature = config["distill_temperature"]
-        self.uniformity_weight = config["uniformity_weight"]
-        self.in_batch = bool(config["in_batch_negatives"])
+        self.settings = LLMSRecSettings.of(config)
         self.show_progress = bool(config["show_progress"])
         self.item_scores = ItemScores()
-        self.rows_at_once = config["eval_batch_size"]  # each is a prompt
+        self.rows_at_once = self.settings.eval_batch_size  # each is a prompt
         if self.form.time_scaling is not None:
             self.reads = self.reads | {"times"}
         self._catalog = EvalCache()
@@ -145,27 +141,25 @@ class LLMSRec(Method, SequentialRecommender):
     def loss_terms(self, interaction):
         """Retrieval, distillation and uniformity, those that count."""
         self._catalog.forget()
+        own = self.settings
         users = self.user_vectors(interaction)
         rows = self.item_vectors(interaction[CANDIDATE_ITEMS], interaction)
         candidates = rows[interaction[CANDIDATES]]
-        others = (candidates[:, 0], interaction[self.POS_ITEM_ID]) if self.in_batch else ()
+        others = (candidates[:, 0], interaction[self.POS_ITEM_ID]) if own.in_batch_negatives else ()
         terms = {"retrieval": retrieval_loss(users, candidates, *others)}
-        if self.distill_weight or self.uniformity_weight:
-            state = self.teacher.user_states(
-                interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-            )
-            teachers = self.teacher_head(state)
-        if self.distill_weight:
-            terms["distillation"] = self.distill_weight * self._distillation(users, teachers)
-        if self.uniformity_weight:
+        if own.align_weight or own.uniformity_weight:
+            history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+            teachers = self.teacher_head(self.teacher.user_states(*history))
+        if own.align_weight:
+            if own.distill_loss == "contrastive":
+                loss = contrastive_distillation(users, teachers, own.distill_temperature)
+            else:
+                loss = mse_distillation(users, teachers)
+            terms["distillation"] = own.align_weight * loss
+        if own.uniformity_weight:
             both = uniformity_loss(users) + uniformity_loss(teachers)
-            terms["uniformity"] = self.uniformity_weight * both
+            terms["uniformity"] = own.uniformity_weight * both
         return terms
-
-    def _distillation(self, users, teachers):
-        if self.distill_loss == "contrastive":
-            return contrastive_distillation(users, teachers, self.distill_temperature)
-        return mse_distillation(users, teachers)
 
     def forward(self, interaction):
         """The user representations of a batch, ``(b, s)``."""
