@@ -18,11 +18,10 @@ from packaging.version import Version
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.text import text_encoding
-from recbole_llmemb.records.reader import RecordFile, open_records
+from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
 
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.
 _NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]
-_NAMED = 5
 # Stands for a separator of several characters; text has it nowhere.
 _UNIT = "\x1f"
 # From here on, not every whole number is a float.
@@ -234,12 +233,9 @@ def _complete(dataset, file, frame, kind):
         reasons[time] = ~np.isfinite(times) & ~absent
     for what, rows in reasons.items():
         if rows.any():
-            lines = _lines_of(file, np.flatnonzero(rows)[:_NAMED].tolist())
-            more = ", …" if rows.sum() > _NAMED else ""
-            dataset.logger.warning(
-                f"{file.path}: {rows.sum()} of {len(frame)} lines left out, which have no {what}: "
-                f"line {', '.join(map(str, lines))}{more}"
-            )
+            said = f"{rows.sum()} of {len(frame)} lines left out, which have no {what}"
+            lines = _lines_of(file, np.flatnonzero(rows)[:6].tolist())
+            dataset.logger.warning(f"{file.path}: {said}: line {first_lines(lines)}")
     kept = ~np.any(list(reasons.values()), axis=0)
     if len(frame) and not kept.any():
         wanted = ", ".join(needed) + (f" and {time}" if timed else "")

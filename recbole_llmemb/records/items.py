@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.core.errors import UserError, name_some, refuse_twice
-from recbole_llmemb.records.reader import RecordFile, open_records
+from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
 from recbole_llmemb.records.values import is_broken, is_token, text_of, token_of
 
 _TITLES = ("title", "name")
@@ -67,11 +67,17 @@ class ItemFile:
                 self.file.refuse(number, said, "item_text_fields")
             yield token, {name: text for name, text in zip(self.fields, texts) if text}
         if bare:
-            named = ", ".join(map(str, bare[:5])) + (", …" if len(bare) > 5 else "")
-            getLogger().warning(
-                f"{self.path}: {len(bare)} lines left out, which have no {self.id_field}: "
-                f"line {named}"
-            )
+            said = f"{len(bare)} lines left out, which have no {self.id_field}"
+            getLogger().warning(f"{self.path}: {said}: line {first_lines(bare)}")
+
+    def read(self) -> ItemText:
+        """All of it; an item that stands there twice is refused."""
+        found = ItemText([], [], self.fields)
+        for token, attributes in self.rows():
+            found.tokens.append(token)
+            found.attributes.append(attributes)
+        check_tokens(found.tokens, self.path)
+        return found
 
     def _token(self, given: Any, number: int) -> str:
         token, wrong = token_of(given), None
@@ -142,7 +148,7 @@ def read_items(
     Values without words (empty, ``NaN``, ``NULL``, …) are left out; tokens are as they stand. The
     parameters are those of :func:`open_items`.
     """
-    return _read(open_items(path, fields, id_field, field_separator, encoding))
+    return open_items(path, fields, id_field, field_separator, encoding).read()
 
 
 def read_dataset_items(
@@ -158,18 +164,9 @@ def read_dataset_items(
         field_separator=config["field_separator"],
         encoding=config["encoding"] or "utf-8",
     )
-    more = [name for name in also if name in file.file.columns and name not in file.fields]
-    file.fields += more
-    return _read(file)
-
-
-def _read(file: ItemFile) -> ItemText:
-    found = ItemText([], [], file.fields)
-    for token, attributes in file.rows():
-        found.tokens.append(token)
-        found.attributes.append(attributes)
-    check_tokens(found.tokens, file.path)
-    return found
+    there = [name for name in also if name in file.file.columns]
+    file.fields = list(dict.fromkeys([*file.fields, *there]))
+    return file.read()
 
 
 def check_tokens(tokens: Sequence[str], path: Path) -> None:

@@ -312,6 +312,11 @@ def _is_text(kind: Any) -> bool:
     return not (types.is_nested(kind) or any(is_one(kind) for is_one in of_bytes))
 
 
+def first_lines(numbers: Sequence[int]) -> str:
+    """Name the first few lines, for a warning."""
+    return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+
+
 # -- lines --------------------------------------------------------------------------------
 
 
