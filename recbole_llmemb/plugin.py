@@ -77,7 +77,7 @@ class _Finder:
     def find_spec(fullname, path=None, target=None):
         """As :mod:`importlib` asks of everything in ``sys.meta_path``."""
         place, _, last = fullname.rpartition(".")
-        known = place == registry.PLACE and registry.by_module(last) is not None
+        known = place == registry.PLACE and registry.has_module(last)
         return ModuleSpec(fullname, loader=_Finder) if known else None
 
     @staticmethod

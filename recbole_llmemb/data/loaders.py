@@ -188,8 +188,9 @@ class PrefixTrainDataLoader(TrainDataLoader):
         batch, config = super().collate_fn(index), self.config
         if config["prefix_trim"]:
             batch = LengthSortedBatch.of(batch, config)
-        if config["align_weight"] and config["align_items"] != "positions":
-            batch.interaction[ALIGN_ITEMS] = torch.unique(batch[config["ITEM_ID_FIELD"]])
+        if config["align_weight"]:
+            targets, every = batch[config["ITEM_ID_FIELD"]], config["align_items"] == "positions"
+            batch.interaction[ALIGN_ITEMS] = targets if every else torch.unique(targets)
         return batch
 
 

@@ -214,8 +214,8 @@ class Method:
         """The parts of the loss of a training batch by name, weighted."""
         raise NotImplementedError
 
-    def own_scores(self, batch, ids=None):
-        """Scores ``(b, n)``, or ``(b, c)`` of these items, where they are no products."""
+    def own_scores(self, batch):
+        """Scores of all items ``(b, n)``, where they are no products."""
         raise NotImplementedError
 
     # -- what it may write --------------------------------------------------------------------
@@ -273,7 +273,8 @@ class Method:
     def scores(self, batch, ids=None):
         """Scores of all items ``(b, n)``, or of these ``(b, c)``, for each row's history."""
         if not self.products:
-            return self.own_scores(batch, ids)
+            found = self.own_scores(batch)
+            return found if ids is None else found.gather(1, ids)
         return self.item_scores.scores(self.states(batch), self.items(), ids)
 
     def full_sort_predict(self, interaction):
@@ -358,9 +359,8 @@ class StockModel(Method):
         given = {"items": batch[self.model.ITEM_SEQ], "lengths": batch[self.model.ITEM_SEQ_LEN]}
         return self.model(*[given[role] for role in forward_roles(self.model.forward)])
 
-    def own_scores(self, batch, ids=None):
-        found = self.model.full_sort_predict(batch).view(len(batch), -1)
-        return found if ids is None else found.gather(1, ids)
+    def own_scores(self, batch):
+        return self.model.full_sort_predict(batch).view(len(batch), -1)
 
     def items(self):
         weight = getattr(getattr(self.model, "item_embedding", None), "weight", None)

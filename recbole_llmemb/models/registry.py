@@ -17,18 +17,20 @@ from recbole_llmemb.models.llmsrec.model import LLMSRec
 PLACE = "recbole.model.sequential_recommender"
 #: Model classes by name; those over RecBole's backbones once they were asked for.
 MODELS: dict[str, type] = {"LLMSRec": LLMSRec}
+# Models over RecBole's backbones, served or not, by name.
+_OVER = {PREFIX + name: name for name in BACKBONES}
 # What a backbone's class may say of itself.
 _SAID = ("one_pass", "padding_free", "losses", "products", "size_key")
 
 
 def is_ours(model: str) -> bool:
     """Whether this model name belongs to this package."""
-    return model in MODELS or _backbone(model) is not None
+    return model in MODELS or model in _OVER
 
 
 def names() -> list[str]:
     """The models that there are: over RecBole's backbones, and registered ones."""
-    return NAMES + [name for name in MODELS if name not in NAMES]
+    return list(dict.fromkeys([*NAMES, *MODELS]))
 
 
 def find(model: str) -> Any:
@@ -36,19 +38,18 @@ def find(model: str) -> Any:
     return model_class(model) if is_ours(model) else None
 
 
-def by_module(name: str) -> str | None:
-    """The model whose module is called so: its name in small letters."""
-    known = [*MODELS, *(PREFIX + backbone for backbone in BACKBONES)]
-    return {model.lower(): model for model in known}.get(name)
+def has_module(name: str) -> bool:
+    """Whether a model's module is called so: its name in small letters."""
+    return name in {model.lower() for model in (*MODELS, *_OVER)}
 
 
 def model_class(name: str) -> Any:
     """The class of one of our models, by its name."""
     if name in MODELS:
         return MODELS[name]
-    backbone = _backbone(name)
-    if backbone is None:
+    if name not in _OVER:
         raise no_such_model(name)
+    backbone = _OVER[name]
     spec = BACKBONES[backbone]
     if spec.unsupported:
         raise UserError(
@@ -131,12 +132,6 @@ def no_such_model(name: str) -> UserError:
         f"take {near}" if near else "the documentation's page on backbones lists those there are"
     )
     return UserError(f"There is no model {name!r}; {advice}.", key="model")
-
-
-def _backbone(name):
-    """RecBole's sequential model that a name of ours stands for, or None."""
-    backbone = str(name).removeprefix(PREFIX)
-    return backbone if str(name) == PREFIX + backbone and backbone in BACKBONES else None
 
 
 def _declared(backbone) -> BackboneSpec:

@@ -74,9 +74,8 @@ class ItemSide(Method):
         known = Items(self.scored(self.output_items.weight[: self.item_count]), self.item_bias)
         return known if self._added is None else _joined(known, self._added)
 
-    def own_scores(self, batch, ids=None):
-        found = super(Method, self).full_sort_predict(self._trim_padding(batch))
-        return found if ids is None else found.gather(1, ids)
+    def own_scores(self, batch):
+        return super(Method, self).full_sort_predict(self._trim_padding(batch))
 
     @property
     def first_new_id(self):
@@ -113,7 +112,7 @@ class ItemSide(Method):
             return self._new_items(layer.embed(rows, prepared=True).float())
         torch.manual_seed(config["seed"])
         fresh = nn.Embedding(len(tokens), layer.embedding_dim)
-        getattr(self, "_init_weights", _xavier)(fresh)
+        getattr(self, "_init_weights", lambda layer: nn.init.xavier_normal_(layer.weight))(fresh)
         return self._new_items(fresh.weight.to(layer.weight.device))
 
     def _new_items(self, rows):
@@ -177,7 +176,3 @@ def _trained(layer):
 def _joined(one, other):
     bias = None if one.bias is None else torch.cat([one.bias, other.bias])
     return Items(torch.cat([one.vectors, other.vectors.to(one.vectors)]), bias)
-
-
-def _xavier(layer):
-    nn.init.xavier_normal_(layer.weight)

@@ -117,7 +117,6 @@ class LLMEmbMixin(ItemSide):
 
     def _put_teacher(self, config, dataset, settings):
         self.align_weight = settings.align_weight
-        self.align_positions = settings.align_items == "positions"
         self.alignment = AlignmentLoss(settings.align_temperature)
         teacher = given_to(config["model"], dataset, config, "teacher")
         size = self.item_embedding.embedding_dim
@@ -143,7 +142,7 @@ class LLMEmbMixin(ItemSide):
             loss = self._one_pass_loss(interaction) if one_pass else self._prefix_loss(interaction)
             terms = {"recommendation": loss}
             if self.align_weight:
-                items = self._align_items(interaction)
+                items = interaction[ALIGN_ITEMS]
                 term = self.alignment(self.teacher[items], self.item_embedding(items))
                 terms["alignment"] = self.align_weight * term
             if self.offset_decay:
@@ -158,12 +157,6 @@ class LLMEmbMixin(ItemSide):
         fields = [self.ITEM_SEQ, self.POS_ITEM_ID, self.NEG_ITEM_ID]
         found = [interaction[field] for field in fields if field in interaction]
         return torch.cat([ids.reshape(-1) for ids in found])
-
-    def _align_items(self, interaction):
-        if ALIGN_ITEMS in interaction:
-            return interaction[ALIGN_ITEMS]
-        targets = interaction[self.POS_ITEM_ID]
-        return targets if self.align_positions else torch.unique(targets)
 
     def _shared_rows(self, interaction):
         """Adapted once per step: all items, or those that a pairwise loss looks up."""
@@ -273,10 +266,10 @@ class LLMEmbMixin(ItemSide):
         chunks = getattr(interaction, "chunks", None)
         if not chunks:
             return self.sequence_forward(*self._inputs(self._trim_padding(interaction)))
-        states = []
+        states, inputs = [], [one for one in self._inputs(interaction) if one is not None]
         for begin, end, width in chunks:
-            items, lengths, users = self._inputs(interaction[begin:end])
-            states.append(self.sequence_forward(items[:, :width], lengths, users))
+            items, *others = (one[begin:end] for one in inputs)
+            states.append(self.sequence_forward(items[:, :width], *others))
         return torch.cat(states)
 
     def _inputs(self, interaction):

@@ -11,7 +11,7 @@ from torch import nn
 
 from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core import checkpoint
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.loaders import BATCH_ITEMS, MASKED
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmemb.parts import item_layer
@@ -205,7 +205,7 @@ class TransRecModel(LLMEmbMixin):
         distance = self._l2_distance(states, self.item_embedding(ids))
         return (self.bias(ids) - distance).squeeze(-1)
 
-    def own_scores(self, batch, ids=None):
+    def scores(self, batch, ids=None):
         if ids is not None:
             return self.pair_scores(self.states(batch), ids)
         # RecBole's repeats the items for every row: gigabytes on a catalog of thousands.
@@ -269,16 +269,15 @@ class S3RecModel(LLMEmbMixin):
         state = checkpoint.load(path)["state_dict"]
         if not isinstance(self.item_embedding, nn.Embedding):  # the table's stay as they are
             state = {k: v for k, v in state.items() if not k.startswith("item_embedding.")}
-        try:
+        told = (
+            f"pre_model_path {path} does not hold weights of this S3Rec ({{reason}}); give a "
+            "checkpoint of RecBole's S3Rec of the same sizes and data, or leave it empty."
+        )
+        with explained(told, RuntimeError, key="pre_model_path", where=path):
             missing = self.load_state_dict(state, strict=False).missing_keys
-        except RuntimeError as error:
-            missing = [str(error).splitlines()[-1].strip().rstrip(".")]
-        missing = [key for key in missing if not key.startswith(("item_embedding.", "item_sc"))]
-        if missing:
-            raise UserError(
-                f"pre_model_path {path} does not hold weights of this S3Rec ({missing[0]}); give "
-                "a checkpoint of RecBole's S3Rec of the same sizes and data, or leave it empty."
-            )
+            for key in missing:
+                if not key.startswith(("item_embedding.", "item_sc")):
+                    raise RuntimeError(f"{key} is missing")
 
     def sequence_forward(self, item_seq, item_seq_len, user=None):
         return self.gather_indexes(self.forward(item_seq, bidirectional=False), item_seq_len - 1)
@@ -315,12 +314,12 @@ class SASRecCPRModel(LLMEmbMixin):
                 f"{dataset.item_num - 1} items; give a smaller one."
             )
 
-    def own_scores(self, batch, ids=None):
+    def own_scores(self, batch):
         batch = self._trim_padding(batch)
         _, chances = self.calculate_loss_prob(batch, only_compute_prob=True)
         if self.post_remove_context:
             chances.scatter_(1, batch[self.ITEM_SEQ], 0)
-        return chances if ids is None else chances.gather(1, ids)
+        return chances
 
 
 GRU4RecCPRModel = SASRecCPRModel
