@@ -63,7 +63,10 @@ class Space:
     def __init__(self, dimensions, where="the space"):
         self.where = where
         by_key = {one.key: one for one in dimensions}
-        order = TopologicalSorter(dict.fromkeys(by_key, ()))
+        if not by_key:
+            lines = "`key: {choice: [a, b]}`, or in RecBole's format `key choice [a,b]`"
+            raise UserError(f"{where} has no keys to search; write lines {lines}.", where=where)
+        order = TopologicalSorter(dict.fromkeys(by_key, ()))  # as they stand in the file, else
         for one in dimensions:
             with _refusals(where, one.key):
                 for parent, allowed in one.when.items():
@@ -73,9 +76,8 @@ class Space:
             self.dimensions = [by_key[key] for key in order.static_order()]
         except CycleError as error:
             names = ", ".join(sorted(set(error.args[1])))
-            raise UserError(
-                f"In {where}, the conditions of {names} wait for each other.", where=where
-            ) from None
+            told = f"In {where}, the conditions of {names} wait for each other."
+            raise UserError(told, where=where) from None
 
     @property
     def keys(self) -> list[str]:
@@ -136,11 +138,8 @@ def read_space(source) -> Space:
 
 def _from_dict(content: Any, where: str) -> Space:
     """A space from ``{key: {kind: values, "when": {key: value or values}}}``."""
-    if not isinstance(content, dict) or not content:
-        told = f"{where} has no keys to search; write lines `key: {{choice: [a, b]}}`."
-        raise UserError(told, where=where)
     found = []
-    for key, entry in content.items():
+    for key, entry in content.items() if isinstance(content, dict) else ():
         with _refusals(where, key):
             if not isinstance(entry, dict):
                 raise ValueError(f"{entry!r} is no way to search it; write {{choice: [{entry!r}]}}")
@@ -148,8 +147,8 @@ def _from_dict(content: Any, where: str) -> Space:
             if len(kinds) != 1:
                 given = ", ".join(map(str, kinds)) or "nothing"
                 raise ValueError(f"it must say one of {', '.join(KINDS)} (and `when`), not {given}")
-            when = entry.get("when") or {}
-            found.append(_dimension(str(key), kinds[0], entry[kinds[0]], when))
+            kind, when = kinds[0], entry.get("when") or {}
+            found.append(_dimension(str(key), kind, entry[kind], when))
     return Space(found, where)
 
 
@@ -176,10 +175,7 @@ def _from_lines(text: str, where: str) -> Space:
             values = value_of(rest)
             if values == rest:
                 raise ValueError(f"its values cannot be read: {rest}; write text in quotes")
-            found[key] = _dimension(key, kind, _as_hyperopt(kind, values))
-    if not found:
-        told = f"{where} has no keys to search; write lines `key choice [a,b]`."
-        raise UserError(told, where=where)
+            found[key] = _dimension(key, kind, _as_hyperopt(kind, values), {})
     return Space(list(found.values()), where)
 
 
@@ -194,7 +190,7 @@ def _as_hyperopt(kind: str, values: Any) -> Any:
     return values
 
 
-def _dimension(key: str, kind: Any, values: Any, when: Any = None) -> Dimension:
+def _dimension(key: str, kind: Any, values: Any, when: Any) -> Dimension:
     """Check what a space says of a key; what is wrong is a :class:`ValueError`."""
     if kind not in KINDS:
         near = nearest(str(kind), KINDS, 1) or [f"one of {', '.join(KINDS)}"]
@@ -204,13 +200,10 @@ def _dimension(key: str, kind: Any, values: Any, when: Any = None) -> Dimension:
     values = tuple(map(_number, values))
     if kind != "choice":
         _check_bounds(kind, values)
-    if when is not None and not isinstance(when, dict):
+    if not isinstance(when, dict):
         raise ValueError(f"when is {when!r}; write `when: {{other_key: value}}`")
-    conditions = {}
-    for other, allowed in (when or {}).items():
-        allowed = allowed if isinstance(allowed, (list, tuple)) else [allowed]
-        conditions[str(other)] = tuple(map(_number, allowed))
-    return Dimension(key, kind, values, conditions)
+    lists = {k: v if isinstance(v, (list, tuple)) else [v] for k, v in when.items()}
+    return Dimension(key, kind, values, {str(k): tuple(map(_number, v)) for k, v in lists.items()})
 
 
 def _number(value):
