@@ -78,7 +78,7 @@ def tuned(bench, folder, checkpoints, part):
     from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
     from recbole_llmemb.scft.model import add_lora
     from recbole_llmemb.scft.settings import ScftSettings
-    from recbole_llmemb.scft.trainer import Parts
+    from recbole_llmemb.scft.trainer import LengthSortedCollator
 
     model = load_pipeline(find_encoder(folder), dtype=torch.bfloat16, device=str(bench.device))
     if checkpoints:
@@ -91,7 +91,7 @@ def tuned(bench, folder, checkpoints, part):
     items = bench.size(64, 4)
     texts = titles_of(2 * items, *bench.size((20, 60), (2, 5)))
     views = [{"view_a": a, "view_b": b} for a, b in zip(texts[:items], texts[items:])]
-    collate = Parts(model.preprocess, part)
+    collate = LengthSortedCollator(model.preprocess, part)
 
     def step():
         batch = collate(views)

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     job = job_from_config(config)
     refuse_inputs(options.figure, [job.text.item_file, job.text.settings.llm_encoder])
     result = run_job(job, options.out, overwrite=options.overwrite, resume=options.resume)
-    if not job.processes.first:
+    if not job.processes.is_main:
         return 0
     measured = [(when, result.manifest[when]) for when in ("before", "after")]
     rows = [

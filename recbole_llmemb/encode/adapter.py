@@ -24,7 +24,7 @@ _PLACES = ("base_model_name_or_path", "revision")
 
 
 @dataclass(frozen=True)
-class Adapter:
+class LoraAdapter:
     """An adapter directory."""
 
     path: Path
@@ -50,7 +50,7 @@ class Adapter:
             )
 
 
-def find_adapter(path: str | os.PathLike) -> Adapter:
+def find_adapter(path: str | os.PathLike) -> LoraAdapter:
     """Look at an adapter directory, without loading it."""
     path = Path(path).expanduser()
     where: dict[str, Any] = {"key": "llm_adapter", "where": path}
@@ -73,7 +73,7 @@ def find_adapter(path: str | os.PathLike) -> Adapter:
             "is not done; give an adapter without (llm_adapter).",
             **where,
         )
-    return Adapter(path, digest.hexdigest(), read_manifest(path) or {})
+    return LoraAdapter(path, digest.hexdigest(), read_manifest(path) or {})
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:

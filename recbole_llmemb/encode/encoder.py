@@ -13,7 +13,7 @@ import torch
 
 from recbole_llmemb.core.devices import usable_device
 from recbole_llmemb.core.errors import UserError, reason_of
-from recbole_llmemb.encode.adapter import Adapter, load_adapter
+from recbole_llmemb.encode.adapter import LoraAdapter, load_adapter
 from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.encode.source import EncoderSource, refuse_code
 
@@ -62,7 +62,7 @@ class Encoder:
         Texts per forward pass.
     trust_remote_code : bool
         Run code that comes with the model. Only for models whose code was read.
-    adapter : Adapter, optional
+    adapter : LoraAdapter, optional
         Low-rank changes to the model's weights; the rest of its pipeline stays.
 
     Raises
@@ -82,7 +82,7 @@ class Encoder:
         normalize: bool = False,
         batch_size: int = EncodeSettings.model_fields["llm_batch_size"].default,
         trust_remote_code: bool = False,
-        adapter: Adapter | None = None,
+        adapter: LoraAdapter | None = None,
     ):
         for key, value, allowed in (
             ("llm_pooling", pooling, [None, *_POOLING_MODES]),

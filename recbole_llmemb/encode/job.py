@@ -174,8 +174,8 @@ def run_job(
             f"table: building {out} ({len(items.tokens)} items, {len(items.texts)} different "
             f"texts, encoder {source.name})"
         )
-        if items.bare:
-            report(f"table: {items.bare} items have no text and share one vector")
+        if items.n_without_text:
+            report(f"table: {items.n_without_text} items have no text and share one vector")
         work = out.parent / f".{out.name}.work-{key}"
         vectors, encoded = _encode(job, key, work, report, workers)
         if old := len(items.texts) - encoded:

@@ -124,7 +124,7 @@ class EncodeWorker:
     def _encoder(self) -> Any:
         if self._options["device"] == "cpu":
             torch.set_num_threads(1)
-        return Encoder(**_on_this_node(self._options))
+        return Encoder(**_found_on_this_node(self._options))
 
 
 def _elsewhere(options: dict[str, Any], device: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _elsewhere(options: dict[str, Any], device: str) -> dict[str, Any]:
     return options | {"source": source, "adapter": adapter, "device": device}
 
 
-def _on_this_node(options: dict[str, Any]) -> dict[str, Any]:
+def _found_on_this_node(options: dict[str, Any]) -> dict[str, Any]:
     """The encoder and the adapter as they are found here; they must be the very same."""
     source, adapter = options["source"], options["adapter"]
     here = f"on the node {gethostname()}"
@@ -177,9 +177,9 @@ class RayPool:
         """See the module."""
         self._ray = ray = require_ray("encode --ray", "ray", "ray", _QUIET)
         wanted = self._workers.number or 0
-        with _aside(self._log), connected(ray, cpus=wanted):
+        with _redirect_stderr(self._log), connected(ray, cpus=wanted):
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self._workers = fitted = self._workers.fit(nodes, self._options["device"])
+            self._workers = fitted = self._workers.allocate(nodes, self._options["device"])
             if (fitted.number or 0) < wanted:
                 self._report(f"ray: no room for more than {fitted.number} of {wanted} workers")
             gpus = f", {fitted.gpus:g} GPUs each" if fitted.gpus else ""
@@ -269,7 +269,7 @@ def _given_up(shard: int | None, error: Exception) -> UserError:
 
 
 @contextlib.contextmanager
-def _aside(log: Path) -> Iterator[None]:
+def _redirect_stderr(log: Path) -> Iterator[None]:
     """What libraries write to standard error past Python goes to a file: Ray's core prints past
     every logger. What Python writes stays on the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ class Workers(Checked):
             told = f"--device is cpu, but --gpus_per_worker is {self.gpus}; choose one."
             raise UserError(told, key="device")
 
-    def fit(self, nodes: list[dict[str, float]], device: Any) -> Workers:
+    def allocate(self, nodes: list[dict[str, float]], device: Any) -> Workers:
         """These workers with every number filled in.
 
         ``nodes``: resources of each node.

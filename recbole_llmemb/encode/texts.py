@@ -99,7 +99,7 @@ class Catalog:
     text_of: np.ndarray  # (n,) int64, the number of each item's text
     digests: np.ndarray  # (u, 16) uint8, of the texts
     texts_hash: str  # Hash of tokens and texts in file order
-    bare: int  # Items of which nothing is known
+    n_without_text: int  # Items of which nothing is known
 
     def token_of(self, text: int) -> str:
         """The first item with a text."""
@@ -111,7 +111,7 @@ def read_catalog(file: ItemFile, prompt: Callable[[Mapping[str, str]], str]) -> 
 
     ``prompt``: attributes to text.
     """
-    tokens, texts, bare = [], Spool(), 0
+    tokens, texts, n_without_text = [], Spool(), 0
     numbers: dict[bytes, int] = {}  # By digest of a text
     text_of = array("q")
     for token, item in tqdm(file.rows(), "read", unit="item", disable=None, leave=False):
@@ -122,12 +122,14 @@ def read_catalog(file: ItemFile, prompt: Callable[[Mapping[str, str]], str]) -> 
             texts.append(text)
         tokens.append(token)
         text_of.append(number)
-        bare += not item
+        n_without_text += not item
     digests = np.frombuffer(b"".join(numbers), dtype=np.uint8).reshape(-1, 16)
     del numbers
     check_tokens(tokens, file.path)
     texts_hash = hash_lists(tokens, (texts[number] for number in text_of))
-    return Catalog(tokens, file.fields, texts, np.array(text_of), digests, texts_hash, bare)
+    return Catalog(
+        tokens, file.fields, texts, np.array(text_of), digests, texts_hash, n_without_text
+    )
 
 
 def hash_lists(*lists: Iterable[str]) -> str:

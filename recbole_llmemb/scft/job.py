@@ -144,7 +144,7 @@ def run_job(
     began = time.perf_counter()
     out, processes, key = Path(out), job.processes, job.key
     work = out.parent / f".{out.name}.work-{key}"
-    if not processes.first:
+    if not processes.is_main:
         report = _nothing
 
     def train() -> tuple[Callable[[Path], None], dict]:
@@ -165,7 +165,7 @@ def run_job(
             f"scft: training {out} ({len(learnt.items):,} items, {len(held.items):,} held out, "
             f"encoder {source.name})"
         )
-        processes.tell(None)
+        processes.broadcast(None)
         save, facts = train()
         manifest = _manifest(job, key) | facts
         with atomic_directory(out, overwrite, _written, "an adapter") as fresh:
@@ -175,22 +175,22 @@ def run_job(
             (fresh / MANIFEST).write_text(text, encoding="utf-8")
         for old in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
             shutil.rmtree(old, ignore_errors=True)
-        return processes.tell(manifest)
+        return processes.broadcast(manifest)
 
     def find() -> dict | None:
         manifest = read_manifest(out)
         return manifest if manifest and manifest.get("inputs_hash") == key else None
 
-    if processes.first:
+    if processes.is_main:
         manifest, hit = build_or_load(find, build, out, "adapter")
         if hit:
-            processes.tell(manifest)
+            processes.broadcast(manifest)
     else:  # the first looks and locks for all: what it has found, or nothing, and then training
-        manifest = processes.tell(None)
+        manifest = processes.broadcast(None)
         hit = manifest is not None
         if not hit:
             train()
-            manifest = processes.tell(None)
+            manifest = processes.broadcast(None)
     seconds = time.perf_counter() - began
     report(f"scft: {'cache hit' if hit else 'trained'} {out} ({seconds:.1f} s)")
     return ScftResult(out, manifest, hit, seconds)

@@ -21,7 +21,7 @@ class Processes:
     ``device``: ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
 
     ``count``: How many they are.
-    ``first``: Whether this is the one that writes and reports.
+    ``is_main``: Whether this is the one that writes and reports.
     ``cpu``: Whether they train on the CPU.
     ``device``: Where this process trains.
     """
@@ -40,12 +40,12 @@ class Processes:
                 "llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu.", key="llm_device"
             )
         self.cpu = kind == "cpu" or not there
-        self.count, self.first = 1, True
+        self.count, self.is_main = 1, True
         self.device = torch.device("cpu") if self.cpu else torch.device("cuda", 0)
         if "LOCAL_RANK" in os.environ:  # both launchers set it
             accelerate = optional("accelerate", "finetune", "scft")
             self._state = accelerate.PartialState(cpu=self.cpu, timeout=_PATIENCE)
-            self.count, self.first = self._state.num_processes, self._state.is_main_process
+            self.count, self.is_main = self._state.num_processes, self._state.is_main_process
             self.device = self._state.device
 
     def precision(self, wanted: str) -> str:
@@ -62,7 +62,7 @@ class Processes:
             )
         return wanted
 
-    def tell(self, thing: Any) -> Any:
+    def broadcast(self, thing: Any) -> Any:
         """What the first process has, on all of them."""
         if self.count == 1:
             return thing
@@ -70,7 +70,7 @@ class Processes:
 
         return broadcast_object_list([thing])[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all of them are here."""
         if self.count > 1:
             self._state.wait_for_everyone()

@@ -23,7 +23,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.scft.views import Views
 
 _STATE = "trained.safetensors"
-_WHOLE = "whole"
+_COMPLETE = "whole"
 
 
 class ShuffledBatches(DefaultBatchSampler):
@@ -42,7 +42,7 @@ class ShuffledBatches(DefaultBatchSampler):
             yield order[start : start + self.batch_size]
 
 
-class Parts:
+class LengthSortedCollator:
     """Collates rows of two views into parts of texts of similar length.
 
     Little is padded so, and a part is what GradCache embeds at a time.
@@ -217,7 +217,7 @@ class _Watch(TrainerCallback):
             for file in folder.iterdir():
                 with open(file, "rb+") as handle:
                     os.fsync(handle.fileno())
-            (folder / _WHOLE).touch()
+            (folder / _COMPLETE).touch()
 
     def on_train_end(self, args, state, control, **kwargs):
         self._bar.close()
@@ -233,14 +233,14 @@ def describe(found: dict[str, float]) -> str:
 
 def last_checkpoint(folder) -> str | None:
     """The last checkpoint that was written to its end."""
-    whole = [mark.parent for mark in Path(folder).glob(f"checkpoint-*/{_WHOLE}")]
+    whole = [mark.parent for mark in Path(folder).glob(f"checkpoint-*/{_COMPLETE}")]
     return str(max(whole, key=step_of)) if whole else None
 
 
-def drop_halves(folder) -> None:
+def remove_incomplete_checkpoints(folder) -> None:
     """Remove checkpoints whose writing was cut short: they would count as the newest."""
     for path in Path(folder).glob("checkpoint-*"):
-        if not (path / _WHOLE).is_file():
+        if not (path / _COMPLETE).is_file():
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -18,11 +18,11 @@ from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
 from recbole_llmemb.scft.model import add_lora, load_base
 from recbole_llmemb.scft.trainer import (
     HeldOut,
-    Parts,
+    LengthSortedCollator,
     ScftTrainer,
     describe,
-    drop_halves,
     last_checkpoint,
+    remove_incomplete_checkpoints,
     step_of,
 )
 
@@ -55,15 +55,15 @@ def _train(job, work, report):
 
     held = [held_out.pair(item, "held out") for item in range(len(held_out.items))]
     evaluator = HeldOut(held, 2 * (keys.scft_mini_batch_size or 32)) if len(held) > 1 else None
-    before = evaluator(model) if evaluator and processes.first else None
+    before = evaluator(model) if evaluator and processes.is_main else None
     if before:
         report(f"scft: before, {describe(before)}")
 
     trainer = make_trainer(job, work, report, model, evaluator)
-    if processes.first:
+    if processes.is_main:
         log_to_tensorboard(trainer, job, work)
-        drop_halves(work)
-    processes.wait()
+        remove_incomplete_checkpoints(work)
+    processes.barrier()
     last = last_checkpoint(work)
     if last:
         report(f"scft: continues after step {step_of(last):,}")
@@ -80,7 +80,7 @@ def _train(job, work, report):
         ) from error
     model.eval()
     after = trainer.last_measured(keys.scft_steps)
-    if after is None and evaluator and processes.first:
+    if after is None and evaluator and processes.is_main:
         after = evaluator(model)
     temperature = trainer.loss.form.temperature.item()
     facts = {"before": before, "after": after, "final_temperature": temperature}
@@ -111,7 +111,7 @@ def make_trainer(job, work, report, model, evaluator=None):
         train_dataset=items,
         loss=form(model, keys.scft_loss, keys.scft_temperature),
         evaluator=evaluator,
-        data_collator=Parts(model.preprocess, part),
+        data_collator=LengthSortedCollator(model.preprocess, part),
     )
 
 

@@ -235,7 +235,7 @@ def test_a_text_that_kills_its_workers(tmp_path, cluster, job, stubbed):
         (["--ray", "--gpus_per_worker=nan"], "--gpus_per_worker is nan"),
         (["--ray", "--device=cuda:1"], "--device is 'cuda:1', but with --ray"),
         (["--ray", "--device=cpu", "--gpus_per_worker=1"], "--device is cpu, but"),
-        (["--num_workers=2"], "are for --ray"),
+        (["--num_workers=2"], "--num_workers and"),
         (["--ray", "--fields=color"], "no field 'color'"),
         (["--ray", "--encoder=./gone"], "no encoder directory ./gone"),
     ],
@@ -253,7 +253,7 @@ def test_no_room_for_a_worker():
     nodes = [{"CPU": 4.0, "GPU": 3.0}, {"CPU": 1.0, "GPU": 2.0}]
 
     def fitted(device=None, **options):
-        found = Workers(**options).fit(nodes, device)
+        found = Workers(**options).allocate(nodes, device)
         return found.number, found.gpus
 
     assert fitted() == (4, 1)  # a CPU each
@@ -263,9 +263,9 @@ def test_no_room_for_a_worker():
     assert fitted(number=9, gpus=0) == (5, 0)
     assert fitted(number=3, gpus=0) == (3, 0)
     with pytest.raises(UserError, match="No node .* has 4 GPUs and a CPU"):
-        Workers(gpus=4).fit(nodes, None)
+        Workers(gpus=4).allocate(nodes, None)
     with pytest.raises(UserError, match="No node .* has 1 GPUs"):
-        Workers(gpus=1).fit([{"CPU": 2.0}], None)
+        Workers(gpus=1).allocate([{"CPU": 2.0}], None)
 
 
 @pytest.mark.parametrize("installed", [None, "2.6.3"])

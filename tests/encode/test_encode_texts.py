@@ -49,7 +49,7 @@ def test_it_is_the_file(catalog_file):
     unique = list(dict.fromkeys(prompts))
     assert found.tokens == read.tokens and len(found.texts) == len(unique) < len(prompts)
     assert list(found.texts) == unique and [found.texts[i] for i in found.text_of] == prompts
-    assert found.bare == sum(not attributes for attributes in read.attributes) > 100
+    assert found.n_without_text == sum(not attributes for attributes in read.attributes) > 100
     digests = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in unique]
     assert found.digests.tobytes() == b"".join(digests)
     assert found.token_of(5) == read.tokens[prompts.index(unique[5])]

@@ -49,7 +49,7 @@ def test_scft(tmp_path, device, way, half):
     from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
     from recbole_llmemb.scft.model import add_lora
     from recbole_llmemb.scft.settings import ScftSettings
-    from recbole_llmemb.scft.trainer import Parts
+    from recbole_llmemb.scft.trainer import LengthSortedCollator
 
     torch.manual_seed(1)
     source = find_encoder(make_model(tmp_path / "llama", "llama"))
@@ -68,7 +68,7 @@ def test_scft(tmp_path, device, way, half):
     if way == "checkpoints":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     loss = (CachedViewLoss if way == "GradCache" else ViewLoss)(model, "soft", 3.0).to(device)
-    batch = Parts(model.preprocess, 4 if way == "GradCache" else None)(rows)
+    batch = LengthSortedCollator(model.preprocess, 4 if way == "GradCache" else None)(rows)
     batch = {name: v.to(device) if torch.is_tensor(v) else v for name, v in batch.items()}
     parts = sorted({name.partition("_")[0] for name in batch} - {"label"})
     features = [

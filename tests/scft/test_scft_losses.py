@@ -14,7 +14,7 @@ from recbole_llmemb.encode.source import find_encoder  # noqa: E402
 from recbole_llmemb.scft.losses import FORMS, CachedViewLoss, ViewLoss  # noqa: E402
 from recbole_llmemb.scft.model import add_lora  # noqa: E402
 from recbole_llmemb.scft.settings import ScftSettings  # noqa: E402
-from recbole_llmemb.scft.trainer import Parts  # noqa: E402
+from recbole_llmemb.scft.trainer import LengthSortedCollator  # noqa: E402
 
 WORDS = ["red", "blue", "soap", "gel", "one", "two", "movie", "beauty"]
 
@@ -99,9 +99,11 @@ def gradients(loss, collator, rows, scale=1.0):
 @pytest.mark.parametrize("form", ["soft", "infonce"])
 def test_cached_gradients_are_those_of_the_large_batch(model, rows, form):
     plain = ViewLoss(model, form, 3.0)
-    one, value, wanted = gradients(plain, Parts(model.preprocess, None), rows, scale=0.5)
+    one, value, wanted = gradients(
+        plain, LengthSortedCollator(model.preprocess, None), rows, scale=0.5
+    )
     many, cached_value, got = gradients(
-        CachedViewLoss(model, form, 3.0), Parts(model.preprocess, 4), rows, scale=0.5
+        CachedViewLoss(model, form, 3.0), LengthSortedCollator(model.preprocess, 4), rows, scale=0.5
     )
     assert (one, many) == (1, 6)
     assert cached_value == pytest.approx(value, rel=1e-5)
@@ -116,9 +118,9 @@ def test_order_of_parts_does_not_matter(model, rows):
     encode = lambda view: model.encode([row[view] for row in rows], convert_to_tensor=True)  # noqa: E731
     wanted = FORMS["infonce"](3.0)(encode("view_a"), encode("view_b")).item()
     for size in (None, 3, 22):
-        assert gradients(loss, Parts(model.preprocess, size), rows)[1] == pytest.approx(
-            wanted, rel=1e-4
-        )
+        assert gradients(loss, LengthSortedCollator(model.preprocess, size), rows)[
+            1
+        ] == pytest.approx(wanted, rel=1e-4)
     assert loss(*_features(model, rows)).requires_grad
     with torch.no_grad():
         assert CachedViewLoss(model, "infonce")(*_features(model, rows)).item() == pytest.approx(
@@ -127,7 +129,7 @@ def test_order_of_parts_does_not_matter(model, rows):
 
 
 def _features(model, rows):
-    batch = Parts(model.preprocess, None)(rows)
+    batch = LengthSortedCollator(model.preprocess, None)(rows)
     order = batch.pop("label")
     return [{key.removeprefix("part0_"): value for key, value in batch.items()}], order
 
@@ -142,7 +144,7 @@ def test_half_precision_embeddings_are_compared_in_float32(model):
 
 
 def test_parts_are_cut_by_tokens_and_padded_no_more_than_needed(model, rows):
-    batch = Parts(model.preprocess, 6)(rows)
+    batch = LengthSortedCollator(model.preprocess, 6)(rows)
     widths, taken = [], 0
     for number in range(4):
         mask = batch[f"part{number}_attention_mask"]

@@ -49,13 +49,13 @@ from recbole_llmemb.cli.main import main
 from recbole_llmemb.scft.processes import Processes
 
 distributed_c10d.default_pg_timeout = datetime.timedelta(seconds=4)
-tell = Processes.tell
+broadcast = Processes.broadcast
 
 def marked(self, thing):
     Path(f"waits-{os.environ['RANK']}").touch()
-    return tell(self, thing)
+    return broadcast(self, thing)
 
-Processes.tell = marked
+Processes.broadcast = marked
 sys.exit(main(sys.argv[1:]))
 """
 
