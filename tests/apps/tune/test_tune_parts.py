@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import torch
 import yaml
 from conftest import child_env
 
-from recbole_llmemb.apps.tune import SearchOptions, require_ray
+from recbole_llmemb.apps.tune import SearchOptions, figures, require_ray
 from recbole_llmemb.apps.tune.plan import Metric, Plan, make_plan
 from recbole_llmemb.apps.tune.prepare import (
     Files,
@@ -496,3 +498,32 @@ def test_a_configuration_does_not_hide_gpus_from_ray(monkeypatch, tiny_config):
             tiny_config(gpu_id="0", use_gpu=True)
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+# -- figures ------------------------------------------------------------------------------
+
+
+def test_labels_of_figures_do_not_overlap():
+    pytest.importorskip("matplotlib")
+    ways = ["whitened_cosine", "longtail", "residual_init", "both_cosine", "text_cosine"]
+    space = read_space({
+        "learning_rate": {"loguniform": [1e-6, 1e-2]},
+        "weight_decay": {"loguniform": [3e-4, 5e-3]},
+        "dropout": {"uniform": [0.0, 0.35]},
+        "preset": {"choice": ways},
+        "size": {"choice": [16, 32, 64, 128, 256]},
+    })  # fmt: skip
+    plan = SimpleNamespace(metric=Metric("ndcg@10", None, "max"), model="M", dataset="d")
+    drawn = {"learning_rate": 1e-4, "weight_decay": 1e-3, "dropout": 0.1, "size": 64}
+    trials = [Trial(n, {**drawn, "preset": way}, score=n / 10) for n, way in enumerate(ways, 1)]
+    found = SimpleNamespace(trials=trials, best=trials[-1])
+    for figure in (figures._parameters(plan, space, found), figures._parallel(plan, space, found)):
+        figure.canvas.draw()
+        for axes in figure.axes:
+            texts = [text for text in [*axes.get_xticklabels(), *axes.texts] if text.get_text()]
+            if axes.get_visible() and axes.axison:
+                left, right = axes.get_xlim()
+                texts = [text for text in texts if left <= text.get_position()[0] <= right]
+            boxes = [text.get_window_extent() for text in texts if axes.get_visible()]
+            pairs = itertools.combinations(boxes, 2)
+            assert not any(one.overlaps(other) for one, other in pairs), axes.get_xlabel()
