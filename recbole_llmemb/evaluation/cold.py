@@ -16,7 +16,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.data.holdout import histories, met_before
 from recbole_llmemb.evaluation.metrics import KEEP_TARGET, excluded_of, history_in_words
-from recbole_llmemb.models.contract import is_checkpoint
+from recbole_llmemb.models.given import is_checkpoint
 from recbole_llmemb.models.scoring import Items
 
 METRICS = ("hit", "ndcg", "mrr")

@@ -17,7 +17,7 @@ __all__ = ["LinearAdapter", "MLPAdapter", "NoAdapter"]
 
 # Directions in which the items hardly vary are rounding, not meaning: not blown up.
 _RIDGE = 1e-6
-# How fast an item's small directions are shrunk with its excess of length, on three catalogues
+# How fast an item's small directions are shrunk with its excess of length, on three catalogs
 # (120, 283 and 470 items of 384 columns) between too little and nothing but the largest.
 _SHRINK = 6.0
 
@@ -100,8 +100,8 @@ class Affine(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """``(n, D)`` to ``(n, D')``, in the format of ``rows``."""
-        centred = rows.to(self.mean.dtype) - self.mean
-        moved = centred * self.matrix if self.matrix.dim() == 0 else centred @ self.matrix
+        centered = rows.to(self.mean.dtype) - self.mean
+        moved = centered * self.matrix if self.matrix.dim() == 0 else centered @ self.matrix
         return moved.to(rows.dtype)
 
     def of_table(self, table: torch.Tensor) -> torch.Tensor:
@@ -111,7 +111,7 @@ class Affine(nn.Module):
 
 
 class Whitening(nn.Module):
-    """The map that makes a table's columns uncorrelated, centred and of equal spread (ZCA).
+    """The map that makes a table's columns uncorrelated, centered and of equal spread (ZCA).
 
     The symmetric form is used because it is unique: it depends neither on the order of
     the items nor on the signs a solver gives to eigenvectors.
@@ -141,8 +141,8 @@ class Whitening(nn.Module):
         super().__init__()
         rows = table[1:].double()
         mean = rows.mean(0)
-        centred = rows - mean
-        values, vectors = torch.linalg.eigh(centred.t() @ centred / max(1, len(rows)))
+        centered = rows - mean
+        values, vectors = torch.linalg.eigh(centered.t() @ centered / max(1, len(rows)))
         values = values.clamp(min=0)
         scale = std / (values + _RIDGE * values.mean()).clamp(min=1e-30).sqrt()
         # Numerical rank. Numbers of a table are exact to 32 bits, so that much may be rounding.

@@ -24,7 +24,8 @@ from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.presplit import interaction_files
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.metrics import excluded_of
-from recbole_llmemb.models.contract import Given, as_method
+from recbole_llmemb.models.contract import as_method
+from recbole_llmemb.models.given import Given
 from recbole_llmemb.run.result import RunResult, curve_of
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.scft.settings import ScftSettings

@@ -199,7 +199,7 @@ def test_learnt_temperature_is_learnt_and_kept(tiny_run, tmp_path):
 
 
 @pytest.fixture
-def normalised(monkeypatch):
+def normalized(monkeypatch):
     """The shapes that were brought to length one."""
     shapes = []
     original = module.F.normalize
@@ -214,16 +214,16 @@ def normalised(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["full", "uni20"])
 @pytest.mark.parametrize("items", ["table", "id", "residual"])
-def test_items_are_normalised_once_per_evaluation(tiny_run, normalised, items, mode):
+def test_items_are_normalized_once_per_evaluation(tiny_run, normalized, items, mode):
     evaluation = {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user"}
     _, data, _, trainer = tiny_run(
         item_embedding=items, eval_args={**evaluation, "mode": mode}, **COSINE
     )
     trainer.evaluate(data.valid, load_best_model=False)
     assert len(data.valid) > 1
-    matrices = [shape for shape in normalised if shape == (61, 8)]
+    matrices = [shape for shape in normalized if shape == (61, 8)]
     assert len(matrices) == 1
-    assert all(len(shape) == 2 for shape in normalised)  # no candidates one by one
+    assert all(len(shape) == 2 for shape in normalized)  # no candidates one by one
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_items_are_normalised_once_per_evaluation(tiny_run, normalised, items, m
 )
 @pytest.mark.parametrize("loss_type", ["CE", "BCE"])
 def test_each_evaluation_sees_the_last_step(tiny_run, settings, loss_type):
-    """The trainer's fused optimiser changes parameters without changing their versions."""
+    """The trainer's fused optimizer changes parameters without changing their versions."""
     _, data, model, trainer = tiny_run(learning_rate=0.3, loss_type=loss_type, **COSINE, **settings)
     batch = next(iter(data.valid))[0]
     seen = []

@@ -59,8 +59,8 @@ def few_items(n=40, width=96, n_kinds=4, seed=0):
 def test_further_items_get_nothing_where_no_item_of_the_table_varies():
     table, _, _, _ = few_items()
     way = Whitening(table, 0.2).float()
-    centred = table[1:] - table[1:].mean(0)
-    outside = torch.eye(96)[:5] - torch.eye(96)[:5] @ torch.linalg.pinv(centred) @ centred
+    centered = table[1:] - table[1:].mean(0)
+    outside = torch.eye(96)[:5] - torch.eye(96)[:5] @ torch.linalg.pinv(centered) @ centered
     base = table[[3]]
     torch.testing.assert_close(way(base + 10 * outside), way(base).expand(5, -1), atol=2e-3, rtol=0)
     # A column that is constant but for new items, and a table that was reduced to n columns.

@@ -218,7 +218,7 @@ class ItemOffsets(nn.Module):
     """A learnt vector per item; exactly zero for items without a training interaction.
 
     Such items meet the loss as negatives only, which would push them somewhere for no
-    reason of theirs. They get no gradient, so that no optimiser moves them from zero, and
+    reason of theirs. They get no gradient, so that no optimizer moves them from zero, and
     their embedding is what the adapter says.
 
     ``weight`` (n_items, d): initial values.

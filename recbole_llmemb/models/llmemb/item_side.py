@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import nn
 
-from recbole_llmemb.models.contract import Method, Needs, given_to
+from recbole_llmemb.models.contract import Method, Needs
+from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows, WithNewItems
 from recbole_llmemb.models.llmemb.parts import LOSSES, prepared, table_dtype
 from recbole_llmemb.models.llmemb.settings import ItemSettings

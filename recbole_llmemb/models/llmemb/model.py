@@ -17,7 +17,8 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
-from recbole_llmemb.models.contract import Method, forward_roles, given_to
+from recbole_llmemb.models.contract import Method, forward_roles
+from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.llmemb.fast_ops import use_fast_ops
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_side import ItemSide

@@ -9,7 +9,7 @@ from recbole_llmemb.core.devices import fits, refuse_too_large
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry
 from recbole_llmemb.models import adapters
-from recbole_llmemb.models.contract import given_to
+from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.llmemb.item_embedding import ItemOffsets, TableItemEmbedding, TrainedRows
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.losses import BCELoss, BPRLoss, CELoss, Loss

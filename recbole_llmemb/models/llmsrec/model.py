@@ -12,7 +12,8 @@ from torch import nn
 
 from recbole_llmemb.core.devices import refuse_too_large
 from recbole_llmemb.models.adapters import whiten
-from recbole_llmemb.models.contract import Method, Needs, as_method, given_to
+from recbole_llmemb.models.contract import Method, Needs, as_method
+from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.llmsrec import texts
 from recbole_llmemb.models.llmsrec.item_inputs import (
     ITEM_PROMPT,

@@ -28,9 +28,9 @@ def gelu(x):
 
 def components(rows, size):
     """Principal components, each up to its sign."""
-    centred = rows - rows.mean(0)
-    _, axes = torch.linalg.eigh(centred.t() @ centred)
-    return centred @ axes.flip(1)[:, :size]
+    centered = rows - rows.mean(0)
+    _, axes = torch.linalg.eigh(centered.t() @ centered)
+    return centered @ axes.flip(1)[:, :size]
 
 
 def same_up_to_signs(found, expected):
@@ -201,7 +201,7 @@ def test_sum_and_its_gradients(way, extra, freeze):
     (found * g).sum().backward()
     for name, parameter in layer.named_parameters():
         assert torch.allclose(parameter.grad.double(), leaves[name].grad, atol=1e-4), name
-    assert not layer.offsets.weight.grad[[0, 4, 11]].any()  # exactly: no optimiser moves them
+    assert not layer.offsets.weight.grad[[0, 4, 11]].any()  # exactly: no optimizer moves them
     with torch.no_grad():
         assert close(layer.weight, whole.detach()) and close(layer(ids), whole[ids].detach())
 

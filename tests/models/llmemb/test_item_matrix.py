@@ -34,7 +34,7 @@ def test_matrix_is_kept_in_evaluation_until_something_changes(adaptations):
 
 @pytest.mark.parametrize("way", ["lookup", "weight", "step", "step of some"])
 def test_matrix_is_forgotten_when_a_gradient_may_follow(way):
-    """By a fused optimiser, which leaves no trace, without a change of mode in between."""
+    """By a fused optimizer, which leaves no trace, without a change of mode in between."""
     layer, ids = make(), torch.arange(1, 5)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, fused=True)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_once_per_training_step_and_once_per_evaluation(tiny_run, adaptations, m
 
 
 def test_each_evaluation_sees_the_last_step(tiny_run):
-    """The trainer's fused optimiser changes parameters without changing their versions."""
+    """The trainer's fused optimizer changes parameters without changing their versions."""
     _, data, model, trainer = tiny_run(learning_rate=0.5)
     for epoch in range(3):
         trainer._train_epoch(data.train, epoch)

@@ -171,8 +171,8 @@ def test_bit_dropout():
         assert abs(y.double().mean().item() - 1) < 0.01
         (gradient,) = torch.autograd.grad(y.sum(), x)
         assert torch.equal(gradient, y.detach())
-        neighbours = (kept[1:] & kept[:-1]).double().mean().item()  # four share a random number
-        assert abs(neighbours - share**2) < 0.005
+        neighbors = (kept[1:] & kept[:-1]).double().mean().item()  # four share a random number
+        assert abs(neighbors - share**2) < 0.005
         torch.manual_seed(0)
         assert torch.equal(layer(x), y) and not torch.equal(layer(x), y)
         assert torch.equal(layer.eval()(x), x)

@@ -95,7 +95,7 @@ def test_checkpoint_gives_the_same_scores(whole_run, tiny_run, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_evaluation_sees_the_last_step(tiny_run, kind):
-    """The trainer's fused optimiser changes parameters without changing their versions."""
+    """The trainer's fused optimizer changes parameters without changing their versions."""
     settings = {**KINDS[kind], "adapter_dropout": 0.0}
     _, data, model, trainer = tiny_run(learning_rate=0.3, loss_type="CE", **settings)
     batch = next(iter(data.valid))[0]
