@@ -30,7 +30,7 @@ def main(argv=None):
     report("imports")
     own = {"data_path": str(options.data_path), "llm_model": None, "checkpoint_dir": "saved"}
     data, model, trainer = build(Path.cwd(), "table", dataset="Amazon_Beauty", **own)
-    frozen, trained = model.frozen_parameters, sum(p.numel() for p in model.parameters())
+    frozen, trained = model.frozen_parameters(), sum(p.numel() for p in model.parameters())
     print(f"  {frozen:,} frozen and {trained:,} trained parameters")
     report("data, LLM, CF model and table")
     data.train.form = model.form
