@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from tqdm import tqdm
 
 from recbole_llmemb.core.artifacts import build_or_load, require_free
 from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
@@ -270,7 +270,7 @@ def encode_new_items(
     texts = item_prompts(chosen, manifest["prompt"], manifest.get("value_max_chars"))
     with (
         closing(_encoder_of(manifest, table, config)) as encoder,
-        tqdm(total=len(texts), desc="encode", unit="text", disable=None) as progress,
+        progress_bar(total=len(texts), desc="encode", unit="text", disable=None) as progress,
     ):
         return longest_first(encoder, texts, encoder.batch_size, progress.update).float()
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import atomic_file
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.encode.texts import Catalog
 
 _TENSOR = "vectors"
@@ -96,7 +96,9 @@ def encode_resumably(plan: Plan, catalog: Catalog, pool: Any) -> int:
     with (
         pool.running(len(missing), total),
         # disable=None: a progress bar for people, nothing in log files.
-        tqdm(total=texts, initial=done, desc="encode", unit="text", disable=None) as progress,
+        progress_bar(
+            total=texts, initial=done, desc="encode", unit="text", disable=None
+        ) as progress,
     ):
         for number, vectors in pool.encode(missing, texts_of, progress.update):
             _check_finite(vectors, plan.shards[number], catalog)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tqdm import tqdm
 
 from recbole_llmemb.core.errors import explained
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.records.items import ItemFile, check_tokens
 
 DEFAULT_INSTRUCTION = "The item has the following attributes:"
@@ -114,7 +114,7 @@ def read_catalog(file: ItemFile, prompt: Callable[[Mapping[str, str]], str]) -> 
     tokens, texts, n_without_text = [], Spool(), 0
     numbers: dict[bytes, int] = {}  # By digest of a text
     text_of = array("q")
-    for token, item in tqdm(file.rows(), "read", unit="item", disable=None, leave=False):
+    for token, item in progress_bar(file.rows(), "read", unit="item", disable=None, leave=False):
         text = prompt(item)
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
         number = numbers.setdefault(digest, len(numbers))

@@ -15,8 +15,8 @@ from recbole.data import utils
 from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator.collector import Collector, DataStruct
 from recbole.utils import EvaluatorType, get_gpu_usage, init_seed, set_color
-from tqdm import tqdm
 
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.evaluation.loaders import EXCLUDED
 
 
@@ -216,7 +216,7 @@ def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
     batches = loader
     if show_progress:
         description = set_color("Evaluate   ", "pink")
-        batches = tqdm(loader, total=len(loader), desc=description)
+        batches = progress_bar(loader, total=len(loader), desc=description)
     for batch in batches:
         scores = score(config, model, batch, loader._dataset.item_num)
         if show_progress and config["device"].type == "cuda":

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tqdm import tqdm
-
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.core.text import text_encoding, wrong_encoding
 from recbole_llmemb.records.values import is_number, is_vector
 
@@ -156,7 +155,7 @@ class RecordFile:
     def _parquet(self, wanted: Sequence[str], progress: bool, size: int) -> Iterator[Piece]:
         file, done = _open_parquet(self.path), 0
         columns = list(dict.fromkeys(wanted))
-        with tqdm(
+        with progress_bar(
             total=file.metadata.num_rows, unit=" rows", desc=self.path.name,
             disable=not progress,
         ) as bar:  # fmt: skip
@@ -325,7 +324,7 @@ def _lines(file: RecordFile, progress: bool = False, text: bool = True) -> Itera
     size = file.path.stat().st_size
     with (
         open(file.path, "rb") as raw,
-        tqdm(
+        progress_bar(
             total=size, unit="B", unit_scale=True, desc=file.path.name,
             disable=not progress,
         ) as bar,

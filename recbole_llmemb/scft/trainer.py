@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.sampler import DefaultBatchSampler
-from tqdm import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.scft.views import Views
 
 _STATE = "trained.safetensors"
@@ -190,7 +190,9 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         total, done, hidden = state.max_steps, state.global_step, not state.is_local_process_zero
-        self._bar = tqdm(total=total, initial=done, desc="scft", unit="step", disable=hidden)
+        self._bar = progress_bar(
+            total=total, initial=done, desc="scft", unit="step", disable=hidden
+        )
 
     def on_step_end(self, args, state, control, **kwargs):
         self._bar.update(1)

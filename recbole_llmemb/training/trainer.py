@@ -10,11 +10,11 @@ from recbole.trainer import Trainer
 from recbole.utils import get_gpu_usage, get_trainer, set_color
 from torch import optim
 from torch.nn.utils.clip_grad import clip_grad_norm_
-from tqdm import tqdm
 
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate
 from recbole_llmemb.training.resume import Resumable, load_weights
@@ -116,7 +116,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         batches = train_data
         if show_progress:
             description = set_color(f"Train {epoch_idx:>5}", "pink")
-            batches = tqdm(train_data, total=len(train_data), desc=description)
+            batches = progress_bar(train_data, total=len(train_data), desc=description)
         if not self.config["single_spec"] and hasattr(train_data.sampler, "set_epoch"):
             train_data.sampler.set_epoch(epoch_idx)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.reports import DOTS, bare, dots, legend, new_figure, principal_plane
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category, read_dataset_items
@@ -105,7 +105,7 @@ def maps_of(found, method, category_field, data_path) -> dict[str, tuple[str, An
     Returns by file name without suffix: caption and figure.
     """
     figures, refused = {}, {}
-    for group in tqdm(found.groups, desc="item maps", unit="checkpoint", disable=None):
+    for group in progress_bar(found.groups, desc="item maps", unit="checkpoint", disable=None):
         run = next((run for run in group.runs if run.checkpoint), None)
         if run is None:
             continue

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError, refuse_unknown
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.data.histories import batch_of
 from recbole_llmemb.data.lazy import POSITION, SortedInteractions
 
@@ -51,7 +51,7 @@ class Histories:
     def in_parts(self, size: int, what: str, show_progress: bool = False) -> Iterator[Histories]:
         """``size`` rows at a time, under a bar that is called ``what``."""
         disable = None if show_progress else True
-        with tqdm(total=len(self), desc=what, unit="user", disable=disable) as bar:
+        with progress_bar(total=len(self), desc=what, unit="user", disable=disable) as bar:
             for rows in torch.arange(len(self)).split(size):
                 yield self.select(rows)
                 bar.update(len(rows))

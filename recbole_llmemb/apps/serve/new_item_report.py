@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from tabulate import tabulate
-from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.terminal import progress_bar
 
 _USERS = 64  # scored at a time
 _LISTED = 20
@@ -77,7 +77,7 @@ def rank_new_items(
     wanted = torch.cat([torch.arange(known, len(items), device=items.device), near])
     ranks = []
     disable = None if show_progress else True
-    with tqdm(total=len(queries), desc="new items", unit="user", disable=disable) as bar:
+    with progress_bar(total=len(queries), desc="new items", unit="user", disable=disable) as bar:
         for part in queries.split(_USERS):
             ranks.append(_ranks(part @ items.t(), wanted).cpu())
             bar.update(len(part))

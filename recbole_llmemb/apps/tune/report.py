@@ -19,6 +19,7 @@ from recbole_llmemb.run.result import plain, results_table
 def best_settings(plan, best) -> dict:
     """The configuration of the best trial, such that a run of it gives the same score."""
     values = {"dataset": plan.dataset, **plan.values(best.settings)}
+    values.pop("use_gpu", None)  # of the machine of the search
     own = "epochs" in (plan.settings.get("align_teacher_config") or {})  # then it stays
     fixed = set(plan.fixed_teacher_settings)
     if best.stopped:  # a run is to stop there, too

@@ -71,7 +71,7 @@ def search(
         raise UserError("There is no search space; give one with --space=FILE.", key="space")
     cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
     if not gpus:
-        settings.setdefault("use_gpu", False)  # and so in the best configuration's file
+        settings.setdefault("use_gpu", False)
     with preserve_cuda_visible_devices():
         plan, config = make_plan(
             model, dataset or "ml-100k", config_files, settings, read_space(space), options.metric

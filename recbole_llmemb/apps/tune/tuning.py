@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from recbole_llmemb.apps.tune.trial import bind
 from recbole_llmemb.apps.tune.trials import in_words, number_of, settings_of, stopped_early
+from recbole_llmemb.core.terminal import progress_bar
 
 #: How often a trial whose process died is begun again, at its last epoch.
 MAX_TRIAL_RETRIES = 2
@@ -108,7 +109,7 @@ class Progress(tune.Callback):
         self.best, self.ended, self.running = None, set(), {}
 
     def setup(self, **info):
-        self.bar = tqdm(total=self.total, desc="trials", unit="trial")
+        self.bar = progress_bar(total=self.total, desc="trials", unit="trial")
 
     def on_step_begin(self, iteration, trials, **info):
         for trial in trials:

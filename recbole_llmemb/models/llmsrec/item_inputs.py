@@ -7,9 +7,9 @@ from os.path import commonprefix
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.models.llmsrec.layers import learned_token, slot_projection, standardized
 from recbole_llmemb.models.llmsrec.llm import PrefixKVCache
 from recbole_llmemb.models.llmsrec.prompts import (
@@ -277,6 +277,6 @@ class TextForm(_Form):
         """Item representations of the whole catalog, padding left out, ``(n_items - 1, s)``."""
         order = torch.argsort(self._sizes, descending=True)
         batches = order.to(self.cf_items.device).split(self.batch_size)
-        batches = tqdm(batches, "Items", disable=not show_progress)
+        batches = progress_bar(batches, "Items", disable=not show_progress)
         found = torch.cat([head(self.item_states(batch + 1)) for batch in batches])
         return torch.empty_like(found).index_copy_(0, order.to(found.device), found)

@@ -8,10 +8,10 @@ from os.path import commonprefix
 
 import torch
 from torch.nn.functional import pad
-from tqdm import tqdm
 
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quiet_loading
 from recbole_llmemb.encode.source import find_encoder, refuse_code
 from recbole_llmemb.models.llmsrec.prompts import PAD, fill, slot
@@ -186,7 +186,7 @@ class PrefixKVCache:
         ends = self.lengths[order].cumsum(0)
         starts = torch.empty_like(ends).index_copy_(0, order, ends - self.lengths[order])
         batches, end = order.split(self.batch_size), 0
-        for batch in tqdm(batches, "Item prompts", disable=not self.show_progress):
+        for batch in progress_bar(batches, "Item prompts", disable=not self.show_progress):
             layers, mask = self._read(batch)
             begin, end = end, end + int(self.lengths[batch].sum())
             for number, pair in enumerate(layers):
