@@ -112,7 +112,8 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
         return path if done.is_file() and path.is_file() else None
 
     def build():
-        report(f"teacher: training {wanted} of size {size} on {own['dataset']} …")
+        how = "" if own["model"] == wanted else f", as {own['model']} with learned IDs"
+        report(f"teacher: training {wanted} of size {size} on {own['dataset']}{how} …")
         began = perf_counter()
         try:
             stages.train_in_isolation(own, report)
