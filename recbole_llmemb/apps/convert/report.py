@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from recbole_llmemb.config.values import RECOMMENDED
-from recbole_llmemb.core.terminal import text_table
+from recbole_llmemb.core.terminal import text_table, width
 from recbole_llmemb.records.reader import OnBad
 
 _SHOWN = 5
@@ -63,7 +64,15 @@ class Converted:
     def table(self) -> str:
         """The report for people."""
         rows = [[row.what, f"{row.count:,}", str(row)] for row in self.rows]
-        return text_table(rows, ["", "count", "first lines"], ["left", "right", "left"])
+        table = text_table(rows, ["", "count", "first lines"], ["left", "right", "left"])
+        if "\n\n" not in table:
+            return table
+        # The terminal is too narrow for all of it beside each other.
+        notes = [
+            textwrap.fill(f"{what.strip(' -')}: {note}", width()) for what, _, note in rows if note
+        ]
+        table = text_table([row[:2] for row in rows], ["", "count"])
+        return "\n".join([table, "", "first lines", *notes])
 
     def command(self) -> str:
         """What to type next."""

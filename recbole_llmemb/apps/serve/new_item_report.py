@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from tabulate import tabulate
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.terminal import progress_bar
+from recbole_llmemb.core.terminal import progress_bar, text_table
 
 _USERS = 64  # scored at a time
 _LISTED = 20
@@ -53,7 +52,7 @@ class NewItemReport:
             f"New items among {self.n_items:,}, over {len(self.ranks):,} users: median rank "
             f"{whole:,.0f} (by chance {(self.n_items + 1) / 2:,.0f}),\n"
             f"in the top {self.topk} of {shares.mean():.2%} of them (by chance {by_chance:.2%})\n"
-            + tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
+            + text_table(rows, headers, aligned)
         )
 
 

@@ -584,3 +584,14 @@ def test_without_items_the_next_command_learns_ids(write, capsys):
     assert (
         main([*typed, *more, "--show_progress=False", "--topk=[5]", "--valid_metric=NDCG@5"]) == 0
     )
+
+
+def test_a_narrow_terminal_has_the_lines_below(write, monkeypatch):
+    lines = "".join(f"u{i % 4},{'' if i % 2 else 'a'},{i}\n" for i in range(20))
+    done, _ = job(interactions=[write("o.csv", "user,item,time\n" + lines)])
+    whole = done.table()
+    monkeypatch.setenv("COLUMNS", "70")
+    narrow = done.table()
+    assert max(map(len, whole.split("\n"))) > 70 >= max(map(len, narrow.split("\n")))
+    assert "without user or item: line 3, line 5" in narrow
+    assert narrow.count("interactions read") == 1
