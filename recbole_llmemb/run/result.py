@@ -241,16 +241,9 @@ def users_file_of(path) -> Path:
 
 
 def results_table(
-    valid,
-    test,
-    groups,
-    metrics=None,
-    labels=None,
-    valid_users=None,
-    test_users=None,
-    measure=None,
-    form="simple",
-) -> str:
+    valid, test, groups, metrics=None, labels=None, valid_users=None, test_users=None,
+    measure=None, form="simple",
+) -> str:  # fmt: skip
     """Lay out a run's results as one table.
 
     Parameters
