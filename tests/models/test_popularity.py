@@ -68,7 +68,7 @@ def test_bias_of_the_backbone_is_kept(tiny_run):
     ("model", "settings", "said"),
     [
         ("LLMEmbSASRec", {"popularity_adjustment": -1}, "popularity_adjustment is -1"),
-        ("LLMEmbSASRec", {"popularity_adjustment": 0.5, "loss_type": "BPR"}, "loss_type is BPR"),
+        ("LLMEmbSASRec", {"popularity_adjustment": 0.5, "loss_type": "BPR"}, "loss_type is 'BPR'"),
         ("LLMEmbCORE", {"popularity_adjustment": 0.5}, "LLMEmbCORE makes scores in a way"),
     ],
 )
