@@ -1,17 +1,22 @@
 """Train a model on a dataset in RecBole's atomic files and rank it.
 
-The item table and the collaborative teacher are built first if the cache does not have them.
+The item table and the collaborative teacher are built first if the cache does
+not have them.
 
-  --model, -m     {models}, or any RecBole model
+  --model, -m     {models},
+                  or any RecBole model
   --dataset, -d   the dataset's name (default: ml-100k, which RecBole carries)
-  --data_path     the folder that holds the dataset's folder (default: dataset/)
-  --preset        a variant of items and scores: whitened_cosine where items have telling texts,
-                  longtail for rare items, id_only for comparison; all of them:
+  --data_path     where the dataset's folder is (default: dataset/)
+  --preset        a variant of items and scores: whitened_cosine where items
+                  have telling texts, longtail for rare items, id_only to
+                  compare; all of them:
                   {presets}
-  --protocol      paper: sampled negatives, ranking among 100; full: cross-entropy, full ranking
+  --protocol      paper: sampled negatives, ranking among 100;
+                  full: cross-entropy, full ranking
   --config_files  RecBole property files, separated by spaces; later ones win
   --seeds         1,2,3: a run for each, then means and standard deviations
-  --result_json   a file for the results, or a folder for one of its own (default: runs/)
+  --result_json   a file for the results, or a folder for one of its own
+                  (default: runs/)
   --KEY=VALUE     any configuration key of ours, which follow, or RecBole's
 
 {keys}
@@ -59,9 +64,7 @@ def main(argv: list[str]) -> int:
         from recbole_llmemb.config.values import bundled_names
         from recbole_llmemb.models.llmemb.backbones import NAMES
 
-        models = textwrap.fill(", ".join([*NAMES, "LLMSRec"]), 78, subsequent_indent=" " * 18)
-        models = textwrap.fill(", ".join([*NAMES, "LLMSRec"]), 78, subsequent_indent=" " * 18)
-        presets = textwrap.fill(", ".join(bundled_names("preset")), 78, subsequent_indent=" " * 18)
+        models, presets = _listed([*NAMES, "LLMSRec"]), _listed(bundled_names("preset"))
         print("usage: recbole-llm run --model=MODEL [--dataset=NAME] [--KEY=VALUE …]\n")
         print((__doc__ or "").format(models=models, presets=presets, keys=help_text()))
         return 0
@@ -78,6 +81,13 @@ def main(argv: list[str]) -> int:
     else:
         execute_seeds(typed, seeds)
     return 0
+
+
+def _listed(words) -> str:
+    """Words in lines that begin where an option's text does."""
+    indent = " " * 18
+    text = ", ".join(words)
+    return textwrap.fill(text, 79, initial_indent=indent, subsequent_indent=indent).lstrip()
 
 
 def _seeds(value, typed) -> list[int]:

@@ -34,6 +34,14 @@ def typed(command, folder):
     return found.decode(), child.wait()
 
 
+def test_the_options_of_run_fit(tmp_path):
+    text, status = typed(
+        [sys.executable, "-m", "recbole_llmemb.cli.main", "run", "--help"], tmp_path
+    )
+    options = text.split("The run:")[0]
+    assert status == 0 and max(len(line.rstrip()) for line in options.split("\n")) < COLUMNS
+
+
 def test_bars_and_tables_fit(tiny, tmp_path):
     text, status = typed(
         [sys.executable, "-m", "recbole_llmemb.cli.main", "--model=LLMEmbSASRec",
