@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, child_env
 from encode_models import encode_job, make_model, many_items, write_dataset
 from ray_stubs import stub, vector
-from test_tune_search import settings_for
+from tune_settings import settings_for
 
 from recbole_llmemb.apps.tune import search
 from recbole_llmemb.encode import item_prompts, read_items

@@ -13,7 +13,8 @@ import time
 
 import pytest
 import yaml
-from conftest import MAX_LENGTH, ROOT, child_env
+from conftest import ROOT, child_env
+from tune_settings import settings_for
 
 pytest.importorskip("ray.tune")
 pytestmark = pytest.mark.cluster
@@ -29,23 +30,6 @@ SPACE = {
     "offset_decay": {"loguniform": [1e-4, 1e-2], "when": {"item_embedding": "residual"}},
     "learning_rate": {"loguniform": [1e-3, 1e-1]},
 }
-
-
-def settings_for(tiny, table, **more):
-    return {
-        "data_path": str(tiny.folder.parent),
-        "llm_table": str(table),
-        "align_weight": 0.0,
-        "MAX_ITEM_LIST_LENGTH": MAX_LENGTH,
-        "hidden_size": 8,
-        "inner_size": 16,
-        "n_layers": 1,
-        "epochs": 3,
-        "train_batch_size": 16,
-        "topk": [5, 10],
-        "metric_decimal_place": 8,
-        **more,
-    }
 
 
 @pytest.fixture(scope="module")
