@@ -31,6 +31,7 @@ from typing import Any
 from recbole_llmemb.core.errors import UserError
 
 RUNS = "runs/"
+_NAMES = ("model", "dataset", "preset", "protocol")
 _SHORT = {"-m": "--model", "-d": "--dataset"}  # as with RecBole's own script
 
 
@@ -50,6 +51,8 @@ def parse(argv: list[str]) -> dict:
             if not argv or argv[0].startswith("--"):
                 raise UserError(f"--{key} has no value; write --{key}=VALUE.")
             text = argv.pop(0)
+        if not text and key in _NAMES:  # as an empty variable of a shell gives it
+            raise UserError(f"--{key} is empty; give a name, or leave it off.", key=key)
         value = None if text.lower() in ("none", "null", "~") else typed_value(key, text)
         if key in values and values[key] != value:
             raise UserError(f"--{key} is given twice, as {values[key]!r} and as {value!r}.")

@@ -61,6 +61,12 @@ def test_short_names_and_seeds(arguments, typed, tmp_path):
     assert names == {"LLMEmbSASRec-tiny-1.json", "LLMEmbSASRec-tiny-2.json"}
 
 
+@pytest.mark.parametrize("name", ["model", "dataset", "preset", "protocol"])
+def test_names_that_are_empty(typed, name):
+    status, _, err = typed([*(["--model=LLMEmbSASRec"] if name != "model" else []), f"--{name}="])
+    assert status == 2 and f"--{name} is empty" in err
+
+
 @pytest.mark.parametrize("more", [["--seeds=1,x"], ["--seeds="], ["--seeds=1,2", "--seed=3"]])
 def test_seeds_that_are_none(arguments, typed, more):
     status, _, err = typed(arguments(*more))
