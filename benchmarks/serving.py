@@ -25,7 +25,7 @@ LIMIT = 3.0
 TOP = 10
 
 
-def write_catalogue(folder: Path, items: int, seed: int = 0) -> None:
+def write_catalog(folder: Path, items: int, seed: int = 0) -> None:
     """A dataset in which every item is met, with histories as long as those of Amazon_Beauty.
 
     Those have at least 5 items and 9 on average.
@@ -44,7 +44,7 @@ def write_catalogue(folder: Path, items: int, seed: int = 0) -> None:
 
 
 def compare(subject, chosen) -> None:
-    """Both sides of one catalogue, for each batch size."""
+    """Both sides of one catalog, for each batch size."""
     model, data = subject.model.eval(), subject.data
     splits = tuple(loader._dataset for loader in (data.train, data.valid, data.test))
     subject.trainer = None
@@ -95,7 +95,7 @@ def _check(recommender, model, data, batch, named):
 
 def main(argv=None):
     parser = timing.options(__doc__, repeats=7)
-    parser.add_argument("--items", type=int, default=1_000_000, help="of the synthetic catalogue")
+    parser.add_argument("--items", type=int, default=1_000_000, help="of the synthetic catalog")
     parser.add_argument(
         "--batch",
         type=int,
@@ -111,7 +111,7 @@ def main(argv=None):
     if (chosen.data_path / "Amazon_Beauty").is_dir():
         compare(subjects.ours("Amazon_Beauty", chosen.data_path, **common), chosen)
     folder = Path(chosen.scratch.name)
-    write_catalogue(folder, chosen.items)
+    write_catalog(folder, chosen.items)
     compare(subjects.ours("synthetic", folder, **common), chosen)
 
 

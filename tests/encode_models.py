@@ -69,10 +69,10 @@ def make_byte_tokenizer(folder, padding_side):
         show_progress=False,
     )
     backend.train_from_iterator([WORDS] * 3, trainer)
-    learnt = json.loads(backend.to_str())["model"]
+    learned = json.loads(backend.to_str())["model"]
     tokenizer = Qwen2TokenizerFast(
-        vocab=learnt["vocab"],
-        merges=[tuple(merge) for merge in learnt["merges"]],
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
         eos_token="</s>",
         pad_token="<pad>",
         unk_token=None,
@@ -116,7 +116,7 @@ def make_model(folder, kind, pad=True, padding_side="right", seed=0):
         model = transformers.MistralModel(
             transformers.MistralConfig(**shape, num_key_value_heads=1)
         )
-    elif kind == "gpt2":  # learnt absolute positions
+    elif kind == "gpt2":  # learned absolute positions
         model = transformers.GPT2Model(
             transformers.GPT2Config(vocab_size=size, n_embd=16, n_layer=2, n_head=2, n_positions=64)
         )

@@ -21,7 +21,7 @@ def make(n_items=20, extra=0, freeze=True, seed=0):
 
 
 def naive(layer):
-    """All rows in double precision: padding zero, W₂(W₁z + b₁) + b₂, learnt rows."""
+    """All rows in double precision: padding zero, W₂(W₁z + b₁) + b₂, learned rows."""
     down, up = layer.adapter.down, layer.adapter.up
     w1, b1, w2, b2 = (p.detach().double() for p in (down.weight, down.bias, up.weight, up.bias))
     rows = [torch.zeros(SIZE, dtype=torch.double)]

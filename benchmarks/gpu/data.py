@@ -33,7 +33,7 @@ WORDS = [f"w{number}" for number in range(997)]
 def write_dataset(folder: Path, name: str, items: int, users: int, length: int) -> None:
     """A dataset of users with equally many interactions, and of items with titles.
 
-    The item file has all of them, so that a catalogue of a million needs no million interactions;
+    The item file has all of them, so that a catalog of a million needs no million interactions;
     where there are as many, each item is met.
     """
     place = folder / name

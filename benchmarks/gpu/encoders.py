@@ -32,7 +32,7 @@ def made(bench, folder, kind):
 
 
 def encoded(bench, batch, order):
-    """A catalogue of texts of 5 to 150 words, in batches sorted by length or as they come."""
+    """A catalog of texts of 5 to 150 words, in batches sorted by length or as they come."""
     texts = titles_of(bench.size(2048, 12), *bench.size((5, 150), (2, 9)))
     encoder = bench.kept["encoder"]
     encoder.batch_size = batch

@@ -19,7 +19,7 @@ _FORMS = {
 
 
 def rows(bench):
-    """Users per second of a step, items per second of reading the catalogue, waits."""
+    """Users per second of a step, items per second of reading the catalog, waits."""
     here = bench.scratch
     items, users, length = bench.size((4096, 2000, 14), (40, 20, 8))
     make_model(here / "decoder", "decoder", bench.size("decoder", "toy"), bench.device)

@@ -89,7 +89,7 @@ def _step(made, batch):
 
 
 def rows(bench):
-    """Steps by catalogue, loss, width and kind, each beside RecBole's."""
+    """Steps by catalog, loss, width and kind, each beside RecBole's."""
     for items in bench.size((12_000, 1_000_000), (60,)):
         for loss in ("CE", "BCE"):
             for hidden in bench.size((64, 256), (8,)):
@@ -126,7 +126,7 @@ def waits_of(bench, *case):
 
 
 def choices(bench):
-    """torch.compile, CUDA graphs and the optimiser's form: with and without."""
+    """torch.compile, CUDA graphs and the optimizer's form: with and without."""
     items, hidden = bench.size((12_000, 64), (60, 8))
     for loss in bench.size(("CE", "BCE"), ("CE",)):
         made = subject(bench, items, bench.size(384, 16), hidden, loss, "table")
@@ -144,7 +144,7 @@ def as_is(bench, made, batches):
 
 
 def with_adam(bench, made, batches, form):
-    """The optimiser in another form."""
+    """The optimizer in another form."""
     plain, parameters = made.trainer.optimizer, made.model.parameters()
     made.trainer.optimizer = torch.optim.Adam(parameters, lr=1e-3, foreach=form == "foreach")
     try:

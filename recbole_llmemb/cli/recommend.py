@@ -137,7 +137,8 @@ def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
         added = recommender.add_items(options.new_items)
         say(f"new items: {len(added):,} beside {recommender.dataset.item_num - 1:,}")
         if recommender.known_again:
-            say(f"note: {recommender.known_again:,} others are known already and stay as they are")
+            again = f"{recommender.known_again:,} of the file's items"
+            say(f"note: known already, and as they were: {again}")
         if note := recommender.method.new_item_note():
             say(f"note: {note}")
     return recommender

@@ -36,7 +36,7 @@ class ScftOptions(DatasetOptions):
     figure: str | None = option(
         None, "draw the items' map before and after (.png, .pdf, .svg)", metavar="FILE"
     )
-    dataset: str = option(..., "its items are learnt")
+    dataset: str = option(..., "its items are learned")
 
 
 def build_parser() -> Options:

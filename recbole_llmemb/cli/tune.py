@@ -12,6 +12,7 @@ report.html and its figures.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.apps.tune import SearchOptions, require_ray
@@ -53,15 +54,22 @@ def read_arguments(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     return options, settings
 
 
+def _space(given: str) -> str:
+    """The file of a search space: one that is there, or one of ours by its name."""
+    from recbole_llmemb.config.values import bundled_file
+
+    named = given.isidentifier() and not Path(given).exists()
+    return str(bundled_file("space", given)) if named else given
+
+
 def main(argv: list[str]) -> int:
     options, settings = read_arguments(argv)
     require_ray()
     from recbole_llmemb.apps.tune import search
-    from recbole_llmemb.config.values import bundled_file, property_files, settings_of
+    from recbole_llmemb.config.values import property_files, settings_of
 
     files = property_files(options)
-    if not any(mark in options["space"] for mark in "./\\"):  # no path, but one of ours
-        options["space"] = str(bundled_file("space", options["space"]))
+    options["space"] = _space(options["space"])
     options["dataset"] = options.get("dataset") or settings_of(" ".join(files)).get("dataset")
     try:
         result = search(config_files=files, **options, **settings)

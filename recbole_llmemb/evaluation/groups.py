@@ -229,7 +229,7 @@ class PerRowMetrics:
 def row_values(evaluator, struct) -> dict[str, np.ndarray]:
     """Every metric that is a mean over rows, before the mean is taken.
 
-    Those are RecBole's top-k metrics; what is about the whole catalogue or about all rows
+    Those are RecBole's top-k metrics; what is about the whole catalog or about all rows
     together (``ItemCoverage``, ``GAUC``) is left out.
 
     Returns ``{"ndcg@10": (n_rows,)}``, float64.

@@ -1,4 +1,4 @@
-"""What turns table rows into item embeddings: affine maps that are given, and learnt adapters.
+"""What turns table rows into item embeddings: affine maps that are given, and learned adapters.
 
 LLMEmb (arXiv 2409.19925, §3.3): e = W₂(W₁z + b₁) + b₂ with z the frozen table row.
 

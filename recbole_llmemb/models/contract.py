@@ -179,7 +179,7 @@ class Method:
         return len(self.items().vectors)
 
     def item_parameters(self) -> list:
-        """Parameters that are learnt per item (``item_learning_rate``)."""
+        """Parameters that are learned per item (``item_learning_rate``)."""
         return []
 
     def user_embeddings(self, n_users: int) -> list:
@@ -279,7 +279,7 @@ class StockModel(Method):
     @classmethod
     def why_not(cls, ability, config):
         if ability == "new_items":
-            return f"the items of this {config['model']} have learnt IDs and no text"
+            return f"the items of this {config['model']} have learned IDs and no text"
         return super().why_not(ability, config)
 
     def states(self, batch):

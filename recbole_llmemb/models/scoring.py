@@ -14,7 +14,7 @@ __all__ = ["Items"]
 
 #: What ``item_similarity: cosine`` divides by where ``similarity_temperature`` is empty.
 COSINE_TEMPERATURE = 0.07
-#: A learnt temperature stays between these.
+#: A learned temperature stays between these.
 BOUNDS = (0.01, 10.0)
 # Vectors shorter than this count as having no direction: their gradients would be huge.
 _SHORTEST = 1e-4
@@ -68,20 +68,20 @@ class EvalCache(nn.Module):
 class ItemScores(nn.Module):
     """Turns states and item embeddings into the two sides of a dot product.
 
-    Dot: s·e/τ; cosine: s·e/(‖s‖‖e‖τ). The temperature τ may be learnt, as its
+    Dot: s·e/τ; cosine: s·e/(‖s‖‖e‖τ). The temperature τ may be learned, as its
     logarithm, between :data:`BOUNDS`.
 
     ``temperature``: τ, or where learning it begins; empty: 1, or what suits cosines.
     """
 
     def __init__(
-        self, cosine: bool = False, temperature: float | None = None, learnt: bool = False
+        self, cosine: bool = False, temperature: float | None = None, learned: bool = False
     ) -> None:
         super().__init__()
         self.cosine = cosine
         self.fixed = temperature or (COSINE_TEMPERATURE if cosine else 1.0)
         self.log_temperature = None
-        if learnt:
+        if learned:
             self.log_temperature = nn.Parameter(torch.tensor(math.log(self.fixed)))
         self.directions = EvalCache()
 

@@ -191,7 +191,7 @@ def _is_folder(path) -> bool:
 
 def _file_in(folder, config, words) -> Path:
     """A file in a folder of results, named by words; one of another run's results is spared."""
-    name = "-".join(str(word) for word in words if word is not None)
+    name = "-".join(str(word) for word in words if word is not None).replace("/", "_")
     file = Path(folder) / f"{name}.json"
     try:
         other = file.exists() and Path(RunResult.read(file).checkpoint or "").stem

@@ -183,13 +183,14 @@ class Results(dict):
 
         rows = {"validation": self["best_valid_result"], "test": self["test_result"]}
         rows |= self.get("groups") or {}
-        rows["test"] = {"users": _rows_of(self.get("groups") or {}), **rows["test"]}
+        if rows["test"]:
+            rows["test"] = {"users": _rows_of(self.get("groups") or {}), **rows["test"]}
         lower = {
             name: {key.lower(): value for key, value in row.items()} for name, row in rows.items()
         }
         frame = pd.DataFrame.from_dict({k: v for k, v in lower.items() if v}, orient="index")
-        frame["users"] = frame["users"].astype("Int64")
-        return frame[["users", *(name for name in frame.columns if name != "users")]]
+        metrics = [name for name in frame.columns if name != "users"]
+        return frame.reindex(columns=["users", *metrics]).astype({"users": "Int64"})
 
     def _repr_html_(self):
         return self.to_pandas().to_html(float_format="{:.4f}".format)

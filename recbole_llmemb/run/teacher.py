@@ -167,7 +167,7 @@ def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
     if "item_embedding.weight" not in weights:
         raise UserError(
             f"Checkpoint {path} has no item_embedding.weight, so it cannot be a teacher; "
-            "give a model with learnt item embeddings (item_embedding: id)."
+            "give a model with learned item embeddings (item_embedding: id)."
         )
     tokens = state.get("item_tokens")
     if tokens is None:  # written by RecBole's own trainer, which does not keep them

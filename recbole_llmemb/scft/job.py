@@ -156,13 +156,13 @@ def run_job(
 
     def build() -> dict:
         """Of the first process, when it has the lock."""
-        source, (learnt, held) = job.text.source, job.views
+        source, (learned, held) = job.text.source, job.views
         refuse_inputs(out, [job.text.item_file, source.location])
         require_free(out, overwrite, _written, "an adapter")
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
         report(
-            f"scft: training {out} ({len(learnt.items):,} items, {len(held.items):,} held out, "
+            f"scft: training {out} ({len(learned.items):,} items, {len(held.items):,} held out, "
             f"encoder {source.name})"
         )
         processes.broadcast(None)

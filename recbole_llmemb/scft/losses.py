@@ -36,7 +36,7 @@ FORMS = {"soft": AlignmentLoss, "infonce": InfoNCE}
 
 
 class ViewLoss(nn.Module):
-    """A contrastive loss with a learnt temperature, as sentence-transformers' trainer wants it.
+    """A contrastive loss with a learned temperature, as sentence-transformers' trainer wants it.
 
     In training on several processes every view is compared with those of all of them: the
     gradient is that of one process with the whole batch.

@@ -41,7 +41,7 @@ class ScftSettings(Settings):
     """'soft': soft targets (the authors' code); 'infonce': the other view against the batch's (the
     paper's text)."""
     scft_temperature: Number = key(3.0, TABLE, **POSITIVE)
-    """Where the learnt temperature starts (tau in the paper)."""
+    """Where the learned temperature starts (tau in the paper)."""
     scft_drop_ratio: Number = key(0.4, TABLE, **SHARE)
     """Share of an item's attributes that each view drops."""
     scft_steps: int = key(4000, TABLE, **COUNT)

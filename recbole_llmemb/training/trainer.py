@@ -67,7 +67,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         finally:
             self.evaluator.keep_details, self.evaluator.details = False, None
 
-    # -- optimiser and step -----------------------------------------------------------
+    # -- optimizer and step -----------------------------------------------------------
 
     def _build_optimizer(self, **kwargs):
         params = kwargs.pop("params", None) or self.model.parameters()
@@ -82,7 +82,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         return kind(params, lr=rate, weight_decay=decay, fused=True)
 
     def _groups(self, params):
-        """Parameters, those that are learnt per item apart where they have a rate of their own."""
+        """Parameters, those that are learned per item apart where they have a rate of their own."""
         rate = self.config["item_learning_rate"]
         if rate is None:
             return params

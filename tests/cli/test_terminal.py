@@ -42,6 +42,25 @@ def test_the_options_of_run_fit(tmp_path):
     assert status == 0 and max(len(line.rstrip()) for line in options.split("\n")) < COLUMNS
 
 
+def bars_of(plain):
+    """Each state of each progress bar."""
+    drawn = [part for line in plain.split("\n") for part in line.rstrip("\r").split("\r")]
+    return [part for part in drawn if "it/s" in part or "s/it" in part or "0%|" in part]
+
+
+def test_recboles_own_bars_fit(tiny, tmp_path):
+    text, status = typed(
+        [sys.executable, "-m", "recbole_llmemb.cli.main", "--model=SASRec", "--dataset=tiny",
+         f"--data_path={tiny.folder.parent}", "--epochs=1", "--topk=[5]", "--valid_metric=NDCG@5",
+         "--MAX_ITEM_LIST_LENGTH=10", "--hidden_size=8",
+         "--load_col={'inter': ['user_id', 'item_id', 'timestamp']}"],
+        tmp_path,
+    )  # fmt: skip
+    assert status == 0, text
+    bars = bars_of(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text))
+    assert any("Train" in bar for bar in bars) and max(map(len, bars)) <= COLUMNS
+
+
 def test_bars_and_tables_fit(tiny, tmp_path):
     text, status = typed(
         [sys.executable, "-m", "recbole_llmemb.cli.main", "--model=LLMEmbSASRec",
@@ -51,8 +70,7 @@ def test_bars_and_tables_fit(tiny, tmp_path):
     )  # fmt: skip
     assert status == 0, text
     plain = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    drawn = [part for line in plain.split("\n") for part in line.rstrip("\r").split("\r")]
-    bars = [part for part in drawn if "it/s" in part or "s/it" in part or "0%|" in part]
+    bars = bars_of(plain)
     assert any("Train" in bar for bar in bars)
     assert max(map(len, bars)) <= COLUMNS
     table = plain[plain.index("full ranking") :].split("checkpoint:")[0]

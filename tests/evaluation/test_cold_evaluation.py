@@ -293,8 +293,8 @@ def test_bert4rec_gives_new_items_the_mean_bias(tiny_run):
     trainer._train_epoch(data.train, 0)
     train = data.train._dataset
     _, bias = model.unseen(config, train, train.held_out.tokens)
-    learnt = model.output_bias[1:46].mean()
-    assert learnt.abs() > 0 and torch.allclose(bias, learnt.expand(15))
+    learned = model.output_bias[1:46].mean()
+    assert learned.abs() > 0 and torch.allclose(bias, learned.expand(15))
     assert evaluate_cold(config, data, model)["all_items"]["model"]["auc"] > 0
 
 

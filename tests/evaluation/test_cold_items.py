@@ -43,7 +43,7 @@ def trained(tiny_run, twins):
     return run
 
 
-def test_items_of_the_item_file_are_in_the_catalogue_where_it_is_read(tiny_data, twins):
+def test_items_of_the_item_file_are_in_the_catalog_where_it_is_read(tiny_data, twins):
     _, data = tiny_data(llm_table=twins[0])
     assert data.dataset.item_num == 61
     _, more = tiny_data(llm_table=twins[0], load_col=EVERY_ITEM)
@@ -63,14 +63,14 @@ OPTIMISERS = [
 ]
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMISERS, ids=str)
 @pytest.mark.parametrize("loss_type", ["CE", "BCE"])
 @pytest.mark.parametrize("kind", ["residual", "both"])
-def test_what_never_was_trained_on_stays_exactly_zero(trained, kind, loss_type, optimiser):
+def test_what_never_was_trained_on_stays_exactly_zero(trained, kind, loss_type, optimizer):
     """Though CE's gradient reaches every item, and BCE draws it as a negative."""
     if kind == "both":
-        optimiser = {key: value for key, value in optimiser.items() if key != "offset_decay"}
-    data, model, (cold, popular) = trained(item_embedding=kind, loss_type=loss_type, **optimiser)
+        optimizer = {key: value for key, value in optimizer.items() if key != "offset_decay"}
+    data, model, (cold, popular) = trained(item_embedding=kind, loss_type=loss_type, **optimizer)
     counts = data.train._dataset.training_counts(data.train._dataset)[0]
     assert counts[cold] == 0 and counts[popular] > 3
     own = model.item_embedding.offsets.weight.detach()
@@ -118,7 +118,7 @@ def test_which_items_are_cold_is_part_of_the_checkpoint(trained, tiny_run, twins
     assert not trained_on[cold] and torch.equal(other.item_embedding.offsets.trained, trained_on)
 
 
-def test_item_from_outside_is_scored_like_its_twin_in_the_catalogue(trained, twins):
+def test_item_from_outside_is_scored_like_its_twin_in_the_catalog(trained, twins):
     """No dataset, no id: only a vector."""
     data, model, (cold, _) = trained(item_embedding="residual", adapter="mlp", loss_type="CE")
     table = EmbeddingTable.load(twins[0])

@@ -48,7 +48,7 @@ class CandidateSASRec(SASRec):
 
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory):
-    """Users with 4 to 30 interactions, a long-tailed catalogue of 40 items."""
+    """Users with 4 to 30 interactions, a long-tailed catalog of 40 items."""
     folder = tmp_path_factory.mktemp("data") / "tiny"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def make_model(model_class, config, dataset):
 
 
 def stock_evaluation(config, model, loader):
-    """RecBole's trainer and collector, with its catalogue metrics let through."""
+    """RecBole's trainer and collector, with its catalog metrics let through."""
     trainer = Trainer(config, model)
     collector = Collector(config)
     trainer.tot_item_num = loader._dataset.item_num

@@ -129,7 +129,7 @@ def test_metrics_by_hand():
     )
 
 
-def test_catalogue_metrics_are_over_the_groups_lists():
+def test_catalog_metrics_are_over_the_groups_lists():
     struct, rows = collected()
     results = group_results(evaluator("ItemCoverage"), struct, rows, split())
     assert results["head_items"]["itemcoverage@1"] == 0.1667  # {1} of 6

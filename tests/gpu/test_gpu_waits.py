@@ -40,7 +40,7 @@ def test_a_step_of_sasrec_waits_for_nothing(tiny_run, device, placed, kind, loss
     settings = KINDS[kind] | DROPOUT | placed | {"loss_type": loss}
     _, data, _, trainer = tiny_run("LLMEmbSASRec", **settings)
     batches = list(data.train)[:2]
-    steps(trainer, batches[:1])  # states of the optimiser are made
+    steps(trainer, batches[:1])  # states of the optimizer are made
     before = [p.detach().clone() for p in trainer.model.parameters()]
     with no_waits(device):
         steps(trainer, batches[1:])

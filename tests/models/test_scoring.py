@@ -16,8 +16,8 @@ WAYS = {
     "dot by 0.5": {"similarity_temperature": 0.5},
     "cosine": COSINE,
     "cosine by 0.2": {**COSINE, "similarity_temperature": 0.2},
-    "learnt": {**COSINE, "learn_temperature": True},
-    "learnt dot": {"learn_temperature": True},
+    "learned": {**COSINE, "learn_temperature": True},
+    "learned dot": {"learn_temperature": True},
 }
 
 
@@ -144,7 +144,7 @@ def test_prefix_mode_scores_the_same_way(model_of, monkeypatch, name, loss_type)
     assert float(model.calculate_loss(batch).detach()) != pytest.approx(loss, rel=1e-4)
 
 
-# -- the learnt temperature ---------------------------------------------------------------
+# -- the learned temperature ---------------------------------------------------------------
 
 
 def scores_with(**settings):
@@ -153,8 +153,8 @@ def scores_with(**settings):
     return ItemScores(cosine, temperature, settings.get("learn_temperature", False))
 
 
-def test_learnt_temperature_gets_its_gradient():
-    scores = scores_with(**WAYS["learnt"])
+def test_learned_temperature_gets_its_gradient():
+    scores = scores_with(**WAYS["learned"])
     states, items = torch.randn(5, 8), torch.randn(7, 8)
     tau = torch.tensor(0.07, dtype=torch.double, requires_grad=True)
     unit = [v.double() / v.double().norm(dim=1, keepdim=True) for v in (states, items)]
@@ -171,8 +171,8 @@ def test_learnt_temperature_gets_its_gradient():
 
 
 @pytest.mark.parametrize(("start", "bound"), [(1e-5, 0.01), (1e4, 10.0)])
-def test_learnt_temperature_stays_between_its_bounds_and_can_come_back(start, bound):
-    scores = scores_with(**WAYS["learnt"])
+def test_learned_temperature_stays_between_its_bounds_and_can_come_back(start, bound):
+    scores = scores_with(**WAYS["learned"])
     with torch.no_grad():
         scores.log_temperature.fill_(math.log(start))
         assert float(scores.temperature) == pytest.approx(bound)  # in evaluation, unchanged
@@ -184,15 +184,15 @@ def test_learnt_temperature_stays_between_its_bounds_and_can_come_back(start, bo
     assert float(scores.log_temperature.detach()) == pytest.approx(math.log(bound))
 
 
-def test_learnt_temperature_is_learnt_and_kept(tiny_run, tmp_path):
-    settings = {**WAYS["learnt"], "loss_type": "CE", "learning_rate": 0.05}
+def test_learned_temperature_is_learned_and_kept(tiny_run, tmp_path):
+    settings = {**WAYS["learned"], "loss_type": "CE", "learning_rate": 0.05}
     _, data, model, trainer = tiny_run(**settings)
     trainer._train_epoch(data.train, 0)
-    learnt = float(model.item_scores.log_temperature.detach())
-    assert abs(learnt - math.log(0.07)) > 0.05
+    learned = float(model.item_scores.log_temperature.detach())
+    assert abs(learned - math.log(0.07)) > 0.05
     _, _, fresh, _ = tiny_run(**settings)
     fresh.load_state_dict(model.state_dict())
-    assert float(fresh.item_scores.log_temperature.detach()) == learnt
+    assert float(fresh.item_scores.log_temperature.detach()) == learned
 
 
 # -- evaluation ---------------------------------------------------------------------------

@@ -52,11 +52,11 @@ def test_against_the_formula(form, naive, tau):
     x, y = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     got = FORMS[form](tau)(x, y)
     assert got.item() == pytest.approx(naive(x, y, tau).item(), rel=1e-9)
-    # The temperature is learnt: its gradient is the formula's slope.
-    learnt = torch.tensor(tau, dtype=torch.float64, requires_grad=True)
-    FORMS[form](learnt)(x, y).backward()
+    # The temperature is learned: its gradient is the formula's slope.
+    learned = torch.tensor(tau, dtype=torch.float64, requires_grad=True)
+    FORMS[form](learned)(x, y).backward()
     slope = (naive(x, y, tau + 1e-5) - naive(x, y, tau - 1e-5)) / 2e-5
-    assert learnt.grad.item() == pytest.approx(slope.item(), rel=1e-5)
+    assert learned.grad.item() == pytest.approx(slope.item(), rel=1e-5)
 
 
 @pytest.fixture(scope="module")

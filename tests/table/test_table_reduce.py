@@ -20,9 +20,9 @@ def table():
 
 def test_components(table):
     reduced = reduce_pca(table, 4)
-    centred = (table.vectors - table.vectors.mean(0)).double()
-    values, axes = torch.linalg.eigh(centred.T @ centred)
-    naive = (centred @ axes.flip(1)[:, :4]).float()
+    centered = (table.vectors - table.vectors.mean(0)).double()
+    values, axes = torch.linalg.eigh(centered.T @ centered)
+    naive = (centered @ axes.flip(1)[:, :4]).float()
     assert reduced.vectors.shape == (40, 4) and reduced.vectors.dtype == torch.float32
     # Each component up to its sign.
     assert torch.allclose(reduced.vectors.abs(), naive.abs(), atol=1e-4)

@@ -166,6 +166,10 @@ def _fields(job, metadata):
         raise UserError(
             "--item_fields says what to take of --items; give that file, too.", key="items"
         )
+    elif job.keep_items == "all":
+        raise UserError(
+            "--keep_items=all keeps lines of --items; give that file, too.", key="items"
+        )
     return fields
 
 

@@ -88,7 +88,7 @@ def check(recommender, part: str, form: str = "safetensors") -> None:
             raise UserError(f"{why}; leave encoder out of --what.", key="what")
     if part == "table" and not recommender.config["llm_table_used"]:
         raise UserError(
-            f"The items of this {recommender.config['model']} have learnt IDs and no table; leave "
+            f"The items of this {recommender.config['model']} have learned IDs and no table; leave "
             "table out of --what.",
             key="what",
         )

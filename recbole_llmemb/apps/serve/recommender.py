@@ -46,7 +46,7 @@ class Recommender:
         grows = not self.method.why_not("new_items", self.config)
         first_new_id = self.method.first_new_id if grows else len(tokens)
         self.item_index = ItemIndex(tokens, item_titles(self.config, title_field), first_new_id)
-        # User 0, who stands for anybody new, gets the mean of what users have learnt.
+        # User 0, who stands for anybody new, gets the mean of what users have learned.
         self._learns_users = self.method.user_embeddings(self.dataset.user_num)
         with torch.no_grad():
             for layer in self._learns_users:

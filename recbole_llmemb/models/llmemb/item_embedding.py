@@ -23,7 +23,7 @@ class TableItemEmbedding(nn.Module):
     """Item embeddings adapted from a table; takes the place of ``nn.Embedding``.
 
     Calling it with item ids and reading ``weight`` give what RecBole's models expect of
-    ``self.item_embedding``. Row 0 (padding) is zero; ``extra_rows`` learnt rows follow
+    ``self.item_embedding``. Row 0 (padding) is zero; ``extra_rows`` learned rows follow
     the items (BERT4Rec's mask).
 
     The adapted rows are computed once and shared: inside :meth:`step` for one training
@@ -43,7 +43,7 @@ class TableItemEmbedding(nn.Module):
         Whether the table stays as it is: then it is no part of the state dict, and checkpoints
         refer to it by path and fingerprint.
     offsets : ItemOffsets, optional
-        What items have learnt for themselves; added to the adapted rows.
+        What items have learned for themselves; added to the adapted rows.
     prepare : nn.Sequential, optional
         How ``table`` was made from the vectors that :meth:`embed` is given.
     """
@@ -130,8 +130,8 @@ class TableItemEmbedding(nn.Module):
         if self.offsets is not None:
             rows = rows + self.offsets(items)
         if self.extra is not None:
-            learnt = self.extra.index_select(0, (ids - n_items).clamp(min=0)).to(rows.dtype)
-            rows = torch.where((ids >= n_items).unsqueeze(1), learnt, rows)
+            learned = self.extra.index_select(0, (ids - n_items).clamp(min=0)).to(rows.dtype)
+            rows = torch.where((ids >= n_items).unsqueeze(1), learned, rows)
         return rows * (ids != 0).unsqueeze(1)
 
     @contextmanager
@@ -174,7 +174,7 @@ class TableItemEmbedding(nn.Module):
         return F.embedding(ids, self.weight)
 
     def embed(self, vectors, prepared=False):
-        """Embeddings ``(n, d)`` of items outside the dataset: the adapter's part, nothing learnt.
+        """Embeddings ``(n, d)`` of items outside the dataset: the adapter's part, nothing learned.
 
         ``vectors`` (n, D): as the encoder of the table gives them, before any PCA and whitening.
         ``prepared``: whether these are done already.
@@ -215,7 +215,7 @@ class WithNewItems(nn.Embedding):
 
 
 class ItemOffsets(nn.Module):
-    """A learnt vector per item; exactly zero for items without a training interaction.
+    """A learned vector per item; exactly zero for items without a training interaction.
 
     Such items meet the loss as negatives only, which would push them somewhere for no
     reason of theirs. They get no gradient, so that no optimizer moves them from zero, and

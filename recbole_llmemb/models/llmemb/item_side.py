@@ -56,7 +56,7 @@ class ItemSide(Method):
     @classmethod
     def why_not(cls, ability, config):
         if ability == "new_items" and ItemSettings.of(config).item_embedding == "id":
-            return f"the items of this {config['model']} have learnt IDs and no text"
+            return f"the items of this {config['model']} have learned IDs and no text"
         return super().why_not(ability, config)
 
     @property
@@ -97,14 +97,14 @@ class ItemSide(Method):
         if not isinstance(_trained(self.item_embedding), TrainedRows):
             return ""
         return (
-            "this model has learnt a vector for every item (its table was trained); new items have "
+            "this model has learned a vector of every item (its table was trained); new items have "
             "the one from which that begins"
         )
 
     @torch.no_grad()
     def unseen(self, config, dataset, tokens):
         """Held-out items: from a table, prepared and adapted like the others', with nothing
-        learnt for the item itself; with learnt IDs, rows as they were before training.
+        learned for the item itself; with learned IDs, rows as they were before training.
         """
         layer = self.output_items
         if self.needs(config).table:

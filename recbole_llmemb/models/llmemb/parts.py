@@ -46,7 +46,7 @@ def item_layer(config, dataset, layer, extra_rows=0):
 
     ``dataset``: the training split: items that it has no interaction of get no part of their own.
     ``layer``: the backbone's own.
-    ``extra_rows``: learnt rows after the items (BERT4Rec's mask).
+    ``extra_rows``: learned rows after the items (BERT4Rec's mask).
     """
     settings = ItemSettings.of(config)
     kind, freeze, size = settings.item_embedding, settings.llm_freeze, layer.embedding_dim

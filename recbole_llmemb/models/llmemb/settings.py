@@ -21,7 +21,7 @@ from recbole_llmemb.config.keys import (
 from recbole_llmemb.core.registry import ImportPath
 
 ANY = Use.ANY
-#: A learnt temperature stays between these.
+#: A learned temperature stays between these.
 TEMPERATURES = (0.01, 10.0)
 
 
@@ -79,8 +79,8 @@ class ItemSettings(Settings):
     item_embedding: Literal["table", "id", "both", "residual"] | ImportPath = key(
         "table", Use.TABLE
     )
-    """'table': adapted LLM table; 'id': the backbone's own learnt layer, under the same training;
-    'both': their sum; 'residual': the table plus a learnt offset per item that starts at zero; or
+    """'table': adapted LLM table; 'id': the backbone's own learned layer, under the same training;
+    'both': their sum; 'residual': the table plus a learned offset per item that starts at zero; or
     where a layer of yours is, `mypackage.module:Name`."""
     adapter: Literal["linear", "mlp", "none", "whitening"] | ImportPath = "linear"
     """From the table to the model: 'linear' (the paper), 'mlp' (a hidden layer with GELU), 'none'
@@ -98,7 +98,7 @@ class ItemSettings(Settings):
     """With `item_embedding: residual`, weight of the mean squared length of a step's offsets in the
     loss; empty: 0."""
     item_learning_rate: float | None = key(None, **WEIGHT)
-    """Learning rate of what is learnt per item (IDs, offsets, a trained table); empty:
+    """Learning rate of what is learned per item (IDs, offsets, a trained table); empty:
     learning_rate."""
     align_weight: float = key(0.01, **WEIGHT)
     """Weight of the alignment with the teacher (alpha in the paper); 0: none, no teacher needed."""
@@ -120,7 +120,7 @@ class ItemSettings(Settings):
     similarity_temperature: float | None = key(None, **POSITIVE)
     """What a score is divided by; empty: 0.07 for cosine, 1 for dot."""
     learn_temperature: bool = False
-    """Whether the temperature is learnt, from that value, between 0.01 and 10."""
+    """Whether the temperature is learned, from that value, between 0.01 and 10."""
 
     @property
     def learns_adapter(self) -> bool:
@@ -136,7 +136,7 @@ class ItemSettings(Settings):
         if self.offset_decay and kind != "residual":
             raise contradiction(self, "offset_decay", "item_embedding", "set that to residual")
         if self.learn_temperature and tau is not None and not low <= tau <= high:
-            advice = f"a learnt one must begin between {low} and {high}"
+            advice = f"a learned one must begin between {low} and {high}"
             raise contradiction(self, "similarity_temperature", "learn_temperature", advice)
         if kind == "id":
             return self

@@ -430,6 +430,7 @@ def test_several_files(write):
         ("user,item,time,rating", {"min_rating": float("nan")}, "min_rating is nan"),
         ("user,user,time", {}, "has two columns 'user'"),
         ("user,item,time", {"item_fields": ["title"]}, "--item_fields says what to take"),
+        ("user,item,time", {"keep_items": "all"}, "--keep_items=all keeps lines of --items"),
         ("user,item,time", {"dedupe": "all"}, "dedupe is 'all'"),
         ("user,item,time", {"time_unit": "min"}, "--time_unit is 'min'"),
         ("user,item,time", {"min_user": 0}, "min_user is 0"),

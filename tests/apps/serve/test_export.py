@@ -173,8 +173,8 @@ def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # no
         (["--push=me/table"], "--push uploads the table"),
         (["--public"], "--public is for --push"),
         (["--what=index", "--index=Soap"], "FAISS makes no index 'Soap'"),
-        (["--what=table"], "have learnt IDs and no table"),
-        (["--new_items=gone.item"], "have learnt IDs"),
+        (["--what=table"], "have learned IDs and no table"),
+        (["--new_items=gone.item"], "have learned IDs"),
     ],
 )
 def test_what_cannot_be_exported_is_told_in_one_sentence(saved, tmp_path, capsys, options, message):  # noqa: F811

@@ -89,7 +89,10 @@ def test_new_items_are_reported(from_text, run, tmp_path):  # noqa: F811
     _, out, err = run(from_text(), "--users=u3", f"--new_items={file}", "--format=jsonl")
     assert json.loads(out) and "New items among 61" in err
     _, out, err = run(from_text(), "--users=u3", f"--new_items={file}", "--report_users=0")
-    assert "New items among" not in out + err
+    assert "New items among" not in out + err and "known already" not in err
+    file.write_text(file.read_text() + "i5\tgreen soap\n")
+    status, out, err = run(from_text(), "--users=u3", f"--new_items={file}", "--report_users=0")
+    assert status == 0 and "1 beside 60" in err and "known already, and as they were: 1" in err
 
 
 @pytest.mark.parametrize(

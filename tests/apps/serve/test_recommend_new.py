@@ -180,7 +180,7 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
 
 def test_models_without_text_refuse_new_items(saved):  # noqa: F811
     recommender = Recommender(saved(item_embedding="id"))
-    with pytest.raises(UserError, match="have learnt IDs"):
+    with pytest.raises(UserError, match="have learned IDs"):
         recommender.add_items([{"item_id": "a", "title": "soap"}])
 
 
@@ -197,7 +197,7 @@ def test_beside_a_trained_table_new_items_have_the_row_it_began_with(from_text, 
     assert "was trained" in trained.method.new_item_note()
     old, new = (trained.item_index.number[token] for token in ("i5", "copy5"))
     torch.testing.assert_close(trained.item_vectors[new], start, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(trained.item_vectors[old], start, atol=0.05)  # what was learnt
+    assert not torch.allclose(trained.item_vectors[old], start, atol=0.05)  # what was learned
     in_histories = trained.model.item_embedding(torch.tensor([new]))[0]
     torch.testing.assert_close(in_histories, start, rtol=1e-3, atol=1e-4)
 

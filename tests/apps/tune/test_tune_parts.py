@@ -31,7 +31,8 @@ from recbole_llmemb.apps.tune.prepare import (
 from recbole_llmemb.apps.tune.searching import Storage
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trials import Trial, best_of
-from recbole_llmemb.cli.tune import read_arguments
+from recbole_llmemb.cli.tune import _space, read_arguments
+from recbole_llmemb.config.values import properties_folder
 from recbole_llmemb.core import cluster
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run import stages
@@ -207,6 +208,17 @@ def test_options_of_a_search_are_told_from_keys_of_the_configuration():
         "resume": True, "gpus_per_trial": 0.5, "num_samples": 3,
     }  # fmt: skip
     assert settings == {"epochs": 5, "seed": 1}
+
+
+def test_a_space_of_ours_goes_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(_space("llmemb")).samefile(properties_folder() / "tune/llmemb.yaml")
+    assert _space("gone.yaml") == "gone.yaml"  # which the search refuses
+    Path("llmemb").write_text("n_layers: [1, 2]")  # a file of somebody's comes first
+    assert _space("llmemb") == "llmemb"
+    with pytest.raises(UserError) as refused:
+        _space("llmenb")
+    assert refused.value.key == "space"
 
 
 @pytest.mark.parametrize(
@@ -404,7 +416,8 @@ def test_the_best_configuration_stops_where_its_trial_was_stopped():
     from recbole_llmemb.apps.tune.report import best_settings
 
     metric = Metric("ndcg@10", None, "max")
-    plan = Plan("LLMEmbSASRec", "tiny", {"epochs": 9}, metric, 9, None, {"epochs": 9})
+    own = {"epochs": 9, "use_gpu": False}  # the latter of the machine, so it is no part of it
+    plan = Plan("LLMEmbSASRec", "tiny", own, metric, 9, None, {"epochs": 9})
     whole = best_settings(plan, Trial(1, {"n_layers": 2}, 0.1, epochs=9))
     assert whole == {"dataset": "tiny", "epochs": 9, "n_layers": 2}
     cut = best_settings(plan, Trial(1, {"n_layers": 2}, 0.1, epochs=3, stopped=True))

@@ -45,7 +45,7 @@ def test_trained_once_then_kept(tiny_config, teachers, monkeypatch):
     config, lines = tiny_config(align_weight=0.01, epochs=3), []
     path = ensure_teacher(config, 8, lines.append)
     assert teachers(".pth") == [path] and teachers(".done") == [path.with_suffix(".done")]
-    assert lines[0].startswith("teacher: training SASRec of size 8 on tiny")
+    assert lines[0].startswith("teacher: training SASRec of size 8 on tiny, as LLMEmbSASRec")
     tokens, vectors = read_item_embeddings(path)
     assert vectors.shape == (60, 8) and vectors.std() > 0 and len(set(tokens)) == 60
     monkeypatch.setattr("recbole_llmemb.run.stages.train_in_isolation", None)

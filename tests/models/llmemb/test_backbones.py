@@ -69,14 +69,14 @@ def test_scores(built, name, kind):
     """All ways of scoring agree, and with RecBole's own scoring of all items."""
     data, model = built(name, item_embedding=kind)
     model.eval()
-    learnt = [
+    learned = [
         key
         for key, module in model.named_modules()
         if isinstance(module, torch.nn.Embedding) and module.embedding_dim > 1
         if module.num_embeddings >= data.dataset.item_num
     ]
     if kind == "table":  # nothing is left of RecBole's own layers of items, but one without a use
-        assert learnt == ["embedding_seq_item"] * (name == "NPE")
+        assert learned == ["embedding_seq_item"] * (name == "NPE")
     batch = batch_of(*HISTORIES)
     candidates = torch.tensor([[7, 1, 60], [3, 3, 4], [9, 60, 2], [1, 2, 3]])
     with torch.no_grad():

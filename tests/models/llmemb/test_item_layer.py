@@ -161,7 +161,7 @@ def test_whitened_components(tiny_run, freeze):
     assert isinstance(model.item_embedding, torch.nn.Embedding) is not freeze
 
 
-# -- what is learnt beside the table ------------------------------------------------------
+# -- what is learned beside the table ------------------------------------------------------
 
 
 def layer_with_offsets(extra=0, freeze=True):

@@ -149,7 +149,7 @@ def test_full_histories_score_as_in_recboles_bert4rec(model_of, tiny_run):
     )
 
 
-def test_learnt_mask_beside_the_table(model_of):
+def test_learned_mask_beside_the_table(model_of):
     data, model = model_of("LLMEmbBERT4Rec")
     layer = model.item_embedding
     assert len(layer.weight) == data.dataset.item_num + 1 and layer.extra.requires_grad

@@ -61,7 +61,7 @@ def whole_run(tiny_run, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_kept_and_continued(whole_run, kind):
-    """Frozen tables are named in checkpoints, what is learnt lies in them."""
+    """Frozen tables are named in checkpoints, what is learned lies in them."""
     settings = KINDS[kind]
     expected, weights, lines = whole_run(**settings)
     assert not lines
@@ -124,7 +124,7 @@ def test_each_evaluation_sees_the_last_step(tiny_run, kind):
         ("mlp", set()),
     ],
 )
-def test_rate_of_what_is_learnt_per_item(tiny_run, kind, own, learner):
+def test_rate_of_what_is_learned_per_item(tiny_run, kind, own, learner):
     settings = {**KINDS[kind], "item_learning_rate": 0.5, "learner": learner, "weight_decay": 0.01}
     _, _, model, trainer = tiny_run(learning_rate=0.01, **settings)
     rates = {}

@@ -22,7 +22,7 @@ class BERT4RecModel(LLMEmbMixin):
 
     Not causal: ``train_mode: sequence`` reads each sequence once and predicts the items
     masked in it, BERT4Rec's own task; ``prefix`` masks RecBole's augmented rows. The
-    mask is a learnt vector beside the table.
+    mask is a learned vector beside the table.
     """
 
     n_special_ids = 1
