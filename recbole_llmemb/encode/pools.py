@@ -234,20 +234,25 @@ class RayPool:
                     number = todo.popleft()
                     waiting[worker.encode.remote(texts_of(number))] = worker, number
             [result], _ = ray.wait([*waiting], num_returns=1)
-            worker, shard = waiting.pop(result)
+            worker, shard = waiting[result]
             try:
                 vectors, refusal = ray.get(result)
             except gone as error:
-                deaths[shard] += 1
-                if deaths[shard] == _MOST_DEATHS:
-                    raise _given_up(shard, error) from error
-                if shard is not None:
-                    todo.appendleft(shard)
-                if worker in crew:  # another in its place
-                    crew.remove(worker)
-                    ray.kill(worker)
-                    start()
+                lost = [each for each, (whose, _) in waiting.items() if whose is worker]
+                shards = [waiting.pop(each)[1] for each in lost]
+                # It was at the first one; a second has only waited there.
+                first, *second = shards
+                deaths[first] += 1
+                if deaths[first] == _MOST_DEATHS:
+                    raise _given_up(first, error) from error
+                todo.extendleft(number for number in second if number is not None)
+                if first is not None:
+                    todo.append(first)  # the others are done before it is tried again
+                crew.remove(worker)
+                ray.kill(worker)
+                start()  # another in its place
                 continue
+            del waiting[result]
             if refusal:
                 raise UserError(refusal)
             deaths[shard] = 0

@@ -237,13 +237,14 @@ def test_cached_hub_models_without_a_network(tmp_path):
 
 
 def test_no_such_model_on_the_hub(monkeypatch):
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, constants
 
     def model_info(self, repo_id, **kwargs):
         from huggingface_hub.errors import HFValidationError
 
         raise HFValidationError(repo_id)
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # whatever the environment says
     monkeypatch.setattr(HfApi, "model_info", model_info)
     with pytest.raises(UserError, match="There is no encoder 'no/such'"):
         find_encoder("no/such")
