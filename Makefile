@@ -1,5 +1,6 @@
 # Everything there is to do here:
-#   make install | run | test | check | matrix | lint | bench | gpu-wheels | docs | clean
+#   make install | run | test | check | campaign | matrix | lint | bench | gpu-wheels | docs
+#   make clean
 #
 #   make run MODEL=LLMEmbGRU4Rec ARGS="--dataset=Amazon_Beauty --data_path=../shared/data/"
 #   make test ARGS="-k table"
@@ -33,7 +34,7 @@ PY    := $(VENV)/bin/python
 PIP   := $(PY) -m pip --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: install run test check matrix lint bench gpu-wheels docs clean
+.PHONY: install run test check campaign matrix lint bench gpu-wheels docs clean
 
 install: $(STAMP)
 
@@ -59,6 +60,11 @@ test: $(STAMP)
 # What is worth knowing before each commit, within two minutes on two cores.
 check: lint
 	$(PY) -m pytest -m unit -n 2 --dist=worksteal $(ARGS)
+
+# What breaks under kills, damaged files and bad input, for as long as it is given:
+#   make campaign ARGS="--minutes=60"
+campaign: $(STAMP)
+	$(PY) -m tests.campaign $(ARGS)
 
 # The same under each Python that is here, in an environment of its own (gigabytes each).
 matrix:
