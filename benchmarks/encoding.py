@@ -34,7 +34,7 @@ def tokens_read(lengths, batch):
 
 def catalog_of(texts):
     """Items with these texts."""
-    from recbole_llmemb.encode.texts import Catalog
+    from recbole_llmemb.encode.shards import Catalog
 
     unique = list(dict.fromkeys(texts))
     number_of = {text: number for number, text in enumerate(unique)}

@@ -122,7 +122,7 @@ def step_sides(data, model, reference, batches):
 
 
 def lists_of(batch, loader):
-    from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
+    from recbole_llmemb.models.llmsrec.prompts import CANDIDATE_ITEMS, CANDIDATES
 
     lists, lengths = batch[loader.list_field].tolist(), batch[loader.length_field].tolist()
     histories = [row[:length] for row, length in zip(lists, lengths)]

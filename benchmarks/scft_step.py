@@ -25,8 +25,7 @@ def ours(job, work):
     import logging
     import warnings
 
-    from recbole_llmemb.scft.model import add_lora, load_base
-    from recbole_llmemb.scft.training import make_trainer
+    from recbole_llmemb.scft.training import add_lora, load_base, make_trainer
 
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore", FutureWarning)  # transformers' to its developers
@@ -53,8 +52,8 @@ def plain(job):
     from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
     from recbole_llmemb.encode.encoder import DTYPES
-    from recbole_llmemb.scft.losses import FORMS
-    from recbole_llmemb.scft.model import find_targets
+    from recbole_llmemb.scft.training import find_targets
+    from recbole_llmemb.scft.views import FORMS
 
     device, precision = job.processes.device, job.precision
     location = job.text.source.location

@@ -7,8 +7,7 @@ when RecBole is imported, by whomever: until then this package costs next to not
 
 __version__ = "0.1.0"
 
-from recbole_llmemb.core.imports import after_import, lazy
-from recbole_llmemb.moved import know_old_names
+from recbole_llmemb.core.imports import after_import, know_old_names, lazy
 
 __all__ = ["Recommender", "llmemb"]
 

@@ -19,7 +19,7 @@ from recbole.config import Config
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.config import recbole_config
-from recbole_llmemb.data import lazy, trained_on
+from recbole_llmemb.data import histories, trained_on
 from recbole_llmemb.data.dataset import LazySequentialDataset
 from recbole_llmemb.data.histories import with_sampled_users
 from recbole_llmemb.evaluation.loaders import (
@@ -52,7 +52,7 @@ def install() -> None:
     recbole.trainer.__getattr__ = _for_our_models("Trainer", LLMEmbTrainer)
     recbole_config.install(registry, settings, check_measure)
     _know_metrics()
-    lazy.install()
+    histories.install()
     _choose_loaders()
     _prepare_training()
     recbole.quick_start.load_data_and_model = load_data_and_model

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from recbole_llmemb.core.checked import choices_of, refused_value
 from recbole_llmemb.core.errors import UserError, nearest
-from recbole_llmemb.core.text import split_tokens
+from recbole_llmemb.core.files import split_tokens
 
 Model = TypeVar("Model", bound=BaseModel)
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}

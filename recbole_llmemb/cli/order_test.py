@@ -23,7 +23,7 @@ from recbole_llmemb.cli.recommend import MovedFiles
 from recbole_llmemb.config.keys import RANKING
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.text import split_tokens
+from recbole_llmemb.core.files import split_tokens
 
 _MEASURE = "evaluation (default: the checkpoint's settings)"
 

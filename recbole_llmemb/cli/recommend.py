@@ -22,8 +22,7 @@ from pydantic import AfterValidator
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import inputs_of, refuse_inputs
-from recbole_llmemb.core.text import lines_of, split_tokens
+from recbole_llmemb.core.files import inputs_of, lines_of, refuse_inputs, split_tokens
 
 _WHO, _ITEMS, _OUTPUT = "for whom", "which items", "output"
 
@@ -119,7 +118,7 @@ def main(argv: list[str]) -> int:
     if options.out is not None:
         say(f"{options.out}: the best {options.topk} items of {count:,} people")
     if options.new_items and options.report_users:
-        from recbole_llmemb.apps.serve.new_item_report import rank_new_items
+        from recbole_llmemb.apps.serve.recommendations import rank_new_items
 
         users = options.report_users
         report = rank_new_items(recommender, users, options.topk, show_progress=True)
@@ -159,7 +158,7 @@ def _whom(options: RecommendOptions) -> dict[str, Any]:
         raise UserError("--split is for --users; a history is read as it is given.", key="split")
     whom: dict[str, Any] = {"skip_unknown": options.skip_unknown}
     if file is not None:
-        from recbole_llmemb.records.histories import read_histories
+        from recbole_llmemb.records.items import read_histories
 
         read = zip(("histories", "names", "times", "places"), read_histories(file))
         return whom | dict(read)

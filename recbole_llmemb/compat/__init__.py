@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import threading
 
-from recbole_llmemb.compat import datasets, imports, metrics, pickles, reading, training
+from recbole_llmemb.compat import datasets, imports, reading, training
 from recbole_llmemb.core.errors import UserError
 
 _applied = False
@@ -47,8 +47,8 @@ def apply() -> None:
         datasets.check_presplit_histories()
         datasets.keep_times_exact()
         datasets.count_first_interactions()
-        metrics.collect_catalog_metrics()
-        metrics.compute_catalog_metrics()
+        datasets.collect_catalog_metrics()
+        datasets.compute_catalog_metrics()
         training.obey_use_gpu()
         training.use_current_amp()
         training.let_bars_fit()
@@ -56,7 +56,7 @@ def apply() -> None:
         training.report_plain_metrics()
         training.keep_checkpoints_plain()
         training.heal_started_processes()
-        pickles.leave_pickles_alone()
-        pickles.load_weights_only()
+        training.leave_pickles_alone()
+        training.load_weights_only()
         training.switch_anomaly_detection_off()
         _applied = True

@@ -1,19 +1,51 @@
-"""What RecBole imports, or reads from what it imports, that is no longer there."""
+"""What RecBole imports that is no longer there, and how things of RecBole's are changed."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from recbole_llmemb.compat.changes import StandIn
 from recbole_llmemb.core.errors import UserError
+
+Function = Callable[..., Any]
+
+
+def around(owner: Any, name: str) -> Callable[[Function], Function]:
+    """Let ``function(inner, …)`` be called instead of ``inner``, which ``owner`` has under a name.
+
+    ``owner``: a class or module.
+    """
+
+    def put(function: Function) -> Function:
+        inner = getattr(owner, name)
+
+        @functools.wraps(inner)
+        def changed(*arguments: Any, **options: Any) -> Any:
+            return function(inner, *arguments, **options)
+
+        setattr(owner, name, changed)
+        return function
+
+    return put
+
+
+class StandIn(types.ModuleType):
+    """A module as some other module finds it: with other things under some names."""
+
+    def __init__(self, module: types.ModuleType, **changed: Any) -> None:
+        super().__init__(module.__name__)
+        vars(self).update(changed, _module=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 def restore_numpy_names() -> None:

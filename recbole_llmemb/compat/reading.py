@@ -17,7 +17,7 @@ import pandas as pd
 from packaging.version import Version
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.text import text_encoding
+from recbole_llmemb.core.files import text_encoding
 from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
 
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.

@@ -5,7 +5,6 @@ from recbole_llmemb.core.imports import lazy
 # RecBole has to be healed before a part of it is imported.
 __getattr__ = lazy(
     __name__,
-    checks="check",
     recbole_config="make_config",
-    values="preset_file properties_folder",
+    values="check preset_file properties_folder",
 )

@@ -13,15 +13,18 @@ from typing import Any
 
 import torch
 
-from recbole_llmemb.config.checks import check, known_keys, refuse_keys, warn_of_keys
 from recbole_llmemb.config.keys import Use, declared, use_of
 from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.config.values import (
+    check,
     defaults,
+    known_keys,
     preset_file,
     properties_folder,
     read_settings,
+    refuse_keys,
     typed_value,
+    warn_of_keys,
 )
 from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.checkpoint import DERIVED, config_to_plain

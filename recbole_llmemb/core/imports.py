@@ -1,11 +1,12 @@
-"""When modules are imported: optional ones, names when they are used, and after RecBole."""
+"""When modules are imported: optional ones, names when used, after RecBole, and by old names."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,40 @@ from recbole_llmemb.core.errors import UserError
 
 Action = Callable[[], None]
 Runner = Callable[[ModuleType], None]
+# Those that the documentation named. Saved searches name "tune".
+_MOVED = {
+    "apps.serve.new_item_report": "apps.serve.recommendations",
+    "checkpoint": "core.checkpoint and config.recbole_config",
+    "config.plain": "config.recbole_config",
+    "convert": "apps.convert",
+    "data.batching": "data.windows",
+    "data.hooks": "plugin",
+    "data.negatives": "data.loaders",
+    "encode.workers": "encode.settings",
+    "errors": "core.errors",
+    "model": "models",
+    "model.backbones": "models.llmemb.backbones",
+    "model.backbones.bert4rec": "models.llmemb.backbones.special",
+    "model.backbones.examine": "testing",
+    "model.item_embedding": "models.llmemb.item_embedding",
+    "model.item_layer": "models.llmemb.parts",
+    "model.llmemb": "models.llmemb.model",
+    "model.offsets": "models.llmemb.item_embedding",
+    "models.scoring": "models.losses",
+    "pipeline": "run.stages",
+    "registry": "plugin",
+    "report": "apps.compare",
+    "report.users": "run.per_user",
+    "results": "run.result",
+    "serve": "apps.serve",
+    "serve.fare": "apps.serve.recommendations",
+    "teacher": "run.teacher",
+    "trainer": "training.trainer",
+    "tune": "apps.tune",
+    "tune.by_optuna": "apps.tune.tuning",
+    "tune.progress": "apps.tune.tuning",
+}
+_PACKAGE = "recbole_llmemb."
 
 
 def optional(module: str, extra: str, who: str) -> ModuleType:
@@ -95,3 +130,33 @@ class _Waiting(MetaPathFinder):
                 self.install()
 
         return exec_module
+
+
+class _Moved(MetaPathFinder, Loader):
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        if name.startswith(_PACKAGE) and _new_name(name[len(_PACKAGE) :]):
+            return ModuleSpec(name, self)
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old, new = module.__name__, _new_name(module.__name__[len(_PACKAGE) :]) or ""
+        warnings.warn(f"{old} is now {_PACKAGE}{new}", DeprecationWarning, stacklevel=2)
+        found = [importlib.import_module(_PACKAGE + name) for name in new.split(" and ")]
+        for each in found if len(found) > 1 else ():  # what was in one module is in several
+            vars(module).update({k: v for k, v in vars(each).items() if not k.startswith("__")})
+        sys.modules[old] = module if len(found) > 1 else found[0]
+
+
+def _new_name(old: str) -> str | None:
+    """Where a module is now: what is listed, and what lies below it; None if it never moved."""
+    if old in _MOVED:
+        return _MOVED[old]
+    parent, _, leaf = old.rpartition(".")
+    above = _new_name(parent) if parent else None
+    return f"{above}.{leaf}" if above else None
+
+
+def know_old_names() -> None:
+    """Let ``import recbole_llmemb.<old name>`` give the module that it is now."""
+    # Before the others, to whom a package moved as a whole has its modules twice.
+    sys.meta_path.insert(0, _Moved())

@@ -11,9 +11,9 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data import presplit
-from recbole_llmemb.data.holdout import hold_out
-from recbole_llmemb.data.lazy import POSITION, LazyInteraction, SortedInteractions
+from recbole_llmemb.data import splits
+from recbole_llmemb.data.histories import POSITION, LazyInteraction, SortedInteractions
+from recbole_llmemb.data.splits import hold_out
 from recbole_llmemb.data.windows import is_first
 
 
@@ -81,8 +81,8 @@ class LazySequentialDataset(SequentialDataset):
 
     #: With ``holdout_items``, the items that were taken out, and their interactions (``HeldOut``).
     held_out = None
-    #: With ``benchmark_filename``: where interactions come from (``presplit.Lines``), and how the
-    #: three files fit each other, a ``presplit.Matched`` each.
+    #: With ``benchmark_filename``: where interactions come from (``splits.Lines``), and how the
+    #: three files fit each other, a ``splits.Matched`` each.
     lines = matched = None
     #: Of a split that is such a file: where interactions lie that only its histories tell of.
     told_in = torch.empty(0, dtype=torch.long)
@@ -91,7 +91,7 @@ class LazySequentialDataset(SequentialDataset):
     def _load_inter_feat(self, token, dataset_path):
         if not self.config["benchmark_filename"]:
             return super()._load_inter_feat(token, dataset_path)
-        self.inter_feat, self.lines = presplit.load(self)  # which RecBole filters and sorts no more
+        self.inter_feat, self.lines = splits.load(self)  # which RecBole filters and sorts no more
         if self.inter_feat.empty:
             check_parts(([], [], []), self.config)
 
@@ -116,7 +116,7 @@ class LazySequentialDataset(SequentialDataset):
         files = torch.from_numpy(self.lines.files)
         of_rows = files[self.inter_feat[POSITION]]
         rows = [(of_rows == part).nonzero().squeeze(1) for part in range(3)]
-        self.matched = presplit.matched(self, rows)
+        self.matched = splits.matched(self, rows)
         self._drop_unused_col()
         parts = [self.copy(self.inter_feat[chosen]) for chosen in rows]
         for number, part in enumerate(parts):
@@ -144,7 +144,7 @@ class LazySequentialDataset(SequentialDataset):
         if self.lines is None:
             self.sort(by=[self.uid_field, self.time_field], ascending=True)
         else:
-            presplit.in_order(self)
+            splits.in_order(self)
 
         places = np.arange(len(self.inter_feat))
         first = is_first(self.inter_feat[self.uid_field].numpy())

@@ -12,8 +12,8 @@ from recbole_llmemb.config.keys import Use, keys
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import hash_file
 from recbole_llmemb.data.dataset import check_parts
-from recbole_llmemb.data.lazy import POSITION, LazyInteraction
-from recbole_llmemb.data.presplit import interaction_files
+from recbole_llmemb.data.histories import POSITION, LazyInteraction
+from recbole_llmemb.data.splits import interaction_files
 
 # What decides which interactions are trained on, beside the data itself and the keys of that use.
 _EVALUATION = ("split", "order", "group_by")

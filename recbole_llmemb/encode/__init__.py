@@ -12,6 +12,6 @@ __getattr__ = lazy(
     __name__,
     settings="EncodeSettings Workers",
     build_or_load="cache_directory ensure_table",
-    texts="item_prompts",
+    shards="item_prompts",
     job="EncodeJob run_job",
 )

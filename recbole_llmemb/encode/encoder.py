@@ -13,9 +13,8 @@ import torch
 
 from recbole_llmemb.core.devices import usable_device
 from recbole_llmemb.core.errors import UserError, reason_of
-from recbole_llmemb.encode.adapter import LoraAdapter, load_adapter
 from recbole_llmemb.encode.settings import EncodeSettings
-from recbole_llmemb.encode.source import EncoderSource, refuse_code
+from recbole_llmemb.encode.source import EncoderSource, LoraAdapter, load_adapter, refuse_code
 
 __all__ = ["Encoder"]
 

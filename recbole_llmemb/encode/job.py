@@ -23,23 +23,20 @@ from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.core.terminal import progress_bar
-from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
 from recbole_llmemb.encode.settings import EncodeSettings, Workers
 from recbole_llmemb.encode.shards import (
+    Catalog,
     assemble,
     encode_resumably,
-    plan_by_length,
-    plan_in_file_order,
-)
-from recbole_llmemb.encode.source import EncoderSource, find_encoder
-from recbole_llmemb.encode.texts import (
-    Catalog,
     item_prompt,
     item_prompts,
+    plan_by_length,
+    plan_in_file_order,
     read_catalog,
 )
+from recbole_llmemb.encode.source import EncoderSource, find_adapter, find_encoder
 from recbole_llmemb.records.items import open_items
 from recbole_llmemb.table.format import (
     EmbeddingTable,
@@ -75,7 +72,7 @@ class EncodeJob(Checked):
 
     @property
     def prompt(self) -> tuple[str, int]:
-        """What :func:`~recbole_llmemb.encode.texts.item_prompt` takes beside attributes."""
+        """What :func:`~recbole_llmemb.encode.shards.item_prompt` takes beside attributes."""
         return self.settings.item_prompt, self.settings.item_value_max_chars
 
     @cached_property

@@ -22,10 +22,9 @@ import torch
 
 from recbole_llmemb.core.cluster import connected, require_ray
 from recbole_llmemb.core.errors import UserError, reason_of
-from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.settings import Workers
-from recbole_llmemb.encode.source import find_encoder
+from recbole_llmemb.encode.source import find_adapter, find_encoder
 
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # What Ray has to say, beside the shards.

@@ -1,7 +1,7 @@
 """How well items are ranked that a model has never met: ``holdout_items``.
 
 The items were taken out of the dataset before anything was made of it
-(:mod:`recbole_llmemb.data.holdout`), so the model has no row for them. Here they join the
+(:mod:`recbole_llmemb.data.splits`), so the model has no row for them. Here they join the
 catalog the way a new item would, by their text, and each is looked for among the others.
 """
 
@@ -14,10 +14,10 @@ import torch
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import text_table
-from recbole_llmemb.data.holdout import histories, met_before
+from recbole_llmemb.data.splits import histories, met_before
 from recbole_llmemb.evaluation.metrics import KEEP_TARGET, excluded_of, history_in_words
 from recbole_llmemb.models.given import is_checkpoint
-from recbole_llmemb.models.scoring import Items
+from recbole_llmemb.models.losses import Items
 
 METRICS = ("hit", "ndcg", "mrr")
 #: Among which items, and who ranks.

@@ -22,8 +22,8 @@ from recbole.sampler import RepeatableSampler
 from recbole.utils import InputType
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.batching import length_order, trim_histories
-from recbole_llmemb.data.lazy import POSITION
+from recbole_llmemb.data.histories import POSITION
+from recbole_llmemb.data.windows import length_order, trim_histories
 from recbole_llmemb.evaluation.metrics import KEEP_TARGET
 
 #: Scores of a batch at most (a gigabyte), however large ``eval_batch_size`` is.

@@ -12,7 +12,6 @@ from torch import nn
 
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.batching import length_buckets
 from recbole_llmemb.data.histories import with_shuffled_sequences
 from recbole_llmemb.data.loaders import (
     ClozeTrainDataLoader,
@@ -20,8 +19,9 @@ from recbole_llmemb.data.loaders import (
     PrefixTrainDataLoader,
     SequenceTrainDataLoader,
 )
+from recbole_llmemb.data.windows import length_buckets
 from recbole_llmemb.models.given import Given
-from recbole_llmemb.models.scoring import Items
+from recbole_llmemb.models.losses import Items
 
 __all__ = ["Method", "Needs"]
 

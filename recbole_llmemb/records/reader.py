@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.files import text_encoding, wrong_encoding
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.terminal import progress_bar
-from recbole_llmemb.core.text import text_encoding, wrong_encoding
 from recbole_llmemb.records.values import is_number, is_vector
 
 KINDS = {

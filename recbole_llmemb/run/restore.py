@@ -18,7 +18,7 @@ from recbole_llmemb.core.devices import preserve_random_state, usable_device
 from recbole_llmemb.core.errors import TableError, UserError, name_some
 from recbole_llmemb.core.registry import import_paths_in, trust
 from recbole_llmemb.data.dataset import LazySequentialDataset
-from recbole_llmemb.data.presplit import interaction_files
+from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
 from recbole_llmemb.run.result import RunResult

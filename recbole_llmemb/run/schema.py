@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole_llmemb.config import shared
-from recbole_llmemb.config.checks import keys_of_any_model, refuse_keys
 from recbole_llmemb.config.keys import Settings, Use, declared, keys, sections_of, use_of
+from recbole_llmemb.config.values import keys_of_any_model, refuse_keys
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import settings as encode
 from recbole_llmemb.models.llmemb import settings as llmemb

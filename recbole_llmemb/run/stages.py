@@ -21,7 +21,7 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
-from recbole_llmemb.data.presplit import interaction_files
+from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.metrics import excluded_of
 from recbole_llmemb.models.contract import as_method

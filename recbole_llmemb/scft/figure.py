@@ -11,9 +11,9 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, require_writable
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.reports import bare, dots, legend, new_figure, principal_plane, svg
-from recbole_llmemb.encode.adapter import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
-from recbole_llmemb.encode.texts import item_prompts
+from recbole_llmemb.encode.shards import item_prompts
+from recbole_llmemb.encode.source import find_adapter
 from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category
 
 _KINDS = (".png", ".pdf", ".svg")

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from recbole_llmemb.core.errors import TableError, explained, name_some
+from recbole_llmemb.core.files import lines_of
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.core.text import lines_of
 from recbole_llmemb.records.reader import FIELD_TYPES, open_records
 from recbole_llmemb.table.format import EmbeddingTable
 

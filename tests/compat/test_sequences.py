@@ -12,7 +12,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 from recbole.data import create_dataset  # isort: skip
 from recbole.data.dataset import SequentialDataset  # isort: skip
 from recbole_llmemb.data.dataset import LazySequentialDataset  # isort: skip
-from recbole_llmemb.data.lazy import POSITION, LazyInteraction  # isort: skip
+from recbole_llmemb.data.histories import POSITION, LazyInteraction  # isort: skip
 
 LISTS = ["item_id_list", "timestamp_list", "rating_list"]
 SPLITS = [

@@ -13,7 +13,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 from recbole_llmemb.apps.tune.plan import make_plan  # isort: skip
 from recbole_llmemb.apps.tune.space import read_space  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
-from recbole_llmemb.config.checks import check  # isort: skip
+from recbole_llmemb.config.values import check  # isort: skip
 from recbole_llmemb.config.keys import Use, declared, keys, use_of  # isort: skip
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config, properties_folder  # isort: skip

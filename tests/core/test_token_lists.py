@@ -10,7 +10,7 @@ from recbole_llmemb.cli import order_test
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.cli.recommend import users_of
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.text import split_tokens
+from recbole_llmemb.core.files import split_tokens
 
 
 def test_lists_are_read_as_csv():

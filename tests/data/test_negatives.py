@@ -8,7 +8,7 @@ import torch
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.data.loaders import LOSS_POSITION  # isort: skip
-from recbole_llmemb.data.negatives import NegativeSampler  # isort: skip
+from recbole_llmemb.data.loaders import NegativeSampler  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 
 

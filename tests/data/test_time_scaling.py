@@ -13,7 +13,7 @@ from serve_runs import save
 from recbole_llmemb import Recommender
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.data.dataset import TimeScaling
-from recbole_llmemb.models.llmsrec import texts
+from recbole_llmemb.models.llmsrec import prompts
 from recbole_llmemb.run.stages import prepare_data
 
 DAY = 86_400
@@ -23,12 +23,12 @@ def test_ml_100k_has_the_dates_of_its_file():
     dataset = prepare_data(make_config("LLMEmbSASRec", "ml-100k"), artifacts=False).dataset
     fields = dataset.sorted_interactions.fields
     assert float(fields["timestamp"].max()) == 1  # RecBole scaled them
-    assert texts.has_dates({"prompt_dates": None, "dataset": "ml-100k"}, dataset)
+    assert prompts.has_dates({"prompt_dates": None, "dataset": "ml-100k"}, dataset)
     folder = Path(recbole.__file__).parent / "dataset_example/ml-100k/ml-100k.inter"
     lines = [line.split("\t") for line in folder.read_text().splitlines()[1:]]
     true = {(user, item): int(time) // DAY for user, item, _, time in lines}
     names = (dataset.field2id_token[name][fields[name]] for name in ("user_id", "item_id"))
-    dates = texts.dates_of(dataset.time_scaling.times(fields["timestamp"].numpy()))
+    dates = prompts.dates_of(dataset.time_scaling.times(fields["timestamp"].numpy()))
     assert len(dates) == 100_000
     days = dates.astype("datetime64[D]").astype(int).tolist()
     assert all(true[user, item] == day for user, item, day in zip(*names, days))
@@ -38,10 +38,10 @@ def test_a_midnight_stands_for_its_date():
     days = np.arange(10_957, 16_276)  # 2000 to 2014
     time_scaling = TimeScaling.of(days * DAY)
     scaled = (days - days[0]) / (days[-1] - days[0])
-    assert (texts.dates_of(time_scaling.times(scaled)) == texts.dates_of(days * DAY)).all()
+    assert (prompts.dates_of(time_scaling.times(scaled)) == prompts.dates_of(days * DAY)).all()
     assert time_scaling.times(time_scaling.scaled(1.5e9)) == pytest.approx(1.5e9, abs=60)
     same = TimeScaling.of(np.full(3, 1.4e9))  # which RecBole turns into ones
-    assert texts.dates_of(same.times([1.0])) == texts.dates_of([1.4e9])
+    assert prompts.dates_of(same.times([1.0])) == prompts.dates_of([1.4e9])
     assert same.times(same.scaled(1.5e9)) == pytest.approx(1.5e9)
     assert TimeScaling().times([5.0]).tolist() == TimeScaling().scaled([5.0]).tolist() == [5.0]
 

@@ -8,7 +8,7 @@ import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 
-from recbole_llmemb.data.holdout import histories
+from recbole_llmemb.data.splits import histories
 
 UNITS = {"s": 1_700_000_000, "ms": 1_700_000_000_000, "ns": 1_700_000_000_000_000_000}
 USERS, EACH, ITEMS = 25, 12, 40

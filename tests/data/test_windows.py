@@ -9,7 +9,7 @@ from conftest import LONG_USER, MAX_LENGTH
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.data.batching import plan_batches  # isort: skip
+from recbole_llmemb.data.windows import plan_batches  # isort: skip
 from recbole_llmemb.data.loaders import (  # isort: skip
     ALIGN_ITEMS,
     BATCH_ITEMS,

@@ -10,12 +10,12 @@ from safetensors import safe_open
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.shards import (
+    Catalog,
     assemble,
     encode_resumably,
     plan_by_length,
     plan_in_file_order,
 )
-from recbole_llmemb.encode.texts import Catalog
 
 
 class Pool:

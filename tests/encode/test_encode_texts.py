@@ -9,7 +9,7 @@ import pytest
 
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import EncodeJob
-from recbole_llmemb.encode.texts import hash_lists, item_prompt, read_catalog
+from recbole_llmemb.encode.shards import hash_lists, item_prompt, read_catalog
 from recbole_llmemb.records.items import open_items
 
 KINDS = ["item", "jsonl", "parquet"]

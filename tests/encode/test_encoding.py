@@ -11,7 +11,7 @@ from recbole_llmemb.cli import encode, scft
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.build_or_load import job_from_config
-from recbole_llmemb.models.llmsrec.texts import item_titles
+from recbole_llmemb.models.llmsrec.prompts import item_titles
 from recbole_llmemb.records.items import item_titles as shown_titles
 from recbole_llmemb.run.stages import prepare_data
 from recbole_llmemb.run.teacher import teacher_config

@@ -15,7 +15,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 from recbole_llmemb.run import stages  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
-from recbole_llmemb.data.holdout import histories  # isort: skip
+from recbole_llmemb.data.splits import histories  # isort: skip
 from recbole_llmemb.core.errors import TableError  # isort: skip
 from recbole_llmemb.evaluation.cold import cold_table, evaluate_cold, expected_metrics  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip

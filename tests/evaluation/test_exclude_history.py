@@ -15,7 +15,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 from recbole_llmemb.run import stages  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
-from recbole_llmemb.data.lazy import POSITION  # isort: skip
+from recbole_llmemb.data.histories import POSITION  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.evaluation.metrics import (  # isort: skip
     excluded_of,

@@ -46,10 +46,10 @@ def test_scft(tmp_path, device, way, half):
     """Loss and gradients of LoRA's matrices, against the plain form on a CPU."""
     pytest.importorskip("peft")
     pytest.importorskip("sentence_transformers.base.losses.gradcache")
-    from recbole_llmemb.scft.losses import CachedViewLoss, ViewLoss
-    from recbole_llmemb.scft.model import add_lora
     from recbole_llmemb.scft.settings import ScftSettings
     from recbole_llmemb.scft.trainer import LengthSortedCollator
+    from recbole_llmemb.scft.training import add_lora
+    from recbole_llmemb.scft.views import CachedViewLoss, ViewLoss
 
     torch.manual_seed(1)
     source = find_encoder(make_model(tmp_path / "llama", "llama"))

@@ -13,7 +13,7 @@ from recbole_llmemb import Recommender
 from recbole_llmemb.core import checkpoint, devices
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.evaluation import loaders
-from recbole_llmemb.models.llmemb.fast_ops import FusedAttention
+from recbole_llmemb.models.llmemb.parts import FusedAttention
 from recbole_llmemb.run.stages import train_and_evaluate
 
 KINDS = {

@@ -7,8 +7,8 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.models import scoring as module  # isort: skip
-from recbole_llmemb.models.scoring import ItemScores  # isort: skip
+from recbole_llmemb.models import losses as module  # isort: skip
+from recbole_llmemb.models.losses import ItemScores  # isort: skip
 
 COSINE = {"item_similarity": "cosine"}
 WAYS = {

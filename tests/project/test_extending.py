@@ -95,7 +95,7 @@ from torch import nn
 
 from recbole_llmemb.models.contract import Method
 from recbole_llmemb.models.losses import item_cross_entropy
-from recbole_llmemb.models.scoring import Items, ItemScores
+from recbole_llmemb.models.losses import Items, ItemScores
 from recbole_llmemb.plugin import register
 
 

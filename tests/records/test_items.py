@@ -9,7 +9,7 @@ from encode_models import ITEM_FILE, write_dataset
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import item_prompts, read_items
-from recbole_llmemb.encode.texts import NOTHING_KNOWN
+from recbole_llmemb.encode.shards import NOTHING_KNOWN
 from recbole_llmemb.records.items import open_items
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.records.histories import read_histories
+from recbole_llmemb.records.items import read_histories
 from recbole_llmemb.records.reader import open_records
 
 

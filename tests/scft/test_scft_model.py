@@ -9,8 +9,8 @@ pytest.importorskip("peft")
 from recbole_llmemb.core.errors import UserError  # noqa: E402
 from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
 from recbole_llmemb.encode.source import find_encoder  # noqa: E402
-from recbole_llmemb.scft.model import add_lora, find_targets  # noqa: E402
 from recbole_llmemb.scft.settings import ScftSettings  # noqa: E402
+from recbole_llmemb.scft.training import add_lora, find_targets  # noqa: E402
 
 LLAMA = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",

@@ -14,9 +14,11 @@ pytest.importorskip("datasets")
 
 from recbole_llmemb.cli.main import main  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
-from recbole_llmemb.encode.adapter import find_adapter  # noqa: E402
 from recbole_llmemb.encode.encoder import Encoder  # noqa: E402
-from recbole_llmemb.encode.source import find_encoder  # noqa: E402
+from recbole_llmemb.encode.source import (
+    find_adapter,  # noqa: E402
+    find_encoder,  # noqa: E402
+)
 from recbole_llmemb.scft import (  # noqa: E402
     ensure_adapter,
     ensure_table,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_llmemb.core.errors import UserError, name_some
-from recbole_llmemb.core.text import split_tokens
+from recbole_llmemb.core.files import split_tokens
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.schema import Use, keys
 

@@ -7,9 +7,8 @@ from typing import Any
 
 from recbole_llmemb import __version__
 from recbole_llmemb.apps.compare.comparison import Cell
-from recbole_llmemb.apps.compare.figures import figures_of
+from recbole_llmemb.apps.compare.figures import figures_of, maps_of
 from recbole_llmemb.apps.compare.grouping import differing_settings
-from recbole_llmemb.apps.compare.maps import maps_of
 from recbole_llmemb.core.reports import comment, render, svg
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation.metrics import less_is_better
@@ -138,7 +137,7 @@ def render_files(found, map_method="pca", category_field=None, data_path=None) -
 
     ``found``: to which notes are added.
     ``map_method``: ``pca`` or ``tsne``; None draws no maps.
-    ``category_field``, ``data_path``: see :func:`~recbole_llmemb.apps.compare.maps.read_map`.
+    ``category_field``, ``data_path``: see :func:`~recbole_llmemb.apps.compare.figures.read_map`.
     """
     figures = figures_of(found)
     if map_method:

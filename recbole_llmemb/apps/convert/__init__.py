@@ -1,8 +1,8 @@
 """Bring your own data: csv, parquet or json files to a RecBole dataset.
 
-- :mod:`.columns` finds out which column is what;
+- :mod:`.columns` finds out which column is what, and gathers the text of items;
 - :mod:`.interactions` keeps who, what and when as numbers, and drops the rare;
-- :mod:`.items` gathers the text of the items that are left, :mod:`.dataset` does all of it.
+- :mod:`.dataset` does all of it.
 
 What is named here is imported when it is first used, so that options cost nothing.
 """

@@ -11,7 +11,16 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recbole_llmemb.apps.convert.columns import AMAZON, find, find_item, text_fields
+from recbole_llmemb.apps.convert.columns import (
+    AMAZON,
+    ItemLines,
+    check_names,
+    find,
+    find_item,
+    gather,
+    line_of,
+    text_fields,
+)
 from recbole_llmemb.apps.convert.interactions import (
     Clock,
     Interactions,
@@ -20,7 +29,6 @@ from recbole_llmemb.apps.convert.interactions import (
     repeated,
     sizes,
 )
-from recbole_llmemb.apps.convert.items import ItemLines, check_names, gather, line_of
 from recbole_llmemb.apps.convert.job import ConvertJob
 from recbole_llmemb.apps.convert.report import Converted
 from recbole_llmemb.core.artifacts import atomic_directory, require_free

@@ -9,8 +9,7 @@ import torch
 
 from recbole_llmemb.core.errors import UserError, refuse_unknown
 from recbole_llmemb.core.terminal import progress_bar
-from recbole_llmemb.data.histories import batch_of
-from recbole_llmemb.data.lazy import POSITION, SortedInteractions
+from recbole_llmemb.data.histories import POSITION, SortedInteractions, batch_of
 
 #: What is shown of a user: everything, or what evaluation on a split shows.
 SPLITS = ("all", "valid", "test")

@@ -7,9 +7,15 @@ from collections.abc import Iterator
 import torch
 
 from recbole_llmemb.apps.serve.histories import Histories, People
-from recbole_llmemb.apps.serve.item_index import ItemIndex, read_new_items, vectors_of
+from recbole_llmemb.apps.serve.item_index import (
+    ExcludedPairs,
+    ItemIndex,
+    best_products,
+    best_scores,
+    read_new_items,
+    vectors_of,
+)
 from recbole_llmemb.apps.serve.recommendations import Recommendations
-from recbole_llmemb.apps.serve.topk import ExcludedPairs, best_products, best_scores
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.records.items import item_titles, title_of

@@ -9,7 +9,7 @@ import json
 import yaml
 
 from recbole_llmemb import __version__
-from recbole_llmemb.apps.tune import figures
+from recbole_llmemb.apps.tune import trials
 from recbole_llmemb.apps.tune.trials import ranked_trials, short
 from recbole_llmemb.core.reports import render
 from recbole_llmemb.core.terminal import text_table
@@ -91,7 +91,7 @@ def write(plan, found, place) -> list[str]:
     ``found.folder`` too.
     """
     text = best_yaml(plan, found)
-    pictures = figures.draw_all(plan, plan.space, found)
+    pictures = trials.draw_all(plan, plan.space, found)
     files = {
         "best.yaml": text.encode(),
         "best.json": _json(plan, found),

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.scoring import EvalCache
+from recbole_llmemb.models.losses import EvalCache
 
 __all__ = ["TableItemEmbedding"]
 

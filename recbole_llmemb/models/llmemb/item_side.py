@@ -12,7 +12,7 @@ from recbole_llmemb.models.given import given_to
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows, WithNewItems
 from recbole_llmemb.models.llmemb.parts import LOSSES, prepared, table_dtype
 from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.models.scoring import Items
+from recbole_llmemb.models.losses import Items
 
 
 class ItemSide(Method):

@@ -19,13 +19,11 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
 from recbole_llmemb.models.contract import Method, forward_roles
 from recbole_llmemb.models.given import given_to
-from recbole_llmemb.models.llmemb.fast_ops import use_fast_ops
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_side import ItemSide
-from recbole_llmemb.models.llmemb.parts import LOSSES, item_layer
+from recbole_llmemb.models.llmemb.parts import LOSSES, item_layer, use_fast_ops
 from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.models.losses import AlignmentLoss, log_popularity
-from recbole_llmemb.models.scoring import ItemScores
+from recbole_llmemb.models.losses import AlignmentLoss, ItemScores, log_popularity
 
 __all__ = ["LLMEmbMixin"]
 

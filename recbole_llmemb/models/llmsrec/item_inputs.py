@@ -16,13 +16,13 @@ from recbole_llmemb.models.llmsrec.prompts import (
     ITEM_END,
     USER_END,
     USER_START,
+    dates_of,
     history_text,
     item_text,
     pad_codes,
     recent,
     slot,
 )
-from recbole_llmemb.models.llmsrec.texts import dates_of
 
 #: Columns of a batch with the prompts of its users and of its items.
 USER_PROMPT, ITEM_PROMPT = "user_prompt", "item_prompt"

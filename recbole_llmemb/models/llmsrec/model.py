@@ -14,7 +14,7 @@ from recbole_llmemb.core.devices import refuse_too_large
 from recbole_llmemb.models.adapters import whiten
 from recbole_llmemb.models.contract import Method, Needs, as_method
 from recbole_llmemb.models.given import given_to
-from recbole_llmemb.models.llmsrec import texts
+from recbole_llmemb.models.llmsrec import prompts
 from recbole_llmemb.models.llmsrec.item_inputs import (
     ITEM_PROMPT,
     USER_PROMPT,
@@ -28,14 +28,14 @@ from recbole_llmemb.models.llmsrec.layers import (
     two_layers,
     uniformity_loss,
 )
-from recbole_llmemb.models.llmsrec.loader import (
+from recbole_llmemb.models.llmsrec.prompts import (
     CANDIDATE_ITEMS,
     CANDIDATES,
     PairTrainDataLoader,
+    recent,
 )
-from recbole_llmemb.models.llmsrec.prompts import recent
 from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
-from recbole_llmemb.models.scoring import EvalCache, Items, ItemScores
+from recbole_llmemb.models.losses import EvalCache, Items, ItemScores
 
 
 class LLMSRec(Method, SequentialRecommender):
@@ -90,8 +90,8 @@ class LLMSRec(Method, SequentialRecommender):
             table = table.to(config["device"])
             self.form = TableForm(config, self.llm, self.teacher, table)
         else:
-            titles = texts.item_titles(config, dataset)
-            time_scaling = dataset.time_scaling if texts.has_dates(config, dataset) else None
+            titles = prompts.item_titles(config, dataset)
+            time_scaling = dataset.time_scaling if prompts.has_dates(config, dataset) else None
             self.form = TextForm(config, self.llm, self.teacher, titles, time_scaling)
         hidden, size = config["head_hidden_size"], config["representation_size"]
         cf_size = self.teacher.item_embeddings.shape[1]

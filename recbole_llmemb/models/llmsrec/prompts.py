@@ -1,15 +1,25 @@
-"""The words of the prompts (section 4 of LLM-SRec), and their codes.
+"""What LLM-SRec reads of a dataset: titles and dates, prompts made of them, training batches.
 
-A prompt is a row of codes: 0 or more is a token, :data:`PAD` is padding, and ``slot(s)`` is the
-place of the row's vector s. Slot 0 is ``[UserOut]`` or ``[ItemOut]``, whose state is read.
+A prompt (section 4 of LLM-SRec) is a row of codes: 0 or more is a token, :data:`PAD` is padding,
+and ``slot(s)`` is the place of the row's vector s. Slot 0 is ``[UserOut]`` or ``[ItemOut]``, whose
+state is read.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from logging import getLogger
+from pathlib import Path
 
+import numpy as np
 import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data.histories import POSITION, sampled_users, with_shuffled_histories
+from recbole_llmemb.data.loaders import SequenceTrainDataLoader
+from recbole_llmemb.data.windows import plan_batches, trim_histories
 
 USER_START = "This user has made a series of purchases in the following order: "
 USER_END = ". Based on this sequence of purchases, generate user representation token:"
@@ -18,6 +28,12 @@ ITEM_END = ", then generate item representation token:"
 NO_TITLE = "No title"
 
 PAD = -1
+# Seconds since 1970 lie here from 1973 to 2128; positions in a sequence do not, nor years.
+_SECONDS = (1e8, 5e9)
+#: The next item and the random ones of each row, ``(b, 1 + k)``, as rows of the next column.
+CANDIDATES = "candidate_rows"
+#: The distinct items among them, ``(m,)``.
+CANDIDATE_ITEMS = "candidate_items"
 
 
 def history_text(number: int, title: str, date: str | None = None) -> str:
@@ -71,3 +87,145 @@ def recent(items: torch.Tensor, lengths: torch.Tensor, most: int) -> torch.Tenso
     offsets = torch.arange(min(most, items.shape[1]), device=items.device)
     index = ((lengths - shown).unsqueeze(1) + offsets).clamp(max=items.shape[1] - 1)
     return items.gather(1, index) * (offsets < shown.unsqueeze(1))
+
+
+def item_titles(config, dataset):
+    """The title of each item id, cut to ``item_value_max_chars``; empty ones are ``NO_TITLE``.
+
+    ``config``: ``item_title_field``; empty means ``title`` or the first of ``item_text_fields``.
+    Returns by item id; the first, padding, is empty.
+    """
+    from recbole_llmemb.records.items import read_items
+
+    path = Path(config["data_path"]) / f"{config['dataset']}.item"
+    chosen = config["item_title_field"]
+    found = read_items(
+        path,
+        [chosen] if chosen else None,
+        id_field=config["ITEM_ID_FIELD"],
+        field_separator=config["field_separator"],
+        encoding=config["encoding"] or "utf-8",
+    )
+    if not chosen:
+        fields = ["title", *(config["item_text_fields"] or ())]
+        chosen = next((name for name in fields if name in found.fields), None)
+    if not chosen:
+        raise UserError(
+            f"{path} has no field called title; name the one with the items' titles by "
+            f"item_title_field (it has {', '.join(found.fields)}).",
+            key="item_title_field",
+            where=path,
+        )
+    cut = config["item_value_max_chars"] or None  # 0: nothing is cut
+    titles = {t: a.get(chosen, NO_TITLE)[:cut] for t, a in zip(found.tokens, found.attributes)}
+    tokens = dataset.field2id_token[dataset.iid_field]
+    return ["", *(titles.get(str(token), NO_TITLE) for token in tokens[1:])]
+
+
+def dates_of(times):
+    """``YYYY-MM-DD`` of times ``(…)`` in seconds (or milliseconds) since 1970."""
+    days = np.floor(_in_seconds(times) / 86_400).astype(np.int64)
+    return days.astype("datetime64[D]").astype(str)
+
+
+def has_dates(config, dataset):
+    """Whether prompts name dates: ``prompt_dates``, or whether the time field holds real times.
+
+    A notice says so where it does not: positions in a sequence are not times.
+    """
+    if config["prompt_dates"] is not None:
+        return bool(config["prompt_dates"])
+    store = getattr(dataset, "sorted_interactions", None)
+    if store is None or dataset.time_field not in store.fields:
+        return False
+    times = _in_seconds(dataset.time_scaling.times(store.fields[dataset.time_field].numpy()))
+    low, high = _SECONDS
+    real = times.size > 0 and bool(times.min() >= low and times.max() <= high)
+    if not real:
+        getLogger().warning(
+            f"{dataset.time_field} of {config['dataset']} holds no times in seconds since 1970, "
+            "so prompts name no dates; prompt_dates: True or False says otherwise."
+        )
+    return real
+
+
+def _in_seconds(times):
+    times = np.asarray(times, dtype=np.float64)
+    return times / 1000 if times.size and np.abs(times).max() > 1e11 else times
+
+
+class PairTrainDataLoader(SequenceTrainDataLoader):
+    """Batches of (history → next item) pairs of about equal prompt lengths.
+
+    ``train_targets`` says which pairs make an epoch: ``one`` of each user, drawn anew each
+    epoch; each user's ``last``; or ``every`` one.
+
+    ``config, dataset, sampler, shuffle``: as for :class:`SequenceTrainDataLoader`.
+
+    ``form``: makes the prompts beside the batch. The model sets it before training.
+    """
+
+    def __init__(self, config, dataset, sampler=None, shuffle=True):
+        if config["shuffle_train"]:
+            dataset = with_shuffled_histories(dataset, config["seed"], config["history_items"])
+        super().__init__(config, dataset, sampler, shuffle)
+        self.form = None
+        self.negatives_per_target = config["negative_items"]
+        self.negatives = self._negative_sampler({"distribution": "uniform"})
+        self.time_list = dataset.time_field + config["LIST_SUFFIX"]
+        self.rows = dataset.inter_feat
+        users = self.rows[self.uid_field].numpy()
+        order = np.lexsort((self.rows[POSITION].numpy(), users))
+        if config["user_sample"]:
+            chosen = sampled_users(dataset, config["user_sample"])
+            order = order[chosen[users[order]]]
+        self.order = order
+        _, self.first, self.count = np.unique(users[order], return_index=True, return_counts=True)
+
+    def pairs(self):
+        """Row numbers of an epoch's pairs."""
+        kind = self.config["train_targets"]
+        if kind == "every":
+            return self.order
+        if kind == "last":
+            return self.order[self.first + self.count - 1]
+        draw = torch.rand(len(self.first), generator=self.generator).numpy()
+        return self.order[self.first + (draw * self.count).astype(np.int64)]
+
+    def _draw_plan(self):
+        rows = self.pairs()
+        costs, size = np.ones(len(rows), dtype=np.int64), self.config["train_batch_size"]
+        batches = plan_batches(self._sizes(rows), costs, size, self.generator, self.shuffle)
+        return [rows[batch] for batch in batches]
+
+    def _sizes(self, rows):
+        chosen = self.rows[rows]
+        lengths = chosen[self.length_field]
+        if self.form is None:
+            return lengths.numpy()
+        parts = torch.arange(len(rows)).split(65_536)  # histories of all rows would be large
+        sizes = [self.form.prompt_sizes(chosen[p][self.list_field], lengths[p]) for p in parts]
+        return torch.cat(sizes).numpy()
+
+    def collate(self, index):
+        """Build the batch of these rows.
+
+        Shapes: ``index`` (b,).
+        Returns RecBole's fields of the rows, histories cut to the longest; :data:`CANDIDATES`,
+        :data:`CANDIDATE_ITEMS`; and the prompts.
+        """
+        batch = self.rows[index].materialize()
+        suffix, width = self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
+        trim_histories(batch, self.length_field, suffix, width)
+        targets = batch[self.iid_field]
+        k = self.negatives_per_target
+        owners = batch[self.uid_field].repeat_interleave(k)
+        drawn = self.negatives.sample(owners, targets.repeat_interleave(k)).view(-1, k)
+        candidates = torch.cat([targets.unsqueeze(1), drawn], dim=1)
+        items, places = torch.unique(candidates, return_inverse=True)
+        columns = dict(batch.interaction) | {CANDIDATES: places, CANDIDATE_ITEMS: items}
+        if self.form is not None:
+            lists, lengths = batch[self.list_field], batch[self.length_field]
+            times = batch.interaction.get(self.time_list)
+            columns |= self.form.prompts(lists, lengths, times, items)
+        return Interaction(columns)

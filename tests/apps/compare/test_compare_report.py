@@ -16,9 +16,15 @@ from conftest import write_tiny
 
 import recbole_llmemb  # noqa: F401
 from recbole_llmemb.apps.compare.comparison import compare
-from recbole_llmemb.apps.compare.figures import bin_label, figures_of, merge_small
+from recbole_llmemb.apps.compare.figures import (
+    bin_label,
+    draw_map,
+    figures_of,
+    flatten,
+    merge_small,
+    read_map,
+)
 from recbole_llmemb.apps.compare.grouping import read_groups
-from recbole_llmemb.apps.compare.maps import draw_map, flatten, read_map
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.records.items import first_category
 

@@ -21,8 +21,7 @@ from recbole_llmemb.apps.order_test import (
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.histories import with_shuffled_histories, with_shuffled_sequences
-from recbole_llmemb.data.lazy import POSITION
+from recbole_llmemb.data.histories import POSITION, with_shuffled_histories, with_shuffled_sequences
 from recbole_llmemb.run.stages import build, train_and_evaluate
 
 

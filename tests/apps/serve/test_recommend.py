@@ -9,7 +9,7 @@ from recbole.utils.case_study import full_sort_topk
 from serve_runs import saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.apps.serve.topk import ExcludedPairs, best_products
+from recbole_llmemb.apps.serve.item_index import ExcludedPairs, best_products
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run.restore import restore

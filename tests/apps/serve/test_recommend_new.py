@@ -7,7 +7,7 @@ import torch
 from serve_runs import encoder, from_text, saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.apps.serve.new_item_report import rank_new_items
+from recbole_llmemb.apps.serve.recommendations import rank_new_items
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.table import EmbeddingTable
 

@@ -17,7 +17,7 @@ import torch
 import yaml
 from conftest import child_env
 
-from recbole_llmemb.apps.tune import SearchOptions, figures, require_ray
+from recbole_llmemb.apps.tune import SearchOptions, require_ray
 from recbole_llmemb.apps.tune.plan import Metric, Plan, make_plan
 from recbole_llmemb.apps.tune.prepare import (
     Files,
@@ -530,7 +530,7 @@ def test_labels_of_figures_do_not_overlap():
     drawn = {"learning_rate": 1e-4, "weight_decay": 1e-3, "dropout": 0.1, "size": 64}
     trials = [Trial(n, {**drawn, "preset": way}, score=n / 10) for n, way in enumerate(ways, 1)]
     found = SimpleNamespace(trials=trials, best=trials[-1])
-    for figure in (figures._parameters(plan, space, found), figures._parallel(plan, space, found)):
+    for figure in (trials._parameters(plan, space, found), trials._parallel(plan, space, found)):
         figure.canvas.draw()
         for axes in figure.axes:
             texts = [text for text in [*axes.get_xticklabels(), *axes.texts] if text.get_text()]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from backbone_runs import CAUSAL, HISTORIES, SERVED, batch_of, built, small  # noqa: F401
 
-from recbole_llmemb.data.batching import length_buckets  # isort: skip
+from recbole_llmemb.data.windows import length_buckets  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.backbones import BACKBONES  # isort: skip
 from recbole_llmemb.models.contract import Method  # isort: skip

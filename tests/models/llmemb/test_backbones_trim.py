@@ -8,10 +8,10 @@ import torch
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
-from recbole_llmemb.data.batching import length_buckets  # isort: skip
+from recbole_llmemb.data.windows import length_buckets  # isort: skip
 from recbole_llmemb.data.loaders import MASKED, LengthSortedBatch, masked_items  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole_llmemb.models.llmemb.fast_ops import BitDropout  # isort: skip
+from recbole_llmemb.models.llmemb.parts import BitDropout  # isort: skip
 
 NEGATIVES = {"distribution": "uniform", "sample_num": 1}
 LOUD = {"train_mode": "prefix", "train_batch_size": 64, "MAX_ITEM_LIST_LENGTH": 30}

@@ -8,7 +8,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole.data.interaction import Interaction  # isort: skip
 from recbole.model.layers import FeedForward  # isort: skip
-from recbole_llmemb.models.llmemb.fast_ops import BitDropout, use_fast_ops  # isort: skip
+from recbole_llmemb.models.llmemb.parts import BitDropout, use_fast_ops  # isort: skip
 
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
 CAUSAL = MODELS[:2]

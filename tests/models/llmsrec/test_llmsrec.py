@@ -18,8 +18,7 @@ from recbole_llmemb.models.llmsrec.layers import (
     mse_distillation,
     uniformity_loss,
 )
-from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
-from recbole_llmemb.models.llmsrec.prompts import USER_END, USER_START
+from recbole_llmemb.models.llmsrec.prompts import CANDIDATE_ITEMS, CANDIDATES, USER_END, USER_START
 from recbole_llmemb.run.artifacts import provide
 from recbole_llmemb.run.stages import build, train_and_evaluate
 

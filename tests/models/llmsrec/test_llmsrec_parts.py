@@ -9,12 +9,12 @@ from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 from torch import nn
 
 from recbole_llmemb.data.histories import (
+    POSITION,
     sampled_users,
     shuffled_order,
     with_sampled_users,
     with_shuffled_histories,
 )
-from recbole_llmemb.data.lazy import POSITION
 from recbole_llmemb.models.llmsrec.item_inputs import USER_PROMPT
 from recbole_llmemb.models.llmsrec.layers import (
     contrastive_distillation,
@@ -24,8 +24,7 @@ from recbole_llmemb.models.llmsrec.layers import (
     standardized,
     uniformity_loss,
 )
-from recbole_llmemb.models.llmsrec.loader import CANDIDATE_ITEMS, CANDIDATES
-from recbole_llmemb.models.llmsrec.prompts import PAD
+from recbole_llmemb.models.llmsrec.prompts import CANDIDATE_ITEMS, CANDIDATES, PAD
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import TimeScaling
-from recbole_llmemb.models.llmsrec import texts
+from recbole_llmemb.models.llmsrec import prompts
 from recbole_llmemb.models.llmsrec.item_inputs import TableForm, TextForm
 from recbole_llmemb.models.llmsrec.llm import FrozenLLM, PrefixKVCache
 from recbole_llmemb.models.llmsrec.prompts import PAD, fill, pad_codes, recent, slot
@@ -79,7 +79,7 @@ def test_tokens_are_those_of_a_tokenizer_that_knows_the_slots(llm, kind, dates):
         found = made.user_prompts(items, lengths, times)
         for row, ids, when, length in zip(found, items.tolist(), times, lengths.tolist()):
             begin = max(0, length - 3)
-            named = texts.dates_of(when[begin:length].numpy()).tolist() if dates else None
+            named = prompts.dates_of(when[begin:length].numpy()).tolist() if dates else None
             words = user_prompt([TITLES[item] for item in ids[begin:length]], named)
             expected = as_codes(tokenizer(words)["input_ids"], known)
             assert [*made.shared_prefix_tokens, *row[row != PAD].tolist()] == expected
@@ -220,15 +220,15 @@ def test_the_longest_prompt_is_what_the_llm_reads(llms, family):
 def test_dates():
     seconds = [1406073600, 1406073600.999, 1406073599]
     for times in (np.array(seconds), np.array(seconds) * 1000):
-        assert texts.dates_of(times).tolist() == ["2014-07-23", "2014-07-23", "2014-07-22"]
+        assert prompts.dates_of(times).tolist() == ["2014-07-23", "2014-07-23", "2014-07-22"]
 
 
 @pytest.mark.parametrize("unit", [1, 1000], ids=["seconds", "milliseconds"])
 def test_a_day_begins_at_midnight(unit):
     dates = np.datetime64("2000-01-01") + np.arange(9_000)
     times = dates.astype(int) * 86_400.0 * unit
-    assert (texts.dates_of(times) == dates.astype(str)).all()
-    assert (texts.dates_of(times - 1) == (dates - 1).astype(str)).all()
+    assert (prompts.dates_of(times) == dates.astype(str)).all()
+    assert (prompts.dates_of(times - 1) == (dates - 1).astype(str)).all()
 
 
 @pytest.mark.parametrize("begin, real", [(0, False), (1.4e9, True), (1.4e12, True), (2014, False)])
@@ -240,9 +240,9 @@ def test_dates_are_named_where_times_are_real(caplog, begin, real):
             fields = {"timestamp": torch.arange(4) + torch.tensor(begin)}
 
     config = {"prompt_dates": None, "dataset": "tiny"}
-    assert texts.has_dates(config, Dataset) is real
+    assert prompts.has_dates(config, Dataset) is real
     assert ("prompts name no dates" in caplog.text) is not real
-    assert texts.has_dates(config | {"prompt_dates": not real}, Dataset) is not real
+    assert prompts.has_dates(config | {"prompt_dates": not real}, Dataset) is not real
 
 
 def test_last_items_of_histories():

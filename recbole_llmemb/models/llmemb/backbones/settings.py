@@ -9,8 +9,8 @@ import yaml
 
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import first_line
 from recbole_llmemb.core.registry import is_import_path
-from recbole_llmemb.core.text import first_line
 from recbole_llmemb.models.llmemb.parts import ADAPTERS, ITEM_EMBEDDINGS
 from recbole_llmemb.models.llmemb.settings import ItemSettings
 
