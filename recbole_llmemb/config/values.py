@@ -304,6 +304,7 @@ def warn_of_keys(config: Any) -> None:
 def keys_of_any_model() -> set[str]:
     """Keys for which RecBole or this package has a default, whatever the model."""
     found, folder = {name for name, _ in declared()} | _WITHOUT_DEFAULT, recbole_folder()
-    for file in (folder / "properties").rglob("*.yaml") if folder else ():
+    files = (folder / "properties").rglob("*.yaml") if folder else ()
+    for file in (f for f in files if not f.stem.endswith("url")):  # of data sets to be fetched
         found.update(re.findall(r"^(\w+) *:", file.read_text(encoding="utf-8"), re.MULTILINE))
     return found

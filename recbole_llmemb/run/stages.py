@@ -79,14 +79,16 @@ def run_key(config) -> str:
     return _digest(config, found)
 
 
-def run_file(config) -> Path:
-    """Where a run keeps its best model: under the name of earlier releases, if there is such."""
-    folder = Path(config["checkpoint_dir"])
-    start = f"{config['model']}-{config['dataset']}-"
-    older = folder / f"{start}{_digest(config, settings(config))}.pth"
-    if older.is_file() or older.with_suffix(".resume.pth").is_file():
-        return older
-    return folder / f"{start}{run_key(config)}.pth"
+def run_file(config, called: str | None = None) -> Path:
+    """Where a run keeps its best model: under a name of earlier releases, if there is such.
+
+    ``called``: what the name begins with, instead of the model.
+    """
+    folder, model, key = Path(config["checkpoint_dir"]), config["model"], run_key(config)
+    names = (model, _digest(config, settings(config))), (model, key), (called or model, key)
+    *older, newest = (folder / f"{start}-{config['dataset']}-{end}.pth" for start, end in names)
+    left = (f for f in older if f.is_file() or f.with_suffix(".resume.pth").is_file())
+    return next(left, newest)
 
 
 def _digest(config, found):
@@ -235,22 +237,22 @@ def keepable(what, folder):
 
 
 def train_and_evaluate(
-    config, data: Data, model, trainer, resume: bool = True, report: Callable = print
+    config,
+    data: Data,
+    model,
+    trainer,
+    resume: bool = True,
+    report: Callable = print,
+    file: Path | None = None,
 ) -> RunResult:
     """Train to the best validation and test it; continue an interrupted run of the same kind.
 
-    Parameters
-    ----------
-    config : recbole.config.Config
-    data : Data
-    model, trainer
-        From :func:`build`.
-    resume : bool
-        Whether to continue where an interrupted run of this configuration stopped.
-    report : callable
-        Told, in one line each, what is going on.
+    ``model``, ``trainer``: from :func:`build`.
+    ``resume``: whether to continue where an interrupted run of this configuration stopped.
+    ``report``: told, in one line each, what is going on.
+    ``file``: where the best model is kept, if not under the run's own name.
     """
-    file = run_file(config)
+    file = file or run_file(config)
     resume_file = file.with_suffix(".resume.pth")
     trainer.saved_model_file = str(file)
     if trainer.resumes:
@@ -328,7 +330,7 @@ def _result(config, trainer, best, test, details, seconds) -> RunResult:
     )
 
 
-def train_in_isolation(config, report: Callable = print) -> RunResult:
+def train_in_isolation(config, report: Callable = print, file: Path | None = None) -> RunResult:
     """A whole run that leaves the caller's random numbers alone (a teacher's training)."""
     with preserve_random_state():
         data = prepare_data(config)
@@ -336,4 +338,4 @@ def train_in_isolation(config, report: Callable = print) -> RunResult:
         # Its curves are not those of the run, after whose log RecBole names their folder.
         trainer.tensorboard.close()
         trainer.tensorboard = SummaryWriter(f"{trainer.tensorboard.log_dir}-{config['model']}")
-        return train_and_evaluate(config, data, model, trainer, report=report)
+        return train_and_evaluate(config, data, model, trainer, report=report, file=file)

@@ -105,18 +105,17 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
             "large its item embeddings are; let its class name the key that does (size_key)."
         )
     own = teacher_config(config, size)
-    path = stages.run_file(own)
+    path = stages.run_file(own, called=f"teacher-{wanted}")
     done = path.with_suffix(".done")
 
     def find():
         return path if done.is_file() and path.is_file() else None
 
     def build():
-        how = "" if own["model"] == wanted else f", as {own['model']} with learned IDs"
-        report(f"teacher: training {wanted} of size {size} on {own['dataset']}{how} …")
+        report(f"teacher: training {wanted} with learned IDs of size {size} on {own['dataset']} …")
         began = perf_counter()
         try:
-            stages.train_in_isolation(own, report)
+            stages.train_in_isolation(own, report, path)
         except KeyError as error:  # of models that want labels or features of items
             raise UserError(
                 f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no "

@@ -25,9 +25,9 @@ def test_two_runs_train_one_teacher(tiny_config, monkeypatch):
     trained, both = [], threading.Barrier(2)
     original = stages.train_in_isolation
 
-    def counted(own, report):
+    def counted(own, *others):
         trained.append(own["model"])
-        return original(own, report)
+        return original(own, *others)
 
     monkeypatch.setattr(stages, "train_in_isolation", counted)
     paths = []

@@ -204,7 +204,7 @@ def teachers(commands):
     """What the teachers in the cache are called: a run that needs one finds it by that."""
     for name in ("SASRec-teacher", "BERT4Rec-teacher", "LLMSRec-table"):
         commands.run(name)
-    return {"names": sorted(file.name for file in Path("cache/teachers").glob("LLMEmb*.pth"))}
+    return {"names": sorted(file.name for file in Path("cache/teachers").glob("*.pth"))}
 
 
 @entry

@@ -76,10 +76,13 @@ def test_a_run_that_an_earlier_release_left_is_found(tiny_config, tmp_path, left
     assert stages.run_file(config).stem == older
 
 
-def test_a_teacher_that_an_earlier_release_trained_is_found(tiny_config, tmp_path):
+@pytest.mark.parametrize("named", [earlier_name, lambda own: stages.run_file(own).stem])
+def test_a_teacher_that_an_earlier_release_trained_is_found(tiny_config, tmp_path, named):
+    """Called after its class, with a digest of the first release or one of today."""
     config = tiny_config(align_weight=0.1, llm_cache_dir=str(tmp_path))
     own = teacher_config(config, 8)
-    path = tmp_path / "teachers" / f"{earlier_name(own)}.pth"
+    path = tmp_path / "teachers" / f"{named(own)}.pth"
+    assert path.name.startswith("LLMEmbSASRec-tiny-")
     path.parent.mkdir()
     path.touch()
     path.with_suffix(".done").touch()

@@ -45,7 +45,8 @@ def test_trained_once_then_kept(tiny_config, teachers, monkeypatch):
     config, lines = tiny_config(align_weight=0.01, epochs=3), []
     path = ensure_teacher(config, 8, lines.append)
     assert teachers(".pth") == [path] and teachers(".done") == [path.with_suffix(".done")]
-    assert lines[0].startswith("teacher: training SASRec of size 8 on tiny, as LLMEmbSASRec")
+    assert path.name.startswith("teacher-SASRec-tiny-") and "teacher: training SASRec" in lines[0]
+    assert all(line.startswith(("teacher: ", "train: ")) or "LLMEmb" not in line for line in lines)
     tokens, vectors = read_item_embeddings(path)
     assert vectors.shape == (60, 8) and vectors.std() > 0 and len(set(tokens)) == 60
     monkeypatch.setattr("recbole_llmemb.run.stages.train_in_isolation", None)
@@ -86,7 +87,7 @@ def test_another_teacher_for_another_training(tiny_config, teachers):
 
 def test_a_teacher_of_recboles_own(tiny_config, teachers):
     path = ensure_teacher(tiny_config(align_weight=0.01, align_teacher="NARM"), 8, [].append)
-    assert teachers(".pth") == [path] and path.name.startswith("NARM-tiny-")
+    assert teachers(".pth") == [path] and path.name.startswith("teacher-NARM-tiny-")
     tokens, vectors = read_item_embeddings(path)
     assert vectors.shape == (60, 8) and len(tokens) == 60 and "[PAD]" not in tokens
 
