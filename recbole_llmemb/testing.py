@@ -37,7 +37,7 @@ class Verdict:
     losses : tuple of str
         Values of ``loss_type`` that it can be trained with.
     reasons : dict
-        By name, why it lacks what it lacks.
+        By attribute, why it does not hold.
     """
 
     products: bool
@@ -55,7 +55,7 @@ class Verdict:
 
 
 def verify_backbone(backbone: type, **settings) -> Verdict:
-    """Find out what a sequential model may say of itself as a backbone.
+    """Find out which attributes of a backbone hold for a sequential model.
 
     Its weights are made random and large, so that every difference shows, and it is asked about
     histories that differ where it should not matter. Printed, the result is what to write into the
@@ -75,7 +75,7 @@ def verify_backbone(backbone: type, **settings) -> Verdict:
     Raises
     ------
     UserError
-        The class says something of itself that is not so; the message says why.
+        An attribute of the class does not hold; the message says why.
     """
     with tempfile.TemporaryDirectory() as folder, preserve_random_state():
         torch.manual_seed(0)

@@ -10,6 +10,8 @@ A page names a file in a line of its own:
     A Markdown file (a table that a benchmark printed), if it is there.
 ``<!-- measured-text: ../benchmarks/results/*.txt -->``
     Plain text files, each under its name, if there are any.
+``<!-- notebook: tutorial.ipynb -->``
+    A notebook, with what its cells printed and returned.
 
 Where something measured is not there yet, the page says so. A listing of messages gets the class
 ``message``.
@@ -22,11 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from notebook import to_markdown
 
 DOCS = Path(__file__).resolve().parents[1]
 PROPERTIES = DOCS.parent / "properties"
 
-_MARKER = re.compile(r"^<!-- (keys|backbones|measured|measured-text): (\S+) -->$", re.MULTILINE)
+_MARKER = re.compile(
+    r"^<!-- (keys|backbones|measured|measured-text|notebook): (\S+) -->$", re.MULTILINE
+)
 _COMMENT = re.compile(r"\((?P<type>[^)]*)\)\s+(?P<text>\S.*)")
 _KEY = re.compile(r"[A-Za-z_]\w*(?=:)")
 
@@ -144,6 +149,9 @@ def expand(text: str, used: set | None = None) -> str:
         if kind == "keys":
             used.add(PROPERTIES / name)
             return render_keys(PROPERTIES / name)
+        if kind == "notebook":
+            used.add(DOCS / name)
+            return to_markdown((DOCS / name).read_text(encoding="utf-8"))
         if kind == "backbones":
             from recbole_llmemb.models.llmemb import backbones
 
@@ -163,6 +171,21 @@ def expand(text: str, used: set | None = None) -> str:
         return "\n\n".join(f"`{name}`\n\n```none\n{content}\n```" for name, content in contents)
 
     return _MARKER.sub(replacement, text)
+
+
+def listed(lines: list[str]) -> list[str]:
+    """A docstring whose parameters, a line ``name``: meaning each, are a list."""
+    made, inside = [], False
+    for line in lines:
+        if re.match(r"(\*\*)?``[^`]+``(,? (to )?``[^`]+``)*: ", line):
+            made += [*[""] * (not inside), f"* {line}"]
+            inside = True
+        elif inside and line.strip() and not line.startswith(("Returns", "Raises")):
+            made.append(f"  {line}")
+        else:
+            made += [*[""] * inside, line]
+            inside = False
+    return made
 
 
 def _default(value: object) -> str:
@@ -193,6 +216,10 @@ def setup(app):
             if re.search("^error: ", block.astext(), re.MULTILINE):
                 block["classes"].append("message")
 
+    def docstring(app, what, name, obj, options, lines):
+        lines[:] = listed(lines)
+
+    app.connect("autodoc-process-docstring", docstring)
     app.connect("source-read", source_read)
     app.connect("doctree-read", doctree_read)
     return {"version": "1", "parallel_read_safe": True}

@@ -33,7 +33,7 @@ class Registry(dict[str, Any]):
     key : str
         The configuration key.
     base : type
-        What a part of somebody else's must be a subclass of.
+        The class that parts from outside must be a subclass of.
     **parts
         Those of this package, by name.
     """

@@ -81,8 +81,8 @@ def llmemb(backbone: type) -> type:
         A RecBole sequential model that reads its items through ``self.item_embedding``. Its
         ``forward`` has arguments called as in RecBole's models (``item_seq``,
         ``item_seq_len``, ``user``). Its attributes ``products``, ``one_pass``, ``padding_free``
-        and ``size_key`` say what it can do; what it does not say is taken to be what can do no
-        harm, and :func:`recbole_llmemb.testing.verify_backbone` finds out what it may say.
+        and ``size_key`` say what it can do; without them the safe case is assumed.
+        :func:`recbole_llmemb.testing.verify_backbone` finds out which hold.
 
     Returns
     -------

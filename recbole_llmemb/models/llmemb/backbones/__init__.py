@@ -18,7 +18,7 @@ PREFIX = "LLMEmb"
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """How a backbone differs from what most are; see :class:`.model.LLMEmbMixin`."""
+    """How a backbone differs from most others; see :class:`.model.LLMEmbMixin`."""
 
     one_pass: str = ""  # How train_mode: sequence trains it; empty where it cannot
     padding_free: bool | str = False  # "table": where padding's embedding is zero
