@@ -77,6 +77,18 @@ def test_the_shop_goes_from_csv_to_recommendations(small, tmp_path, monkeypatch,
     assert "P4000" in out
 
 
+def test_the_notebook_shows_what_came_out():
+    """Outputs as anybody has them: no paths or warnings of a machine, no bars drawn over."""
+    text = (ROOT / "docs/tutorial.ipynb").read_text(encoding="utf-8")
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert all(cell["outputs"] for cell in cells[1:])
+    assert sum("text/html" in output.get("data", {}) for output in outputs) >= 4
+    shown = "".join(line for output in outputs for line in output.get("text", ()))
+    assert "train: 3 epochs" in shown and len(shown) < 20_000
+    assert not re.search(r"(?<![\w~.])/\w+/|[A-Z]:\\\\|Warning|\\r|\\u001b", json.dumps(outputs))
+
+
 def test_the_notebook_runs(tmp_path):
     """Its cells as a script, with one epoch."""
     notebook = json.loads((ROOT / "docs/tutorial.ipynb").read_text(encoding="utf-8"))
