@@ -60,11 +60,12 @@ def verdict(found) -> list[str]:
         if overall.change is None:
             continue
         way, size = _judged(overall, smaller)
+        untested = "" if overall.p is None else " (not tested)"
         of = {"ahead": " of", "behind": ""}.get(way, " from")
         parts = [f"{group.label} is {way}{of} {found.groups[0].label} {size}"]
         for name, cell in found.by_group[place].items() if found.by_group else ():
             if name.endswith("items") and cell.change is not None:
-                before, (way, size) = way, _judged(cell, smaller)
+                before, (way, size) = way, _judged(cell, smaller, untested)
                 words = "" if way == before else f"{way} "
                 parts.append(f"on {name.replace('_', ' ')} {words}{size}")
         end = "; not tested for significance." if overall.p is None else "."
@@ -72,11 +73,11 @@ def verdict(found) -> list[str]:
     return [sentence for _, sentence in sorted(said, key=lambda each: each[0])]
 
 
-def _judged(cell, smaller) -> tuple[str, str]:
+def _judged(cell, smaller, untested="") -> tuple[str, str]:
     """Which way, and by how much."""
     way = "ahead" if (cell.change > 0) != smaller else "behind"
     if cell.p is None or cell.p != cell.p:
-        return way, f"by {abs(cell.change):.1%}"
+        return way, f"by {abs(cell.change):.1%}{untested}"
     p = f"p = {cell.p:.2g}" if cell.p >= 0.001 else "p < 0.001"
     if cell.p >= 0.05:
         return "not significantly different", f"({cell.change:+.1%}, {p})"

@@ -253,6 +253,10 @@ def test_verdict():
     assert judged(Cell(0.12, change=0.2)) == [
         "new is ahead of base by 20.0%; not tested for significance."
     ]
+    untested = Cell(0.12, change=0.2)  # the per-user files do not tell who is in the group
+    assert judged(gain, untested, loss)[0].endswith(
+        "on tail items by 20.0% (not tested), on head items behind by 10.0% (p = 0.02)."
+    )
     # Less is better for some metrics; where there is no change there is no verdict.
     assert judged(loss, main="giniindex@10") == ["new is ahead of base by 10.0% (p = 0.02)."]
     assert judged(Cell(None)) == []
