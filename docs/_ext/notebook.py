@@ -64,7 +64,8 @@ def to_markdown(text: str) -> str:
             if "text/html" in data:
                 html = re.sub(r"(?s)<style.*?</style>", "", "".join(data["text/html"]))
                 html = re.sub(r'<table border="1" class="\w+">', '<table class="docutils">', html)
-                box = f'<div class="table-wrapper docutils container">{html}</div>'
+                html = html.replace(' style="text-align: right;"', "")
+                box = f'<div class="measured table-wrapper">{html}</div>'
                 parts.append(f"```{{raw}} html\n{box}\n```")
             else:
                 shown = "".join(output.get("text") or data["text/plain"]).strip("\n")

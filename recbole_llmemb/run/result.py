@@ -41,38 +41,23 @@ class RunResult(BaseModel):
     Numbers of NumPy and PyTorch become Python's; NaN and infinity become None. An older file
     holds less; what it lacks is empty.
 
-    Attributes
-    ----------
-    model, dataset, seed
-        What was run.
-    best_valid_result, test_result : dict of str to float
-        ``{metric: value}``.
-    groups, valid_groups : dict of str to dict
-        ``{group: {"users": n, metric: value}}`` on test and on validation.
-    seconds : dict of str to float
-        By stage, see :data:`SECONDS`.
-    epochs : int
-        Epochs trained.
-    parameters : dict of str to int
-        Numbers of ``trainable`` and ``frozen`` parameters.
-    config : dict
-        Settings that change what comes out, without those that are empty.
-    curve : list of dict
-        ``epoch``, ``train_loss`` (list of its parts), ``valid_score`` and ``seconds`` (of training,
-        so far) of each validation.
-    bins : dict of str to list
-        Test results by ``item_popularity`` and ``history_length``, see
-        :meth:`~recbole_llmemb.evaluation.groups.PerRowMetrics.bins`.
-    checkpoint, users_file : path-like
-        Named in the file as seen from its folder, so that both can move.
-    cold_items : dict
-        See :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
-    file : pathlib.Path
-        Where it was read from.
-    labels : dict of str to str
-        Of a run just done: what its groups are, in words.
-    details : :class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`
-        Of a run just done: its test, row by row.
+    ``model``, ``dataset``, ``seed``: what was run.
+    ``best_valid_result``, ``test_result``: ``{metric: value}``.
+    ``groups``, ``valid_groups``: ``{group: {"users": n, metric: value}}``, on test and validation.
+    ``seconds``: by stage, see :data:`SECONDS`.
+    ``epochs``: how many were trained.
+    ``parameters``: numbers of ``trainable`` and ``frozen`` ones.
+    ``config``: settings that change what comes out, without those that are empty.
+    ``curve``: ``epoch``, ``train_loss`` (list of its parts), ``valid_score`` and ``seconds`` (of
+    training, so far) of each validation.
+    ``bins``: test results by ``item_popularity`` and ``history_length``, see
+    :meth:`~recbole_llmemb.evaluation.groups.PerRowMetrics.bins`.
+    ``checkpoint``, ``users_file``: named in the file as seen from its folder: all can be moved.
+    ``cold_items``: see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
+    ``file``: where it was read from.
+    ``labels``: of a run just done: what its groups are, in words.
+    ``details``: of a run just done: its test, row by row
+    (:class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`).
     """
 
     model_config = ConfigDict(
