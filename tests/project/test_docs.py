@@ -267,6 +267,22 @@ def test_markers(tmp_path, monkeypatch):
     assert used == {tmp_path / name for name in ("a.md", "b.txt", "c.txt")}
 
 
+def test_a_notebook_is_a_page():
+    page = reference.expand((DOCS / "notebook.md").read_text(encoding="utf-8"))
+    assert page.startswith("# ") and "```python\nfrom recbole_llmemb import" in page
+    assert "```none\nprepare: reading ml-100k" in page and "{download}`tutorial.ipynb`" in page
+    tables = page.split("```{raw} html\n")[1:]
+    assert len(tables) >= 4 and all("<td>" in table and "<style" not in table for table in tables)
+
+
+def test_parameters_in_the_short_form_are_a_list():
+    lines = ["What it does.", "", "``a``, ``b``: one", "and on.", "``**c``: two.", "Returns three."]
+    assert reference.listed(lines) == [
+        "What it does.", "", "", "* ``a``, ``b``: one", "  and on.", "* ``**c``: two.", "",
+        "Returns three.",
+    ]  # fmt: skip
+
+
 # -- links and paths ----------------------------------------------------------------------
 
 
