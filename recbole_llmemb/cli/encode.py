@@ -28,12 +28,13 @@ from recbole_llmemb.encode.settings import EncodeSettings, Workers
 TEXT = {
     "item_text_fields": "fields",
     "item_prompt": "prompt",
+    "item_lines": "lines",
     "item_value_max_chars": "value_max_chars",
     "ITEM_ID_FIELD": "item_id_field",
     "field_separator": "field_separator",
     "encoding": "encoding",
 }
-ENCODER = ("encoder", "pooling", "max_length", "device", "trust_remote_code")
+ENCODER = ("encoder", "pooling", "max_length", "end_token", "device", "trust_remote_code")
 _ENCODER, _RAY, _IMPORT = "encoder", "on a cluster", "import"
 
 

@@ -46,6 +46,7 @@ class Use(enum.Flag):
     LEARNING = enum.auto()  # ... unless the run's model learns in a way of its own.
     ROWS = enum.auto()  # It decides which interactions are trained on.
     MEASURE = enum.auto()  # Scores of runs that differ in it do not compare.
+    LATER = enum.auto()  # Earlier versions had none: its default names no other run than theirs.
 
 
 # Bounds of numbers: nothing is asked of a machine that none can do.
@@ -172,6 +173,10 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _as_plain_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -186,6 +191,12 @@ Text = Annotated[str | None, BeforeValidator(_as_none)]
 Names = Annotated[list[str], BeforeValidator(_as_list)]
 MaybeNames = Annotated[list[str] | None, BeforeValidator(_as_list)]
 Counts = Annotated[list[Annotated[int, Field(**COUNT)]], BeforeValidator(_as_list)]
+
+Pair = Annotated[
+    list[Annotated[float, Field(ge=0, lt=1)]],
+    BeforeValidator(_as_plain_list),
+    Field(min_length=2, max_length=2),
+]
 
 _NUMBER = r"\s*-?(inf|[0-9.]+(e[+-]?[0-9]+)?)\s*"
 _INTERVAL = rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*"

@@ -24,6 +24,7 @@ from recbole_llmemb.config.keys import (
     Kept,
     MaybeNames,
     Names,
+    Pair,
     Place,
     Settings,
     Text,
@@ -37,7 +38,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import ImportPath
 
 ANY, MACHINE, TRUST, MEASURE, SHARED = Use.ANY, Use.MACHINE, Use.TRUST, Use.MEASURE, Use.SHARED
-LEARNING = Use.LEARNING | SHARED
+LEARNING, LATER = Use.LEARNING | SHARED, Use.LATER
 
 #: RecBole's metrics that look at no list's first K.
 WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
@@ -169,13 +170,21 @@ class TrainingSettings(Settings):
         {"distribution": "uniform", "sample_num": 1}, ANY | LEARNING
     )
     """Negatives of BCE and BPR; CE takes every item and ignores this."""
-    shuffle_train: bool = False
+    train_targets: Literal["every", "last", "one"] = key("every", LATER)
+    """On which items of each sequence a causal model trains: 'every' one, or the 'last' alone;
+    LLM-SRec also on 'one' drawn anew each epoch."""
+    shuffle_train: bool = key(False, LATER)
     """Whether to train on histories in a wrong order, shuffled once by the seed, to see what order
     is worth; evaluation is on the true one."""
     train_batch_size: int = key(128, ANY | LEARNING, **BATCH)
     """In sequence mode: user sequences per step, on average; in prefix mode: rows."""
     learning_rate: float = key(0.001, ANY | LEARNING, **WEIGHT)
     """Of Adam."""
+    adam_betas: Pair = key([0.9, 0.999], LEARNING | LATER, "two numbers from 0 to below 1")
+    """Of Adam: how long it remembers gradients, and their squares."""
+    initialization: Literal["own", "xavier"] = key("own", LEARNING | LATER)
+    """How weights start: each model's 'own' way, or every matrix by 'xavier' (normal), but for
+    items that start as their texts or at zero."""
     epochs: int = key(200, ANY | LEARNING, **WHOLE)
     """At most."""
     stopping_step: int = key(20, ANY | LEARNING, **WHOLE)

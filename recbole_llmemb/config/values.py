@@ -122,10 +122,11 @@ def settings_of(files: str | None) -> dict[str, Any]:
     return {k: typed_value(k, v) if isinstance(v, str) else v for k, v in merged.items()}
 
 
-def bundled_file(option: str, name: str) -> Path:
+def bundled_file(option: str, name: str, model: str = "") -> Path:
     """The file of ours that an option names: ``--preset=longtail``, ``--protocol=paper``.
 
-    The beginning of a name is enough where no other begins so: ``--protocol=full``.
+    The beginning of a name is enough where no other begins so: ``--protocol=full``. A model may
+    have a file of its own in place of that, in a folder of that name: ``authors/LLMSRec.yaml``.
     """
     names = bundled_names(option)
     meant = [name] if name in names else [each for each in names if each.startswith(str(name))]
@@ -135,24 +136,27 @@ def bundled_file(option: str, name: str) -> Path:
         raise UserError(
             f"--{option} is {name!r}; it must be one of {', '.join(names)}{hint}", key=option
         )
-    return properties_folder() / _FOLDERS[option] / f"{meant[0]}.yaml"
+    folder = properties_folder() / _FOLDERS[option]
+    own = folder / meant[0] / f"{model}.yaml"
+    return own if own.is_file() else folder / f"{meant[0]}.yaml"
 
 
-def preset_file(name: str) -> Path:
-    """The settings that ``--preset=NAME`` stands for.
+def preset_file(name: str, model: str = "") -> Path:
+    """The settings that ``--preset=NAME`` stands for, with some model or any.
 
     Raises
     ------
     UserError
         There is no such preset; the message lists those there are.
     """
-    return bundled_file("preset", name)
+    return bundled_file("preset", name, model)
 
 
 def property_files(typed: dict[str, Any]) -> list[str]:
     """Takes the files of settings out of what was typed: preset < protocol < ``config_files``."""
     named = [(option, typed.pop(option, None)) for option in ("preset", "protocol")]
-    files = [str(bundled_file(option, name)) for option, name in named if name is not None]
+    model = str(typed.get("model", ""))
+    files = [str(bundled_file(option, name, model)) for option, name in named if name is not None]
     return files + str(typed.pop("config_files", None) or "").split()
 
 

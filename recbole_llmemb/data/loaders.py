@@ -10,6 +10,7 @@ from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import POSITION
 from recbole_llmemb.data.windows import (
+    last_of_each,
     length_buckets,
     next_item_windows,
     own_share,
@@ -107,6 +108,7 @@ class SequenceTrainDataLoader:
     """
 
     make_windows = staticmethod(next_item_windows)
+    epoch = 0  # that comes, as the trainer says
 
     def __init__(self, config, dataset, sampler=None, shuffle=True):
         self.config = config
@@ -127,13 +129,10 @@ class SequenceTrainDataLoader:
         self.items = store.fields[self.iid_field]
         rows = dataset.inter_feat
         training = TrainingSettings.of(config)
-        self.windows = self.make_windows(
-            rows[POSITION].numpy(),
-            rows[self.length_field].numpy(),
-            rows[self.uid_field].numpy(),
-            training.MAX_ITEM_LIST_LENGTH,
-            training.stride,
-        )
+        columns = [rows[f].numpy() for f in (POSITION, self.length_field, self.uid_field)]
+        if training.train_targets == "last":
+            columns = last_of_each(*columns)
+        self.windows = self.make_windows(*columns, training.MAX_ITEM_LIST_LENGTH, training.stride)
         self.negatives, self.negatives_per_target = None, 0
         args = training.train_neg_sample_args or {}
         if args.get("distribution", "none") != "none" and args.get("sample_num") not in ("none", 0):

@@ -123,6 +123,13 @@ def stretches(starts, counts):
     return numbers, starts[numbers] + from_start
 
 
+def last_of_each(positions, lengths, users):
+    """The rows whose targets are the last ones of their users; as :func:`next_item_windows`."""
+    order = np.lexsort((positions, users))
+    chosen = order[is_first(users[order][::-1])[::-1]]
+    return positions[chosen], lengths[chosen], users[chosen]
+
+
 @dataclass(frozen=True)
 class Windows:
     """Stretches of the sorted interactions, in no particular order; ``int64 (w,)`` each."""

@@ -63,6 +63,8 @@ class Encoder:
         Run code that comes with the model. Only for models whose code was read.
     adapter : LoraAdapter, optional
         Low-rank changes to the model's weights; the rest of its pipeline stays.
+    end_token : bool
+        Read texts with the end token after them and none before.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class Encoder:
         batch_size: int = EncodeSettings.model_fields["llm_batch_size"].default,
         trust_remote_code: bool = False,
         adapter: LoraAdapter | None = None,
+        end_token: bool = False,
     ):
         for key, value, allowed in (
             ("llm_pooling", pooling, [None, *_POOLING_MODES]),
@@ -96,7 +99,7 @@ class Encoder:
         self._pool = None
         self._normalize = normalize
         model = load_pipeline(
-            source, pooling, self.dtype, self.devices[0], max_length, trust_remote_code
+            source, pooling, self.dtype, self.devices[0], max_length, trust_remote_code, end_token
         )
         if adapter is not None:
             with quiet_loading():
@@ -174,6 +177,7 @@ def load_pipeline(
     device: str = "cpu",
     max_length: int | None = None,
     trust_remote_code: bool = False,
+    end_token: bool = False,
     **options: Any,
 ):
     """An encoder as a SentenceTransformer with the pooling asked for, ready to be padded.
@@ -202,6 +206,8 @@ def load_pipeline(
     if max_length is not None:
         model.max_seq_length = max_length
     _prepare_tokenizer(model, source.name)
+    if end_token:
+        _end_texts(getattr(model, "tokenizer", None), source.name)
     return model
 
 
@@ -262,3 +268,20 @@ def _prepare_tokenizer(model: Any, name: str) -> None:
                 "set its pad_token and save it again."
             )
         tokenizer.pad_token = stand_in
+
+
+def _end_texts(tokenizer: Any, name: str) -> None:
+    """Let a tokenizer put the end token after texts and nothing before them."""
+    from tokenizers.processors import TemplateProcessing
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    end = getattr(tokenizer, "eos_token", None) or getattr(tokenizer, "sep_token", None)
+    if backend is None or end is None:
+        raise UserError(
+            f"The tokenizer of the encoder {name!r} has no end token that could be put after "
+            "texts; leave llm_end_token off.",
+            key="llm_end_token",
+        )
+    number = tokenizer.convert_tokens_to_ids(end)
+    special = [("end", number)]
+    backend.post_processor = TemplateProcessing(single="$A end", special_tokens=special)

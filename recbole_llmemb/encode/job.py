@@ -27,6 +27,7 @@ from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
 from recbole_llmemb.encode.settings import EncodeSettings, Workers
 from recbole_llmemb.encode.shards import (
+    LINE,
     Catalog,
     assemble,
     encode_resumably,
@@ -73,7 +74,9 @@ class EncodeJob(Checked):
     @property
     def prompt(self) -> tuple[str, int]:
         """What :func:`~recbole_llmemb.encode.shards.item_prompt` takes beside attributes."""
-        return self.settings.item_prompt, self.settings.item_value_max_chars
+        keys, text = self.settings, self.settings.item_prompt
+        text = text.rstrip() + LINE if keys.item_lines else text
+        return text, keys.item_value_max_chars
 
     @cached_property
     def items(self) -> Catalog:
@@ -90,11 +93,13 @@ class EncodeJob(Checked):
         """What :class:`~recbole_llmemb.encode.encoder.Encoder` takes."""
         keys, adapter = self.settings, None
         pooling, max_length = keys.llm_pooling, keys.llm_max_length
+        end_token = keys.llm_end_token
         if keys.llm_adapter:  # what it was trained with, unless told otherwise
             adapter = find_adapter(keys.llm_adapter)
             adapter.check(self.source, pooling)
             pooling = pooling or adapter.manifest.get("pooling")
             max_length = max_length or adapter.manifest.get("max_length")
+            end_token = end_token or bool(adapter.manifest.get("end_token"))
         return {
             "source": self.source,
             "pooling": pooling,
@@ -105,6 +110,7 @@ class EncodeJob(Checked):
             "batch_size": keys.llm_batch_size,
             "trust_remote_code": keys.llm_trust_remote_code,
             "adapter": adapter,
+            "end_token": end_token,
         }
 
     @property
@@ -122,6 +128,8 @@ class EncodeJob(Checked):
         }
         if adapter := options["adapter"]:  # without one, as before there were any
             facts["adapter"] = adapter.fingerprint
+        if options["end_token"]:
+            facts["end_token"] = True
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
 
 
@@ -221,6 +229,7 @@ def _encode(
 def manifest_of(job: EncodeJob) -> dict[str, Any]:
     """What the table of a job says of itself; :func:`encode_new_items` reads it."""
     options, source, items, adapter = job.encoder_options, job.source, job.items, {}
+    ends = {"end_token": True} if options["end_token"] else {}
     if used := options["adapter"]:
         adapter = {"adapter": {"path": str(used.path), "fingerprint": used.fingerprint}}
     instruction, value_max_chars = job.prompt
@@ -232,6 +241,7 @@ def manifest_of(job: EncodeJob) -> dict[str, Any]:
         "normalize": options["normalize"],
         "encoder_dtype": options["dtype"],
         "max_length": options["max_length"],
+        **ends,
         "prompt": instruction,
         "fields": items.fields,
         "value_max_chars": value_max_chars,
@@ -302,4 +312,5 @@ def _encoder_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, An
         batch_size=settings.llm_batch_size,
         trust_remote_code=settings.llm_trust_remote_code,
         adapter=adapter,
+        end_token=bool(manifest.get("end_token")),
     )

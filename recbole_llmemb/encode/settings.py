@@ -48,6 +48,9 @@ class EncodeSettings(Settings):
     """Texts per encoder batch."""
     llm_max_length: int | None = key(None, TABLE, **COUNT)
     """Longest text in tokens; empty: the encoder's own limit."""
+    llm_end_token: bool = key(False, TABLE | Use.LATER)
+    """Whether texts are read without a token before them and with the end token after them (as by
+    the LLMEmb authors), whatever the encoder's own way is."""
     llm_normalize: bool = key(False, TABLE)
     """Whether to scale the embeddings to length 1, besides what the encoder does itself."""
     llm_trust_remote_code: bool = key(False, TABLE | Use.TRUST)
@@ -62,6 +65,9 @@ class EncodeSettings(Settings):
     """Fields of the .item file that make an item's text, in this order; empty: all of them."""
     item_prompt: str = key("The item has the following attributes: ", TABLE)
     """What stands before the attributes of an item."""
+    item_lines: bool = key(False, TABLE | Use.LATER)
+    """Whether attributes begin on a line of their own, with '.' for ';' in their values (as by the
+    LLMEmb authors)."""
     item_value_max_chars: int = key(100, TABLE, **WHOLE)
     """Longer attribute values are cut here."""
 

@@ -35,6 +35,10 @@ NOTHING_KNOWN = "Nothing is known about this item."
 _TENSOR = "vectors"
 
 
+#: What an instruction ends in whose attributes are on a line of their own.
+LINE = " \n "
+
+
 def item_prompts(
     attributes: Sequence[Mapping[str, str]],
     instruction: str = DEFAULT_INSTRUCTION,
@@ -47,7 +51,8 @@ def item_prompts(
     attributes : sequence of mapping
         Per item, attribute name to text, in the order they shall have.
     instruction : str
-        What comes first, naming the domain; may be empty.
+        What comes first, naming the domain; may be empty. Where it ends in :data:`LINE`, ``;`` in
+        values becomes ``.``, so that it stands between attributes only.
     value_max_chars : int, optional
         Longer values are cut to this many characters; None or 0 leaves them whole.
 
@@ -65,7 +70,12 @@ def item_prompt(
     value_max_chars: int | None = DEFAULT_MAX_CHARS,
 ) -> str:
     """The prompt of one item; see :func:`item_prompts`."""
-    pairs = [f"{name} is {value[: value_max_chars or None]}" for name, value in attributes.items()]
+    cut = {name: value[: value_max_chars or None] for name, value in attributes.items()}
+    if instruction.endswith(LINE):
+        plain = {ord(";"): ".", ord("\n"): " "}
+        pairs = [f"{name} is {value.translate(plain)}" for name, value in cut.items()]
+        return instruction + "; ".join(pairs) if pairs else NOTHING_KNOWN
+    pairs = [f"{name} is {value}" for name, value in cut.items()]
     if not pairs:
         return NOTHING_KNOWN
     instruction = instruction.strip()

@@ -182,6 +182,19 @@ class Method:
         """Parameters that are learned per item (``item_learning_rate``)."""
         return []
 
+    def start_from_xavier(self) -> None:
+        """Draw every matrix that is trained anew (``initialization: xavier``)."""
+        layers = [m for m in cast(nn.Module, self).modules() if type(m) is nn.Embedding]
+        ids = {id(layer.weight) for layer in layers}
+        started = {id(one) for one in self.item_parameters()} - ids  # as their texts, or at zero
+        for weight in cast(nn.Module, self).parameters():
+            matrix = weight.requires_grad and weight.dim() > 1 < len(weight)
+            if matrix and id(weight) not in started:
+                nn.init.xavier_normal_(weight)
+        for layer in layers:
+            if layer.padding_idx is not None:
+                layer.weight.data[layer.padding_idx] = 0
+
     def user_embeddings(self, n_users: int) -> list:
         """Layers that learn something per user; row 0 is of users it does not know.
 

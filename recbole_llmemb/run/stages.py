@@ -27,7 +27,7 @@ from recbole_llmemb.evaluation.metrics import excluded_of
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.given import Given
 from recbole_llmemb.run.result import RunResult, curve_of
-from recbole_llmemb.run.schema import Use, keys
+from recbole_llmemb.run.schema import Use, keys, sections_of, use_of
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.training.resume import load_weights
 from recbole_llmemb.training.trainer import trainer_class
@@ -63,9 +63,9 @@ def settings(config) -> dict:
     kept = {k: v for k, v in plain.items() if k not in gone and not k.endswith("_used")}
     if not plain.get("holdout_items"):  # how they would be drawn changes nothing
         kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}
-    if not plain.get("shuffle_train"):
-        kept.pop("shuffle_train", None)
-    return kept
+    fields = {n: f for s in sections_of(config.model_class) for n, f in s.model_fields.items()}
+    late = {n: f.default for n, f in fields.items() if use_of(f) & Use.LATER}
+    return {k: v for k, v in kept.items() if k not in late or v not in (None, late[k])}
 
 
 def run_key(config) -> str:

@@ -101,8 +101,14 @@ class ScftJob:
             "max_length": options["max_length"],
             "batch": [self.batch_per_process, self.processes.count],
             **self.facts(),
+            **self.ends,
         }
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
+
+    @property
+    def ends(self) -> dict[str, bool]:
+        """Whether texts are read with an end token alone; nothing where they are not."""
+        return {"end_token": True} if self.text.settings.llm_end_token else {}
 
     def facts(self) -> dict[str, Any]:
         """What was asked for, for the manifest."""
@@ -220,6 +226,7 @@ def _manifest(job: ScftJob, key: str) -> dict[str, Any]:
         "fields": job.items.fields,
         "value_max_chars": value_max_chars,
         **job.facts(),
+        **job.ends,
         "processes": job.processes.count,
         "items": {"train": len(train.items), "held_out": len(held.items)},
         "inputs_hash": key,

@@ -56,6 +56,7 @@ def load_base(job):
         device=str(device),
         max_length=text.llm_max_length,
         trust_remote_code=text.llm_trust_remote_code,
+        end_token=text.llm_end_token,
         **options,
     )
     # X and Y are as long as pooling makes them (LLMEmb, SCFT); encoding normalizes again

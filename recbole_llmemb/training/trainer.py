@@ -78,8 +78,9 @@ class LLMEmbTrainer(Resumable, Trainer):
             return super()._build_optimizer(params=params, **kwargs)
         rate = kwargs.get("learning_rate", self.learning_rate)
         decay = kwargs.get("weight_decay", self.weight_decay)
+        first, second = TrainingSettings.of(self.config).adam_betas
         # The same update as RecBole's, in one pass over the parameters instead of ten.
-        return kind(params, lr=rate, weight_decay=decay, fused=True)
+        return kind(params, lr=rate, betas=(first, second), weight_decay=decay, fused=True)
 
     def _groups(self, params):
         """Parameters, those that are learned per item apart where they have a rate of their own."""
@@ -111,6 +112,7 @@ class LLMEmbTrainer(Resumable, Trainer):
         """
         began = perf_counter()
         self._decay_learning_rate(epoch_idx)
+        train_data.epoch = epoch_idx
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
         batches = train_data

@@ -11,9 +11,11 @@ from conftest import ROOT
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.cli.main import main  # isort: skip
+from recbole_llmemb.config.keys import declared  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config, preset_file, properties_folder  # isort: skip
 from recbole_llmemb.config.values import bundled_file, property_files  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.run.teacher import teacher_config  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
 
 PRESETS = {file.stem: file for file in sorted((ROOT / "properties/preset").glob("*.yaml"))}
@@ -27,11 +29,46 @@ def test_preset_is_a_whole_variant(name):
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert file.read_text(encoding="utf-8").startswith("# ")  # what it is, and whose
     assert {"item_embedding", "align_weight"} <= set(values)
-    defaults = make_config("LLMEmbSASRec", "tiny")
+    assert_meant("LLMEmbSASRec", file, values)
+
+
+def assert_meant(model, file, values):
+    """Every key is one that there is, and has the preset's value whatever the dataset's is."""
+    known = {name for name, _ in declared()}
     for dataset in ("tiny", "ml-100k", "Amazon_Beauty"):
-        config = make_config("LLMEmbSASRec", dataset, [str(file)])
+        config = make_config(model, dataset, [str(file)])
         for key, value in values.items():
-            assert key in defaults and config[key] == value, key
+            if key == "eval_args":
+                value = {**value, "mode": dict.fromkeys(("valid", "test"), value["mode"])}
+            found = config[key]
+            if key in ("eval_args", "train_neg_sample_args"):  # which have more that is RecBole's
+                found = {name: found[name] for name in value}
+            assert key in known and found == value, key
+
+
+@pytest.mark.parametrize("model", [f"LLMEmb{b}" for b in ("SASRec", "GRU4Rec", "BERT4Rec")]
+                         + ["LLMEmbNARM", "LLMSRec"])  # fmt: skip
+def test_the_authors_settings_of_each_model(model):
+    """A model has a file of its own, or that of all; what differs is what they do differently."""
+    file, folder = preset_file("authors", model), properties_folder() / "preset"
+    own = model in ("LLMEmbGRU4Rec", "LLMSRec")
+    assert file == folder / (f"authors/{model}.yaml" if own else "authors.yaml")
+    assert property_files({"model": model, "preset": "authors"}) == [str(file)]
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if model == "LLMEmbNARM":  # which trains on prefixes
+        return
+    assert_meant(model, file, values)
+    if model == "LLMEmbGRU4Rec":
+        rest = yaml.safe_load((folder / "authors.yaml").read_text(encoding="utf-8"))
+        differs = {key for key in values | rest if values.get(key) != rest.get(key)}
+        assert differs == {"train_targets"} and values["train_targets"] == "last"
+    config = make_config(model, "ml-100k", [str(file)])
+    teacher = teacher_config(config, values["hidden_size"])
+    for key, value in values["align_teacher_config"].items():
+        assert teacher[key] == value, key
+    assert teacher["train_targets"] == "every" and teacher["hidden_size"] == values["hidden_size"]
+    assert teacher["loss_type"] == "BCE" and teacher["initialization"] == "xavier"
+    assert teacher["MAX_ITEM_LIST_LENGTH"] == values["MAX_ITEM_LIST_LENGTH"]
 
 
 def test_short_names_of_bundled_files():
@@ -63,7 +100,7 @@ def test_variants_differ_from_each_other_and_llmemb_is_the_default():
         config = make_config("LLMEmbSASRec", "tiny", [str(file)])
         keys = ("item_embedding", "adapter", "llm_freeze", "offset_decay", "item_similarity",
                 "align_weight", "learn_temperature", "loss_type", "adapter_dropout",
-                "popularity_adjustment")  # fmt: skip
+                "popularity_adjustment", "initialization")  # fmt: skip
         found.setdefault(json.dumps([config[key] for key in keys]), []).append(name)
     assert all(len(names) == 1 for names in found.values()), found
     plain = make_config("LLMEmbSASRec", "tiny")
@@ -84,7 +121,7 @@ def test_preset_trains(name, tiny_settings, capsys):
         result = json.load(file)
     assert result["epochs"] == 1 and result["test_result"]["ndcg@10"] >= 0
     out = capsys.readouterr().out
-    assert ("teacher: SASRec" in out) == (name == "llmemb")
+    assert ("teacher: SASRec" in out) == (name in ("llmemb", "authors"))
     without = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
     reduced = without.get("adapter") in ("none", "whitening")
     assert ("table: 16 wide and no adapter to learn, so llm_pca_dim is 8" in out) == reduced

@@ -9,6 +9,8 @@ from conftest import LONG_USER, MAX_LENGTH
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
+from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.data.histories import POSITION  # isort: skip
 from recbole_llmemb.data.windows import plan_batches  # isort: skip
 from recbole_llmemb.data.loaders import (  # isort: skip
     ALIGN_ITEMS,
@@ -73,6 +75,29 @@ def test_same_pairs_as_prefixes_by_ratio(tiny_data, split):
     _, data = tiny_data(sequence_stride=1, eval_args=eval_args)
     expected = prefix_pairs(tiny_data, eval_args=eval_args)
     assert Counter(taught_pairs(data.train)) == Counter(expected)
+
+
+@pytest.mark.parametrize("length", [50, 24, 3])
+def test_last_targets_alone(tiny_data, length):
+    """What SASRec's one position per user would be: its whole history, and its last item."""
+    pairs = prefix_pairs(tiny_data, MAX_ITEM_LIST_LENGTH=length)
+    _, data = tiny_data("LLMEmbGRU4Rec", MAX_ITEM_LIST_LENGTH=length, train_targets="last")
+    rows, users = data.train._dataset.inter_feat, {}
+    for pair, when in zip(pairs, rows[POSITION].tolist()):
+        users[pair[0]] = max(users.get(pair[0], (-1, ())), (when, pair))
+    assert Counter(taught_pairs(data.train)) == Counter(pair for _, pair in users.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [("LLMEmbBERT4Rec", {}), ("LLMEmbGRU4Rec", {"train_mode": "prefix"}), ("LLMEmbNARM", {}),
+     ("LLMEmbSASRec", {"train_targets": "one"})],
+    ids=str,
+)  # fmt: skip
+def test_where_there_is_no_last_target_alone(tiny_config, model, settings):
+    with pytest.raises(UserError) as caught:
+        tiny_config(model, **{"train_targets": "last", **settings})
+    assert caught.value.key == "train_targets"
 
 
 @pytest.mark.parametrize("stride", [2, 3, 5, 7, 10, None])

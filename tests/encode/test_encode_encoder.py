@@ -47,6 +47,33 @@ def test_pooling(tmp_path, kind, pooling, padding_side):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("kind", ["bert", "qwen2"])
+def test_texts_that_end_in_the_end_token(tmp_path, kind, pooling):
+    """And begin with none, though the tokenizer would put one before; the cut leaves it room."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = make_model(tmp_path / kind, kind)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    begin, end = tokenizer.convert_tokens_to_ids(["<pad>", "</s>"])
+    form = TemplateProcessing(single="<pad> $A", special_tokens=[("<pad>", begin)])
+    tokenizer.backend_tokenizer.post_processor = form
+    assert tokenizer(TEXTS[1])["input_ids"][0] == begin
+    tokenizer.save_pretrained(folder)
+    model, rows = AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), []
+    for text in TEXTS:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"][:6] + [end]
+        with torch.no_grad():
+            states = model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        rows.append(states.mean(dim=0) if pooling == "mean" else states[-1])
+    options = {"pooling": pooling, "device": "cpu", "max_length": 7}
+    found = Encoder(find_encoder(folder), end_token=True, **options).encode(TEXTS)
+    assert torch.allclose(found, torch.stack(rows), atol=1e-5)
+    own = Encoder(find_encoder(folder), **options).encode(TEXTS)
+    assert not torch.allclose(found, own, atol=1e-2)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_decoder_without_padding_token(tmp_path, kind, pooling):
     folder = make_model(tmp_path / kind, kind, pad=False)

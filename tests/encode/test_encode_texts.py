@@ -9,7 +9,8 @@ import pytest
 
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import EncodeJob
-from recbole_llmemb.encode.shards import hash_lists, item_prompt, read_catalog
+from recbole_llmemb.encode.settings import EncodeSettings
+from recbole_llmemb.encode.shards import NOTHING_KNOWN, hash_lists, item_prompt, read_catalog
 from recbole_llmemb.records.items import open_items
 
 KINDS = ["item", "jsonl", "parquet"]
@@ -29,6 +30,20 @@ def write(path, titles):
         lines = [f"{row['item_id']}\t{row['title'] or ''}" for row in rows]
         path.write_text("\n".join(["item_id:token\ttitle:token_seq", *lines, ""]), "utf-8")
     return path
+
+
+def test_attributes_on_a_line_of_their_own():
+    """As the authors' notebooks write them: cut, then one line, and no semicolon in a value."""
+    item = {"title": "Red; soft\nsoap", "brand": "x" * 9, "note": ";;;;;;;;;;;;"}
+    job = EncodeJob(item_file="none", settings=EncodeSettings(
+        item_prompt="The soap has: ", item_lines=True, item_value_max_chars=8,
+    ))  # fmt: skip
+    assert item_prompt(item, *job.prompt) == (
+        "The soap has: \n title is Red. sof; brand is xxxxxxxx; note is ........"
+    )
+    assert item_prompt({}, *job.prompt) == NOTHING_KNOWN
+    plain = EncodeJob(item_file="none", settings=EncodeSettings(item_prompt="The soap has: "))
+    assert item_prompt({"title": "a;b"}, *plain.prompt) == "The soap has: title is a;b"
 
 
 @pytest.fixture(params=KINDS)

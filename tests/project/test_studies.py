@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from benchmarks import (
+    alignment_study,
     beauty_study,
     llmsrec_study,
     measures_study,
@@ -142,3 +143,40 @@ def test_a_checkpoint_under_both_measures(tiny_settings, tmp_path, monkeypatch, 
     assert f"| {found['kept']['all']['ndcg@10']:.4f} |" in row
     assert f"| {found['removed']['tail_items']['ndcg@10']:.4f} |" in row
     assert sum("not measured" in line for line in table) == len(bundled_names("preset")) - 1
+
+
+def test_the_study_of_the_alignment(tiny_run, tmp_path, monkeypatch):
+    """Gradients of each term, as backward passes of their own give them; and the table."""
+    _, data, model, _ = tiny_run(align_weight=2.0, align_teacher_config={"epochs": 1})
+    batches = list(data.train)[:2]
+    weight, norms = model.item_embedding.adapter.up.weight, []
+    for batch in batches:
+        model.zero_grad()
+        model.loss_terms(batch)["alignment"].backward()
+        norms.append(weight.grad.norm().item())
+    found = alignment_study.gradients(model, batches)
+    assert found["alignment"] == pytest.approx(sum(norms) / 2, rel=1e-4)
+    assert set(found) == {"recommendation", "alignment"}
+    for seed, score in zip(alignment_study.SEEDS, (0.1, 0.3)):
+        run = {"epochs": 3, "valid": score, "test": 0.2, "tail": 0.1}
+        run["gradients"] = {"recommendation": 0.25, "alignment": 0.001}
+        (tmp_path / f"CE-0.1-tau8-{seed}.json").write_text(json.dumps(run))
+    table = alignment_study.table(tmp_path, alignment_study.KINDS).splitlines()
+    assert table[2:] == [
+        "| CE, 0.1, τ 8 | 0.2000 ± 0.1414 | 0.2000 ± 0.0000 | 0.1000 ± 0.0000 | 2.5e-01 | 1.0e-03 |"
+    ]
+
+
+def test_what_the_study_of_the_alignment_keeps(tiny_settings, tmp_path, monkeypatch):
+    shared = {"model": "LLMEmbSASRec", **tiny_settings("LLMEmbSASRec", epochs=1)}
+    shared |= {"align_teacher_config": {"epochs": 1}}
+    monkeypatch.setattr(alignment_study, "SHARED", shared)
+    options = ["--dataset=tiny", f"--data_path={shared['data_path']}", f"--out={tmp_path / 'out'}"]
+    monkeypatch.setattr(alignment_study, "SEEDS", (2020,))
+    kinds = {kind: alignment_study.KINDS[kind] for kind in ("CE-0.1", "BCE-0")}
+    monkeypatch.setattr(alignment_study, "KINDS", kinds)
+    alignment_study.main([*options, "--only=CE-0.1"])
+    assert [file.name for file in (tmp_path / "out/tiny").iterdir()] == ["CE-0.1-2020.json"]
+    kept = json.loads((tmp_path / "out/tiny/CE-0.1-2020.json").read_text())
+    assert kept["epochs"] == 1 and kept["gradients"]["alignment"] > 0
+    assert 0 <= kept["test"] <= 1 and 0 <= kept["valid"] <= 1

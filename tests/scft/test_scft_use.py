@@ -1,6 +1,7 @@
 """Encoding with an adapter, the whole chain in one run, and the command."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,12 @@ pytest.importorskip("datasets")
 from recbole_llmemb.cli.main import main  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
 from recbole_llmemb.encode.encoder import Encoder  # noqa: E402
+from recbole_llmemb.encode.job import encode_new_items  # noqa: E402
 from recbole_llmemb.encode.source import (
     find_adapter,  # noqa: E402
     find_encoder,  # noqa: E402
 )
+from recbole_llmemb.records.items import read_items  # noqa: E402
 from recbole_llmemb.scft import (  # noqa: E402
     ensure_adapter,
     ensure_table,
@@ -80,12 +83,27 @@ def change_weights(folder, change):
     save_file({name: change(value) for name, value in load_file(file).items()}, file)
 
 
+def test_new_items_are_read_as_the_tables_were(config):
+    plain = EmbeddingTable.load(ensure_table(config))
+    assert "end_token" not in plain.manifest
+    path = ensure_table({**config, "llm_end_token": True, "item_lines": True})
+    table = EmbeddingTable.load(path)
+    assert table.manifest["end_token"] is True
+    assert table.manifest["inputs_hash"] != plain.manifest["inputs_hash"]
+    items = read_items(Path(config["data_path"]) / f"{config['dataset']}.item")
+    found = encode_new_items(str(path), items.attributes, {"device": "cpu"})
+    where = [table.tokens.index(token) for token in items.tokens]
+    torch.testing.assert_close(found, table.vectors[where].float(), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found, plain.vectors[where].float(), atol=1e-3)
+
+
 def test_pooling_and_length_it_was_trained_with(tmp_path, config):
-    trained = {"llm_pooling": "last", "llm_max_length": 20}
+    trained = {"llm_pooling": "last", "llm_max_length": 20, "llm_end_token": True}
     job = job_from_config(settings(tmp_path, **trained))
     adapter = run_job(job, tmp_path / "adapter", report=lambda line: None).path
     table = EmbeddingTable.load(ensure_table({**config, "llm_adapter": str(adapter)}))
     assert table.manifest["pooling"] == "last" and table.manifest["max_length"] == 20
+    assert table.manifest["end_token"] is True
     with pytest.raises(UserError, match="trained with last pooling, but llm_pooling is 'mean'"):
         ensure_table({**config, "llm_adapter": str(adapter), "llm_pooling": "mean"})
 

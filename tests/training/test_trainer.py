@@ -379,6 +379,24 @@ def test_settings_of_recboles_trainer(tiny_run):
     assert LLMEmbTrainer.__name__ == type(trainer).__name__
 
 
+def test_betas_of_adam(tiny_run):
+    """Two steps by hand, from the same gradients."""
+    config, data, model, trainer = tiny_run(adam_betas=[0.5, 0.25], learning_rate=0.1)
+    (weight,) = (p for n, p in model.named_parameters() if n == "item_embedding.adapter.up.bias")
+    expected, first, second = weight.detach().clone(), 0.0, 0.0
+    batches = iter(data.train)
+    for step in (1, 2):
+        batch = next(batches)
+        model.zero_grad()
+        sum(model.loss_terms(batch).values()).backward()
+        first = 0.5 * first + 0.5 * weight.grad
+        second = 0.25 * second + 0.75 * weight.grad**2
+        move = (first / (1 - 0.5**step)) / ((second / (1 - 0.25**step)).sqrt() + 1e-8)
+        expected = expected - 0.1 * move
+        trainer.optimizer.step()
+        torch.testing.assert_close(weight.detach(), expected)
+
+
 def test_nothing_to_train_on(tiny_data, tiny_run):
     _, data, _, trainer = tiny_run()
     with pytest.raises(UserError, match="nothing to train on"):

@@ -101,6 +101,8 @@ class LLMEmbMixin(ItemSide):
         if self.needs(config).teacher:
             self._put_teacher(config, dataset, settings)
         self.adjust(config, dataset)
+        if config["initialization"] == "xavier":
+            self.start_from_xavier()
         if config["train_mode"] == "sequence" or config["prefix_trim"]:
             use_fast_ops(self)
 
@@ -116,6 +118,7 @@ class LLMEmbMixin(ItemSide):
 
     def _put_teacher(self, config, dataset, settings):
         self.align_weight = settings.align_weight
+        self.align_positions = settings.align_items == "positions"
         self.alignment = AlignmentLoss(settings.align_temperature)
         teacher = given_to(config["model"], dataset, config, "teacher")
         size = self.item_embedding.embedding_dim
@@ -141,13 +144,17 @@ class LLMEmbMixin(ItemSide):
             loss = self._one_pass_loss(interaction) if one_pass else self._prefix_loss(interaction)
             terms = {"recommendation": loss}
             if self.align_weight:
-                items = interaction[ALIGN_ITEMS]
+                items = self.aligned_items(interaction)
                 term = self.alignment(self.teacher[items], self.item_embedding(items))
                 terms["alignment"] = self.align_weight * term
             if self.offset_decay:
                 penalty = self.item_embedding.offsets.penalty(self._batch_items(interaction))
                 terms["offsets"] = self.offset_decay * penalty
             return terms
+
+    def aligned_items(self, interaction):
+        """The positive items of a batch that the alignment compares, ``(k,)``."""
+        return interaction[ALIGN_ITEMS]
 
     def _batch_items(self, interaction):
         """Every item of a batch; the distinct ones where its loader has found them."""

@@ -53,7 +53,9 @@ class _Form(nn.Module):
                 "counted from the left; leave it at 'right'.",
                 key="llm_padding_side",
             )
-        vectors = standardized(teacher.item_embeddings)
+        vectors = teacher.item_embeddings
+        if config["cf_standardize"]:
+            vectors = standardized(vectors)
         self.register_buffer("cf_items", vectors, persistent=False)
         self.history_projection = slot_projection(vectors.shape[1], llm.width, llm.embedding_std)
         self.user_out = learned_token(llm.width, llm.embedding_std)

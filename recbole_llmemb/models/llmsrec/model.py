@@ -105,6 +105,8 @@ class LLMSRec(Method, SequentialRecommender):
         if self.form.time_scaling is not None:
             self.reads = self.reads | {"times"}
         self._catalog = EvalCache()
+        if config["initialization"] == "xavier":
+            self.start_from_xavier()
 
     def frozen_parameters(self):
         """The numbers of the LLM, the CF model and the table."""
@@ -150,7 +152,8 @@ class LLMSRec(Method, SequentialRecommender):
         terms = {"retrieval": retrieval_loss(users, candidates, *others)}
         if own.align_weight or own.uniformity_weight:
             history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-            teachers = self.teacher_head(self.teacher.user_states(*history))
+            states = self.teacher.user_states(*history, dropout=own.cf_dropout)
+            teachers = self.teacher_head(states)
         if own.align_weight:
             if own.distill_loss == "contrastive":
                 loss = contrastive_distillation(users, teachers, own.distill_temperature)
@@ -190,11 +193,14 @@ class FrozenTeacher:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
 
     @torch.no_grad()
-    def user_states(self, items, lengths):
+    def user_states(self, items, lengths, dropout=False):
         """O_u of right-padded histories ``(b, w)`` of these lengths ``(b,)``, ``(b, d)``.
 
         Of a history longer than the model reads, the last items count.
+
+        ``dropout``: whether the model is in training mode, though nothing of it is trained.
         """
+        self.model.train(dropout)
         shown = recent(items, lengths, self.width)
         shown = nn.functional.pad(shown, (0, self.width - shown.shape[1]))
         read = self.ids[shown], lengths.clamp(max=self.width)

@@ -20,12 +20,12 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import POSITION, sampled_users, with_shuffled_histories
 from recbole_llmemb.data.loaders import SequenceTrainDataLoader
 from recbole_llmemb.data.windows import plan_batches, trim_histories
+from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
 
 USER_START = "This user has made a series of purchases in the following order: "
 USER_END = ". Based on this sequence of purchases, generate user representation token:"
 ITEM_START = "The item title and item embedding are as follows: "
 ITEM_END = ", then generate item representation token:"
-NO_TITLE = "No title"
 
 PAD = -1
 # Seconds since 1970 lie here from 1973 to 2128; positions in a sequence do not, nor years.
@@ -90,7 +90,7 @@ def recent(items: torch.Tensor, lengths: torch.Tensor, most: int) -> torch.Tenso
 
 
 def item_titles(config, dataset):
-    """The title of each item id, cut to ``item_value_max_chars``; empty ones are ``NO_TITLE``.
+    """The title of each item id, cut to ``item_value_max_chars``, or ``missing_title``.
 
     ``config``: ``item_title_field``; empty means ``title`` or the first of ``item_text_fields``.
     Returns by item id; the first, padding, is empty.
@@ -117,9 +117,10 @@ def item_titles(config, dataset):
             where=path,
         )
     cut = config["item_value_max_chars"] or None  # 0: nothing is cut
-    titles = {t: a.get(chosen, NO_TITLE)[:cut] for t, a in zip(found.tokens, found.attributes)}
+    none = LLMSRecSettings.of(config).missing_title
+    titles = {t: a.get(chosen, none)[:cut] for t, a in zip(found.tokens, found.attributes)}
     tokens = dataset.field2id_token[dataset.iid_field]
-    return ["", *(titles.get(str(token), NO_TITLE) for token in tokens[1:])]
+    return ["", *(titles.get(str(token), none) for token in tokens[1:])]
 
 
 def dates_of(times):
@@ -182,21 +183,26 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
         self.order = order
         _, self.first, self.count = np.unique(users[order], return_index=True, return_counts=True)
 
-    def pairs(self):
+    def pairs(self, generator=None):
         """Row numbers of an epoch's pairs."""
-        kind = self.config["train_targets"]
+        kind, generator = self.config["train_targets"], generator or self.generator
         if kind == "every":
             return self.order
         if kind == "last":
             return self.order[self.first + self.count - 1]
-        draw = torch.rand(len(self.first), generator=self.generator).numpy()
+        draw = torch.rand(len(self.first), generator=generator).numpy()
         return self.order[self.first + (draw * self.count).astype(np.int64)]
 
     def _draw_plan(self):
-        rows = self.pairs()
+        parts, generator = self.config["epoch_parts"], self.generator
+        if parts > 1:  # all of them are of one plan, which an interrupted training finds again
+            number = self.config["seed"] * 1_000_003 + self.epoch // parts
+            generator = torch.Generator().manual_seed(number)
+        rows = self.pairs(generator)
         costs, size = np.ones(len(rows), dtype=np.int64), self.config["train_batch_size"]
-        batches = plan_batches(self._sizes(rows), costs, size, self.generator, self.shuffle)
-        return [rows[batch] for batch in batches]
+        batches = plan_batches(self._sizes(rows), costs, size, generator, self.shuffle)
+        begin, end = (len(batches) * (self.epoch % parts + i) // parts for i in (0, 1))
+        return [rows[batch] for batch in batches[begin:end]]
 
     def _sizes(self, rows):
         chosen = self.rows[rows]

@@ -27,6 +27,8 @@ class LLMSRecSettings(Settings):
     item_input: Literal["table", "text"] = key("table", Use.TABLE)
     """How items come before the LLM: 'table', their table row and CF vector, a slot each; 'text',
     the paper's prompts with titles."""
+    missing_title: str = key("No title", Use.LATER, **NAME)
+    """What stands in prompts for a title that is missing."""
     item_title_field: Text = None
     """Field of the .item file with the titles for the prompts; empty: 'title', or the first of
     item_text_fields."""
@@ -58,6 +60,10 @@ class LLMSRecSettings(Settings):
     checkpoint."""
     align_teacher_config: dict[str, Any] | None = {"loss_type": "CE"}
     """Configuration of a trained CF model where it should differ from its own defaults."""
+    cf_standardize: bool = key(True, Use.LATER)
+    """Whether the CF model's item embeddings are brought to mean 0 and standard deviation 1."""
+    cf_dropout: bool = key(False, Use.LATER)
+    """Whether the CF model drops out in training, though it is frozen."""
     hidden_size: int = key(64, **SIZE)
     """Size of the CF model's item embeddings and states where it is trained here."""
 
@@ -93,6 +99,9 @@ class LLMSRecSettings(Settings):
     """Of Adam, in the first epoch."""
     learning_rate_decay: float = key(0.95, **POSITIVE)
     """What it is multiplied by after each epoch."""
+    epoch_parts: int = key(1, Use.LATER, ge=1, le=1000)
+    """Parts of a pass over the users; each counts as an epoch: for validation, learning_rate_decay,
+    epochs and stopping_step."""
     epochs: int = key(10, **WHOLE)
     """At most."""
     stopping_step: int = key(5, **WHOLE)

@@ -50,6 +50,31 @@ def batch_of(*histories, width=10, n_items=60):
 HISTORIES = [[5, 9, 2, 40, 9, 31, 7, 8, 1, 60], [4], [12, 13, 14, 15], [3, 2], list(range(20, 30))]
 
 
+@pytest.mark.parametrize("kind", ["id", "table", "both", "residual"])
+@pytest.mark.parametrize("name", ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"])
+def test_matrices_that_start_by_xavier(tiny_run, name, kind):
+    """Normal, of variance 2 / (rows + columns); what starts as texts, or at zero, stays."""
+    _, _, own, _ = tiny_run(name, item_embedding=kind)
+    _, _, model, _ = tiny_run(name, item_embedding=kind, initialization="xavier")
+    before, spreads = dict(own.named_parameters()), []
+    for key, weight in model.named_parameters():
+        kept = weight.dim() < 2 or "offsets" in key or "extra" in key
+        same = torch.equal(weight, before[key])
+        assert same == kept, key
+        if not kept:
+            rows = weight[1:] if key == "item_embedding.weight" else weight
+            spreads.append((rows.var() * sum(weight.shape) / 2).item())
+    assert len(spreads) > 2 and 0.8 < sum(spreads) / len(spreads) < 1.2
+    if kind == "id":
+        assert not model.item_embedding.weight[0].any()
+
+
+def test_a_trained_table_starts_as_its_texts(tiny_run):
+    own = {"adapter": "none", "llm_freeze": False, "llm_pca_dim": 8}
+    rows = [tiny_run(initialization=i, **own)[2].item_embedding.weight for i in ("own", "xavier")]
+    assert torch.equal(*rows)
+
+
 @pytest.mark.parametrize("settings", [{}, {"item_embedding": "id"}, {"n_layers": 2}], ids=str)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", CAUSAL)

@@ -148,9 +148,9 @@ def test_encoders_are_padded_on_the_right_only(llmsrec):
         llmsrec("bert", llm_padding_side="left")
 
 
-@pytest.mark.parametrize("form", ["table", "text"])
-def test_resumed_training_ends_where_the_whole_one_does(llmsrec, form, monkeypatch):
-    settings = {"item_input": form, "epochs": 3, "stopping_step": 10}
+@pytest.mark.parametrize(("form", "parts"), [("table", 1), ("text", 1), ("table", 3)])
+def test_resumed_training_ends_where_the_whole_one_does(llmsrec, form, parts, monkeypatch):
+    settings = {"item_input": form, "epochs": 3, "stopping_step": 10, "epoch_parts": parts}
     config, data, model, trainer = llmsrec("llama", **settings)
     train_and_evaluate(config, data, model, trainer)
     whole = {name: value.clone() for name, value in model.state_dict().items()}
@@ -214,6 +214,29 @@ def test_training_does_not_go_on_over_something_else(llmsrec, tmp_path, changed,
     with pytest.raises(UserError, match=rf"{whole} is of a training with another .*{changed}"):
         train_and_evaluate(config, data, model, trainer)
     assert train_and_evaluate(config, data, model, trainer, resume=False).epochs == 3
+
+
+def test_titles_that_are_missing(llmsrec, tiny):
+    """As the authors have them, or as ours; long ones whole, where nothing is cut."""
+    file = tiny.folder / "tiny.item"
+    as_it_was = file.read_text()
+    head, first, second, *rest = as_it_was.splitlines()
+    column = [name.split(":")[0] for name in head.split("\t")].index("title")
+    changed = []
+    for line, title in ((first, ""), (second, "red " * 40)):
+        values = line.split("\t")
+        values[column] = title
+        changed.append("\t".join(values))
+    file.write_text("\n".join([head, *changed, *rest]) + "\n")
+    own = {"item_input": "text", "item_value_max_chars": 0}
+    try:
+        for named in ({}, {"missing_title": "No Title"}):
+            _, data, model, _ = llmsrec("llama", **own, **named)
+            ids = data.dataset.token2id(data.dataset.iid_field, [first.split("\t")[0]])
+            assert model.form.titles[ids[0]] == named.get("missing_title", "No title")
+            assert max(map(len, model.form.titles)) >= 4 * 40 - 1
+    finally:
+        file.write_text(as_it_was)
 
 
 def test_titles_that_the_llm_cannot_read(llmsrec, tiny):

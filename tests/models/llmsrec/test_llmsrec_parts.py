@@ -106,6 +106,19 @@ def test_the_networks_are_the_papers(llmsrec):
     assert model.user_head[0].out_features == 24 and model.user_head[3].out_features == 12
 
 
+@pytest.mark.parametrize("form", ["table", "text"])
+def test_networks_that_start_by_xavier(llmsrec, form):
+    """Every matrix, of variance 2 / (rows + columns); the learned tokens are as they were."""
+    _, _, own, _ = llmsrec("llama", item_input=form)
+    _, _, model, _ = llmsrec("llama", item_input=form, initialization="xavier")
+    before, spreads = dict(own.named_parameters()), []
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]) == (weight.dim() == 1), name
+        if weight.dim() > 1:
+            spreads.append((weight.var() * sum(weight.shape) / 2).item())
+    assert len(spreads) >= 8 and 0.85 < sum(spreads) / len(spreads) < 1.15
+
+
 def batches(data, model):
     data.train.form = model.form
     return list(data.train)
@@ -129,6 +142,47 @@ def test_what_makes_an_epoch(llmsrec, kind):
     are_last = [all(latest[int(users[r])] == int(positions[r]) for r in pairs) for pairs in found]
     assert are_last == ([True] * 3 if kind == "last" else [False] * 3)
     assert (found[0].tolist() == found[1].tolist()) is (kind == "last")
+
+
+@pytest.mark.parametrize("kind", ["one", "last", "every"])
+def test_parts_of_an_epoch(llmsrec, kind):
+    """Four of them are one pass: each user (or pair) once, in batches of the same size."""
+    _, data, model, _ = llmsrec("llama", train_targets=kind, epoch_parts=4, train_batch_size=3)
+    passes, data.train.form = [], model.form
+    for epoch in range(8):
+        data.train.epoch = epoch
+        plan = data.train.plan()
+        assert len(data.train) == len(plan) > 0
+        found = [batch[data.train.uid_field].tolist() for batch in data.train]
+        if epoch % 4 == 0:
+            passes.append([])
+        passes[-1].append([user for batch in found for user in batch])
+    rows = data.train.rows[data.train.uid_field].tolist()
+    expected = sorted(rows if kind == "every" else set(rows))
+    for parts in passes:
+        assert sorted(user for part in parts for user in part) == expected
+        assert max(map(len, parts)) - min(map(len, parts)) <= 3
+    assert passes[0] != passes[1]
+
+
+def test_the_cf_model_as_it_is(llmsrec):
+    """Not standardized, and dropping out while it is distilled, and then only."""
+    _, data, model, _ = llmsrec("llama", cf_standardize=False, cf_dropout=True)
+    assert torch.equal(model.form.cf_items, model.teacher.item_embeddings)
+    for layer in model.teacher.model.modules():
+        if hasattr(layer, "p"):
+            layer.p = 0.5
+    batch = batches(data, model)[0]
+    history = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
+    still = [model.teacher.user_states(*history) for _ in range(2)]
+    assert torch.equal(*still)
+    seen = []
+    model.teacher_head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for _ in range(2):
+        model.calculate_loss(batch)
+    assert not torch.equal(*seen) and not torch.equal(seen[0], still[0])
+    assert not any(p.requires_grad for p in model.teacher.model.parameters())
+    assert torch.equal(model.teacher.user_states(*history), still[0])
 
 
 @pytest.mark.parametrize("form", ["table", "text"])
@@ -205,7 +259,8 @@ def test_training_on_shuffled_histories(llmsrec, monkeypatch):
     rows = [d.test._dataset[list(range(5))][lists] for d in (data, shuffled)]
     assert torch.equal(*rows)  # evaluation is on the true order
     read, real = [], model.teacher.user_states
-    monkeypatch.setattr(model.teacher, "user_states", lambda *a: read.append(a[0]) or real(*a))
+    spied = lambda items, *a, **k: read.append(items) or real(items, *a, **k)  # noqa: E731
+    monkeypatch.setattr(model.teacher, "user_states", spied)
     model.calculate_loss(other)
     assert torch.equal(read[0], other[lists])  # what the CF model's state is of, too
 

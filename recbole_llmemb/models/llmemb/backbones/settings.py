@@ -88,6 +88,12 @@ def check_backbone(values: dict, model_class) -> None:
         if values.get(key, field.default) not in (None, field.default):
             why = "makes scores in a way of its own; leave it at its default"
             raise _unfit(values, key, model_class, why)
+    own = getattr(model_class.Keys, "model_fields", {})
+    few = "train_targets" not in own and training.train_targets != "every"
+    causal = model_class.one_pass == "causal" and training.train_mode == "sequence"
+    if few and not (causal and training.train_targets == "last"):
+        why = "trains on every target, or in train_mode: sequence, if it is causal, on the last"
+        raise _unfit(values, "train_targets", model_class, why)
     trims = training.prefix_trim and training.train_mode == "prefix"
     if trims and not model_class.is_padding_free(values):
         why = "does not give the same without the padding of its histories; set it to False"

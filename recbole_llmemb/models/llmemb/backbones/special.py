@@ -12,7 +12,7 @@ from torch import nn
 from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.data.loaders import BATCH_ITEMS, MASKED
+from recbole_llmemb.data.loaders import BATCH_ITEMS, LOSS_POSITION, MASKED
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmemb.parts import item_layer
 
@@ -61,20 +61,33 @@ class BERT4RecModel(LLMEmbMixin):
         if recboles and not trimmed:
             return super()._prefix_loss(interaction)
         sequences = interaction[self.MASK_ITEM_SEQ]
+        chunks = [sequences]
         if trimmed:
             chunks = [sequences[begin:end, :width] for begin, end, width in interaction.chunks]
-            masked = [interaction[name] for name in MASKED]
-            if recboles:  # whose loss leaves out those that begin a row
-                masked = [each[: interaction.targets] for each in masked]
-        else:
-            chunks, (rows, which) = [sequences], interaction[self.POS_ITEMS].nonzero(as_tuple=True)
-            places = rows * sequences.shape[1] + interaction[self.MASK_INDEX][rows, which]
-            columns = (interaction[self.POS_ITEMS], interaction[self.NEG_ITEMS])
-            masked = [places, *(column[rows, which] for column in columns)]
-        places, items, negatives = masked
+        places, items, negatives = self._masked(interaction)
         states = torch.cat([self.forward(chunk).flatten(0, 1) for chunk in chunks])
         targets = {self.POS_ITEM_ID: items, self.NEG_ITEM_ID: negatives}
         return self.position_loss(states.index_select(0, places), targets, padding=recboles)
+
+    def _masked(self, interaction):
+        """Places, items and negatives of what the loss of masked rows predicts, ``(m,)`` each.
+
+        RecBole's leaves out those that begin a row.
+        """
+        recboles = self._has_recboles_loss
+        if MASKED[0] in interaction:
+            masked = [interaction[name] for name in MASKED]
+            return [each[: interaction.targets] for each in masked] if recboles else masked
+        items, index = interaction[self.POS_ITEMS], interaction[self.MASK_INDEX]
+        rows, which = ((items > 0) & (index > 0) if recboles else items > 0).nonzero(as_tuple=True)
+        places = rows * interaction[self.MASK_ITEM_SEQ].shape[1] + index[rows, which]
+        return [places, *(c[rows, which] for c in (items, interaction[self.NEG_ITEMS]))]
+
+    def aligned_items(self, interaction):
+        if LOSS_POSITION in interaction:
+            return super().aligned_items(interaction)
+        items = self._masked(interaction)[1]
+        return items if self.align_positions else torch.unique(items)
 
     def _needed_items(self, interaction):
         # RecBole's masked rows hold masks and negatives of their own: adapt everything.
