@@ -184,6 +184,7 @@ class FrozenTeacher:
 
     def __init__(self, model, ids):
         self.model, self.ids = as_method(model.eval().requires_grad_(False)), ids
+        self.set_mode = model.train  # of RecBole's own models, too, which another stands for
         with torch.no_grad():
             rows = model.item_embedding.weight[ids].float().clone()
         rows[0] = 0
@@ -200,7 +201,7 @@ class FrozenTeacher:
 
         ``dropout``: whether the model is in training mode, though nothing of it is trained.
         """
-        self.model.train(dropout)
+        self.set_mode(dropout)
         shown = recent(items, lengths, self.width)
         shown = nn.functional.pad(shown, (0, self.width - shown.shape[1]))
         read = self.ids[shown], lengths.clamp(max=self.width)
