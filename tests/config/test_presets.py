@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,6 +126,21 @@ def test_preset_trains(name, tiny_settings, capsys):
     without = yaml.safe_load(PRESETS[name].read_text(encoding="utf-8"))
     reduced = without.get("adapter") in ("none", "whitening")
     assert ("table: 16 wide and no adapter to learn, so llm_pca_dim is 8" in out) == reduced
+
+
+@pytest.mark.parametrize("model", ["LLMEmbGRU4Rec", "LLMEmbBERT4Rec"])
+def test_the_authors_settings_train(model, tiny_settings, capsys):
+    given = tiny_settings(model, epochs=1)
+    for key in ("align_weight", "eval_args"):
+        given.pop(key)
+    typed = [f"--{key}={value}" for key, value in given.items()]
+    typed += [f"--model={model}", "--dataset=tiny", "--preset=authors", "--result_json=out.json"]
+    assert main([*typed, "--align_teacher_config={'epochs': 1}"]) == 0
+    result = json.loads(Path("out.json").read_text(encoding="utf-8"))
+    assert result["epochs"] == 1 and result["test_result"]["ndcg@10"] >= 0
+    assert result["config"]["exclude_history"] == "keep_target"
+    assert "uni100" in str(result["config"]["eval_args"])
+    assert ("train_targets" in result["config"]) == (model == "LLMEmbGRU4Rec")
 
 
 @pytest.mark.parametrize("name", ["llm2x", "longtail", "residual_init", "whitened_init", "llmemb"])

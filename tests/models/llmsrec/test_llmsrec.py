@@ -6,10 +6,11 @@ import sys
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 
-from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain, preset_file
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.llmsrec.item_inputs import ITEM_PROMPT
@@ -526,3 +527,21 @@ def test_settings_that_cannot_work(llmsrec, setting, message):
     with pytest.raises(UserError, match=message) as error:
         llmsrec("llama", **setting)
     assert "\n" not in str(error.value)
+
+
+def test_the_authors_settings_train(llmsrec):
+    """Their CF model's last epoch counts, whatever a validation would say; parts are epochs."""
+    values = yaml.safe_load(preset_file("authors", "LLMSRec").read_text(encoding="utf-8"))
+    small = {"epochs": 3, "hidden_size": 8, "head_hidden_size": 24, "representation_size": 12}
+    small |= {"epoch_parts": 2, "MAX_ITEM_LIST_LENGTH": 10}
+    small["align_teacher_config"] = values["align_teacher_config"] | {
+        "epochs": 2, "inner_size": 16, "MAX_ITEM_LIST_LENGTH": 10,
+    }  # fmt: skip
+    config, data, model, trainer = llmsrec("llama", **values | small)
+    state = checkpoint.load(config["teacher_used"]["path"])
+    assert state["epoch"] == 1 and not state["best_valid_result"]
+    assert state["config"]["loss_type"] == "BCE" and state["config"]["adam_betas"] == [0.9, 0.98]
+    result = train_and_evaluate(config, data, model, trainer)
+    assert result.epochs == 3 and result.test_result["hit@10"] >= 0
+    assert trainer.optimizer.param_groups[0]["betas"] == (0.9, 0.98)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.0001 * 0.95**2)
