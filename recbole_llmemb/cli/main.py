@@ -5,14 +5,17 @@ Nothing heavy is imported here, nor by a subcommand before it has looked at its 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_llmemb import __version__
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, in_a_sentence
+from recbole_llmemb.core.files import NO_TEXT
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -33,20 +36,74 @@ def main(argv: list[str] | None = None) -> int:
     about = {"-h": "help", "--help": "help", "--version": "version"}
     command = about.get(argv[0], argv[0]) if argv else "run"
     command, argv = ("run", argv) if command.startswith("-") else (command, argv[1:])
+    _open_streams()
     try:
+        _refuse_broken(argv)
         status = _run(command, argv)
         sys.stdout.flush()  # while a reader that has enough can be told from an error
         return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except KeyboardInterrupt:
-        again = "; the same command takes up what is done" if command in _RESUMED else ""
-        print(f"interrupted{again}", file=sys.stderr)
-        return 130
+        return _interrupted(command)
     except BrokenPipeError:  # whoever reads the output has enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 141
+    except Exception as error:
+        if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
+            return _interrupted(command)  # libraries make others of it while they are imported
+        sentence = in_a_sentence(error)
+        if sentence is None:
+            raise
+        return _refuse(sentence)
+
+
+def _open_streams() -> None:
+    """Closed streams say nothing; characters that a terminal lacks are written as escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _refuse_broken(argv: list[str]) -> None:
+    for word in argv:
+        if NO_TEXT.search(word):
+            shown = word.encode("utf-8", "backslashreplace").decode()
+            raise UserError(f"Argument {shown[:80]!r} is no text; write it in UTF-8.")
+
+
+def _refuse(sentence: str) -> int:
+    """Say a sentence on one line: names and files may hold what moves a terminal's cursor."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+    sentence = "".join(shown)
+    with contextlib.suppress(OSError):
+        print(f"error: {sentence}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence()
+    return 2
+
+
+def _silence() -> None:
+    """Let Python write what is left for a standard output that takes no more to nowhere."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _interrupted(command: str) -> int:
+    again = "; the same command takes up what is done" if command in _RESUMED else ""
+    print(f"interrupted{again}", file=sys.stderr)
+    return 130
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _run(command: str, argv: list[str]) -> int:

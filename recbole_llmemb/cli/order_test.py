@@ -42,7 +42,7 @@ class OrderTestOptions(Checked):
     checkpoint: list[str] = option(
         ..., "what to test; again, or a,b, for more", repeat=True, metavar="[NAME=]FILE"
     )
-    shuffles: int = option(5, "how often (0: not)", ge=0)
+    shuffles: int = option(5, "how often (0: not)", ge=0, le=10_000)
     seed: int = option(2020, "of the first; then seed + 1, …", ge=0)
     last: int | None = option(None, "shuffle only so many items at the end", ge=1)
     out: str | None = option(None, "where to write JSON, Markdown and figure", metavar="DIR")

@@ -138,6 +138,8 @@ def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
         if recommender.known_again:
             again = f"{recommender.known_again:,} of the file's items"
             say(f"note: known already, and as they were: {again}")
+        if recommender.without_text:
+            say(f"note: left out, as nothing is said of them: {recommender.without_text:,}")
         if note := recommender.method.new_item_note():
             say(f"note: {note}")
     return recommender

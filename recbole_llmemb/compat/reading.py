@@ -26,6 +26,8 @@ _NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]
 _UNIT = "\x1f"
 # From here on, not every whole number is a float.
 _INEXACT = 2.0**53
+# The largest number that a model computes with.
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_files_as_they_are() -> None:
@@ -190,10 +192,24 @@ def _lists(dataset, file, column, kind):
     return pd.Series(lists, dtype=object)
 
 
+def _largest(values):
+    return np.abs(values).max(initial=0)
+
+
 def _check_numbers(dataset, file, frame):
-    """Refuse infinite numbers that models are given; where all are missing, they are 0."""
-    for name in [name for name in frame if name in (dataset.config["numerical_features"] or ())]:
+    """Refuse numbers that are too large for models, and infinite ones that they are given.
+
+    Where all are missing, they are 0.
+    """
+    for name in [name for name in frame if "float" in dataset.field2type[name].value]:
         kind, values = dataset.field2type[name].value, frame[name]
+        largest = values if kind == "float" else values.map(_largest)
+        large = largest.abs().between(_LARGEST, np.inf, inclusive="neither").to_numpy()
+        if large.any():
+            said = f"{name} is {values.iloc[int(large.argmax())]}, too large a number for models"
+            file.refuse(_lines_of(file, [int(large.argmax())])[0], f"{said}; write another")
+        if name not in (dataset.config["numerical_features"] or ()):
+            continue
         orders = name == dataset.time_field and orders_by_time(dataset)
         if not kind.startswith("float") or orders or not len(frame):
             continue

@@ -204,7 +204,9 @@ def _is_never_there(path: Any) -> bool:
 
 
 def _save_no_loaders(config, dataloaders):
-    logging.getLogger().warning(
+    from logging import getLogger  # as it runs among other names
+
+    getLogger().warning(
         "save_dataloaders is passed over: RecBole would keep them as a pickle, which can run any "
         "code; they are built anew by each run."
     )

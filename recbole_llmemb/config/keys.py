@@ -12,7 +12,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
@@ -202,10 +202,9 @@ _NUMBER = r"\s*-?(inf|[0-9.]+(e[+-]?[0-9]+)?)\s*"
 _INTERVAL = rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*"
 #: Of which RecBole tells the log only that it leaves out those that it cannot read.
 INTERVALS = rf"^{_INTERVAL}(;{_INTERVAL})*$"
-Kept = Annotated[str, StringConstraints(pattern=INTERVALS)] | list[Any] | None
+Kept = Annotated[str, StringConstraints(pattern=INTERVALS)] | list[Any]
 #: Among what targets are ranked.
 RANKING = "full|(uni|pop)0*[1-9][0-9]{0,8}"
-_CLIPPING = {"max_norm", "norm_type", "error_if_nonfinite", "foreach"}
 
 
 def is_number(value: Any) -> bool:
@@ -213,10 +212,49 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _clipping(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    if found and not (set(found) <= _CLIPPING and is_number(found.get("max_norm"))):
-        raise ValueError
+def _within(value: Any, low: float, high: float) -> bool:
+    return is_number(value) and low <= value <= high
+
+
+_NONE = (None, "none", "None")
+# What the parts of some dictionaries may be.
+_PARTS: dict[str, Callable[[Any], bool]] = {
+    "max_norm": lambda value: _within(value, 1e-30, 1e30),
+    "norm_type": lambda value: value == "inf" or _within(value, 1e-3, math.inf),
+    "error_if_nonfinite": lambda value: isinstance(value, bool),
+    "foreach": lambda value: value is None or isinstance(value, bool),
+    "distribution": lambda value: value in ("uniform", "popularity", *_NONE),
+    "sample_num": lambda value: isinstance(value, int) and _within(value, 0, 2**20),
+    "alpha": lambda value: _within(value, 0, 4),
+    "dynamic": lambda value: isinstance(value, bool),
+    "candidate_num": lambda value: isinstance(value, int) and _within(value, 0, 2**20),
+    "order": lambda value: value in ("RO", "TO"),
+    "group_by": lambda value: value in ("user", *_NONE),
+}
+
+
+def _parts(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Refuse a dictionary of which a part is not what it can be; no negatives have no parts."""
+    drawn = found and found.get("distribution", "") not in _NONE
+    for name, value in (found or {}).items() if drawn else ():
+        if name in _PARTS and not _PARTS[name](value):
+            raise ValueError
     return found
+
+
+def _clipping(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    if found and not {"max_norm"} <= set(found) <= {*list(_PARTS)[:4]}:
+        raise ValueError
+    return _parts(found)
+
+
+def _encoding(name: str | None) -> str | None:
+    """Of text: Python has others, such as hex."""
+    try:
+        "".encode(name or "utf-8").decode(name or "utf-8")
+    except LookupError:
+        raise ValueError from None
+    return name
 
 
 def _threshold(value: int | float) -> int | float:
@@ -227,8 +265,14 @@ def _threshold(value: int | float) -> int | float:
 
 def _evaluation(args: dict[str, Any]) -> dict[str, Any]:
     """RecBole fails late over ways to rank and to split that it does not have."""
-    modes, split = args.get("mode"), args.get("split")
-    for mode in modes.values() if isinstance(modes, dict) else [modes]:
+    modes, split = args.get("mode", "full"), args.get("split")
+    by_part = modes if isinstance(modes, dict) else {"test": modes}
+    if not (by_part and by_part.keys() <= {"valid", "test"}):
+        raise UserError(
+            f"eval_args.mode is {modes!r}; it must be full, or a dictionary such as "
+            "{'valid': 'uni99', 'test': 'full'}."
+        )
+    for mode in by_part.values():
         if mode not in (None, "none") and not re.fullmatch(f"labeled|{RANKING}", str(mode)):
             raise UserError(
                 f"mode is {mode!r}; it must be full, or uniNNN or popNNN for NNN sampled items "
@@ -240,7 +284,7 @@ def _evaluation(args: dict[str, Any]) -> dict[str, Any]:
             "test_only, as in {'LS': 'valid_and_test'}, or RS or TS with the shares of training, "
             "validation and test, as in {'RS': [0.8, 0.1, 0.1]}; 0 leaves out one of the latter."
         )
-    return args
+    return _parts(args) or {}
 
 
 def _is_split(split: Any) -> bool:
@@ -253,6 +297,14 @@ def _is_split(split: Any) -> bool:
     return len(shares) == 3 and all(0 <= one < math.inf for one in shares) and shares[0] > 0
 
 
+_GPUS = r"^\s*(-?\d+|[GM][\w-]+)?(\s*,\s*(\d+|[GM][\w-]+))*\s*$"
+_Number = Annotated[int, Field(ge=-1, le=2**16)]
+#: Which GPUs are seen.
+Gpu = _Number | Annotated[str, StringConstraints(pattern=_GPUS)] | tuple[_Number, ...]
+#: The name of an encoding.
+Encoding = Annotated[str | None, BeforeValidator(_as_none), AfterValidator(_encoding)]
+#: How negatives are drawn.
+Negatives = Annotated[dict[str, Any] | None, AfterValidator(_parts)]
 #: Arguments of PyTorch's ``clip_grad_norm_``.
 Clipping = Annotated[dict[str, Any] | None, AfterValidator(_clipping)]
 #: A number of interactions, or a share of the users or items.

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 
+from recbole_llmemb.config.fields import check_others
 from recbole_llmemb.config.keys import Use, declared, use_of
 from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.config.values import (
     check,
+    check_dataset,
     defaults,
     known_keys,
     preset_file,
@@ -61,7 +63,7 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
         named = isinstance(wanted, str) and wanted
         if named and not (wanted.isidentifier() and wanted[0] != "_"):
             raise registry.no_such_model(wanted)
-        _check_dataset(given.get("dataset") if dataset is None else dataset)
+        check_dataset(given.get("dataset") if dataset is None else dataset)
         registry.look_up(wanted)
         try:
             return look_up(self, model, dataset)
@@ -81,9 +83,14 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
         model_class, ours = self.model_class, registry.is_ours(self.model)
         if not self.restored:
             warn_of_keys(self)
+            check_others(given, self.internal_config_dict, ours)
         if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
             values["train_neg_sample_args"] = None  # yaml makes a text of None
         by_loss = not ours and not hasattr(model_class, "input_type")
+        if by_loss and values.get("loss_type") not in ("CE", "BPR"):
+            shown = values.get("loss_type")
+            told = f"loss_type is {shown!r}; for {self.model} it must be 'CE' or 'BPR'."
+            raise UserError(told, key="loss_type")
         if by_loss and values.get("loss_type") == "CE" and "train_neg_sample_args" not in given:
             values["train_neg_sample_args"] = None  # RecBole's own default is refused by itself
         if ours:
@@ -135,16 +142,6 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
     Config._convert_config_dict = _convert_config_dict
     Config.restored = False  # True while a checkpoint's, which told its user long ago
     Config.knows_llmemb = True
-
-
-def _check_dataset(dataset: Any) -> None:
-    """Models and datasets go by names: RecBole imports modules and reads yaml files called so."""
-    name = str(dataset)
-    if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0")):
-        raise UserError(
-            f"dataset is {name!r}; it must be the name of a folder, not a path: data_path says in "
-            "which one that folder is."
-        )
 
 
 def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:
@@ -277,8 +274,8 @@ def config_from_plain(plain: Mapping[str, Any]) -> Any:
 
 def _explained(what: str) -> contextlib.AbstractContextManager[None]:
     """Tell in a sentence what RecBole's ``Config`` fails over."""
-    errors = ValueError, KeyError, TypeError, AttributeError, NotImplementedError, OSError
-    return explained(f"{what} cannot be used: {{reason}}.", *errors)
+    errors = ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError
+    return explained(f"{what} cannot be used: {{reason}}.", *errors, OSError)
 
 
 def config_for(plain: Mapping[str, Any], device: torch.device) -> Any:

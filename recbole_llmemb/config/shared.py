@@ -20,10 +20,13 @@ from recbole_llmemb.config.keys import (
     WHOLE,
     Clipping,
     Counts,
+    Encoding,
     Evaluation,
+    Gpu,
     Kept,
     MaybeNames,
     Names,
+    Negatives,
     Pair,
     Place,
     Settings,
@@ -45,7 +48,17 @@ WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
 # RecBole's changes of histories in training, and the setting that each cannot do without.
 _TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "eta", "reorder_itemseq": "beta"}
 
-Dict = dict[str, Any]
+_NEGATIVES = (
+    "a dictionary of distribution ('uniform' or 'popularity'), sample_num, candidate_num (whole "
+    "numbers), alpha (from 0 to 4) and dynamic (True or False)"
+)
+_EVALUATION = (
+    "a dictionary of split, order ('TO' or 'RO'), group_by ('user' or 'none') and mode ('full')"
+)
+_LEARNERS = "adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"
+_LEARNER = f"(?i)^({'|'.join(_LEARNERS)})$"
+_LEVEL = "(?i)^(debug|info|warning|error|critical)$"
+
 Transform = Literal[
     "mask_itemseq", "crop_itemseq", "reorder_itemseq", "inverse_itemseq", "user_defined"
 ]
@@ -65,7 +78,7 @@ class DataSettings(Settings):
     """Name of the dataset."""
     data_path: Place = key("dataset/", ANY | MACHINE | Use.PLACE | MEASURE, **NAME)
     """Folder that holds the dataset's folder."""
-    encoding: Text = key(None, ANY | SHARED)
+    encoding: Encoding = key(None, ANY | SHARED, "the name of an encoding, such as latin-1")
     """Of the dataset's files; empty: utf-8."""
     field_separator: str = key("\t", ANY, **NAME)
     """What stands between two fields."""
@@ -87,10 +100,6 @@ class DataSettings(Settings):
     """What the fields of histories end in."""
     ITEM_LIST_LENGTH_FIELD: str = key("item_length", ANY, **NAME)
     """Field of the lengths of histories."""
-    load_col: dict[str, list[Any] | None] | None = key(
-        None, ANY, "the fields of each file, such as {'inter': [user_id, item_id]}"
-    )
-    """Fields of each file that are read; empty: all."""
     val_interval: dict[str, Kept] | None = key(
         None,
         ANY | Use.ROWS,
@@ -166,8 +175,8 @@ class TrainingSettings(Settings):
     negative_excludes: Literal["history", "target"] = key("history", LEARNING)
     """What a sampled negative must not be: in the user's training 'history', or just the
     'target'."""
-    train_neg_sample_args: Dict | None = key(
-        {"distribution": "uniform", "sample_num": 1}, ANY | LEARNING
+    train_neg_sample_args: Negatives = key(
+        {"distribution": "uniform", "sample_num": 1}, ANY | LEARNING, _NEGATIVES
     )
     """Negatives of BCE and BPR; CE takes every item and ignores this."""
     train_targets: Literal["every", "last", "one"] = key("every", LATER)
@@ -197,6 +206,12 @@ class TrainingSettings(Settings):
         None, ANY | LEARNING, "a dictionary such as {'max_norm': 5.0}, perhaps with norm_type"
     )
     """To what length gradients are cut."""
+    learner: str = key("adam", ANY, f"one of {', '.join(_LEARNERS)}", pattern=_LEARNER)
+    """The optimizer."""
+    enable_scaler: bool = key(False, ANY)
+    """Whether to scale losses under enable_amp, as amp_dtype: float16 needs."""
+    loss_decimal_place: int = key(4, ANY, ge=0, le=32)
+    """Decimals of the losses that are told."""
     enable_amp: bool = key(False, ANY | LEARNING)
     """Whether to compute in mixed precision."""
     amp_dtype: Literal["bfloat16", "float16"] = key("bfloat16", LEARNING)
@@ -263,7 +278,7 @@ class TrainingSettings(Settings):
 class EvaluationSettings(Settings):
     """Evaluation"""
 
-    eval_args: Evaluation = key({}, ANY | SHARED | MEASURE)
+    eval_args: Evaluation = key({}, ANY | SHARED | MEASURE, _EVALUATION)
     """How interactions are split, and among what targets are ranked."""
     repeatable: bool = key(True, ANY | SHARED)
     """Whether items may come again, as those of sequences do."""
@@ -316,13 +331,15 @@ class RunSettings(Settings):
     """Files of settings, separated by blanks; later ones win."""
     checkpoint_dir: Place = key("saved", ANY | MACHINE | TRUST, **NAME)
     """Folder of the checkpoints."""
-    gpu_id: int | str | tuple[int, ...] = key("0", ANY | MACHINE | SHARED, "the number of a GPU")
+    gpu_id: Gpu = key("0", ANY | MACHINE | SHARED, "the number of a GPU")
     """Which GPU is seen."""
     use_gpu: bool = key(True, ANY | MACHINE | SHARED)
     """Whether to compute on one."""
-    worker: int = key(0, ANY | MACHINE, ge=0, le=2**10)
+    worker: int = key(0, ANY | MACHINE, ge=0, le=2**6)
     """Processes that prepare batches beside."""
-    state: Text = key("INFO", ANY | MACHINE | SHARED)
+    state: str = key(
+        "INFO", ANY | MACHINE | SHARED, "debug, info, warning, error or critical", pattern=_LEVEL
+    )
     """How much the log is told."""
     show_progress: bool = key(True, ANY | MACHINE | SHARED)
     """Whether there are progress bars."""

@@ -16,7 +16,8 @@ import yaml
 
 from recbole_llmemb.config.keys import Use, declared, sections_of, text_keys
 from recbole_llmemb.config.shared import TrainingSettings
-from recbole_llmemb.core.errors import UserError, nearest, reason_of
+from recbole_llmemb.core.errors import UserError, nearest
+from recbole_llmemb.core.files import read_yaml
 
 # Options of commands that are names or paths, and no keys.
 _OPTIONS = ("result_json", "name", "storage", "space")
@@ -91,6 +92,7 @@ def recbole_folder() -> Path | None:
 def defaults(model: str, dataset: str) -> dict[str, Any]:
     """Our defaults for a model on a dataset: ``overall`` < ``model/`` < ``dataset/``."""
     merged: dict[str, Any] = {}
+    check_dataset(dataset)
     for part in ("overall", f"model/{model}", f"dataset/{dataset}"):
         file = properties_folder() / f"{part}.yaml"
         if file.is_file():
@@ -101,11 +103,10 @@ def defaults(model: str, dataset: str) -> dict[str, Any]:
 def read_settings(file: str | Path) -> dict[str, Any]:
     """What a file of settings holds."""
     if not Path(file).is_file():
-        raise UserError(f"config file {file} does not exist; check --config_files.")
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # no !!python/… in it
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {file} is not valid yaml: {reason_of(error)}.") from None
+        raise UserError(
+            f"config file {file} does not exist; check --config_files.", key="config_files"
+        )
+    content = read_yaml(file, f"config file {file}")
     if not isinstance(content, dict):
         raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
     for key in content:
@@ -169,6 +170,17 @@ def recboles_models() -> list[str]:
     """Names of RecBole's own models."""
     folder = recbole_folder()
     return sorted(f.stem for f in folder.glob("properties/model/*.yaml")) if folder else []
+
+
+def check_dataset(dataset: Any) -> None:
+    """Datasets go by names: files of settings are read that are called so."""
+    name = str(dataset)
+    if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0")):
+        raise UserError(
+            f"dataset is {name!r}; it must be the name of a folder, not a path: data_path says in "
+            "which one that folder is.",
+            key="dataset",
+        )
 
 
 # -- text ---------------------------------------------------------------------------------
@@ -281,7 +293,7 @@ def _advice(key: str) -> str:
 
 
 def warn_of_keys(config: Any) -> None:
-    """Say which keys of files, dictionaries and the command line have no effect.
+    """Say which keys of files, dictionaries and the command line have no effect; refuse such parts.
 
     Those of other models are no mistake: one file often serves several.
     """
@@ -299,10 +311,9 @@ def warn_of_keys(config: Any) -> None:
     for key, parts in _INSIDE.items():
         value = given.get(key)
         for part in value if isinstance(value, dict) else ():
-            if part not in parts and part in known:
-                warn(f"{part} has no effect inside {key}: set it beside {key}.")
-            elif part not in parts:
-                warn(f"{key}.{part} has no effect: {key} is made of {', '.join(parts)}.")
+            if part not in parts:
+                advice = "set it beside" if part in known else f"{', '.join(parts)} are in"
+                raise UserError(f"{key}.{part} has no effect; {advice} {key}.", key=key)
 
 
 def keys_of_any_model() -> set[str]:

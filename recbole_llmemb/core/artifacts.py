@@ -46,6 +46,8 @@ def build_lock(out: Path, what: str) -> Iterator[None]:
     """Wait until no other process is making ``out``. The lock dies with its process."""
     with explained(f"The {what} {out} cannot be written: {{reason}}.", OSError, where=out):
         out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass  # where there can be no file, a lock is waited for without end
         lock = FileLock(out.parent / f".{out.name}.lock")
         lock.acquire()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from recbole_llmemb.core.errors import UserError
@@ -19,6 +19,8 @@ _WORDS = {
     list: "a list",
 }
 
+
+_BEYOND = 2**32  # more than any machine does
 
 _OF_OPTIONS = {"group", "metavar", "also", "name", "positional", "repeat", "hidden", "wanted"}
 
@@ -42,6 +44,14 @@ class Checked(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int) and abs(value) >= _BEYOND:
+            told = f"{info.field_name} is {_shown(value)}; it must be less than {_BEYOND:,}."
+            raise UserError(told, key=info.field_name)
+        return value
 
     def __init__(self, **values: Any):
         try:

@@ -8,6 +8,7 @@ line prints it and exits with status 2; from Python it is an ordinary exception.
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,30 @@ def reason_of(error: BaseException, limit: int = 300) -> str:
     if isinstance(error, KeyError) and error.args:
         text = f"there is no {error.args[0]!r}"
     return " ".join(text.split())[:limit].rstrip(".: ")
+
+
+def in_a_sentence(error: BaseException) -> str | None:
+    """What to say of an error that is the machine's or a file's, wherever it comes up.
+
+    Returns None for one of a program.
+    """
+    reason = reason_of(error)
+    if isinstance(error, MemoryError) or re.search("(allocate|out of) memory", reason, re.I):
+        return (
+            f"There is not enough memory ({reason or 'it is full'}); take smaller batches, a "
+            "smaller model or less data."
+        )
+    if isinstance(error, RecursionError):
+        return "Something that was given is nested too deeply; write it flatter."
+    if isinstance(error, UnicodeError):
+        return f"Text that was given cannot be read or written ({reason}); write it in UTF-8."
+    if not isinstance(error, OSError):
+        return None
+    file = f"{error.filename!r:.300}" if error.filename else "A file, or what is printed,"
+    return (
+        f"{file} cannot be read or written ({reason}); check its place, its permissions and the "
+        "room there, and give the command again."
+    )
 
 
 @contextmanager

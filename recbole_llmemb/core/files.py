@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import glob
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from recbole_llmemb.core.errors import UserError, explained, reason_of
 
 AnyPath = str | os.PathLike[str]
+#: The letters that no file and no name can hold: NUL, and halves of characters.
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 _QUOTED = r'"((?:[^"]|"")*)"'
 _ENTRY = {
     ",": re.compile(rf'\s*(?:{_QUOTED}|([^",\s][^,]*)?)\s*(?:,|$)'),
@@ -30,8 +37,24 @@ def text_encoding(encoding: str | None) -> str:
     return "utf-8-sig" if plain in ("utf-8", "utf8") else encoding
 
 
+def content_of(path: AnyPath) -> bytes:
+    """What a small file holds; a pipe or a device has no end, and is refused as no file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no file", os.fspath(path))
+    return Path(path).read_bytes()
+
+
+def refuse_endless(folder: Path) -> None:
+    """Refuse a folder for libraries to read that has pipes or devices in it."""
+    for path in folder.rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is no file; take it out of {folder}.", where=path)
+
+
 def lines_of(path: AnyPath, encoding: str | None = None) -> list[str]:
     """Lines of a text file without their ends; a lone carriage return is none."""
+    if not (os.path.isfile(path) or os.fspath(path).startswith("/dev/fd/")):  # as <(…) is
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(path))
     with open(path, encoding=text_encoding(encoding), newline="\n") as file:
         return [line.removesuffix("\r") for line in file.read().split("\n")]
 
@@ -47,9 +70,12 @@ def first_line(path: AnyPath, encoding: str | None) -> str:
 
 def wrong_encoding(path: AnyPath, encoding: str | None, error: Exception) -> str:
     """A sentence for a file that cannot be decoded."""
+    likely = "latin-1"
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        likely = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else likely
     return (
         f"{path} cannot be read as {encoding or 'utf-8'} ({reason_of(error)}); set encoding to "
-        "that of the file, as in --encoding=latin-1."
+        f"that of the file, as in --encoding={likely}."
     )
 
 
@@ -197,3 +223,45 @@ def hash_file(path: AnyPath, digest: Any) -> None:
     with open(path, "rb") as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
+
+
+# -- yaml --------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):  # no !!python/… in it
+    """Of what a person writes: each key once, and nothing that is larger than it looks."""
+
+    def compose_document(self) -> Any:
+        node = super().compose_document()
+        self.size(node, {}, 0)
+        return node
+
+    def size(self, node: Any, known: dict[int, int], depth: int) -> int:
+        """How many values a node stands for, what it refers to counted each time."""
+        if known.get(id(node)) == 0 or depth > 50:
+            raise yaml.MarkedYAMLError(None, None, "it is nested too deeply", node.start_mark)
+        if id(node) not in known:
+            known[id(node)] = 0
+            if isinstance(node, yaml.ScalarNode) and NO_TEXT.search(node.value):
+                told = "it has a letter that no text has"
+                raise yaml.MarkedYAMLError(None, None, told, node.start_mark)
+            parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
+            if isinstance(node, yaml.MappingNode):
+                names = Counter(n.value for n, _ in parts if isinstance(n, yaml.ScalarNode))
+                twice = [name for name, times in names.items() if times > 1 and name != "<<"]
+                if twice:
+                    told = f"it has {twice[0]!r} twice"
+                    raise yaml.MarkedYAMLError(None, None, told, node.start_mark)
+                parts = [part for pair in parts for part in pair]
+            known[id(node)] = 1 + sum(self.size(part, known, depth + 1) for part in parts)
+        if known[id(node)] > 100_000:
+            raise yaml.MarkedYAMLError(None, None, "it is too large", node.start_mark)
+        return known[id(node)]
+
+
+def read_yaml(file: str | Path, what: str) -> Any:
+    """What a yaml file holds; ``what`` says what it is."""
+    told = f"{what} is not valid yaml: {{reason}}."
+    with explained(told, yaml.YAMLError, ValueError, RecursionError, OSError, where=file):
+        text = content_of(file).decode("utf-8-sig")
+        return yaml.load(text, Loader=_Loader)

@@ -61,6 +61,11 @@ def render(package: str, template: str, **values: Any) -> str:
     return environment.get_template(template).render(**values)
 
 
+def no_html(markdown: str) -> str:
+    """Markdown in which what looks like HTML is text."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", markdown)
+
+
 def _data_uri(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
@@ -165,12 +170,15 @@ def svg(figure: Figure) -> bytes:
     Text stays text. Equal figures give equal bytes.
     """
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math("$" not in text.get_text())  # type: ignore[attr-defined]
     file = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "recbole-llmemb"}):
         figure.savefig(file, format="svg", dpi=130, transparent=True, metadata={"Date": None})
-    text = file.getvalue().replace(": #000000", ": currentColor")
-    return text.replace(_STYLE, _STYLE + _THEME, 1).encode()
+    written = file.getvalue().replace(": #000000", ": currentColor")
+    return written.replace(_STYLE, _STYLE + _THEME, 1).encode()
 
 
 def principal_plane(vectors: torch.Tensor) -> tuple[torch.Tensor, float]:

@@ -97,7 +97,7 @@ class Encoder:
         self.batch_size = batch_size
         self.dtype = DTYPES[dtype]
         self._pool = None
-        self._normalize = normalize
+        self._normalize, self._name = normalize, source.name
         model = load_pipeline(
             source, pooling, self.dtype, self.devices[0], max_length, trust_remote_code, end_token
         )
@@ -122,7 +122,7 @@ class Encoder:
             options["chunk_size"] = max(1, -(-len(texts) // len(self.devices)))
             options["pool"] = self._pool
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), self._working():
                 vectors = self.model.encode(texts, **options)
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -140,9 +140,25 @@ class Encoder:
         longest = self.model.max_seq_length
         found, texts = [], iter(texts)
         while part := list(islice(texts, _TOKENIZED)):  # as lists they take memory
-            ids = tokenizer(part, verbose=False)["input_ids"]
+            with self._working():
+                ids = tokenizer(part, verbose=False)["input_ids"]
             found += [min(len(one), longest or len(one)) for one in ids]
         return found
+
+    @contextlib.contextmanager
+    def _working(self):
+        """Say of an encoder that can be loaded, and then fails, that it is the encoder."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # of many libraries, each with its own errors
+            why = f"{type(error).__name__}: {reason_of(error)}"
+            raise UserError(
+                f"The encoder {self._name!r} fails over the texts ({why}); repair it, or take "
+                "another one (llm_encoder).",
+                key="llm_encoder",
+            ) from error
 
     def close(self) -> None:
         """Let go of the model: its processes, and the memory of its device, for training."""

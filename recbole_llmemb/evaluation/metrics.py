@@ -18,7 +18,7 @@ from recbole.evaluator.register import (
 )
 from recbole.utils import EvaluatorType, ModelType
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.core.registry import Registry, is_import_path
 
 __all__ = ["add_metric"]
@@ -27,6 +27,8 @@ __all__ = ["add_metric"]
 #: says ``metric_type``, ``metric_need`` and ``smaller``.
 METRICS = Registry("metrics", AbstractMetric, **metrics_dict)
 KEEP_TARGET = "keep_target"
+# So many candidates may be drawn, the same one more than once, where there are fewer items.
+_SAMPLED = 1000
 
 
 def excluded_of(config):
@@ -110,6 +112,18 @@ def check_measure(config, ours: bool) -> None:
         )
 
 
+def check_candidates(config, items: int) -> None:
+    """Refuse to draw many more candidates than there are items."""
+    for mode in config["eval_args"]["mode"].values():
+        sampled = int(mode[3:]) if mode[:3] in ("uni", "pop") else 0
+        if sampled > max(_SAMPLED, items):
+            raise UserError(
+                f"eval_args.mode is {mode}, but dataset {config['dataset']} has only {items} "
+                "items; take full, which ranks all of them.",
+                key="eval_args",
+            )
+
+
 def add_metric(metric: Any) -> str:
     """Let RecBole's evaluators know a metric by the name of its class, which is returned."""
     name = metric.__name__.lower()
@@ -134,7 +148,14 @@ def add_metric(metric: Any) -> str:
 def settle_metrics(values) -> None:
     """Put metrics of somebody's own in the place of their import paths, in a configuration."""
     asked = values.get("metrics") or []
-    names = [asked] if isinstance(asked, str) else list(asked)
+    names = list(asked) if isinstance(asked, (list, tuple)) else [asked]
+    for name in names:
+        if isinstance(name, str) and name.lower() not in metric_types and not is_import_path(name):
+            near = nearest(name, [kind.__name__ for kind in metrics_dict.values()], 1)
+            hint = f"did you mean {near[0]}?" if near else "take NDCG or Hit, for example."
+            raise UserError(
+                f"metrics: there is no metric named {name[:80]!r}; {hint}", key="metrics"
+            )
     if any(map(is_import_path, names)):
         own = {name: add_metric(METRICS[name]) for name in names if is_import_path(name)}
         values["metrics"] = [own.get(name, name) for name in names]

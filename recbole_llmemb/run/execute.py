@@ -28,6 +28,7 @@ from recbole_llmemb.run.result import (
     results_table,
     users_file_of,
 )
+from recbole_llmemb.run.schema import refuse_missing
 
 __all__ = ["execute", "execute_seeds"]
 
@@ -162,7 +163,11 @@ def _asked(typed):
     if result_json and not folder:
         check_writable(result_json)
     model = typed.pop("model", None)
-    named = typed.pop("dataset", None) or settings_of(" ".join(files)).get("dataset")
+    settings = settings_of(" ".join(files)) | typed
+    if settings.get("dataset", "ml-100k") in (None, ""):
+        raise UserError("dataset is empty; give a name, or leave it out.", key="dataset")
+    refuse_missing(settings)
+    named = typed.pop("dataset", None) or settings.get("dataset")
     dataset = named or "ml-100k"
     if isinstance(model, type):
         model = look_up(model).__name__

@@ -130,6 +130,8 @@ class RunResult(BaseModel):
         path = Path(path)
         if path.is_dir():
             raise _no_result(path, f"it is a folder: give {path}/*.json")
+        if path.exists() and not path.is_file():
+            raise _no_result(path, "it is no file")
         sentence = f"{str(path)!r} is no result file that can be read ({{reason}})."
         with explained(sentence, OSError, where=path):
             text = path.read_text(encoding="utf-8", errors="replace")

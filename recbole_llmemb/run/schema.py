@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.config import shared
+from recbole_llmemb.config import fields, shared
 from recbole_llmemb.config.keys import Settings, Use, declared, keys, sections_of, use_of
 from recbole_llmemb.config.values import keys_of_any_model, refuse_keys
 from recbole_llmemb.core.errors import UserError
@@ -20,6 +21,7 @@ from recbole_llmemb.scft import settings as scft
 SECTIONS: list[type[Settings]] = [
     shared.RunSettings,
     shared.DataSettings,
+    fields.FieldSettings,
     encode.EncodeSettings,
     scft.ScftSettings,
     llmemb.ItemSettings,
@@ -47,6 +49,18 @@ def refuse_typed(settings: Mapping[str, Any], model: object) -> None:
     refuse_keys(settings, keys_of_any_model())
     if str(model).startswith(PREFIX):  # what is empty may still be settled: --adapter=none
         refuse_values({key: value for key, value in settings.items() if value is not None})
+
+
+def refuse_missing(values: Mapping[str, Any]) -> None:
+    """Refuse an encoder or an adapter that is not there, also where a ready table needs none.
+
+    A name without a path in it may be one of the Hugging Face hub.
+    """
+    for key in ("llm_encoder", "llm_adapter"):
+        place = str(values.get(key) or "")
+        named = place.startswith(("/", ".", "~")) or place.count("/") > 1 or key == "llm_adapter"
+        if place and named and not Path(place).expanduser().exists():
+            raise UserError(f"{key} is {place!r}, which is not there; check the path.", key=key)
 
 
 def check_changes(changes: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.data.trained_on import files_hash
-from recbole_llmemb.evaluation.metrics import excluded_of
+from recbole_llmemb.evaluation.metrics import check_candidates, excluded_of
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.given import Given
 from recbole_llmemb.run.result import RunResult, curve_of
@@ -39,8 +39,11 @@ Outcome = RunResult  # what it was called before
 _READING = "2"
 # How RecBole's models fail over settings that they cannot be built with; and how RecBole fails
 # over data, and over ways to split it.
-_UNFIT = ValueError, KeyError, NotImplementedError, ImportError, AssertionError, ArithmeticError
-_UNUSABLE = ValueError, KeyError, NotImplementedError, TypeError, AttributeError, IndexError
+_UNUSABLE = (
+    ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError,
+    AssertionError,
+)  # fmt: skip
+_UNFIT = *_UNUSABLE, ImportError
 
 
 @contextmanager
@@ -175,6 +178,10 @@ def _check_files(config):
                 f"Dataset {name} is not in {folder}: there is no {file.name} there; "
                 "set --data_path to the folder that holds the dataset's folder."
             )
+    fields = {"selected_features", "item_attribute"} & set(config.internal_config_dict)
+    if fields and not Path(folder, f"{name}.item").is_file():
+        told = f"{config['model']} reads fields of {name}.item, which is not in {folder}"
+        raise UserError(f"{told}; put it there.", key=min(fields))
     order, sequential = config["eval_args"]["order"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if sequential and order != "TO" and not parts:
         raise UserError(f"eval_args.order is {order!r}, but sequences are those of time; set TO.")
@@ -202,6 +209,7 @@ def _check_dataset(dataset, config):
             f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
             "items; ask for shorter lists."
         )
+    check_candidates(config, dataset.item_num - 1)
     if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
         check_parts(([], [], []), config)
 

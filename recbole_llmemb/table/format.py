@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from recbole_llmemb.core.artifacts import atomic_directory
 from recbole_llmemb.core.errors import TableError, explained, name_some, refuse_twice
+from recbole_llmemb.core.files import content_of
 
 FORMAT_VERSION = 1
 VECTORS_FILE = "embeddings.safetensors"
@@ -178,7 +179,7 @@ class EmbeddingTable:
         manifest = read_manifest(directory)
         vectors = _read_tensors(directory / VECTORS_FILE, TENSOR_NAME)[TENSOR_NAME]
         with _readable(directory / TOKENS_FILE):
-            tokens = (directory / TOKENS_FILE).read_text(encoding="utf-8").split("\n")
+            tokens = content_of(directory / TOKENS_FILE).decode().split("\n")
         tokens = tokens[:-1] if tokens[-1] == "" else tokens
         table = cls(tokens, vectors, manifest, read_projection(directory))
         table.validate(f"table {directory}", expected_width)
@@ -198,7 +199,7 @@ def table_files(directory: Path) -> set[str]:
     if not {MANIFEST_FILE} <= names <= {*_FILES, PROJECTION_FILE}:
         return set()
     try:
-        manifest = json.loads((directory / MANIFEST_FILE).read_bytes())
+        manifest = json.loads(content_of(directory / MANIFEST_FILE))
     except (OSError, ValueError):
         return names  # damaged
     return names if isinstance(manifest, dict) and "format_version" in manifest else set()
@@ -208,7 +209,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a table directory."""
     path = Path(directory) / MANIFEST_FILE
     with _readable(path):
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(content_of(path))
     if not isinstance(manifest, dict):
         raise _unfit(path, "the manifest is not a JSON object")
     version = manifest.get("format_version")
@@ -236,11 +237,14 @@ def _unfit(where: Path, what: str) -> TableError:
     return TableError(f"table {where}: {what}; {_AGAIN}.", where=where)
 
 
-def _readable(path: Path) -> AbstractContextManager[None]:
-    return explained(
-        f"{path} is truncated or damaged ({{reason}}); {_AGAIN}.",
-        SafetensorError, OSError, ValueError, kind=TableError, where=path,
-    )  # fmt: skip
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    damaged = f"{path} is truncated or damaged ({{reason}}); {_AGAIN}."
+    closed = f"{path} cannot be read ({{reason}}); check its permissions."
+    errors = SafetensorError, OSError, ValueError, RecursionError
+    how: dict[str, Any] = {"kind": TableError, "where": path}
+    with explained(damaged, *errors, **how), explained(closed, PermissionError, **how):
+        yield
 
 
 def _size(vectors: torch.Tensor) -> dict[str, Any]:

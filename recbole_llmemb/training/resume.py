@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import torch
 from recbole.utils import set_color
 
 from recbole_llmemb.config.recbole_config import config_to_plain
@@ -34,6 +35,17 @@ def load_weights(model, state) -> None:
     """Give a model what a checkpoint's state has of it."""
     model.load_state_dict(state["state_dict"])
     model.load_other_parameter(state.get("other_parameter"))
+    require_finite(model)
+
+
+def require_finite(model) -> None:
+    """Refuse weights of which some are no numbers: whatever they score is none either."""
+    broken = [name for name, one in model.named_parameters() if not torch.isfinite(one).all()]
+    if broken:
+        raise UserError(
+            f"The model's weights {broken[0]} are no longer numbers; train anew with a lower "
+            "learning_rate or with clip_grad_norm, or take another checkpoint."
+        )
 
 
 class Resumable:

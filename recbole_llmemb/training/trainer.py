@@ -17,7 +17,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate
-from recbole_llmemb.training.resume import Resumable, load_weights
+from recbole_llmemb.training.resume import Resumable, load_weights, require_finite
 
 __all__ = ["LLMEmbTrainer"]
 
@@ -249,6 +249,7 @@ class StockTrainer:
 
     def evaluate_per_row(self, eval_data, **kwargs):
         """Its metrics, and no rows."""
+        require_finite(self.model)
         return self.evaluate(eval_data, **kwargs), None
 
 

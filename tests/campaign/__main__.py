@@ -25,6 +25,8 @@ from tests.record.__main__ import ENVIRONMENT
 # its own and empty; it runs in it.
 PARTS = {
     "kills": "commands killed at random moments, and given again",
+    "inputs": "wrong values for every key and option, and wrong files",
+    "hostile": "a payload in every format and behind every key that takes a path",
 }
 
 

@@ -13,6 +13,7 @@ from encode_models import make_model
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.cli.main import main  # isort: skip
+from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.run.result import SECONDS  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
 
@@ -185,9 +186,15 @@ BAD = [
     ),
     (["--eval_args={{'mode': 'full'}}"], ["eval_args is", "it must be a dictionary"]),
     (["--encoding=utf-32"], ["tiny.inter cannot be read as utf-32"]),
-    (["--encoding=foo"], ["tiny.inter cannot be read as foo", "unknown encoding"]),
+    (["--encoding=foo"], ["encoding is 'foo'", "latin-1"]),
     (["--field_separator=,"], ["tiny.inter", "name:type", "is not; check the file"]),
     (["--TIME_FIELD=item_id"], ["Field 'item_id'", "is of type token", "item_id:float"]),
+    (["--llm_adapter=nowhere"], ["llm_adapter is 'nowhere'"]),
+    (["--llm_encoder=./nowhere"], ["llm_encoder is './nowhere'"]),
+    (
+        ["--eval_args={'mode': 'uni9999', 'order': 'TO', 'split': {'LS': 'valid_and_test'}}"],
+        ["uni9999", "60 items"],
+    ),
     (["--llm_table=None", "--llm_device=,"], ["llm_device ',' names no device"]),
 ]
 
@@ -290,6 +297,63 @@ def test_help(typed):
     assert (status, err) == (0, "") and "run" in out and "encode" in out
     status, out, err = typed(["run", "--help"])
     assert (status, err) == (0, "") and "LLMEmbSASRec" in out and "--result_json" in out
+
+
+FAILURES = [
+    (OSError(28, "No space left on device", "saved/x.pth"), "'saved/x.pth' cannot be"),
+    (OSError(28, "No space left on device"), "what is printed"),
+    (MemoryError(), "not enough memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+    (RecursionError("maximum recursion depth"), "nested too deeply"),
+    (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates"), "UTF-8"),
+    (UserError("a\nb\x1b[2Jc."), r"a\nb\x1b[2Jc"),
+]
+
+
+@pytest.mark.parametrize(("error", "told"), FAILURES, ids=lambda one: str(one)[:20])
+def test_what_the_machine_refuses_is_a_sentence(typed, monkeypatch, error, told):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr("recbole_llmemb.cli.compare.main", fail)
+    refused(typed(["compare"]), told)
+
+
+def test_what_is_a_fault_of_ours_is_none(typed, monkeypatch):
+    def fail(argv):
+        raise RuntimeError("of a program")
+
+    monkeypatch.setattr("recbole_llmemb.cli.compare.main", fail)
+    with pytest.raises(RuntimeError):
+        typed(["compare"])
+
+
+def test_interrupted_inside_an_import(typed, monkeypatch):
+    """Libraries make an error of their own of it."""
+
+    def fail(argv):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ImportError("numpy.core failed to import") from None
+
+    monkeypatch.setattr("recbole_llmemb.cli.compare.main", fail)
+    assert typed(["compare"])[0] == 130
+
+
+@pytest.mark.parametrize("argv", [["--dataset=\udcff"], ["compare", "a\0b"]])
+def test_arguments_that_are_no_text(typed, argv):
+    refused(typed(argv), "is no text")
+
+
+@pytest.mark.parametrize("way", [">&-", "2>&-", ">/dev/full"])
+def test_a_closed_or_full_output(tmp_path, way):
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {ROOT / 'run_recbole_llm.py'} help {way}"],
+        cwd=tmp_path, env=child_env(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+    assert done.returncode == (2 if "full" in way else 0)
 
 
 def test_interrupted(arguments, typed, monkeypatch):

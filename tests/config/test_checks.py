@@ -53,12 +53,43 @@ def test_keys_of_older_recboles_are_told(tmp_path, caplog, model):
         make_config("LLMEmbSASRec", "tiny", overrides={"eval_setting": 1}, strict=["eval_setting"])
 
 
-def test_keys_inside_dictionaries_that_nothing_reads_are_told(caplog):
-    args = {"splt": {"LS": "valid_and_test"}, "order": "TO", "topk": [5]}
-    assert told_of(caplog, eval_args=args).keys() == {"eval_args.splt", "topk"}
-    args = {"uniform": 2}
-    told = told_of(caplog, loss_type="BPR", train_neg_sample_args=args)
-    assert "distribution, sample_num" in told["train_neg_sample_args.uniform"]
+ODD = {
+    "twice": "epochs: 1\nepochs: 2\n",
+    "twice inside": "eval_args: {mode: full, mode: uni5}\n",
+    "tag": "epochs: !!python/object/apply:os.getcwd []\n",
+    "recursion": "x: &a [*a]\n",
+    "depth": "x: " + "[" * 5000 + "]" * 5000,
+    "bomb": "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+    + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 10)}]\n" for a, b in zip("abcdef", "bcdefg")),
+    "documents": "epochs: 1\n---\nepochs: 2\n",
+    "half": 'wandb_project: "\\ud800"\n',
+    "nul": 'wandb_project: "\\0"\n',
+    "list": "[1]\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_yaml_that_means_something_else_than_it_looks_like_is_refused(tmp_path, name):
+    file = tmp_path / "odd.yaml"
+    file.write_text(ODD[name])
+    with pytest.raises(UserError, match=r"odd\.yaml"):
+        make_config("LLMEmbSASRec", "tiny", [str(file)])
+    file.write_text("a: &a {epochs: 1}\nb: *a\n<<: *a\n")
+    assert make_config("LLMEmbSASRec", "tiny", [str(file)])["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"eval_args": {"splt": {"LS": "valid_and_test"}, "order": "TO"}},
+        {"eval_args": {"topk": [5]}},
+        {"loss_type": "BPR", "train_neg_sample_args": {"uniform": 2}},
+    ],
+)
+def test_parts_of_keys_that_nothing_reads_are_refused(caplog, given):
+    with pytest.raises(UserError) as caught:
+        told_of(caplog, **given)
+    assert caught.value.key in given
 
 
 def test_a_restored_configuration_tells_nothing_again(caplog):

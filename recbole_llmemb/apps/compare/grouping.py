@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,18 +40,19 @@ def read_groups(arguments) -> list[Group]:
     Returns in the order in which they were given.
     """
     found: dict[tuple, list[RunResult]] = {}  # in order of appearance, labels and all
-    seen: dict[Path, str | None] = {}
+    seen: dict[str, str | None] = {}
     for argument in arguments:
         label, files = _split(argument)
         if ("label", label) in found:
             raise UserError(f"The label {label!r} is given twice; give all its files at once.")
         for file in files:
-            if file.resolve() not in seen:
-                seen[file.resolve()] = label
+            place = os.path.realpath(file)
+            if place not in seen:
+                seen[place] = label
                 run = _read(file)
                 key = _identity(run) if label is None else ("label", label)
                 found.setdefault(key, []).append(run)
-            elif label not in (None, seen[file.resolve()]):
+            elif label not in (None, seen[place]):
                 raise UserError(f"{str(file)!r} is given twice, as {label!r} and before.")
     unnamed = [runs for key, runs in found.items() if key[0] != "label"]
     for runs in unnamed:

@@ -9,7 +9,7 @@ from recbole_llmemb import __version__
 from recbole_llmemb.apps.compare.comparison import Cell
 from recbole_llmemb.apps.compare.figures import figures_of, maps_of
 from recbole_llmemb.apps.compare.grouping import differing_settings
-from recbole_llmemb.core.reports import comment, render, svg
+from recbole_llmemb.core.reports import comment, no_html, render, svg
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation.metrics import less_is_better
 
@@ -154,7 +154,7 @@ def render_files(found, map_method="pca", category_field=None, data_path=None) -
         markdown.insert(0, f"## By {found.main}\n\n{said}")
     contents: dict[str, Any] = {
         **{f"figures/{name}.svg": data for name, (_, data) in drawn.items()},
-        "table.md": "\n\n".join(markdown) + f"\n{notes}",
+        "table.md": no_html("\n\n".join(markdown) + f"\n{notes}"),
         "table.tex": "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(latex_tables) + "\n",
     }
     page = _page(found, tables, drawn)

@@ -80,6 +80,15 @@ def find(given: dict[str, str | None], columns: list[str], where: str) -> dict[s
             key=missing[0],
             where=where,
         )
+    for role, column in found.items():
+        other = next(one for one in found if found[one] == column)
+        if column and other != role:
+            raise UserError(
+                f"{where}: {column!r} cannot be both the {other} and the {role}; name another "
+                f"column with --{other} or --{role}.",
+                key=role,
+                where=where,
+            )
     return found
 
 

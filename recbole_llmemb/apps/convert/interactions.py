@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llmemb.apps.convert.report import Report
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import one_line, token_of
 
@@ -218,10 +218,11 @@ def numbers(values) -> np.ndarray:
 
 def _dates(values, format):
     column = pd.Series(values, dtype=object)
-    with warnings.catch_warnings():
+    told = f"--time_unit is {format or 'text'!r}, by which times cannot be read ({{reason}})."
+    with warnings.catch_warnings(), explained(told, ValueError, OverflowError, key="time_unit"):
         warnings.simplefilter("ignore")
         found = pd.to_datetime(column, errors="coerce", utc=True, format=format or "ISO8601")
-    since = found - pd.Timestamp(0, tz="UTC")
+        since = found - pd.Timestamp("1970-01-01", tz="UTC")
     return (since / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64, copy=True)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from recbole_llmemb.apps.serve import hub
 from recbole_llmemb.core.artifacts import atomic_directory, files_in, require_free
 from recbole_llmemb.core.errors import UserError, explained, reason_of
-from recbole_llmemb.core.files import inputs_of, refuse_inputs
+from recbole_llmemb.core.files import content_of, inputs_of, refuse_inputs
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.table.format import library_versions
 
@@ -102,7 +102,7 @@ def require_room(out, overwrite: bool) -> None:
 def export_files(directory: Path) -> list[str]:
     """The files of an export, as its ``export.json`` lists them; none where there is none."""
     try:
-        facts = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        facts = json.loads(content_of(directory / MANIFEST))
         return [MANIFEST, *facts["written"]]
     except (OSError, ValueError, LookupError, TypeError):
         return []

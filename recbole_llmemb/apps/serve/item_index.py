@@ -116,6 +116,18 @@ def read_new_items(given, config) -> NewItems:
     return NewItems(found.tokens, found.attributes)
 
 
+def described(items: NewItems, config) -> list[int]:
+    """The places of those of which something is said in the fields that the table is made of.
+
+    A text that says nothing has a vector, too, which is like that of no item.
+    """
+    if items.vectors is not None:
+        return list(range(len(items.tokens)))
+    used = config["llm_table_used"]
+    fields = read_manifest(used["path"]).get("fields") if used else None
+    return [i for i, one in enumerate(items.attributes) if any(f in one for f in fields or one)]
+
+
 def _of_mappings(items, id_field) -> NewItems:
     tokens = [token_of(one.get(id_field)) for one in items]
     if not (tokens and all(tokens)):

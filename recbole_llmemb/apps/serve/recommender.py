@@ -12,6 +12,7 @@ from recbole_llmemb.apps.serve.item_index import (
     ItemIndex,
     best_products,
     best_scores,
+    described,
     read_new_items,
     vectors_of,
 )
@@ -190,7 +191,8 @@ class Recommender:
 
         ``items``: A ``.item`` or jsonl file, a table directory with ready vectors, or mappings with
         a token under the item id field and attributes. Items that are known already stay as they
-        are, and are counted in ``known_again``.
+        are, and are counted in ``known_again``; those of which nothing is said are left out, and
+            counted in ``without_text``.
         Returns the tokens of those that were added, at least one.
         """
         self.require("new_items", "new items cannot be ranked")
@@ -204,6 +206,9 @@ class Recommender:
                 "does not know."
             )
         found = found.only(fresh)
+        known = described(found, self.config)
+        self.without_text = len(found.tokens) - len(known)
+        found = found.only(known) if known else found  # which is refused when it is encoded
         self.method.extend(vectors_of(found, self.config))
         self._items = self.method.item_matrix()
         titles = [title_of(attributes, self.config) for attributes in found.attributes]
@@ -254,6 +259,11 @@ class Recommender:
         else:  # of all items at once, which only the model itself can make
             scores = self.method.scores(batch).float().view(len(part), -1)
             value, column = best_scores(scores[:, _rows(chosen)].clone(), k, forbidden)
+        if value.isnan().any():
+            raise UserError(
+                "The model's scores are no numbers, as its weights are too large; train anew with "
+                "a lower learning_rate or with clip_grad_norm."
+            )
         return value.cpu(), column.cpu()
 
     def _popularity(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from importlib import resources
@@ -83,8 +84,13 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     if decides.group is None and metric:
         merged["valid_metric"] = config["valid_metric"] = metric
         config = make_config(model, dataset, overrides=merged)
-    if not config["eval_step"] or config["eval_step"] < 1:
-        raise UserError("A search needs validation scores; set eval_step to 1.")
+    most = config["epochs"] if space is None or "epochs" not in space.keys else math.inf
+    if not 1 <= (config["eval_step"] or 0) <= most:
+        raise UserError(
+            f"A search needs validation scores, but eval_step is {config['eval_step']} and epochs "
+            f"{config['epochs']}; set eval_step to 1, and epochs to at least that.",
+            key="eval_step",
+        )
     plan = Plan(model, config["dataset"], merged, decides, config["epochs"], space)
     if space is not None:
         _check_space(space, config, merged)

@@ -177,8 +177,11 @@ class Storage:
         if self.files.get_file_info(place).type == fs.FileType.NotFound:
             return None
         told = f"{file} is damaged ({{reason}}); begin another search."
-        with explained(told, OSError, ValueError, where=file):
-            return json.loads(self.files.open_input_stream(place).read().decode())
+        with explained(told, OSError, ValueError, RecursionError, where=file):
+            found = json.loads(self.files.open_input_stream(place).read().decode())
+            if not isinstance(found, dict):
+                raise ValueError("it holds no settings")
+            return found
 
     def write(self, record: dict) -> None:
         """Keep what the search is begun with."""

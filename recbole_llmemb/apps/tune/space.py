@@ -9,10 +9,9 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_llmemb.config.values import value_of
 from recbole_llmemb.core.errors import UserError, explained, nearest
+from recbole_llmemb.core.files import read_yaml
 from recbole_llmemb.core.imports import optional
 
 #: How a key may be searched, and what its list holds.
@@ -125,15 +124,14 @@ def read_space(source) -> Space:
     if isinstance(source, dict):
         return _from_dict(source, "the space")
     path = Path(source)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return _from_dict(read_yaml(path, f"The search space {path}"), str(path))
+    if path.exists() and not path.is_file():
+        raise UserError(f"The search space {path} is no file; check --space.", key="space")
     told = f"The search space {path} cannot be read ({{reason}}); check --space."
     with explained(told, OSError, UnicodeDecodeError, key="space", where=path):
         text = path.read_text(encoding="utf-8")
-    if path.suffix not in (".yaml", ".yml"):
-        return _from_lines(text, str(path))
-    told = f"The search space {path} is not valid yaml: {{reason}}."
-    with explained(told, yaml.YAMLError, where=path):
-        content = yaml.safe_load(text)
-    return _from_dict(content, str(path))
+    return _from_lines(text, str(path))
 
 
 def _from_dict(content: Any, where: str) -> Space:

@@ -433,6 +433,8 @@ def test_several_files(write):
         ("user,item,time", {"keep_items": "all"}, "--keep_items=all keeps lines of --items"),
         ("user,item,time", {"dedupe": "all"}, "dedupe is 'all'"),
         ("user,item,time", {"time_unit": "min"}, "--time_unit is 'min'"),
+        ("user,item,time", {"time_unit": "%Q"}, "--time_unit is '%Q'"),
+        ("user,item,time", {"user": "item"}, "'item' cannot be both the user and the item"),
         ("user,item,time", {"min_user": 0}, "min_user is 0"),
         ("user,item,time", {"min_user": 3}, "Nothing is left of 1 lines"),
         ("user,item,time", {"out": "data set/x"}, "a folder without blanks"),

@@ -172,7 +172,9 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
         recommender.add_items(file)
     mixed = [{"item_id": "i5", "title": "soap"}, {"item_id": "b", "title": "gel"}]
     before = recommender.recommend(["u3"], topk=100).items[0]
+    mixed += [{"item_id": "c"}, {"item_id": "d", "name": "soap"}]  # of which nothing is said
     assert recommender.add_items(mixed) == ["b"] and recommender.known_again == 1
+    assert recommender.without_text == 2
     assert [
         item for item in recommender.recommend(["u3"], topk=101).items[0] if item != "b"
     ] == before

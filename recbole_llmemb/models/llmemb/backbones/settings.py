@@ -120,7 +120,7 @@ def settle_features(values, given: dict, model_class) -> None:
     file = Path(values["data_path"]) / f"{values['dataset']}.item"
     try:
         header = first_line(file, values.get("encoding"))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{name} reads fields of the items, but there is no {file}; take another model."
         ) from None
