@@ -172,6 +172,9 @@ class TrainingSettings(Settings):
     popularity_adjustment: float = key(0.0, **WEIGHT)
     """With CE, how much of an item's log popularity is added to its logit in training only, for
     better tail items (logit adjustment); 0: none."""
+    softmax_negatives: int | None = key(None, LEARNING, **SIZE)
+    """With CE, compare each target with this many items drawn uniformly for the step instead of
+    with all of them (as eSASRec, without correction); empty: with all."""
     negative_excludes: Literal["history", "target"] = key("history", LEARNING)
     """What a sampled negative must not be: in the user's training 'history', or just the
     'target'."""
@@ -234,9 +237,10 @@ class TrainingSettings(Settings):
         if (self.sequence_stride or 0) > self.MAX_ITEM_LIST_LENGTH:
             advice = "positions between would never be trained on; make it at most that"
             raise contradiction(self, "sequence_stride", "MAX_ITEM_LIST_LENGTH", advice)
-        if self.popularity_adjustment and self.loss_type != "CE":
-            advice = "CE alone compares all items; set loss_type: CE, or popularity_adjustment: 0"
-            raise contradiction(self, "popularity_adjustment", "loss_type", advice)
+        for one, off in (("popularity_adjustment", "0"), ("softmax_negatives", "(empty)")):
+            if getattr(self, one) and self.loss_type != "CE":
+                advice = f"it is for a softmax; set loss_type: CE, or {one}: {off}"
+                raise contradiction(self, one, "loss_type", advice)
         needed = _TRANSFORMS.get(self.transform or "")
         share = getattr(self, needed) if needed else 0
         if needed and (share is None or share > 1):

@@ -189,6 +189,17 @@ def item_cross_entropy(
     return torch.stack([again(*part) for part in parts]).sum() / len(states)
 
 
+def sampled_cross_entropy(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the target against sampled items alone, mean over positions.
+
+    Nothing corrects for how they were sampled, as in eSASRec (arXiv 2508.06450).
+
+    ``positive`` (n,), ``negative`` (n, k): scores; −∞ for a sampled item that is the target.
+    """
+    scores = torch.cat([positive.unsqueeze(1), negative], dim=1)
+    return F.cross_entropy(scores, torch.zeros_like(positive, dtype=torch.long))
+
+
 def bpr_loss(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
     """RecBole's BPR: −log(10⁻¹⁰ + σ(positive − negative)), mean over all pairs.
 

@@ -23,7 +23,12 @@ from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_side import ItemSide
 from recbole_llmemb.models.llmemb.parts import LOSSES, item_layer, use_fast_ops
 from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.models.losses import AlignmentLoss, ItemScores, log_popularity
+from recbole_llmemb.models.losses import (
+    AlignmentLoss,
+    ItemScores,
+    log_popularity,
+    sampled_cross_entropy,
+)
 
 __all__ = ["LLMEmbMixin"]
 
@@ -97,6 +102,7 @@ class LLMEmbMixin(ItemSide):
             shift = log_popularity(dataset.training_counts(dataset)[0], adjusted)
         self.register_buffer("log_popularity", shift, persistent=False)
         self.offset_decay = settings.offset_decay or 0.0
+        self.softmax_negatives = config["softmax_negatives"]
         self.align_weight = 0.0
         if self.needs(config).teacher:
             self._put_teacher(config, dataset, settings)
@@ -211,7 +217,7 @@ class LLMEmbMixin(ItemSide):
     def _has_recboles_loss(self):
         """Whether RecBole has the loss, over the same scores."""
         plain = self.item_scores.is_dot_product and self.log_popularity is None
-        return plain and self.loss_type in _RECBOLES
+        return plain and not self.softmax_negatives and self.loss_type in _RECBOLES
 
     def _backbones_loss(self, interaction):
         backbone = super(Method, self)
@@ -235,9 +241,25 @@ class LLMEmbMixin(ItemSide):
         if self.item_loss.samples_negatives:
             positive = self.pair_scores(states, targets)
             return self.item_loss(positive, self.pair_scores(states, interaction[self.NEG_ITEM_ID]))
+        if self.softmax_negatives:
+            return self._sampled_softmax(states, targets)
         states, items = self.item_scores.sides(states, self.items().vectors)
         biases = [b for b in (self.item_bias, self.log_popularity) if b is not None]
         return self.item_loss(states, items, targets, sum(biases) if biases else None, padding)
+
+    def _sampled_softmax(self, states, targets):
+        """Each target against the same items, drawn uniformly for this step."""
+        drawn = torch.randint(
+            1, self.item_count, (self.softmax_negatives,), device=targets.device
+        )
+        positive = self.pair_scores(states, targets)
+        sides = self.item_scores.sides(states, self.scored(self.output_items(drawn)))
+        negative = F.linear(*sides, None if self.item_bias is None else self.item_bias[drawn])
+        if self.log_popularity is not None:
+            positive = positive + self.log_popularity[targets]
+            negative = negative + self.log_popularity[drawn]
+        same = drawn == targets.unsqueeze(1)
+        return sampled_cross_entropy(positive, negative.masked_fill(same, -torch.inf))
 
     def pair_scores(self, states, ids):
         """Scores of these items: states ``(n, d)``, ids ``(n,)`` or ``(n, k)``."""

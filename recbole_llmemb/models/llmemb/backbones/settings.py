@@ -18,7 +18,8 @@ from recbole_llmemb.models.llmemb.settings import ItemSettings
 _FEATURES = ("class", "categories", "category", "genres", "genre")
 # Keys of scores that are a state times an item.
 _OF_SCORES = (
-    "item_similarity", "similarity_temperature", "learn_temperature", "popularity_adjustment"
+    "item_similarity", "similarity_temperature", "learn_temperature", "popularity_adjustment",
+    "softmax_negatives",
 )  # fmt: skip
 
 
