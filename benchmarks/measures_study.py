@@ -2,16 +2,19 @@
 
     python -m benchmarks.measures_study --data_path=DIR [--only=TEXT] [--list | --table]
 
-LLMEmbSASRec on Amazon_Beauty and ml-100k, one seed, cross-entropy and full ranking. Training stops
-early by the history kept. The same checkpoint's test users are then ranked under both measures, and
-``DATASET-PRESET.json`` notes what came out. Runs that are done already, ``DATASET-PRESET.json`` of
-``--result_json`` in the folder that ``--trained`` names, are not trained again.
+LLMEmbSASRec on Amazon_Beauty, Toys and ml-100k, cross-entropy and full ranking; one seed, three for
+``best`` and ``id_best``, which have their own width and dropout and alone are trained on Toys.
+Training stops early by the history kept. The same checkpoint's test users are then ranked under
+both measures, and ``DATASET-PRESET.json`` notes what came out. Runs that are done already,
+``DATASET-PRESET.json`` of ``--result_json`` in the folder that ``--trained`` names, are not trained
+again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -23,24 +26,17 @@ from recbole_llmemb.core.errors import UserError
 SHARED = [
     "--model=LLMEmbSASRec",
     f"--config_files={study.ROOT}/properties/protocol/full_ce.yaml",
-    f"--seed={study.SEEDS[0]}",
     "--show_progress=False",
 ]
-#: Name of the dataset, and the settings that are not its own.
+#: Presets with settings of their own for what DATASETS settles for the others.
+WHOLE = ("best", "id_best")
+_TRAINING = ["--tail_item_threshold=0.8", "--stopping_step=5"]
+_SMALL = ["--hidden_size=64", "--n_heads=2", "--hidden_dropout_prob=0.2", "--attn_dropout_prob=0.2"]
+#: Name of the dataset, the settings of every preset, and what those have beside that are not WHOLE.
 DATASETS = {
-    "ml-100k": ("ml-100k", []),
-    "beauty": (
-        "Amazon_Beauty",
-        [
-            "--hidden_size=64",
-            "--n_heads=2",
-            "--hidden_dropout_prob=0.2",
-            "--attn_dropout_prob=0.2",
-            "--tail_item_threshold=0.8",
-            "--stopping_step=5",
-            "--epochs=25",
-        ],
-    ),
+    "ml-100k": ("ml-100k", [], []),
+    "beauty": ("Amazon_Beauty", _TRAINING, [*_SMALL, "--epochs=25"]),
+    "toys": ("Toys", _TRAINING, None),
 }
 MEASURES = {"kept": False, "removed": True}
 COLUMNS = (("all", "ndcg@10"), ("all", "hit@10"), ("tail_items", "ndcg@10"))
@@ -48,11 +44,24 @@ COLUMNS = (("all", "ndcg@10"), ("all", "hit@10"), ("tail_items", "ndcg@10"))
 
 def jobs(data_path):
     """Name and ``recbole-llm`` arguments of each training."""
-    for short, (dataset, settings) in DATASETS.items():
-        for preset in bundled_names("preset"):
-            where = [] if dataset == "ml-100k" else [f"--data_path={data_path}"]
-            arguments = [*SHARED, f"--dataset={dataset}", f"--preset={preset}", *where, *settings]
-            yield f"{short}-{preset}", arguments
+    for short, (dataset, settings, others) in DATASETS.items():
+        where = [] if dataset == "ml-100k" else [f"--data_path={data_path}"]
+        for preset in presets(short):
+            own = [] if preset in WHOLE else others
+            for name, seed in names(short, preset):
+                given = [f"--dataset={dataset}", f"--preset={preset}", f"--seed={seed}"]
+                yield name, [*SHARED, *given, *where, *settings, *own]
+
+
+def presets(short) -> list[str]:
+    """Those that are trained on a dataset."""
+    return [p for p in bundled_names("preset") if p in WHOLE or DATASETS[short][2] is not None]
+
+
+def names(short, preset):
+    """Name and seed of each run of a preset."""
+    seeds = study.SEEDS if preset in WHOLE else study.SEEDS[:1]
+    return [(f"{short}-{preset}" + f"-{seed}" * (seed != seeds[0]), seed) for seed in seeds]
 
 
 def measure(result_file, data_path=None) -> dict:
@@ -114,20 +123,26 @@ def run(name, arguments, options):
 def table(out) -> str:
     """A Markdown table for each dataset; cells of runs that are not there say so."""
     lines = []
-    names = {"all": "", "tail_items": "tail "}
-    titles = [f"{names[g]}{m.upper()}, {how}" for g, m in COLUMNS for how in MEASURES]
-    for short, (dataset, _) in DATASETS.items():
+    groups = {"all": "", "tail_items": "tail "}
+    titles = [f"{groups[g]}{m.upper()}, {how}" for g, m in COLUMNS for how in MEASURES]
+    for short, (dataset, *_) in DATASETS.items():
         lines += ["", f"{dataset}:", "", "| preset | epochs | " + " | ".join(titles) + " |"]
         lines.append("|---" * (len(titles) + 2) + "|")
-        for preset in bundled_names("preset"):
-            file = Path(out) / f"{short}-{preset}.json"
+        for preset in presets(short):
+            files = [Path(out) / f"{name}.json" for name, _ in names(short, preset)]
+            runs = [json.loads(file.read_text()) for file in files if file.is_file()]
             cells = ["not measured", *[""] * len(titles)]
-            if file.is_file():
-                found = json.loads(file.read_text())
-                values = [found[how][group][m] for group, m in COLUMNS for how in MEASURES]
-                cells = [str(found["epochs"]), *(f"{value:.4f}" for value in values)]
+            if runs:
+                epochs = "/".join(str(run["epochs"]) for run in runs)
+                cells = [epochs, *(_cell(runs, how, g, m) for g, m in COLUMNS for how in MEASURES)]
             lines.append(f"| {preset} | {' | '.join(cells)} |")
     return "\n".join(lines[1:])
+
+
+def _cell(runs, how, group, metric) -> str:
+    values = [run[how][group][metric] for run in runs]
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{spread}"
 
 
 def main(argv=None):
