@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import tempfile
 from pathlib import Path
 
@@ -133,16 +132,12 @@ def table(out) -> str:
             runs = [json.loads(file.read_text()) for file in files if file.is_file()]
             cells = ["not measured", *[""] * len(titles)]
             if runs:
-                epochs = "/".join(str(run["epochs"]) for run in runs)
-                cells = [epochs, *(_cell(runs, how, g, m) for g, m in COLUMNS for how in MEASURES)]
+                cells = ["/".join(str(run["epochs"]) for run in runs)]
+                for group, metric in COLUMNS:
+                    for how in MEASURES:
+                        cells.append(study.mean_std([run[how][group][metric] for run in runs]))
             lines.append(f"| {preset} | {' | '.join(cells)} |")
     return "\n".join(lines[1:])
-
-
-def _cell(runs, how, group, metric) -> str:
-    values = [run[how][group][metric] for run in runs]
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
 
 
 def main(argv=None):

@@ -124,7 +124,7 @@ def test_a_checkpoint_under_both_measures(tiny_settings, tmp_path, monkeypatch, 
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
     arguments = ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=s.yaml"]
     assert main([*arguments, "--result_json=done/toy-id_only.json"]) == 0
-    monkeypatch.setattr(measures_study, "DATASETS", {"toy": ("tiny", [])})
+    monkeypatch.setattr(measures_study, "DATASETS", {"toy": ("tiny", [], [])})
     options = [f"--data_path={settings['data_path']}", "--out=out", "--trained=done"]
     monkeypatch.setattr(study, "run", lambda *_: None)  # trains nothing
     measures_study.main([*options, "--only=id_only"])
