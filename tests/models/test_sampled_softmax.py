@@ -82,6 +82,14 @@ def test_prefix_mode_has_the_same_loss_at_each_target(tiny_run):
     torch.testing.assert_close(loss, expected)
 
 
+def test_a_catalog_no_larger_is_compared_whole(tiny_run):
+    losses = []
+    for negatives in (None, 10_000):
+        _, data, model, _ = tiny_run("LLMEmbSASRec", **CE | {"softmax_negatives": negatives})
+        losses.append(model.eval().calculate_loss(next(iter(data.train))))
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("model", "settings"),
     [

@@ -102,7 +102,8 @@ class LLMEmbMixin(ItemSide):
             shift = log_popularity(dataset.training_counts(dataset)[0], adjusted)
         self.register_buffer("log_popularity", shift, persistent=False)
         self.offset_decay = settings.offset_decay or 0.0
-        self.softmax_negatives = config["softmax_negatives"]
+        drawn = config["softmax_negatives"]
+        self.softmax_negatives = drawn if drawn and drawn < dataset.item_num - 1 else None
         self.align_weight = 0.0
         if self.needs(config).teacher:
             self._put_teacher(config, dataset, settings)
@@ -249,9 +250,7 @@ class LLMEmbMixin(ItemSide):
 
     def _sampled_softmax(self, states, targets):
         """Each target against the same items, drawn uniformly for this step."""
-        drawn = torch.randint(
-            1, self.item_count, (self.softmax_negatives,), device=targets.device
-        )
+        drawn = torch.randint(1, self.item_count, (self.softmax_negatives,), device=targets.device)
         positive = self.pair_scores(states, targets)
         sides = self.item_scores.sides(states, self.scored(self.output_items(drawn)))
         negative = F.linear(*sides, None if self.item_bias is None else self.item_bias[drawn])
