@@ -174,7 +174,8 @@ class TrainingSettings(Settings):
     better tail items (logit adjustment); 0: none."""
     softmax_negatives: int | None = key(None, LEARNING, **SIZE)
     """With CE, compare each target with this many items drawn uniformly for the step instead of
-    with all of them (as eSASRec, without correction); empty, or where there are no more: with all."""
+    with all of them (as eSASRec, without correction); empty, or where there are no more: with
+    all."""
     negative_excludes: Literal["history", "target"] = key("history", LEARNING)
     """What a sampled negative must not be: in the user's training 'history', or just the
     'target'."""
