@@ -172,7 +172,7 @@ class TrainingSettings(Settings):
     popularity_adjustment: float = key(0.0, **WEIGHT)
     """With CE, how much of an item's log popularity is added to its logit in training only, for
     better tail items (logit adjustment); 0: none."""
-    softmax_negatives: int | None = key(None, LEARNING, **SIZE)
+    softmax_negatives: int | None = key(None, LEARNING | LATER, **SIZE)
     """With CE, compare each target with this many items drawn uniformly for the step instead of
     with all of them (as eSASRec, without correction); empty, or where there are no more: with
     all."""
