@@ -62,13 +62,14 @@ POSITIVE: dict[str, Any] = {"gt": 0, "le": 10**6}
 NAME: dict[str, Any] = {"min_length": 1}
 
 
-def key(default: Any, use: Use = Use.RESULT, wanted: str = "", **bounds: Any) -> Any:
+def key(default: Any, use: Use = Use.RESULT, wanted: str = "", was: str = "", **bounds: Any) -> Any:
     """A key that has a use or bounds; any other needs no more than its type and default.
 
     ``default``: where a configuration lacks the key. It is not checked: None where there is none.
     ``wanted``: what a value must be, in words, where type and bounds do not say it.
+    ``was``: its name before, which is still read where a configuration has no other.
     """
-    more: dict[str, Any] = {"use": use, "wanted": wanted}
+    more: dict[str, Any] = {"use": use, "wanted": wanted, "was": was}
     return Field(default, json_schema_extra=more, **bounds)
 
 
@@ -157,8 +158,18 @@ def text_keys() -> set[str]:
 
 def use_of(field: FieldInfo) -> Use:
     """What a key means to those who do not read it."""
-    more = typing.cast("dict[str, Any]", field.json_schema_extra or {})
-    return typing.cast("Use", more.get("use", Use.RESULT))
+    return typing.cast("Use", _more(field).get("use", Use.RESULT))
+
+
+def renamed(model_class: type | None) -> dict[str, str]:
+    """The keys of a model's own that were called otherwise, with what they were called."""
+    fields = getattr(getattr(model_class, "Keys", None), "model_fields", {})
+    before = {name: _more(field).get("was", "") for name, field in fields.items()}
+    return {name: old for name, old in before.items() if old}
+
+
+def _more(field: FieldInfo) -> dict[str, Any]:
+    return typing.cast("dict[str, Any]", field.json_schema_extra or {})
 
 
 # -- types of values ----------------------------------------------------------------------

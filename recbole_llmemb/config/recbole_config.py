@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.config.fields import check_others
-from recbole_llmemb.config.keys import Use, declared, use_of
+from recbole_llmemb.config.keys import Use, declared, renamed, use_of
 from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.config.values import (
     check,
@@ -119,6 +119,11 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
             values["MODEL_INPUT_TYPE"] = InputType.PAIRWISE if pairs else InputType.POINTWISE
 
     def settle(self: Any, values: dict[str, Any], given: dict[str, Any]) -> None:
+        for name, before in renamed(self.model_class).items():
+            if before in given and name not in given:
+                values[name] = values[before]
+                if not self.restored:
+                    getLogger().warning(f"{before} of {self.model} is called {name} now; set that.")
         settings.settle(values, given, self.model_class)
         if values.get("adapter", "") is None:
             values["adapter"] = "none"  # as typed, --adapter=none is read as no value

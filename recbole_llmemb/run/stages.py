@@ -16,6 +16,7 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import FeatureType, ModelType, get_model, init_seed
 from torch.utils.tensorboard import SummaryWriter
 
+from recbole_llmemb.config.keys import renamed
 from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state
@@ -62,7 +63,7 @@ def stage(name, what, report, seconds):
 def settings(config) -> dict:
     """Everything in a configuration that changes what comes out, as plain values."""
     plain = config_to_plain(config)
-    gone = keys(Use.MACHINE) | {"trained_on"}
+    gone = keys(Use.MACHINE) | {"trained_on", *renamed(config.model_class).values()}
     kept = {k: v for k, v in plain.items() if k not in gone and not k.endswith("_used")}
     if not plain.get("holdout_items"):  # how they would be drawn changes nothing
         kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}
@@ -95,7 +96,8 @@ def run_file(config, called: str | None = None) -> Path:
 
 
 def _digest(config, found):
-    columns = config["load_col"]
+    before, columns = renamed(config.model_class), config["load_col"]
+    found = {before.get(key, key): value for key, value in found.items()}
     # What items and users are like is trained on, too, where a model reads it.
     read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
     text = json.dumps(found, sort_keys=True, default=str) + files_hash(config)

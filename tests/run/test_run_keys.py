@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llmemb.config.recbole_config import config_to_plain
+from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.run.teacher import ensure_teacher, teacher_config
@@ -49,6 +49,21 @@ def test_where_and_how_fast_is_the_same_run(tiny_config, key):
 )  # fmt: skip
 def test_what_changes_numbers_is_another_run(tiny_config, change):
     assert stages.run_key(tiny_config(**change)) != stages.run_key(tiny_config())
+
+
+def test_what_a_key_was_called_before_is_read(tiny_config, caplog):
+    """LLM-SRec's distill_weight was align_weight: the same run, under the same name."""
+    new, old = (tiny_config("LLMSRec", **{key: 0.5}) for key in ("distill_weight", "align_weight"))
+    assert "distill_weight" in caplog.text and old["distill_weight"] == new["distill_weight"] == 0.5
+    assert stages.run_key(old) == stages.run_key(new) != stages.run_key(tiny_config("LLMSRec"))
+    assert "align_weight" not in stages.settings(old)
+    both = tiny_config("LLMSRec", align_weight=0.1, distill_weight=0.5)
+    assert stages.run_key(both) == stages.run_key(new)
+    caplog.clear()
+    first = {k: v for k, v in config_to_plain(old).items() if k != "distill_weight"}
+    assert config_from_plain(first)["distill_weight"] == 0.5  # as a checkpoint of before has it
+    later = config_from_plain(config_to_plain(new) | {"align_weight": 0.1})
+    assert later["distill_weight"] == 0.5 and "distill_weight" not in caplog.text
 
 
 def test_fine_tuning_counts_where_there_is_some(tiny_config):

@@ -150,16 +150,16 @@ class LLMSRec(Method, SequentialRecommender):
         candidates = rows[interaction[CANDIDATES]]
         others = (candidates[:, 0], interaction[self.POS_ITEM_ID]) if own.in_batch_negatives else ()
         terms = {"retrieval": retrieval_loss(users, candidates, *others)}
-        if own.align_weight or own.uniformity_weight:
+        if own.distill_weight or own.uniformity_weight:
             history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
             states = self.teacher.user_states(*history, dropout=own.cf_dropout)
             teachers = self.teacher_head(states)
-        if own.align_weight:
+        if own.distill_weight:
             if own.distill_loss == "contrastive":
                 loss = contrastive_distillation(users, teachers, own.distill_temperature)
             else:
                 loss = mse_distillation(users, teachers)
-            terms["distillation"] = own.align_weight * loss
+            terms["distillation"] = own.distill_weight * loss
         if own.uniformity_weight:
             both = uniformity_loss(users) + uniformity_loss(teachers)
             terms["uniformity"] = own.uniformity_weight * both

@@ -80,7 +80,7 @@ class LLMSRecSettings(Settings):
     """Random items beside the next one among a user's candidates."""
     in_batch_negatives: bool = False
     """Whether the next items of the batch's other users are candidates too."""
-    align_weight: float = key(1.0, **WEIGHT)
+    distill_weight: float = key(1.0, was="align_weight", **WEIGHT)
     """Weight of the distillation; 0: none."""
     distill_loss: Literal["mse", "contrastive"] = "mse"
     """'mse' of unit vectors, or 'contrastive' over the batch (an ablation of the paper)."""

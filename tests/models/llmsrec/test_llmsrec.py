@@ -474,10 +474,10 @@ def test_rankings(llmsrec, mode):
     "settings, parts",
     [
         ({}, 3),
-        ({"align_weight": 0.5, "uniformity_weight": 0.25}, 3),
-        ({"align_weight": 0.0}, 2),
+        ({"distill_weight": 0.5, "uniformity_weight": 0.25}, 3),
+        ({"distill_weight": 0.0}, 2),
         ({"uniformity_weight": 0.0}, 2),
-        ({"align_weight": 0.0, "uniformity_weight": 0.0}, 1),
+        ({"distill_weight": 0.0, "uniformity_weight": 0.0}, 1),
         ({"distill_loss": "contrastive", "in_batch_negatives": True, "negative_items": 7}, 3),
     ],
 )
@@ -490,12 +490,12 @@ def test_ablations(llmsrec, settings, parts):
     users = model.user_vectors(batch)
     state = model.teacher.user_states(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
     teachers, expected = model.teacher_head(state), []
-    if settings.get("align_weight", 1.0):
+    if settings.get("distill_weight", 1.0):
         if "distill_loss" in settings:
             part = contrastive_distillation(users, teachers, 0.1)
         else:
             part = mse_distillation(users, teachers)
-        expected.append(settings.get("align_weight", 1.0) * part)
+        expected.append(settings.get("distill_weight", 1.0) * part)
     if settings.get("uniformity_weight", 1.0):
         both = uniformity_loss(users) + uniformity_loss(teachers)
         expected.append(settings.get("uniformity_weight", 1.0) * both)
