@@ -52,8 +52,8 @@ def plain(job):
     from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
     from recbole_llmemb.encode.encoder import DTYPES
+    from recbole_llmemb.scft.trainer import FORMS
     from recbole_llmemb.scft.training import find_targets
-    from recbole_llmemb.scft.views import FORMS
 
     device, precision = job.processes.device, job.precision
     location = job.text.source.location

@@ -76,9 +76,8 @@ def tuned(bench, folder, checkpoints, part):
     """LoRA's step as the trainer of ``recbole-llm scft`` makes it, without that trainer."""
     # Imported here: what they need of sentence-transformers may be too old.
     from recbole_llmemb.scft.settings import ScftSettings
-    from recbole_llmemb.scft.trainer import LengthSortedCollator
+    from recbole_llmemb.scft.trainer import CachedViewLoss, LengthSortedCollator, ViewLoss
     from recbole_llmemb.scft.training import add_lora
-    from recbole_llmemb.scft.views import CachedViewLoss, ViewLoss
 
     model = load_pipeline(find_encoder(folder), dtype=torch.bfloat16, device=str(bench.device))
     if checkpoints:

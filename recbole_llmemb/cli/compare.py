@@ -19,9 +19,11 @@ from __future__ import annotations
 from textwrap import fill
 from typing import Literal
 
+from recbole_llmemb.apps import compare
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.terminal import width
 
 _MAPS = "item maps (from the checkpoints, with --out)"
 
@@ -52,30 +54,22 @@ class CompareOptions(Checked):
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm compare``."""
     options = Options("compare", __doc__).read(CompareOptions, argv)
-    from recbole_llmemb.apps.compare.comparison import compare
-    from recbole_llmemb.apps.compare.grouping import choose_baseline, read_groups
-    from recbole_llmemb.apps.compare.report import (
-        LISTING,
-        render_files,
-        tables_of,
-        to_text,
-        verdict,
-    )
     from recbole_llmemb.core.reports import OutFolder
-    from recbole_llmemb.core.terminal import width
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
-    folder = OutFolder(options.out, LISTING) if options.out else None
-    groups = choose_baseline(read_groups([*options.labels, *options.files]), options.baseline)
-    found = compare(groups, options.metrics, options.metric, options.test)
-    for table in tables_of(found):
-        print(to_text(table), end="\n\n")
-    for line in [*(f"{found.main}: {each}" for each in verdict(found)), *found.notes]:
+    folder = OutFolder(options.out, compare.LISTING) if options.out else None
+    groups = compare.read_groups([*options.labels, *options.files])
+    groups = compare.choose_baseline(groups, options.baseline)
+    found = compare.compare(groups, options.metrics, options.metric, options.test)
+    for table in compare.tables_of(found):
+        print(compare.to_text(table), end="\n\n")
+    for line in [*(f"{found.main}: {each}" for each in compare.verdict(found)), *found.notes]:
         print(fill(line, width()))
     if folder is not None:
         noted = len(found.notes)
         how = None if options.map == "none" else options.map
-        *_, page = folder.write(render_files(found, how, options.category_field, options.data_path))
+        files = compare.render_files(found, how, options.category_field, options.data_path)
+        *_, page = folder.write(files)
         print(*found.notes[noted:], f"report: {page}", sep="\n")
     return 0

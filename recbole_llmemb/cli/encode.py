@@ -17,11 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_llmemb import encode
 from recbole_llmemb.cli.options import Options, taken
 from recbole_llmemb.config.shared import DataSettings
 from recbole_llmemb.config.values import defaults, recbole_folder, settings_of
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.encode.settings import EncodeSettings, Workers
 
 # Configuration key → option; the key's own name does, too.
@@ -97,7 +99,6 @@ def main(argv: list[str]) -> int:
 
 
 def _import(source: str, options: EncodeOptions) -> int:
-    from recbole_llmemb.core.files import refuse_inputs
     from recbole_llmemb.table import import_table, reduce_pca
 
     began = time.perf_counter()
@@ -117,14 +118,11 @@ def _import(source: str, options: EncodeOptions) -> int:
 
 
 def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | None) -> int:
-    from recbole_llmemb.encode.build_or_load import job_from_config
-    from recbole_llmemb.encode.job import run_job
-
     items = options.items and Path(options.items).expanduser()
     items = items or item_file_of(options.dataset or "", options.data_path)
-    job = job_from_config(settings_for(options, typed), items)
+    job = encode.job_from_config(settings_for(options, typed), items)
     job = job.model_copy(update={"shard_size": options.shard_size, "pca_dim": options.pca_dim})
-    result = run_job(job, options.out, overwrite=options.overwrite, workers=workers)
+    result = encode.run_job(job, options.out, overwrite=options.overwrite, workers=workers)
     print(
         f"{result.path}: {result.rows} items × {result.width}, {result.unique} different texts, "
         f"{result.encoded} encoded now, {result.seconds:.1f} s"

@@ -54,22 +54,20 @@ def main(argv: list[str]) -> int:
         raise UserError("--public is for --push; add it, or leave --public.", key="public")
     refuse_inputs(options.out, [options.checkpoint, options.new_items, options.llm_table])
 
-    from recbole_llmemb.apps.serve.export import check, export, require_room
+    from recbole_llmemb.apps.serve import export  # only now: it loads libraries
 
-    require_room(options.out, options.overwrite)
+    export.require_room(options.out, options.overwrite)
     recommender = open_checkpoint(options)
     for part in _PARTS if "all" in options.what else ():
         try:
-            check(recommender, part, options.format)
+            export.check(recommender, part, options.format)
         except UserError as why:
             say(f"left out: {part} ({why})")
             parts.remove(part)
-    out = export(
+    out = export.export(
         recommender, options.out, parts, options.format, options.index, options.overwrite,
         show_progress=True,
     )  # fmt: skip
     if options.push:
-        from recbole_llmemb.apps.serve.hub import push_table
-
-        print(push_table(out / "table", options.push, private=not options.public))
+        print(export.hub.push_table(out / "table", options.push, private=not options.public))
     return 0

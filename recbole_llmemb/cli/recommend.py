@@ -19,10 +19,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
+from recbole_llmemb.apps import serve
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import inputs_of, lines_of, refuse_inputs, split_tokens
+from recbole_llmemb.records.items import read_histories
 
 _WHO, _ITEMS, _OUTPUT = "for whom", "which items", "output"
 
@@ -102,9 +104,7 @@ def main(argv: list[str]) -> int:
     typed = options.checkpoint, options.history_file, options.candidates, options.llm_table
     refuse_inputs(options.out, [*typed, options.new_items])
 
-    from recbole_llmemb.apps.serve.recommendations import format_of, write
-
-    chosen = format_of(options.out, options.format)
+    chosen = serve.format_of(options.out, options.format)
     recommender = open_checkpoint(options, options.title_field)
     refuse_inputs(options.out, inputs_of(recommender.config))
     people = recommender.people(**whom)
@@ -114,24 +114,20 @@ def main(argv: list[str]) -> int:
         people, options.topk, options.exclude_seen, candidates, options.batch_size,
         show_progress=options.out is not None,
     )  # fmt: skip
-    count = write(batches, options.out, chosen)
+    count = serve.write(batches, options.out, chosen)
     if options.out is not None:
         say(f"{options.out}: the best {options.topk} items of {count:,} people")
     if options.new_items and options.report_users:
-        from recbole_llmemb.apps.serve.recommendations import rank_new_items
-
         users = options.report_users
-        report = rank_new_items(recommender, users, options.topk, show_progress=True)
+        report = serve.rank_new_items(recommender, users, options.topk, show_progress=True)
         print(report, file=sys.stdout if options.out or chosen == "table" else sys.stderr)
     return 0
 
 
 def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
     """The recommender that the options ask for, with its new items."""
-    from recbole_llmemb.apps.serve import Recommender
-
     places = options.model_dump(exclude={"new_items"}, include=set(CheckpointOptions.model_fields))
-    recommender = Recommender(**places, title_field=title_field)
+    recommender = serve.Recommender(**places, title_field=title_field)
     if options.new_items:
         added = recommender.add_items(options.new_items)
         say(f"new items: {len(added):,} beside {recommender.dataset.item_num - 1:,}")
@@ -160,8 +156,6 @@ def _whom(options: RecommendOptions) -> dict[str, Any]:
         raise UserError("--split is for --users; a history is read as it is given.", key="split")
     whom: dict[str, Any] = {"skip_unknown": options.skip_unknown}
     if file is not None:
-        from recbole_llmemb.records.items import read_histories
-
         read = zip(("histories", "names", "times", "places"), read_histories(file))
         return whom | dict(read)
     histories = [split_tokens(text, " ", "--history") for text in options.history]

@@ -28,7 +28,10 @@ import textwrap
 import warnings
 from typing import Any
 
+from recbole_llmemb.config.values import bundled_names, typed_value
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.models.llmemb.backbones import NAMES
+from recbole_llmemb.run.schema import help_text, refuse_typed
 
 RUNS = "runs/"
 _NAMES = ("model", "dataset", "preset", "protocol")
@@ -37,8 +40,6 @@ _SHORT = {"-m": "--model", "-d": "--dataset"}  # as with RecBole's own script
 
 def parse(argv: list[str]) -> dict:
     """Read ``--key=value`` (or ``--key value``) into typed values."""
-    from recbole_llmemb.config.values import typed_value
-
     values: dict = {}
     argv = list(argv)
     while argv:
@@ -61,12 +62,7 @@ def parse(argv: list[str]) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    from recbole_llmemb.run.schema import help_text, refuse_typed
-
     if any(argument in ("-h", "--help") for argument in argv):
-        from recbole_llmemb.config.values import bundled_names
-        from recbole_llmemb.models.llmemb.backbones import NAMES
-
         models, presets = _listed([*NAMES, "LLMSRec"]), _listed(bundled_names("preset"))
         print("usage: recbole-llm run --model=MODEL [--dataset=NAME] [--KEY=VALUE …]\n")
         print((__doc__ or "").format(models=models, presets=presets, keys=help_text()))

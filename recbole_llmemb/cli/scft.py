@@ -13,15 +13,11 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from recbole_llmemb.cli.encode import (
-    ENCODER,
-    DatasetOptions,
-    item_file_of,
-    settings_for,
-    with_text,
-)
+from recbole_llmemb import scft
+from recbole_llmemb.cli.encode import ENCODER, DatasetOptions, item_file_of, settings_for, with_text
 from recbole_llmemb.cli.options import Options, taken
 from recbole_llmemb.core.checked import option
+from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.scft.settings import ScftSettings
 
 _TRAINING = {name: name.removeprefix("scft_") for name in ScftSettings.model_fields if "_" in name}
@@ -49,20 +45,15 @@ def main(argv: list[str]) -> int:
     """Run ``recbole-llm scft``."""
     typed = build_parser().typed(argv)
     options = taken(ScftOptions, typed)
-    from recbole_llmemb.core.files import refuse_inputs
-    from recbole_llmemb.scft.job import job_from_config, run_job
-
     folder = item_file_of(options.dataset, options.data_path).parent
     place = {"dataset": options.dataset, "data_path": str(folder)}
     config = settings_for(options, typed) | place
     if options.figure:
-        from recbole_llmemb.scft.figure import check_figure
+        scft.check_figure(options.figure)
 
-        check_figure(options.figure)
-
-    job = job_from_config(config)
+    job = scft.job_from_config(config)
     refuse_inputs(options.figure, [job.text.item_file, job.text.settings.llm_encoder])
-    result = run_job(job, options.out, overwrite=options.overwrite, resume=options.resume)
+    result = scft.run_job(job, options.out, overwrite=options.overwrite, resume=options.resume)
     if not job.processes.is_main:
         return 0
     measured = [(when, result.manifest[when]) for when in ("before", "after")]
@@ -76,9 +67,7 @@ def main(argv: list[str]) -> int:
         aligned = ["left", *["right"] * 3]
         print("\n" + tabulate(rows, titles, "plain", disable_numparse=True, colalign=aligned))
     if options.figure:
-        from recbole_llmemb.scft.figure import draw
-
-        draw(job, result.path, options.figure)
+        scft.draw(job, result.path, options.figure)
         print(f"figure:  {options.figure}")
     print(f"adapter: {result.path}")
     return 0

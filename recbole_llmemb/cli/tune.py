@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.apps.tune import SearchOptions, require_ray
+from recbole_llmemb.apps import tune
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.cli.run import parse
+from recbole_llmemb.config.values import bundled_file, property_files, settings_of
 from recbole_llmemb.core.checked import Checked, option
 from recbole_llmemb.core.errors import UserError
 
@@ -43,7 +44,7 @@ class SearchTarget(Checked):
 def read_arguments(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the search, and keys of the configuration, as they are typed."""
     keys: list[str] = []
-    options = Options("tune", __doc__).add(SearchTarget).add(SearchOptions).typed(argv, keys)
+    options = Options("tune", __doc__).add(SearchTarget).add(tune.SearchOptions).typed(argv, keys)
     settings = parse(keys)
     if "result_json" in settings:
         raise UserError(
@@ -56,30 +57,23 @@ def read_arguments(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _space(given: str) -> str:
     """The file of a search space: one that is there, or one of ours by its name."""
-    from recbole_llmemb.config.values import bundled_file
-
     named = given.isidentifier() and not Path(given).exists()
     return str(bundled_file("space", given)) if named else given
 
 
 def main(argv: list[str]) -> int:
     options, settings = read_arguments(argv)
-    require_ray()
-    from recbole_llmemb.apps.tune import search
-    from recbole_llmemb.config.values import property_files, settings_of
-
+    tune.require_ray()
     files = property_files(options)
     options["space"] = _space(options["space"])
     options["dataset"] = options.get("dataset") or settings_of(" ".join(files)).get("dataset")
     try:
-        result = search(config_files=files, **options, **settings)
+        result = tune.search(config_files=files, **options, **settings)
     except KeyboardInterrupt:
         print("\ninterrupted; the same command with --resume continues", file=sys.stderr)
         return 130
-    from recbole_llmemb.apps.tune.report import final_table
-
     print(f"\n{result.table}\n\nThe best, trial {result.best.number}:\n")
-    print(final_table(result))
+    print(tune.final_table(result))
     print(f"\nsettings: {result.folder / 'best.yaml'}")
     print(f"report:   {result.folder / 'report.html'}")
     print(f"total:    {result.seconds:.1f} s")

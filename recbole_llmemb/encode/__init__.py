@@ -11,7 +11,7 @@ __all__ = ["ItemText", "cache_directory", "ensure_table", "item_prompts", "read_
 __getattr__ = lazy(
     __name__,
     settings="EncodeSettings Workers",
-    build_or_load="cache_directory ensure_table",
+    build_or_load="cache_directory ensure_table job_from_config",
     shards="item_prompts",
     job="EncodeJob run_job",
 )

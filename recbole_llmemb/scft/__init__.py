@@ -8,4 +8,8 @@ from recbole_llmemb.core.imports import lazy
 
 __all__ = ["ScftJob", "ensure_adapter", "ensure_table", "job_from_config", "run_job"]
 
-__getattr__ = lazy(__name__, job="ScftJob ensure_adapter ensure_table job_from_config run_job")
+__getattr__ = lazy(
+    __name__,
+    job="ScftJob ensure_adapter ensure_table job_from_config run_job",
+    figure="check_figure draw",
+)

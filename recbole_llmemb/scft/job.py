@@ -1,17 +1,21 @@
-"""One fine-tuning job: from an item file to an adapter directory, resumable, never done twice."""
+"""One fine-tuning job, in one or more processes: from items to an adapter, never done twice."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core.artifacts import atomic_directory, build_or_load, files_in, require_free
@@ -25,10 +29,11 @@ from recbole_llmemb.encode.job import EncodeJob
 from recbole_llmemb.encode.source import MANIFEST, WEIGHTS, read_manifest
 from recbole_llmemb.records.items import ItemText, read_items
 from recbole_llmemb.scft.settings import ScftSettings
-from recbole_llmemb.scft.trainer import Processes
 from recbole_llmemb.scft.views import Views, split_items
 from recbole_llmemb.table.format import library_versions
 
+# The others wait while the first one waits for an adapter that somebody else is training.
+_PATIENCE = timedelta(days=30)
 _FILES = (MANIFEST, WEIGHTS, "adapter_config.json", "README.md")  # of an older one
 _LIBRARIES = "peft", "datasets", "accelerate", "sentence_transformers.base.losses.gradcache"
 _MOST_HELD_OUT = 1000
@@ -37,6 +42,67 @@ _IN_KEY = (
     "loss", "temperature", "drop_ratio", "steps", "batch_size", "learning_rate", "warmup_steps",
     "lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "quantize", "holdout", "seed",
 )  # fmt: skip
+
+
+class Processes:
+    """This process among those that train together.
+
+    ``device``: ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
+
+    ``count``: How many they are.
+    ``is_main``: Whether this is the one that writes and reports.
+    ``cpu``: Whether they train on the CPU.
+    ``device``: Where this process trains.
+    """
+
+    def __init__(self, device: Any = None):
+        kind, _, number = str(device or "auto").partition(":")
+        if kind not in ("auto", "cpu", "cuda") or number not in ("", "0"):
+            raise UserError(
+                f"llm_device is {str(device)!r}, which scft cannot train on; set auto, cpu or "
+                "cuda, and CUDA_VISIBLE_DEVICES to the GPU if there are several.",
+                key="llm_device",
+            )
+        there = torch.cuda.is_available()
+        if kind == "cuda" and not there:
+            raise UserError(
+                "llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu.", key="llm_device"
+            )
+        self.cpu = kind == "cpu" or not there
+        self.count, self.is_main = 1, True
+        self.device = torch.device("cpu") if self.cpu else torch.device("cuda", 0)
+        if "LOCAL_RANK" in os.environ:  # both launchers set it
+            accelerate = optional("accelerate", "finetune", "scft")
+            self._state = accelerate.PartialState(cpu=self.cpu, timeout=_PATIENCE)
+            self.count, self.is_main = self._state.num_processes, self._state.is_main_process
+            self.device = self._state.device
+
+    def precision(self, wanted: str) -> str:
+        """What ``auto`` stands for here: bfloat16 where the GPU computes in it, else float32."""
+        if wanted == "auto":
+            if self.cpu or not torch.cuda.is_bf16_supported(including_emulation=False):
+                return "float32"
+            return "bfloat16"
+        if wanted == "float16" and self.cpu:
+            raise UserError(
+                "scft_precision is 'float16', in which a CPU does not train; set float32 or "
+                "bfloat16.",
+                key="scft_precision",
+            )
+        return wanted
+
+    def broadcast(self, thing: Any) -> Any:
+        """What the first process has, on all of them."""
+        if self.count == 1:
+            return thing
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([thing])[0]
+
+    def barrier(self) -> None:
+        """Until all of them are here."""
+        if self.count > 1:
+            self._state.wait_for_everyone()
 
 
 @dataclass

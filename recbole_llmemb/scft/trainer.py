@@ -1,5 +1,5 @@
-"""sentence-transformers' trainer: its batches of views, its measures, and a training that survives
-being killed, stops on NaN, and may be of several processes.
+"""sentence-transformers' trainer: its batches of views, contrastive losses over them (LLMEmb,
+SCFT), its measures, and a training that survives being killed and stops on NaN.
 """
 
 from __future__ import annotations
@@ -8,89 +8,118 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.util import all_gather_with_grad
+from sentence_transformers.util.distributed import get_world_size
+from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.terminal import progress_bar
+from recbole_llmemb.models.losses import AlignmentLoss
 from recbole_llmemb.scft.views import Views
 
-# The others wait while the first one waits for an adapter that somebody else is training.
-_PATIENCE = timedelta(days=30)
 _STATE = "trained.safetensors"
 _COMPLETE = "whole"
 
 
-class Processes:
-    """This process among those that train together.
+class InfoNCE(nn.Module):
+    """Hard targets: each view is to find the item's other view among the batch's (the paper).
 
-    ``device``: ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
+    logits = X·Yᵀ/τ; the mean of cross-entropy by rows and by columns against the diagonal.
 
-    ``count``: How many they are.
-    ``is_main``: Whether this is the one that writes and reports.
-    ``cpu``: Whether they train on the CPU.
-    ``device``: Where this process trains.
+    ``temperature``: τ.
     """
 
-    def __init__(self, device: Any = None):
-        kind, _, number = str(device or "auto").partition(":")
-        if kind not in ("auto", "cpu", "cuda") or number not in ("", "0"):
-            raise UserError(
-                f"llm_device is {str(device)!r}, which scft cannot train on; set auto, cpu or "
-                "cuda, and CUDA_VISIBLE_DEVICES to the GPU if there are several.",
-                key="llm_device",
-            )
-        there = torch.cuda.is_available()
-        if kind == "cuda" and not there:
-            raise UserError(
-                "llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu.", key="llm_device"
-            )
-        self.cpu = kind == "cpu" or not there
-        self.count, self.is_main = 1, True
-        self.device = torch.device("cpu") if self.cpu else torch.device("cuda", 0)
-        if "LOCAL_RANK" in os.environ:  # both launchers set it
-            accelerate = optional("accelerate", "finetune", "scft")
-            self._state = accelerate.PartialState(cpu=self.cpu, timeout=_PATIENCE)
-            self.count, self.is_main = self._state.num_processes, self._state.is_main_process
-            self.device = self._state.device
+    def __init__(self, temperature):
+        super().__init__()
+        self.temperature = temperature
 
-    def precision(self, wanted: str) -> str:
-        """What ``auto`` stands for here: bfloat16 where the GPU computes in it, else float32."""
-        if wanted == "auto":
-            if self.cpu or not torch.cuda.is_bf16_supported(including_emulation=False):
-                return "float32"
-            return "bfloat16"
-        if wanted == "float16" and self.cpu:
-            raise UserError(
-                "scft_precision is 'float16', in which a CPU does not train; set float32 or "
-                "bfloat16.",
-                key="scft_precision",
-            )
-        return wanted
+    def forward(self, x, y):
+        """Loss between the views' embeddings, both ``(B, D)``."""
+        logits = x @ y.t() / self.temperature
+        own = torch.arange(len(x), device=x.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
 
-    def broadcast(self, thing: Any) -> Any:
-        """What the first process has, on all of them."""
-        if self.count == 1:
-            return thing
-        from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([thing])[0]
+#: ``soft`` is the authors' code, the form that RAT aligns with too.
+FORMS = {"soft": AlignmentLoss, "infonce": InfoNCE}
 
-    def barrier(self) -> None:
-        """Until all of them are here."""
-        if self.count > 1:
-            self._state.wait_for_everyone()
+
+class ViewLoss(nn.Module):
+    """A contrastive loss with a learned temperature, as sentence-transformers' trainer wants it.
+
+    In training on several processes every view is compared with those of all of them: the
+    gradient is that of one process with the whole batch.
+
+    ``model``: gives un-normalized embeddings.
+    ``temperature``: where τ starts; 3 in the authors' code.
+    """
+
+    def __init__(self, model, form: str = "soft", temperature: float = 3.0):
+        super().__init__()
+        self.model = model
+        self.form = FORMS[form](nn.Parameter(torch.tensor(float(temperature))))
+
+    def forward(self, features, order):
+        """Loss of a batch.
+
+        ``features``: tokens of all the views, in parts.
+        ``order`` (2B,): where each view is among the parts laid end to end: first all items' one
+        view, then all items' other.
+        """
+        parts = [self.model(part)["sentence_embedding"] for part in features]
+        return self.compare(torch.cat(parts), order)
+
+    def compare(self, vectors, order):
+        """Loss of the embeddings ``(2B, D)`` of a batch's views; see :meth:`forward`."""
+        # Sums over thousands of dimensions want more than half precision.
+        with torch.autocast(vectors.device.type, enabled=False):
+            x, y = vectors.float()[order].chunk(2)
+            if get_world_size() > 1:
+                x, y = all_gather_with_grad(x), all_gather_with_grad(y)
+            return self.form(x, y)
+
+
+class CachedViewLoss(CachedLossMixin, ViewLoss):
+    """The same loss and gradients with the memory of one part of the batch at a time (GradCache).
+
+    Parts are embedded without keeping activations, the loss gives the gradients of the
+    embeddings, and then each part is embedded again to carry its own back. Costs a second forward
+    pass.
+    """
+
+    mini_batch_size = 1 << 40  # the collator has cut the batch already: a part is a mini-batch
+
+    def forward(self, features, order):
+        """See :meth:`ViewLoss.forward`."""
+        loss = self.forward_cached(features, order)
+        if not torch.is_grad_enabled():
+            return loss
+        # Adds nothing but τ's gradient, so that whatever scales the loss scales it too.
+        share = self.form.temperature * self._temperature_gradient
+        return loss + (share - share.detach())
+
+    def calculate_loss(self, reps, labels=None, *, with_backward=False):
+        """Loss of embedded parts; with ``with_backward``, their gradients too."""
+        leaves = [part for column in reps for part in column]
+        loss = self.compare(torch.cat(leaves), labels)
+        if not with_backward:
+            return loss
+        *gradients, own = torch.autograd.grad(loss, [*leaves, self.form.temperature])
+        for leaf, gradient in zip(leaves, gradients):
+            leaf.grad = gradient
+        self._temperature_gradient = own
+        return loss.detach()
 
 
 class ShuffledBatches(DefaultBatchSampler):

@@ -20,15 +20,16 @@ from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quiet_loading
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.scft.trainer import (
+    CachedViewLoss,
     HeldOut,
     LengthSortedCollator,
     ScftTrainer,
+    ViewLoss,
     describe,
     last_checkpoint,
     remove_incomplete_checkpoints,
     step_of,
 )
-from recbole_llmemb.scft.views import CachedViewLoss, ViewLoss
 
 # The last number in a module's name, a layer's or an expert's, and what follows it:
 # encoder.layer.3.attention.self.query, layers.3.self_attn.q_proj, h.3.mlp.c_fc.

@@ -47,9 +47,8 @@ def test_scft(tmp_path, device, way, half):
     pytest.importorskip("peft")
     pytest.importorskip("sentence_transformers.base.losses.gradcache")
     from recbole_llmemb.scft.settings import ScftSettings
-    from recbole_llmemb.scft.trainer import LengthSortedCollator
+    from recbole_llmemb.scft.trainer import CachedViewLoss, LengthSortedCollator, ViewLoss
     from recbole_llmemb.scft.training import add_lora
-    from recbole_llmemb.scft.views import CachedViewLoss, ViewLoss
 
     torch.manual_seed(1)
     source = find_encoder(make_model(tmp_path / "llama", "llama"))

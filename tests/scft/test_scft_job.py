@@ -238,7 +238,7 @@ def test_checkpoints_are_small_and_read_without_pickles(run, monkeypatch, tmp_pa
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(run, monkeypatch, tmp_path):
-    from recbole_llmemb.scft.views import ViewLoss
+    from recbole_llmemb.scft.trainer import ViewLoss
 
     original = ViewLoss.compare
     calls = []

@@ -12,9 +12,13 @@ pytest.importorskip("datasets")
 from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
 from recbole_llmemb.encode.source import find_encoder  # noqa: E402
 from recbole_llmemb.scft.settings import ScftSettings  # noqa: E402
-from recbole_llmemb.scft.trainer import LengthSortedCollator  # noqa: E402
+from recbole_llmemb.scft.trainer import (  # noqa: E402
+    FORMS,
+    CachedViewLoss,
+    LengthSortedCollator,  # noqa: E402
+    ViewLoss,
+)
 from recbole_llmemb.scft.training import add_lora  # noqa: E402
-from recbole_llmemb.scft.views import FORMS, CachedViewLoss, ViewLoss  # noqa: E402
 
 WORDS = ["red", "blue", "soap", "gel", "one", "two", "movie", "beauty"]
 

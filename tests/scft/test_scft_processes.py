@@ -17,10 +17,8 @@ pytest.importorskip("datasets")
 
 from recbole_llmemb.cli.main import main  # noqa: E402
 from recbole_llmemb.core.artifacts import build_lock  # noqa: E402
-from recbole_llmemb.scft.trainer import (
-    Processes,  # noqa: E402
-    last_checkpoint,  # noqa: E402
-)
+from recbole_llmemb.scft.job import Processes  # noqa: E402
+from recbole_llmemb.scft.trainer import last_checkpoint  # noqa: E402
 
 
 def arguments(folder, kind, out, *options):
@@ -48,7 +46,7 @@ import datetime, os, sys
 from pathlib import Path
 from torch.distributed import distributed_c10d
 from recbole_llmemb.cli.main import main
-from recbole_llmemb.scft.trainer import Processes
+from recbole_llmemb.scft.job import Processes
 
 distributed_c10d.default_pg_timeout = datetime.timedelta(seconds=4)
 broadcast = Processes.broadcast

@@ -7,18 +7,8 @@
 What is named here is imported when it is first used, so that options cost nothing.
 """
 
-from __future__ import annotations
+from recbole_llmemb.core.imports import lazy
 
-import importlib
+__all__ = ["ConvertJob", "convert"]
 
-_HOMES = {
-    "ConvertJob": "recbole_llmemb.apps.convert.job",
-    "convert": "recbole_llmemb.apps.convert.dataset",
-}
-__all__ = list(_HOMES)
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+__getattr__ = lazy(__name__, job="ConvertJob", dataset="convert")

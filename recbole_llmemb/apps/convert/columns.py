@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llmemb.apps.convert.report import Report
+from recbole_llmemb.apps.convert.job import Report
 from recbole_llmemb.core.errors import UserError, name_some, nearest
 from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import is_number, one_line, text_of, token_of

@@ -29,8 +29,7 @@ from recbole_llmemb.apps.convert.interactions import (
     repeated,
     sizes,
 )
-from recbole_llmemb.apps.convert.job import ConvertJob
-from recbole_llmemb.apps.convert.report import Converted
+from recbole_llmemb.apps.convert.job import Converted, ConvertJob
 from recbole_llmemb.core.artifacts import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import refuse_inputs

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pandas as pd
 
-from recbole_llmemb.apps.convert.report import Report
+from recbole_llmemb.apps.convert.job import Report
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import one_line, token_of

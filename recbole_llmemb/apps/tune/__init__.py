@@ -16,7 +16,7 @@ from recbole_llmemb.core.checked import Checked
 
 __all__ = ["search", "trainable"]
 
-_WHERE = {"search": "searching", "trainable": "trial"}
+_WHERE = {"search": "searching", "trainable": "trial", "final_table": "report"}
 
 
 class SearchOptions(Checked):

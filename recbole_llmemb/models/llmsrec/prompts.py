@@ -21,6 +21,7 @@ from recbole_llmemb.data.histories import POSITION, sampled_users, with_shuffled
 from recbole_llmemb.data.loaders import SequenceTrainDataLoader
 from recbole_llmemb.data.windows import plan_batches, trim_histories
 from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
+from recbole_llmemb.records.items import read_items
 
 USER_START = "This user has made a series of purchases in the following order: "
 USER_END = ". Based on this sequence of purchases, generate user representation token:"
@@ -95,8 +96,6 @@ def item_titles(config, dataset):
     ``config``: ``item_title_field``; empty means ``title`` or the first of ``item_text_fields``.
     Returns by item id; the first, padding, is empty.
     """
-    from recbole_llmemb.records.items import read_items
-
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     chosen = config["item_title_field"]
     found = read_items(
