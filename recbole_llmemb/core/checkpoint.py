@@ -134,6 +134,23 @@ def _has_the_form(state: dict[str, Any]) -> bool:
     ) and isinstance(config.get("eval_args", {}), Mapping)
 
 
+def load_weights(model: Any, state: Mapping[str, Any]) -> None:
+    """Give a model of RecBole's what a checkpoint's state has of it."""
+    model.load_state_dict(state["state_dict"])
+    model.load_other_parameter(state.get("other_parameter"))
+    require_finite(model)
+
+
+def require_finite(model: torch.nn.Module) -> None:
+    """Refuse weights of which some are no numbers: whatever they score is none either."""
+    broken = [name for name, one in model.named_parameters() if not torch.isfinite(one).all()]
+    if broken:
+        raise UserError(
+            f"The model's weights {broken[0]} are no longer numbers; train anew with a lower "
+            "learning_rate or with clip_grad_norm, or take another checkpoint."
+        )
+
+
 def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:
     """Hash of a state dict's names and numbers."""
     digest = hashlib.blake2b(digest_size=8)

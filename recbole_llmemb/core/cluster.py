@@ -16,7 +16,7 @@ from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.core.imports import optional
 
 #: The first whose ``tune.report`` takes a dictionary and whose ``RunConfig`` is Tune's own.
-OLDEST_RAY = "2.43"
+MIN_RAY_VERSION = "2.43"
 _SMALLEST_STORE = 256 << 20
 
 
@@ -37,8 +37,8 @@ def require_ray(who: str, library: str, extra: str, environment: dict[str, str])
         version = importlib.metadata.version("ray")
     except importlib.metadata.PackageNotFoundError:
         raise UserError(f"{who} needs ray, which is not installed; {install}.") from None
-    if Version(version) < Version(OLDEST_RAY):
-        raise UserError(f"ray {version} is too old, {who} needs {OLDEST_RAY}; {install}.")
+    if Version(version) < Version(MIN_RAY_VERSION):
+        raise UserError(f"ray {version} is too old, {who} needs {MIN_RAY_VERSION}; {install}.")
     optional(library, extra, who)
     return optional("ray", extra, who)
 

@@ -17,6 +17,11 @@ from recbole_llmemb.data.splits import hold_out
 from recbole_llmemb.data.windows import is_first
 
 
+def item_tokens(dataset) -> list[str]:
+    """A dataset's items by id, padding first."""
+    return [str(token) for token in dataset.field2id_token[dataset.iid_field]]
+
+
 def check_parts(parts, config):
     """Refuse a split dataset that leaves nothing to train on, or nobody to evaluate.
 

@@ -24,7 +24,7 @@ METRICS = ("hit", "ndcg", "mrr")
 CATALOGS, RANKERS = ("all_items", "cold_items"), ("model", "random", "popularity")
 
 
-def told(held) -> str:
+def summary(held) -> str:
     """What was held out, in one line."""
     return (
         f"{len(held.tokens):,} items held out with their {held.interactions:,} interactions, "

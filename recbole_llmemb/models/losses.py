@@ -114,9 +114,13 @@ class ItemScores(nn.Module):
             return self.log_temperature.exp()
         return self.log_temperature.clamp(low, high).exp()
 
-    def sides(self, states: torch.Tensor, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def project(
+        self, states: torch.Tensor, items: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """What is multiplied: states ``(..., d)`` and item embeddings ``(..., d)``."""
         return self.of_states(states), self.of_items(items)
+
+    sides = project  # its name before
 
     def of_states(self, states: torch.Tensor) -> torch.Tensor:
         """The side of states ``(..., d)``."""

@@ -15,6 +15,7 @@ from recbole_llmemb.config.recbole_config import config_for
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
+from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.contract import Needs
@@ -25,7 +26,6 @@ from recbole_llmemb.run.stages import stage
 from recbole_llmemb.run.teacher import ensure_teacher, item_rows, used
 from recbole_llmemb.scft import ensure_table
 from recbole_llmemb.table.format import read_manifest
-from recbole_llmemb.training.resume import item_tokens, load_weights
 
 __all__ = ["provide"]
 
@@ -128,7 +128,7 @@ def rebuilt(state, config, train, path):
             where=path,
         ):
             model = get_model(config["model"])(config, train).to(config["device"])
-            load_weights(model, state)
+            checkpoint.load_weights(model, state)
     return model.eval()
 
 

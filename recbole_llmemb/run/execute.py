@@ -66,7 +66,7 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
     for part in getattr(train, "matched", None) or []:
         report(f"prepare: {part}")
     if config["holdout_items"]:
-        report(f"prepare: {cold.told(train.held_out)}")
+        report(f"prepare: {cold.summary(train.held_out)}")
     artifacts.provide(config, train, report, seconds)
     model, trainer = stages.build(config, data)
     report(

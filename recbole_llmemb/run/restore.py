@@ -17,13 +17,12 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state, usable_device
 from recbole_llmemb.core.errors import TableError, UserError, name_some
 from recbole_llmemb.core.registry import import_paths_in, trust
-from recbole_llmemb.data.dataset import LazySequentialDataset
+from recbole_llmemb.data.dataset import LazySequentialDataset, item_tokens
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.stages import Data, prepare_data, usable
-from recbole_llmemb.training.resume import item_tokens
 
 #: What may be elsewhere now, and the key under which a checkpoint that needs it says so.
 USED = {

@@ -30,7 +30,6 @@ from recbole_llmemb.models.given import Given
 from recbole_llmemb.run.result import RunResult, curve_of
 from recbole_llmemb.run.schema import Use, keys, sections_of, use_of
 from recbole_llmemb.scft.settings import ScftSettings
-from recbole_llmemb.training.resume import load_weights
 from recbole_llmemb.training.trainer import trainer_class
 
 __all__ = ["Data", "build", "prepare_data", "train_and_evaluate"]
@@ -286,7 +285,7 @@ def train_and_evaluate(
     found, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
     if not len(test):  # which would have loaded it
         report("test: eval_args leave no test part; groups are those of the best validation")
-        load_weights(model, checkpoint.load(trainer.saved_model_file, config["device"]))
+        checkpoint.load_weights(model, checkpoint.load(trainer.saved_model_file, config["device"]))
     seconds["evaluate"] = perf_counter() - began
     resume_file.unlink(missing_ok=True)
     return _result(config, trainer, best, found, details, seconds)

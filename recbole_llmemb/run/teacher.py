@@ -14,6 +14,7 @@ from recbole_llmemb.config.recbole_config import config_from_plain, make_config
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.given import is_checkpoint
@@ -22,7 +23,6 @@ from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.table import EmbeddingTable, match
-from recbole_llmemb.training.resume import item_tokens
 
 __all__ = ["ensure_teacher", "read_item_embeddings", "teacher_config"]
 

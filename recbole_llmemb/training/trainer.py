@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from time import perf_counter
 
 import torch
@@ -11,26 +12,44 @@ from recbole.utils import get_gpu_usage, get_trainer, set_color
 from torch import optim
 from torch.nn.utils.clip_grad import clip_grad_norm_
 
+from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core import checkpoint
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.devices import random_state, set_random_state
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.terminal import progress_bar
+from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate
-from recbole_llmemb.training.resume import Resumable, load_weights, require_finite
 
 __all__ = ["LLMEmbTrainer"]
 
+# What a run reads beside its data, as noted in its configuration: key, in words, what tells it.
+_USED = (
+    ("llm_table_used", "embedding table (llm_table)", "fingerprint"),
+    ("llm_model_used", "LLM (llm_model)", "identity"),
+    ("align_teacher_used", "teacher (align_teacher)", "fingerprint"),
+    ("teacher_used", "CF model (align_teacher)", "fingerprint"),
+)
+# What a trainer carries on with, by the names of its attributes.
+_KEPT = (
+    "cur_step", "best_valid_score", "best_valid_result", "best_valid_groups", "history",
+    "epoch_seconds",
+)  # fmt: skip
 
-class LLMEmbTrainer(Resumable, Trainer):
+
+class LLMEmbTrainer(Trainer):
     """Trains and evaluates every model of this package.
 
-    What RecBole's trainer does, it does in the same order. In addition each evaluation
-    leaves the metrics of tail and head items and of short and long users in
-    ``groups_of_last_evaluation``, and each validation writes a file from which training
-    continues to the same result (``resume_file``).
+    What RecBole's trainer does, it does in the same order. In addition each evaluation leaves the
+    metrics of groups in ``groups_of_last_evaluation``, and each validation writes a file from which
+    training continues to the same result (``resume_file``).
 
     ``resumes``: Whether it writes ``resume_file`` and continues from it.
+    ``resume_file``: Where each validation leaves the state of the training.
+    ``best_valid_groups``: Group metrics of the best validation.
+    ``epoch_seconds``: Wall time of each epoch of training.
+    ``history``: Epoch, training losses and validation result of each validation.
     """
 
     resumes = True
@@ -39,6 +58,9 @@ class LLMEmbTrainer(Resumable, Trainer):
         super().__init__(config, model)
         self.eval_collector = GroupCollector(config)
         self.evaluator = GroupEvaluator(config, self.eval_collector)
+        self.resume_file = self.best_valid_groups = None
+        self.epoch_seconds, self.history = [], []
+        self._train_data = self._pending_rng = None
 
     @property
     def groups_of_last_evaluation(self):
@@ -107,8 +129,7 @@ class LLMEmbTrainer(Resumable, Trainer):
     def _train_epoch(self, train_data, epoch_idx, loss_func=None, show_progress=False):
         """One epoch; returns the summed loss, or a tuple of summed parts, as RecBole does.
 
-        Losses stay on the device until the epoch is over, so no step waits for the one
-        before it.
+        Losses stay on the device until the epoch is over, so no step waits for the one before.
         """
         began = perf_counter()
         self._decay_learning_rate(epoch_idx)
@@ -187,7 +208,7 @@ class LLMEmbTrainer(Resumable, Trainer):
             return None
         if load_best_model:
             file = model_file or self.saved_model_file
-            load_weights(self.model, checkpoint.load(file, self.device))
+            checkpoint.load_weights(self.model, checkpoint.load(file, self.device))
             self.logger.info(f"Loading model structure and parameters from {file}")
         result = evaluate(self.config, self.model, eval_data, self.evaluator, show_progress)
         if not self.config["single_spec"]:
@@ -208,7 +229,8 @@ class LLMEmbTrainer(Resumable, Trainer):
         if saved:
             self._keep_best()
         self._restore_rng()
-        if self._has_stopped():
+        at_its_end = self.cur_step > self.stopping_step or self.start_epoch >= self.epochs
+        if self.start_epoch > 0 and at_its_end:
             self.eval_collector.data_collect(train_data)  # which tests read, too
             return self.best_valid_score, self.best_valid_result
 
@@ -230,11 +252,73 @@ class LLMEmbTrainer(Resumable, Trainer):
         saves = saved and not validates
         return super().fit(train_data, valid_data, verbose, saves, show_progress, after_validation)
 
-    def _has_stopped(self):
-        """Whether the resumed run had already met its end."""
-        return self.start_epoch > 0 and (
-            self.cur_step > self.stopping_step or self.start_epoch >= self.epochs
-        )
+    # -- checkpoints: from any of them training continues to the result it would have had --
+
+    def _state(self, epoch):
+        data = self._train_data  # None before any training
+        generator = getattr(data, "generator", None)
+        return {
+            "config": config_to_plain(self.config),
+            "epoch": epoch,
+            **{name: getattr(self, name) for name in _KEPT},
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+            "item_tokens": None if data is None else item_tokens(data._dataset),
+            "rng": random_state(),
+            "loader_rng": None if generator is None else generator.get_state(),
+        }
+
+    def _save_checkpoint(self, epoch, verbose=True, **kwargs):
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        checkpoint.save(self._state(epoch), path)
+        if verbose:
+            self.logger.info(set_color("Saving current", "blue") + f": {path}")
+
+    def resume_checkpoint(self, resume_file):
+        """Continue from a file that training wrote, to the result it would have had."""
+        state = checkpoint.load(resume_file, map_location=self.device)
+        if state["config"]["model"] != self.config["model"]:
+            raise UserError(
+                f"Checkpoint {resume_file} is of model {state['config']['model']}, not of "
+                f"{self.config['model']}; give the checkpoint of this model."
+            )
+        for key, what, mark in _USED:
+            before, now = state["config"].get(key), self.config[key]
+            if before and now and before[mark] != now[mark]:
+                raise UserError(
+                    f"Checkpoint {resume_file} is of a training with another {what}: {before[mark]}"
+                    f", not {now[mark]}; put that one back, or begin anew with resume: False."
+                )
+        with explained(
+            f"Checkpoint {resume_file} does not fit this configuration ({{reason}}); use the one "
+            "it was trained with.",
+            RuntimeError, ValueError, where=resume_file,
+        ):  # fmt: skip
+            checkpoint.load_weights(self.model, state)
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.start_epoch = state["epoch"] + 1
+        for name in _KEPT:
+            setattr(self, name, state[name])
+        self._pending_rng = state["rng"], state["loader_rng"]
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _restore_rng(self):
+        """Last thing before the first resumed epoch, as building anything draws numbers."""
+        if self._pending_rng is None:
+            return
+        (state, loader), self._pending_rng = self._pending_rng, None
+        set_random_state(state)
+        if loader is not None:
+            self._train_data.generator.set_state(loader.cpu())
+
+    def _keep_best(self):
+        """Save the model that training was resumed from, if it is the best and not there."""
+        resumed_from_best = self.start_epoch > 0 and self.cur_step == 0
+        if resumed_from_best and not os.path.isfile(self.saved_model_file):
+            self._save_checkpoint(self.start_epoch - 1, verbose=False)
 
 
 class StockTrainer:
@@ -249,7 +333,7 @@ class StockTrainer:
 
     def evaluate_per_row(self, eval_data, **kwargs):
         """Its metrics, and no rows."""
-        require_finite(self.model)
+        checkpoint.require_finite(self.model)
         return self.evaluate(eval_data, **kwargs), None
 
 

@@ -176,7 +176,7 @@ def test_against_a_plain_loop(tiny_run, tiny_table, settings):
         for row in range(len(held)):
             batch = histories(held, train, slice(row, row + 1))
             warm = model.full_sort_predict(batch)[0, 1:].tolist()
-            sides = model.item_scores.sides(model.states(batch), cold)
+            sides = model.item_scores.project(model.states(batch), cold)
             new = (sides[0] @ sides[1].t())[0].tolist()
             own = new.pop(held.items[row])
             rank = 1 + sum(score > own for score in warm + new)
@@ -214,7 +214,7 @@ def test_without_what_users_have_met(tmp_path, tiny_run, tiny_table, excluded):
             target = held.tokens[held.items[row]]
             batch = histories(held, train, slice(row, row + 1))
             score = dict(zip(warm_names, model.full_sort_predict(batch)[0, 1:].tolist()))
-            sides = model.item_scores.sides(model.states(batch), cold)
+            sides = model.item_scores.project(model.states(batch), cold)
             score |= dict(zip(held.tokens, (sides[0] @ sides[1].t())[0].tolist()))
             sequence = often.sequences[user]
             place = sequence.index(target, last.get((user, target), -1) + 1)

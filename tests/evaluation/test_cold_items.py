@@ -96,7 +96,7 @@ def test_same_text_same_score(trained, kind, adapter, similarity):
         assert scores.shape[1] == 63 and scores[:, cold].std() > 0
         assert not torch.allclose(scores[:, cold], scores[:, popular], atol=1e-3)
         text = layer.adapter(layer.table[[popular]].float())
-        states, text = model.item_scores.sides(model.states(batch), text)
+        states, text = model.item_scores.project(model.states(batch), text)
         assert torch.allclose(scores[:, cold], (states @ text.t())[:, 0], atol=1e-5)
 
 
@@ -126,6 +126,6 @@ def test_item_from_outside_is_scored_like_its_twin_in_the_catalog(trained, twins
     batch = next(iter(data.test))[0]
     with torch.no_grad():
         items = model.item_embedding.embed(vector)
-        states, items = model.item_scores.sides(model.states(batch), items)
+        states, items = model.item_scores.project(model.states(batch), items)
         expected = model.full_sort_predict(batch)[:, [cold]]
     assert torch.allclose(states @ items.t(), expected, atol=1e-4)

@@ -160,7 +160,7 @@ def test_learned_temperature_gets_its_gradient():
     unit = [v.double() / v.double().norm(dim=1, keepdim=True) for v in (states, items)]
     expected = (unit[0] @ unit[1].t() / tau).logsumexp(1).sum()
     expected.backward()
-    a, b = scores.sides(states, items)
+    a, b = scores.project(states, items)
     (a @ b.t()).logsumexp(1).sum().backward()
     (parameter,) = scores.parameters()
     assert parameter.dim() == 0 and float(parameter.detach()) == pytest.approx(math.log(0.07))
@@ -280,7 +280,7 @@ def test_kept_items_are_those_of_the_matrix_given():
         layer.weight = torch.nn.Parameter(torch.randn(6, 4))
         assert torch.allclose(kept(), unit())
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.5, fused=True)
-    a, b = scores.sides(states, layer.weight)
+    a, b = scores.project(states, layer.weight)
     (a @ b.t()).square().sum().backward()
     optimizer.step()
     assert torch.allclose(kept(), unit())
@@ -295,6 +295,6 @@ def test_kept_items_are_those_of_the_matrix_given():
 def test_vectors_without_a_direction_do_no_harm():
     scores = scores_with(**COSINE)
     items = torch.zeros(3, 8, requires_grad=True)
-    a, b = scores.sides(torch.randn(2, 8), items)
+    a, b = scores.project(torch.randn(2, 8), items)
     (a @ b.t()).sum().backward()
     assert not b.detach().any() and items.grad.isfinite().all() and items.grad.abs().max() < 1e6

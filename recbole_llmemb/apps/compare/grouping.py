@@ -134,7 +134,7 @@ def _names(groups, taken) -> list[str]:
     models = [runs[0].model for runs in groups]
     settings = differing_settings([Group("", runs) for runs in groups])
     settings.pop("model", None)
-    telling, names, used = _telling(settings), [], set(taken)
+    telling, names, used = _distinguishing_settings(settings), [], set(taken)
     for place, (model, runs) in enumerate(zip(models, groups)):
         common = {run.name for run in runs}
         apart = [f"{key}={_text(settings[key][place])}" for key in telling]
@@ -151,7 +151,7 @@ def _names(groups, taken) -> list[str]:
     return names
 
 
-def _telling(settings, most=3) -> list[str]:
+def _distinguishing_settings(settings, most=3) -> list[str]:
     """Settings that tell all groups apart, as few as do; the first ones if none do."""
     order = [*(key for key in _FIRST if key in settings), *settings]
     texts = {key: [_text(value) for value in settings[key]] for key in order}

@@ -157,7 +157,7 @@ def vectors_of(items: NewItems, config) -> torch.Tensor:
     return vectors.to(config["device"])
 
 
-def best_products(queries, items, k: int, forbidden: ExcludedPairs | None = None):
+def top_k_inner_products(queries, items, k: int, forbidden: ExcludedPairs | None = None):
     """The k items with the largest inner products, for each query.
 
     The k best lie in the k groups of items with the largest maxima, so that one maximum per
@@ -178,19 +178,19 @@ def best_products(queries, items, k: int, forbidden: ExcludedPairs | None = None
     height = max(1, min(rows, len(queries)))  # of few queries as many scores
     width = min(width * (rows // height), -(-len(items) // _GROUP) * _GROUP)
     parts = queries.split(rows)
-    taboos: list[ExcludedPairs | None] = [None] * len(parts)
+    excluded: list[ExcludedPairs | None] = [None] * len(parts)
     if forbidden is not None:
-        taboos = [forbidden.of_rows(i * rows, i * rows + len(p)) for i, p in enumerate(parts)]
-    maxima = _maxima(parts, items, taboos, queries.new_empty(height, width))
+        excluded = [forbidden.of_rows(i * rows, i * rows + len(p)) for i, p in enumerate(parts)]
+    maxima = _maxima(parts, items, excluded, queries.new_empty(height, width))
     found = [
-        _best_of_groups(part, items, own, width, k, taboo)
-        for part, own, taboo in zip(parts, maxima.split(rows), taboos)
+        _best_of_groups(part, items, own, width, k, pairs)
+        for part, own, pairs in zip(parts, maxima.split(rows), excluded)
     ]
     scores, places = (torch.cat(several) for several in zip(*found))
     return scores, places
 
 
-def _maxima(parts, items, taboos, buffer):
+def _maxima(parts, items, excluded, buffer):
     """The largest score of each group, ``(b, g)``: group j of a block has columns j, j + w/32, …
 
     A block of items stays in the cache until all queries have met it.
@@ -205,12 +205,12 @@ def _maxima(parts, items, taboos, buffer):
         if len(parts) > 1:  # products are faster then, and one query would not make up for it
             block = block.contiguous()
         columns = maxima[:, number * groups : (number + 1) * groups].split(len(parts[0]))
-        for part, taboo, own in zip(parts, taboos, columns):
+        for part, pairs, own in zip(parts, excluded, columns):
             scores = buffer[: len(part)]
             torch.mm(part, block, out=scores[:, : end - begin])
             scores[:, end - begin :] = -torch.inf
-            if taboo is not None:
-                where = [one.to(buffer.device) for one in taboo.in_block(begin, end)]
+            if pairs is not None:
+                where = [one.to(buffer.device) for one in pairs.in_block(begin, end)]
                 scores[where[0], where[1]] = -torch.inf
             torch.amax(scores.view(len(part), _GROUP, groups), 1, out=own)
     return maxima
@@ -232,7 +232,7 @@ def _best_of_groups(queries, items, maxima, width, k, forbidden):
 
 
 def best_scores(scores, k: int, forbidden: ExcludedPairs | None = None):
-    """As :func:`best_products`, of a whole matrix of scores ``(b, n)``, which is changed."""
+    """As :func:`top_k_inner_products`, of a whole matrix of scores ``(b, n)``, which is changed."""
     if forbidden is not None:
         scores[forbidden.rows.to(scores.device), forbidden.columns.to(scores.device)] = -torch.inf
     best = scores.topk(k, dim=1, sorted=False)

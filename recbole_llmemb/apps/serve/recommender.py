@@ -10,10 +10,10 @@ from recbole_llmemb.apps.serve.histories import Histories, People
 from recbole_llmemb.apps.serve.item_index import (
     ExcludedPairs,
     ItemIndex,
-    best_products,
     best_scores,
     described,
     read_new_items,
+    top_k_inner_products,
     vectors_of,
 )
 from recbole_llmemb.apps.serve.recommendations import Recommendations
@@ -255,7 +255,7 @@ class Recommender:
             forbidden = ExcludedPairs(rows, columns)
         batch = self.batch(part)
         if self.method.products:
-            value, column = best_products(self.method.queries(batch), items, k, forbidden)
+            value, column = top_k_inner_products(self.method.queries(batch), items, k, forbidden)
         else:  # of all items at once, which only the model itself can make
             scores = self.method.scores(batch).float().view(len(part), -1)
             value, column = best_scores(scores[:, _rows(chosen)].clone(), k, forbidden)

@@ -23,7 +23,7 @@ class TableItemEmbedding(nn.Module):
     """Item embeddings adapted from a table; takes the place of ``nn.Embedding``.
 
     Calling it with item ids and reading ``weight`` give what RecBole's models expect of
-    ``self.item_embedding``. Row 0 (padding) is zero; ``extra_rows`` learned rows follow
+    ``self.item_embedding``. Row 0 (padding) is zero; ``n_special_ids`` learned rows follow
     the items (BERT4Rec's mask).
 
     The adapted rows are computed once and shared: inside :meth:`step` for one training
@@ -37,7 +37,7 @@ class TableItemEmbedding(nn.Module):
         Maps ``(n, D)`` to ``(n, size)``.
     size : int
         d, the size of the item embeddings.
-    extra_rows : int
+    n_special_ids : int
         Learnt rows after the items.
     freeze : bool
         Whether the table stays as it is: then it is no part of the state dict, and checkpoints
@@ -51,15 +51,19 @@ class TableItemEmbedding(nn.Module):
     padding_idx = 0
     on_host = False
 
-    def __init__(self, table, adapter, size, extra_rows=0, freeze=True, offsets=None, prepare=None):
+    def __init__(
+        self, table, adapter, size, n_special_ids=0, freeze=True, offsets=None, prepare=None
+    ):
         super().__init__()
-        self.num_embeddings, self.embedding_dim = len(table) + extra_rows, size
+        self.num_embeddings, self.embedding_dim = len(table) + n_special_ids, size
         if freeze:
             self.register_buffer("table", table, persistent=False)
         else:
             self.table = nn.Parameter(table)
         self.adapter, self.offsets, self.prepare = adapter, offsets, prepare
-        self.extra = nn.Parameter(torch.randn(extra_rows, size) * 0.02) if extra_rows else None
+        self.extra = (
+            nn.Parameter(torch.randn(n_special_ids, size) * 0.02) if n_special_ids else None
+        )
         # Where an item's row lies in the rows of the current step.
         slot = torch.zeros(self.num_embeddings, dtype=torch.long)
         self.register_buffer("slot", slot, persistent=False)
@@ -158,7 +162,7 @@ class TableItemEmbedding(nn.Module):
 
     @property
     def weight(self):
-        """All item embeddings, ``(n_items + extra_rows, d)``."""
+        """All item embeddings, ``(n_items + n_special_ids, d)``."""
         if self._step_rows is not None and self._step_slots is None:
             return self._step_rows
         return self._whole.get([*self.parameters(), self.table], self._all_rows)

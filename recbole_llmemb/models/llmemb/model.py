@@ -244,7 +244,7 @@ class LLMEmbMixin(ItemSide):
             return self.item_loss(positive, self.pair_scores(states, interaction[self.NEG_ITEM_ID]))
         if self.softmax_negatives:
             return self._sampled_softmax(states, targets)
-        states, items = self.item_scores.sides(states, self.items().vectors)
+        states, items = self.item_scores.project(states, self.items().vectors)
         biases = [b for b in (self.item_bias, self.log_popularity) if b is not None]
         return self.item_loss(states, items, targets, sum(biases) if biases else None, padding)
 
@@ -252,7 +252,7 @@ class LLMEmbMixin(ItemSide):
         """Each target against the same items, drawn uniformly for this step."""
         drawn = torch.randint(1, self.item_count, (self.softmax_negatives,), device=targets.device)
         positive = self.pair_scores(states, targets)
-        sides = self.item_scores.sides(states, self.scored(self.output_items(drawn)))
+        sides = self.item_scores.project(states, self.scored(self.output_items(drawn)))
         negative = F.linear(*sides, None if self.item_bias is None else self.item_bias[drawn])
         if self.log_popularity is not None:
             positive = positive + self.log_popularity[targets]
@@ -263,7 +263,7 @@ class LLMEmbMixin(ItemSide):
     def pair_scores(self, states, ids):
         """Scores of these items: states ``(n, d)``, ids ``(n,)`` or ``(n, k)``."""
         items = self.scored(self.output_items(ids))
-        states, items = self.item_scores.sides(states, items)
+        states, items = self.item_scores.project(states, items)
         if ids.dim() == 1:
             scores = (states * items).sum(-1)
         else:

@@ -44,12 +44,12 @@ WIDE = 1024
 _LEVELS = 1 << 16
 
 
-def item_layer(config, dataset, layer, extra_rows=0):
+def item_layer(config, dataset, layer, n_special_ids=0):
     """The item embedding layer that a configuration asks for.
 
     ``dataset``: the training split: items that it has no interaction of get no part of their own.
     ``layer``: the backbone's own.
-    ``extra_rows``: learned rows after the items (BERT4Rec's mask).
+    ``n_special_ids``: learned rows after the items (BERT4Rec's mask).
     """
     settings = ItemSettings.of(config)
     kind, freeze, size = settings.item_embedding, settings.llm_freeze, layer.embedding_dim
@@ -70,7 +70,7 @@ def item_layer(config, dataset, layer, extra_rows=0):
         table, prepare = prepare.of_table(table), prepare.float()
     way = nn.Sequential(*filter(None, (given.projection(), prepare)))
     if narrow and not freeze and kind == "table":
-        return TrainedRows(torch.cat([table, torch.randn(extra_rows, size) * 0.02]), way)
+        return TrainedRows(torch.cat([table, torch.randn(n_special_ids, size) * 0.02]), way)
     adapter = _adapter(settings, width, size)
     if freeze:
         kept = table_dtype(settings.llm_table_dtype, width, config["device"])
@@ -81,7 +81,7 @@ def item_layer(config, dataset, layer, extra_rows=0):
         own = layer.weight.detach()[: len(table)]
         own = own.clone() if kind == "both" else torch.zeros_like(own)
         offsets = ItemOffsets(own, trained_items(dataset))
-    found = ITEM_EMBEDDINGS[kind](table, adapter, size, extra_rows, freeze, offsets, way)
+    found = ITEM_EMBEDDINGS[kind](table, adapter, size, n_special_ids, freeze, offsets, way)
     if freeze and on_host:
         found.keep_on_host(pinned=torch.device(config["device"]).type == "cuda")
     return found

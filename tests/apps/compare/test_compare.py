@@ -456,5 +456,5 @@ def test_three_settings_name_a_group_where_more_would_be_needed():
     """Sixteen groups by four switches: the three that say most, though they leave pairs alike."""
     switches = ["dropout", "loss_type", "learning_rate", "item_embedding"]
     values = {key: [place >> bit & 1 for place in range(16)] for bit, key in enumerate(switches)}
-    assert grouping._telling(values) == ["item_embedding", "loss_type", "dropout"]
-    assert grouping._telling({**values, "epochs": list(range(16))}) == ["epochs"]
+    assert grouping._distinguishing_settings(values) == ["item_embedding", "loss_type", "dropout"]
+    assert grouping._distinguishing_settings({**values, "epochs": list(range(16))}) == ["epochs"]

@@ -9,7 +9,7 @@ from recbole.utils.case_study import full_sort_topk
 from serve_runs import saved  # noqa: F401
 
 from recbole_llmemb import Recommender
-from recbole_llmemb.apps.serve.item_index import ExcludedPairs, best_products
+from recbole_llmemb.apps.serve.item_index import ExcludedPairs, top_k_inner_products
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run.restore import restore
@@ -207,7 +207,7 @@ def test_blockwise_search_finds_the_best(b, n, k, share):
     taboo = torch.rand(b, n) < share
     wanted = scores.masked_fill(taboo, -torch.inf).topk(k).values
     forbidden = ExcludedPairs(*taboo.nonzero(as_tuple=True)) if share else None
-    value, place = best_products(queries, items, k, forbidden)
+    value, place = top_k_inner_products(queries, items, k, forbidden)
     torch.testing.assert_close(value, wanted, rtol=1e-4, atol=1e-5)
     there = value > -torch.inf
     torch.testing.assert_close(scores.gather(1, place)[there], value[there], rtol=1e-4, atol=1e-5)
@@ -218,5 +218,5 @@ def test_of_equal_scores_the_lower_position_comes_first():
     items = torch.randn(50, 4)
     items[[40, 7, 21]] = 3 * items[3]
     query = items[3:4]
-    _, place = best_products(query, items, 4)
+    _, place = top_k_inner_products(query, items, 4)
     assert place[0, :3].tolist() == [7, 21, 40]
