@@ -204,7 +204,8 @@ def teachers(commands):
     """What the teachers in the cache are called: a run that needs one finds it by that."""
     for name in ("SASRec-teacher", "BERT4Rec-teacher", "LLMSRec-table"):
         commands.run(name)
-    return {"names": sorted(file.name for file in Path("cache/teachers").glob("*.pth"))}
+    found = Path("cache/teachers").glob("teacher-SASRec-*.pth")  # others train one of another model
+    return {"names": sorted(file.name for file in found)}
 
 
 @entry
