@@ -9,34 +9,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from recbole_llmemb.config.keys import (
-    BATCH,
-    INTERVALS,
-    NAME,
-    SEED,
-    SHARE,
-    SIZE,
-    WEIGHT,
-    WHOLE,
-    Clipping,
-    Counts,
-    Encoding,
-    Evaluation,
-    Gpu,
-    Kept,
-    MaybeNames,
-    Names,
-    Negatives,
-    Pair,
-    Place,
-    Settings,
-    Text,
-    Threshold,
-    Use,
-    contradiction,
-    is_number,
-    key,
-)
+from recbole_llmemb.config import keys
+from recbole_llmemb.config.keys import Settings, Use, contradiction, is_number, key
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import ImportPath
 
@@ -62,7 +36,7 @@ _LEVEL = "(?i)^(debug|info|warning|error|critical)$"
 Transform = Literal[
     "mask_itemseq", "crop_itemseq", "reorder_itemseq", "inverse_itemseq", "user_defined"
 ]
-_INTERVAL: dict[str, Any] = {"wanted": "an interval such as '[5,inf)'", "pattern": INTERVALS}
+_INTERVAL: dict[str, Any] = {"wanted": "an interval such as '[5,inf)'", "pattern": keys.INTERVALS}
 _THRESHOLD = (
     "a whole number of at least 1 (fewer training interactions than that) or a fraction between "
     "0 and 1, such as 0.8 (that share, fewest first)"
@@ -76,31 +50,31 @@ class DataSettings(Settings):
     """Name of the model."""
     dataset: str = key("", ANY | MEASURE | Use.ROWS)
     """Name of the dataset."""
-    data_path: Place = key("dataset/", ANY | MACHINE | Use.PLACE | MEASURE, **NAME)
+    data_path: keys.Place = key("dataset/", ANY | MACHINE | Use.PLACE | MEASURE, **keys.NAME)
     """Folder that holds the dataset's folder."""
-    encoding: Encoding = key(None, ANY | SHARED, "the name of an encoding, such as latin-1")
+    encoding: keys.Encoding = key(None, ANY | SHARED, "the name of an encoding, such as latin-1")
     """Of the dataset's files; empty: utf-8."""
-    field_separator: str = key("\t", ANY, **NAME)
+    field_separator: str = key("\t", ANY, **keys.NAME)
     """What stands between two fields."""
-    seq_separator: str = key(" ", ANY, **NAME)
+    seq_separator: str = key(" ", ANY, **keys.NAME)
     """What stands between the values of one field."""
-    USER_ID_FIELD: str = key("user_id", ANY, **NAME)
+    USER_ID_FIELD: str = key("user_id", ANY, **keys.NAME)
     """Field of the users."""
-    ITEM_ID_FIELD: str = key("item_id", ANY, **NAME)
+    ITEM_ID_FIELD: str = key("item_id", ANY, **keys.NAME)
     """Field of the items."""
-    TIME_FIELD: str = key("timestamp", ANY, **NAME)
+    TIME_FIELD: str = key("timestamp", ANY, **keys.NAME)
     """Field that orders a user's interactions."""
-    RATING_FIELD: str = key("rating", ANY, **NAME)
+    RATING_FIELD: str = key("rating", ANY, **keys.NAME)
     """Field of the ratings."""
-    LABEL_FIELD: str = key("label", ANY, **NAME)
+    LABEL_FIELD: str = key("label", ANY, **keys.NAME)
     """Field of the labels."""
-    NEG_PREFIX: str = key("neg_", ANY, **NAME)
+    NEG_PREFIX: str = key("neg_", ANY, **keys.NAME)
     """What the fields of negatives begin with."""
-    LIST_SUFFIX: str = key("_list", ANY, **NAME)
+    LIST_SUFFIX: str = key("_list", ANY, **keys.NAME)
     """What the fields of histories end in."""
-    ITEM_LIST_LENGTH_FIELD: str = key("item_length", ANY, **NAME)
+    ITEM_LIST_LENGTH_FIELD: str = key("item_length", ANY, **keys.NAME)
     """Field of the lengths of histories."""
-    val_interval: dict[str, Kept] | None = key(
+    val_interval: dict[str, keys.Kept] | None = key(
         None,
         ANY | Use.ROWS,
         "a dictionary by field of intervals such as '[5,inf)', or lists of values",
@@ -110,25 +84,25 @@ class DataSettings(Settings):
     """How many interactions a user must have."""
     item_inter_num_interval: str | None = key("[0,inf)", ANY | Use.ROWS, **_INTERVAL)
     """How many interactions an item must have."""
-    benchmark_filename: MaybeNames = key(
+    benchmark_filename: keys.MaybeNames = key(
         None, ANY | Use.ROWS, "three parts of the dataset, such as [train, valid, test]",
         min_length=3, max_length=3,
     )  # fmt: skip
     """The parts of a dataset that is split already."""
     save_dataset: bool = key(False, ANY | TRUST)
     """Whether RecBole keeps the dataset as a pickle."""
-    dataset_save_path: Text = key(None, ANY | TRUST)
+    dataset_save_path: keys.Text = key(None, ANY | TRUST)
     """Where it keeps it."""
     save_dataloaders: bool = key(False, TRUST)
     """Whether loaders are kept as pickles, which is not offered here."""
-    dataloaders_save_path: Text = key(None, TRUST)
+    dataloaders_save_path: keys.Text = key(None, TRUST)
     """Where they would be kept."""
     holdout_items: float | None = key(
         None, SHARED | Use.ROWS, "a share of the items, such as 0.1", ge=0, lt=1
     )
     """Share of the items that are kept out of training altogether, to see how well items are ranked
     that nobody has met; empty: none."""
-    holdout_seed: int = key(2020, SHARED | Use.ROWS, **SEED)
+    holdout_seed: int = key(2020, SHARED | Use.ROWS, **keys.SEED)
     """Of their sample; runs of other seeds hold out the same items."""
     holdout_targets: Literal["last", "all"] = "last"
     """Which interactions with held-out items are test targets: those that are their user's 'last'
@@ -161,25 +135,25 @@ class TrainingSettings(Settings):
     prefix_trim: bool = False
     """In prefix mode, whether to leave padding out and to draw dropout faster: same loss, other
     random numbers than RecBole's."""
-    MAX_ITEM_LIST_LENGTH: int = key(50, ANY, **SIZE)
+    MAX_ITEM_LIST_LENGTH: int = key(50, ANY, **keys.SIZE)
     """Items of a history that a model reads."""
-    sequence_stride: int | None = key(None, LEARNING, **SIZE)
+    sequence_stride: int | None = key(None, LEARNING, **keys.SIZE)
     """Distance of the windows of a sequence longer than MAX_ITEM_LIST_LENGTH; empty: half of
     that."""
     loss_type: Literal["CE", "BPR", "BCE"] | ImportPath = key("BCE", LEARNING)
     """'BCE' (the authors'), 'BPR' or 'CE' (RecBole's), or where a loss of yours is,
     `mypackage.module:Name`. Where only train_neg_sample_args is given, and is empty: CE."""
-    popularity_adjustment: float = key(0.0, **WEIGHT)
+    popularity_adjustment: float = key(0.0, **keys.WEIGHT)
     """With CE, how much of an item's log popularity is added to its logit in training only, for
     better tail items (logit adjustment); 0: none."""
-    softmax_negatives: int | None = key(None, LEARNING | LATER, **SIZE)
+    softmax_negatives: int | None = key(None, LEARNING | LATER, **keys.SIZE)
     """With CE, compare each target with this many items drawn uniformly for the step instead of
     with all of them (as eSASRec, without correction); empty, or where there are no more: with
     all."""
     negative_excludes: Literal["history", "target"] = key("history", LEARNING)
     """What a sampled negative must not be: in the user's training 'history', or just the
     'target'."""
-    train_neg_sample_args: Negatives = key(
+    train_neg_sample_args: keys.Negatives = key(
         {"distribution": "uniform", "sample_num": 1}, ANY | LEARNING, _NEGATIVES
     )
     """Negatives of BCE and BPR; CE takes every item and ignores this."""
@@ -189,24 +163,24 @@ class TrainingSettings(Settings):
     shuffle_train: bool = key(False, LATER)
     """Whether to train on histories in a wrong order, shuffled once by the seed, to see what order
     is worth; evaluation is on the true one."""
-    train_batch_size: int = key(128, ANY | LEARNING, **BATCH)
+    train_batch_size: int = key(128, ANY | LEARNING, **keys.BATCH)
     """In sequence mode: user sequences per step, on average; in prefix mode: rows."""
-    learning_rate: float = key(0.001, ANY | LEARNING, **WEIGHT)
+    learning_rate: float = key(0.001, ANY | LEARNING, **keys.WEIGHT)
     """Of Adam."""
-    adam_betas: Pair = key([0.9, 0.999], LEARNING | LATER, "two numbers from 0 to below 1")
+    adam_betas: keys.Pair = key([0.9, 0.999], LEARNING | LATER, "two numbers from 0 to below 1")
     """Of Adam: how long it remembers gradients, and their squares."""
     initialization: Literal["own", "xavier"] = key("own", LEARNING | LATER)
     """How weights start: each model's 'own' way, or every matrix by 'xavier' (normal), but for
     items that start as their texts or at zero."""
-    epochs: int = key(200, ANY | LEARNING, **WHOLE)
+    epochs: int = key(200, ANY | LEARNING, **keys.WHOLE)
     """At most."""
-    stopping_step: int = key(20, ANY | LEARNING, **WHOLE)
+    stopping_step: int = key(20, ANY | LEARNING, **keys.WHOLE)
     """Stop after this many validations without a better valid_metric."""
-    eval_step: int = key(1, ANY | LEARNING, **WHOLE)
+    eval_step: int = key(1, ANY | LEARNING, **keys.WHOLE)
     """Epochs from one validation to the next."""
-    weight_decay: float = key(0.0, ANY, **WEIGHT)
+    weight_decay: float = key(0.0, ANY, **keys.WEIGHT)
     """Of the optimizer."""
-    clip_grad_norm: Clipping = key(
+    clip_grad_norm: keys.Clipping = key(
         None, ANY | LEARNING, "a dictionary such as {'max_norm': 5.0}, perhaps with norm_type"
     )
     """To what length gradients are cut."""
@@ -224,13 +198,13 @@ class TrainingSettings(Settings):
     """Whether the rows of each epoch come in another order."""
     transform: Transform | None = key(None, ANY)
     """RecBole's change of histories in training."""
-    mask_ratio: float | None = key(None, ANY, **SHARE)
+    mask_ratio: float | None = key(None, ANY, **keys.SHARE)
     """The share of items masked in training."""
-    ft_ratio: float | None = key(None, ANY, **SHARE)
+    ft_ratio: float | None = key(None, ANY, **keys.SHARE)
     """The share of sequences masked at their last item only, as in prediction."""
-    eta: float | None = key(None, ANY, **WEIGHT)
+    eta: float | None = key(None, ANY, **keys.WEIGHT)
     """The share of a history that transform: crop_itemseq keeps."""
-    beta: float | None = key(None, ANY, **WEIGHT)
+    beta: float | None = key(None, ANY, **keys.WEIGHT)
     """The share of a history that transform: reorder_itemseq shuffles."""
 
     @model_validator(mode="after")
@@ -283,17 +257,19 @@ class TrainingSettings(Settings):
 class EvaluationSettings(Settings):
     """Evaluation"""
 
-    eval_args: Evaluation = key({}, ANY | SHARED | MEASURE, _EVALUATION)
+    eval_args: keys.Evaluation = key({}, ANY | SHARED | MEASURE, _EVALUATION)
     """How interactions are split, and among what targets are ranked."""
     repeatable: bool = key(True, ANY | SHARED)
     """Whether items may come again, as those of sequences do."""
-    metrics: Names = key(["Hit", "NDCG", "MRR"], ANY | SHARED | MEASURE, **NAME)
+    metrics: keys.Names = key(["Hit", "NDCG", "MRR"], ANY | SHARED | MEASURE, **keys.NAME)
     """Any of RecBole's, and where metrics of yours are, `mypackage.module:Name`."""
-    topk: Counts = key([10, 20], ANY | SHARED | MEASURE, "a list of whole numbers above 0", **NAME)
+    topk: keys.Counts = key(
+        [10, 20], ANY | SHARED | MEASURE, "a list of whole numbers above 0", **keys.NAME
+    )
     """Cut-offs of the metrics."""
-    valid_metric: str = key("NDCG@10", ANY | SHARED | MEASURE, **NAME)
+    valid_metric: str = key("NDCG@10", ANY | SHARED | MEASURE, **keys.NAME)
     """What early stopping watches."""
-    eval_batch_size: int = key(1024, ANY | SHARED | Use.SPEED, **BATCH)
+    eval_batch_size: int = key(1024, ANY | SHARED | Use.SPEED, **keys.BATCH)
     """Users per evaluation batch."""
     metric_decimal_place: int = key(4, ANY, ge=0, le=32)
     """Decimals of the metrics."""
@@ -301,10 +277,10 @@ class EvaluationSettings(Settings):
     """Among what a target is ranked: False: all items, as RecBole; True: without those that the
     user met before, where a target that was met before is a miss; 'keep_target': without those but
     for the target."""
-    tail_item_threshold: Threshold = key(4, SHARED, _THRESHOLD)
+    tail_item_threshold: keys.Threshold = key(4, SHARED, _THRESHOLD)
     """Tail items have fewer training interactions than this; 0.8: they are the 80% least
     popular."""
-    short_user_threshold: Threshold = key(9, SHARED, _THRESHOLD)
+    short_user_threshold: keys.Threshold = key(9, SHARED, _THRESHOLD)
     """Short users have fewer training interactions than this; 0.8: they are the 80% shortest."""
 
     def check_valid_metric(self) -> None:
@@ -323,7 +299,7 @@ class EvaluationSettings(Settings):
 class RunSettings(Settings):
     """The run"""
 
-    seed: int = key(2020, ANY, **SEED)
+    seed: int = key(2020, ANY, **keys.SEED)
     """Of everything that is drawn."""
     reproducibility: bool = key(True, ANY)
     """Whether the same run gives the same numbers."""
@@ -332,11 +308,11 @@ class RunSettings(Settings):
     paired tests by `recbole-llm compare`."""
     resume: bool = key(True, MACHINE)
     """Whether to continue an interrupted run of the same configuration."""
-    config_files: Text = key(None, ANY | MACHINE)
+    config_files: keys.Text = key(None, ANY | MACHINE)
     """Files of settings, separated by blanks; later ones win."""
-    checkpoint_dir: Place = key("saved", ANY | MACHINE | TRUST, **NAME)
+    checkpoint_dir: keys.Place = key("saved", ANY | MACHINE | TRUST, **keys.NAME)
     """Folder of the checkpoints."""
-    gpu_id: Gpu = key("0", ANY | MACHINE | SHARED, "the number of a GPU")
+    gpu_id: keys.Gpu = key("0", ANY | MACHINE | SHARED, "the number of a GPU")
     """Which GPU is seen."""
     use_gpu: bool = key(True, ANY | MACHINE | SHARED)
     """Whether to compute on one."""
@@ -350,5 +326,5 @@ class RunSettings(Settings):
     """Whether there are progress bars."""
     log_wandb: bool = key(False, ANY | MACHINE | TRUST)
     """Whether Weights & Biases is told of a run."""
-    wandb_project: Text = key("recbole", ANY | MACHINE)
+    wandb_project: keys.Text = key("recbole", ANY | MACHINE)
     """Under which project it is."""

@@ -6,19 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import WrapValidator
 
-from recbole_llmemb.config.keys import (
-    BATCH,
-    COUNT,
-    POSITIVE,
-    SEED,
-    SHARE,
-    WEIGHT,
-    WHOLE,
-    MaybeNames,
-    Settings,
-    Use,
-    key,
-)
+from recbole_llmemb.config import keys
+from recbole_llmemb.config.keys import Settings, Use, key
 
 
 def _as_given(value: Any, check: Any) -> Any:
@@ -40,28 +29,28 @@ class ScftSettings(Settings):
     scft_loss: Literal["soft", "infonce"] = key("soft", TABLE)
     """'soft': soft targets (the authors' code); 'infonce': the other view against the batch's (the
     paper's text)."""
-    scft_temperature: Number = key(3.0, TABLE, **POSITIVE)
+    scft_temperature: Number = key(3.0, TABLE, **keys.POSITIVE)
     """Where the learned temperature starts (tau in the paper)."""
-    scft_drop_ratio: Number = key(0.4, TABLE, **SHARE)
+    scft_drop_ratio: Number = key(0.4, TABLE, **keys.SHARE)
     """Share of an item's attributes that each view drops."""
-    scft_steps: int = key(4000, TABLE, **COUNT)
+    scft_steps: int = key(4000, TABLE, **keys.COUNT)
     """Training steps (the authors', for a model of 7 billion weights; far fewer do for a small
     encoder)."""
-    scft_batch_size: int = key(64, TABLE, **{**BATCH, "ge": 2})
+    scft_batch_size: int = key(64, TABLE, **{**keys.BATCH, "ge": 2})
     """Items per step and process."""
-    scft_mini_batch_size: int | None = key(None, TABLE, **BATCH)
+    scft_mini_batch_size: int | None = key(None, TABLE, **keys.BATCH)
     """Views embedded at a time, where a batch does not fit into memory (GradCache); empty: all."""
-    scft_learning_rate: Number = key(0.0002, TABLE, **WEIGHT)
+    scft_learning_rate: Number = key(0.0002, TABLE, **keys.WEIGHT)
     """Of AdamW, falling linearly to 0."""
-    scft_warmup_steps: int = key(0, TABLE, **WHOLE)
+    scft_warmup_steps: int = key(0, TABLE, **keys.WHOLE)
     """Steps over which the learning rate rises first."""
     scft_lora_rank: int = key(8, TABLE, ge=1, le=2**12)
     """Rank of the adapter."""
-    scft_lora_alpha: Number = key(32, TABLE, **WEIGHT)
+    scft_lora_alpha: Number = key(32, TABLE, **keys.WEIGHT)
     """Scale of the adapter, over its rank."""
-    scft_lora_dropout: Number = key(0.1, TABLE, **SHARE)
+    scft_lora_dropout: Number = key(0.1, TABLE, **keys.SHARE)
     """Dropout before the adapter."""
-    scft_lora_targets: MaybeNames = key(None, TABLE)
+    scft_lora_targets: keys.MaybeNames = key(None, TABLE)
     """Names of the linear layers to adapt; empty: every attention and MLP projection."""
     scft_precision: Literal["auto", "float32", "bfloat16", "float16"] = key("auto", TABLE)
     """float32, bfloat16 or float16; auto: bfloat16 on a GPU that has it, else float32."""
@@ -69,9 +58,9 @@ class ScftSettings(Settings):
     """Bits of the frozen weights, 4 or 8 (GPU, needs bitsandbytes); empty: scft_precision."""
     scft_gradient_checkpointing: bool = key(False, TABLE)
     """Whether to compute activations twice to save memory."""
-    scft_holdout: Number = key(0.1, TABLE, **SHARE)
+    scft_holdout: Number = key(0.1, TABLE, **keys.SHARE)
     """Share of items, at most 1,000 of them, kept out of training to measure it."""
-    scft_save_steps: int = key(200, TABLE, **COUNT)
+    scft_save_steps: int = key(200, TABLE, **keys.COUNT)
     """Steps between checkpoints and measurements."""
-    scft_seed: int = key(2020, TABLE, **SEED)
+    scft_seed: int = key(2020, TABLE, **keys.SEED)
     """Of fine-tuning; runs of other seeds share the adapter."""

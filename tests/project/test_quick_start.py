@@ -30,6 +30,12 @@ def test_the_package_alone_imports_next_to_nothing(tmp_path):
     assert len(found) < 60
 
 
+def test_an_adapter_in_the_cache_needs_no_library_of_training(tmp_path):
+    code = "import json, sys, recbole_llmemb.scft.job; print(json.dumps(sorted(sys.modules)))"
+    training = {"peft", "datasets", "accelerate", "transformers", "sentence_transformers"}
+    assert not training & set(fresh(code, tmp_path))
+
+
 REFUSED = {
     "run": [
         "--epochs",

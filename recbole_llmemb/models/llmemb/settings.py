@@ -6,18 +6,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from recbole_llmemb.config.keys import (
-    LAYERS,
-    POSITIVE,
-    SHARE,
-    SIZE,
-    WEIGHT,
-    Settings,
-    Text,
-    Use,
-    contradiction,
-    key,
-)
+from recbole_llmemb.config import keys
+from recbole_llmemb.config.keys import Settings, Use, contradiction, key
 from recbole_llmemb.core.registry import ImportPath
 
 ANY = Use.ANY
@@ -28,29 +18,29 @@ TEMPERATURES = (0.01, 10.0)
 class BackboneSettings(Settings):
     """The backbone, of whose keys many models of RecBole's have the same"""
 
-    n_layers: int = key(None, ANY, **LAYERS)
+    n_layers: int = key(None, ANY, **keys.LAYERS)
     """The number of transformer layers."""
-    n_heads: int = key(None, ANY, **LAYERS)
+    n_heads: int = key(None, ANY, **keys.LAYERS)
     """The number of attention heads."""
-    num_layers: int = key(None, ANY, **LAYERS)
+    num_layers: int = key(None, ANY, **keys.LAYERS)
     """The number of GRU layers."""
-    hidden_size: int = key(None, ANY, **SIZE)
+    hidden_size: int = key(None, ANY, **keys.SIZE)
     """The size of hidden states and item embeddings."""
-    embedding_size: int = key(None, ANY, **SIZE)
+    embedding_size: int = key(None, ANY, **keys.SIZE)
     """The size of item embeddings."""
-    inner_size: int = key(None, ANY, **SIZE)
+    inner_size: int = key(None, ANY, **keys.SIZE)
     """The inner size of the feed-forward layers."""
-    hidden_dropout_prob: float = key(None, ANY, **SHARE)
+    hidden_dropout_prob: float = key(None, ANY, **keys.SHARE)
     """The dropout of hidden states."""
-    attn_dropout_prob: float = key(None, ANY, **SHARE)
+    attn_dropout_prob: float = key(None, ANY, **keys.SHARE)
     """The dropout of attention scores."""
-    dropout_prob: float = key(None, ANY, **SHARE)
+    dropout_prob: float = key(None, ANY, **keys.SHARE)
     """The dropout of input embeddings."""
     hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = key(None)
     """The activation of the feed-forward layers."""
-    layer_norm_eps: float = key(None, **POSITIVE)
+    layer_norm_eps: float = key(None, **keys.POSITIVE)
     """A value added to the denominator for numerical stability."""
-    initializer_range: float = key(None, ANY, **WEIGHT)
+    initializer_range: float = key(None, ANY, **keys.WEIGHT)
     """The standard deviation of initial weights."""
 
     @model_validator(mode="after")
@@ -63,7 +53,7 @@ class BackboneSettings(Settings):
 class ItemSettings(Settings):
     """The adapter and the alignment (RAT, section 3.3 of the LLMEmb paper)"""
 
-    llm_whiten: float = key(0.2, **WEIGHT)
+    llm_whiten: float = key(0.2, **keys.WEIGHT)
     """Whiten the table before the adapter, to columns of this standard deviation; 0: take it as it
     is (the paper). Without effect on `adapter: none`."""
     llm_missing: Literal["error", "mean", "zero"] = "error"
@@ -89,25 +79,25 @@ class ItemSettings(Settings):
     adapter_hidden_size: int | None = key(None, ge=0, le=2**16)
     """Width between the two layers of an adapter; empty: half the table's; 0: no adapter, as
     `adapter: none`."""
-    adapter_dropout: float = key(0.0, **SHARE)
+    adapter_dropout: float = key(0.0, **keys.SHARE)
     """Dropout of the hidden layer of `adapter: mlp`."""
-    llm_init_std: float | None = key(None, **POSITIVE)
+    llm_init_std: float | None = key(None, **keys.POSITIVE)
     """With `adapter: none`, bring the table to this standard deviation over all its numbers; empty:
     as it is."""
-    offset_decay: float | None = key(None, **WEIGHT)
+    offset_decay: float | None = key(None, **keys.WEIGHT)
     """With `item_embedding: residual`, weight of the mean squared length of a step's offsets in the
     loss; empty: 0."""
-    item_learning_rate: float | None = key(None, **WEIGHT)
+    item_learning_rate: float | None = key(None, **keys.WEIGHT)
     """Learning rate of what is learned per item (IDs, offsets, a trained table); empty:
     learning_rate."""
-    align_weight: float = key(0.01, **WEIGHT)
+    align_weight: float = key(0.01, **keys.WEIGHT)
     """Weight of the alignment with the teacher (alpha in the paper); 0: none, no teacher needed."""
-    align_temperature: float = key(2.0, **POSITIVE)
+    align_temperature: float = key(2.0, **keys.POSITIVE)
     """Temperature of the alignment (tau in the paper)."""
     align_items: Literal["distinct", "positions"] = "distinct"
     """Over which of a batch's positive items: each 'distinct' one once, or every one of the
     'positions' (the authors' code)."""
-    align_teacher: Text = key("SASRec", Use.PLACE)
+    align_teacher: keys.Text = key("SASRec", Use.PLACE)
     """Who to align with: a RecBole model, trained once and cached, or the path of a checkpoint."""
     align_teacher_unchecked: bool = key(False, Use.MACHINE)
     """Whether a checkpoint may be the teacher that was trained on another split or other data than
@@ -117,7 +107,7 @@ class ItemSettings(Settings):
     item_similarity: Literal["dot", "cosine"] = "dot"
     """How a state and an item make a score: 'dot' product or 'cosine'; the same in training and
     ranking."""
-    similarity_temperature: float | None = key(None, **POSITIVE)
+    similarity_temperature: float | None = key(None, **keys.POSITIVE)
     """What a score is divided by; empty: 0.07 for cosine, 1 for dot."""
     learn_temperature: bool = False
     """Whether the temperature is learned, from that value, between 0.01 and 10."""
