@@ -349,7 +349,7 @@ def test_cf_models_of_recbole(llmsrec, tiny_settings, name):
     from recbole_llmemb.config.recbole_config import make_config
     from recbole_llmemb.run.stages import prepare_data
 
-    own = {"kernel_size": 2, "block_num": 1, "dilations": [1], "reg_weight": 0.0}
+    own = {"kernel_size": 2, "block_num": 1, "dilations": [1]}
     own |= {"short_item_length": 2, "mask_ratio": 0.2, "ft_ratio": 0.5, "transform": None}
     if name == "BERT4Rec":
         own |= {"transform": "mask_itemseq", "loss_type": "CE"}
