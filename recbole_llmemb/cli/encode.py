@@ -111,7 +111,7 @@ def _import(source: str, options: EncodeOptions) -> int:
     )
     if options.pca_dim:
         table = reduce_pca(table, options.pca_dim)
-    table.save(options.out, overwrite=options.overwrite)
+    table.save(options.out, overwrite=options.overwrite, again=True)
     seconds = time.perf_counter() - began
     print(f"{options.out}: {len(table)} items × {table.width}, imported in {seconds:.1f} s")
     return 0

@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
 
     from recbole_llmemb.apps.serve import export  # only now: it loads libraries
 
-    export.require_room(options.out, options.overwrite)
+    export.require_room(options.out)
     recommender = open_checkpoint(options)
     for part in _PARTS if "all" in options.what else ():
         try:

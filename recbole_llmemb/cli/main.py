@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_llmemb import __version__
-from recbole_llmemb.core.errors import UserError, in_a_sentence
+from recbole_llmemb.core.errors import UserError, in_a_sentence, storage_error
 from recbole_llmemb.core.files import NO_TEXT
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ def main(argv: list[str] | None = None) -> int:
     command = about.get(argv[0], argv[0]) if argv else "run"
     command, argv = ("run", argv) if command.startswith("-") else (command, argv[1:])
     _open_streams()
+    logging.raiseExceptions = False  # a log that cannot be written stops nothing
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _pass_over_storage
     try:
         _refuse_broken(argv)
         status = _run(command, argv)
@@ -98,6 +103,12 @@ def _interrupted(command: str) -> int:
     again = "; the same command takes up what is done" if command in _RESUMED else ""
     print(f"interrupted{again}", file=sys.stderr)
     return 130
+
+
+def _pass_over_storage(failed: threading.ExceptHookArgs) -> None:
+    """A thread's failure on a full disk is told once, by the work that needs what it wrote."""
+    if failed.exc_value is None or storage_error(failed.exc_value) is None:
+        threading.__excepthook__(failed)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

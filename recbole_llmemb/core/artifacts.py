@@ -5,22 +5,29 @@ They appear whole or not at all, and lose nothing but what was written for them.
 
 from __future__ import annotations
 
+import errno
+import filecmp
 import glob
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from logging import getLogger
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from recbole_llmemb.core.errors import TableError, explained
 from recbole_llmemb.core.files import make_lasting, sync
 
 Found = TypeVar("Found")
+
+_SECONDS = 5.0  # of waiting, before it is said for whom
+_NO_LOCKS = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP
 
 
 def build_or_load(
@@ -43,17 +50,39 @@ def build_or_load(
 
 @contextmanager
 def build_lock(out: Path, what: str) -> Iterator[None]:
-    """Wait until no other process is making ``out``. The lock dies with its process."""
+    """Wait until no other process is making ``out``. The lock dies with its process.
+
+    Who holds it may ask for it again. On storage without locks work goes on without.
+    """
+    path = out.parent / f".{out.name}.lock"
     with explained(f"The {what} {out} cannot be written: {{reason}}.", OSError, where=out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass  # where there can be no file, a lock is waited for without end
-        lock = FileLock(out.parent / f".{out.name}.lock")
-        lock.acquire()
+        lock = FileLock(path, is_singleton=True)
+        try:
+            _acquire(lock, path, f"{what} {out}")
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            getLogger().warning(f"{path.parent} knows no locks: start nothing twice at once there.")
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: FileLock, path: Path, what: str) -> None:
+    try:
+        lock.acquire(timeout=_SECONDS)
+    except Timeout:
+        holder = ""
+        with suppress(OSError):
+            holder = path.read_text(encoding="utf-8", errors="replace")[:200].strip()
+        getLogger().warning(f"Waiting for {holder or 'another process'}, which makes the {what} …")
+        lock.acquire()
+    with suppress(OSError):  # for who waits
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
 @contextmanager
@@ -62,18 +91,22 @@ def atomic_directory(
     overwrite: bool,
     written: Callable[[Path], Collection[str]],
     what: str = "an embedding table",
+    again: bool = False,
 ) -> Iterator[Path]:
     """Yield a fresh directory beside ``target`` that becomes ``target`` when the block ends well.
 
     What is written reaches the disk before the rename, so that a crash leaves either no
-    ``target``, or all of the old or the new one. When the block raises, nothing remains.
+    ``target``, or all of the old or the new one. When the block raises, nothing remains. Of two
+    that write the same at once the first stays.
 
     ``overwrite``: whether a directory that is there may be replaced.
     ``written``: tells the files of a directory that were written as one of these, by their paths
     inside it; none where it is something else, which is never replaced. Files beside them stay.
     ``what``: what the directory holds, for messages.
+    ``again``: whether what is there may be of this same call, which stays if it is equal.
     """
-    require_free(target, overwrite, written, what)
+    require_free(target, overwrite or again, written, what)
+    again = again or not os.path.lexists(target)
     unwritable = f"{target} cannot be written: {{reason}}."
     with explained(unwritable, OSError, SafetensorError, kind=TableError, where=target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,10 +115,16 @@ def atomic_directory(
             yield fresh
             for path in [*fresh.rglob("*"), fresh]:
                 make_lasting(path)
+            if again and _same(fresh, target, written):
+                return
             require_free(target, overwrite, written, what)
             if target.exists():
                 _keep_others(target, fresh, set(written(target)), what)
-            _swap_in(fresh, target)
+            try:
+                _swap_in(fresh, target)
+            except OSError:  # another has just put its own there
+                if not (again and _same(fresh, target, written)):
+                    raise
             sync(target.parent)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -113,6 +152,14 @@ def require_free(
             f"{target} already holds {what}; choose another place, "
             "or ask for it to be overwritten (--overwrite)."
         )
+
+
+def _same(fresh: Path, target: Path, written: Callable[[Path], Collection[str]]) -> bool:
+    """Whether a directory holds, among others, exactly the files of a fresh one."""
+    names = files_in(fresh)
+    if not target.is_dir() or sorted(written(target)) != names:
+        return False
+    return not any(filecmp.cmpfiles(fresh, target, names, shallow=False)[1:])
 
 
 def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:

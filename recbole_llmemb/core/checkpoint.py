@@ -12,18 +12,19 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import DamagedError, UserError
 from recbole_llmemb.core.files import AnyPath, atomic_file
 
-__all__ = ["load", "save"]
+__all__ = ["is_whole", "last_whole", "load", "save"]
 
 # Config computes these from the others (or from the machine it runs on), so a
 # checkpoint must not carry them: "local_rank", for one, would make the rebuilt
@@ -32,6 +33,10 @@ DERIVED = frozenset(
     {"device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "local_rank", "single_spec"}
 )
 
+# What a training goes on with.
+_TRAINING = {
+    "config", "epoch", "state_dict", "optimizer", "rng", "loader_rng", "cur_step", "history",
+}  # fmt: skip
 # Marks the dictionaries that stand for an array or a sparse matrix in the file.
 _TAG = "__recbole_llmemb__"
 
@@ -56,7 +61,12 @@ def save(state: Mapping[str, Any], path: AnyPath) -> None:
     """
     plain = {key: _to_safe(value, str(key)) for key, value in state.items()}
     with atomic_file(path) as fresh, open(fresh, "wb") as file:
-        torch.save(plain, file)
+        try:
+            torch.save(plain, file)
+        except RuntimeError as error:  # PyTorch's own, over a disk that is full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
@@ -72,18 +82,24 @@ def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
 
     Raises
     ------
+    DamagedError
+        When it is not as it was written: its format, zip, has a checksum of each part.
     UserError
-        When the file is missing, damaged, or holds pickled Python objects.
+        When the file is missing, or holds pickled Python objects.
     """
     if not os.path.isfile(path):
         raise UserError(f"There is no checkpoint at '{path}': check the path.", where=path)
-    damaged = UserError(
+    damaged = DamagedError(
         f"The checkpoint '{path}' cannot be read: it is damaged or not a checkpoint; copy it "
         "again or train anew.",
         where=path,
     )
     try:
+        if not _sums_fit(path):
+            raise damaged
         state = _from_safe(torch.load(path, map_location=map_location, weights_only=True))
+    except DamagedError:
+        raise
     except PermissionError:
         raise UserError(
             f"The checkpoint '{path}' may not be read: check its permissions.", where=path
@@ -108,6 +124,48 @@ def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
     if not _has_the_form(state):
         raise damaged
     return state
+
+
+def is_whole(path: AnyPath) -> bool:
+    """Whether a checkpoint is there as it was written, without loading it."""
+    try:
+        return zipfile.is_zipfile(path) and _sums_fit(path)
+    except Exception:  # damaged files raise almost anything
+        return False
+
+
+def last_whole(
+    last: Path, best: Path, report: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]] | None:
+    """The file of a training's last validation, or of its best, whichever is whole; and its state.
+
+    Each that is damaged is named. None: the training has to begin anew.
+    """
+    if not last.is_file():
+        return None
+    kept = is_whole(best)
+    if best.is_file() and not kept:
+        report(f"warning: {best} is damaged and not used")
+        best.unlink(missing_ok=True)  # as what was not the best is never saved again
+    for file in (last, best) if kept else (last,):
+        try:
+            state = load(file)
+        except DamagedError:
+            state = {}
+        if not state.keys() >= _TRAINING:
+            report(f"warning: {file} is damaged and not used")
+        elif kept or not state["cur_step"]:  # else what was better is gone
+            return file, state
+    report("train: nothing whole is left of an interrupted run; it begins anew")
+    return None
+
+
+def _sums_fit(path: AnyPath) -> bool:
+    """Whether no part of an archive fails its checksum, at which PyTorch does not look."""
+    if not zipfile.is_zipfile(path):
+        return True  # the format of old, or no checkpoint at all: loading tells
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip() is None
 
 
 def _is_of_objects(path: AnyPath, error: Exception) -> bool:

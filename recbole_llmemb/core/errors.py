@@ -8,16 +8,22 @@ line prints it and exits with status 2; from Python it is an ordinary exception.
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
 
-__all__ = ["TableError", "UserError"]
+__all__ = ["DamagedError", "TableError", "UserError"]
 
 # difflib looks at some ten thousand spellings a second; of more, only alike ones are shown to it.
 _MANY = 20_000
+# Full, too large for what a file may be, or not to be written (or read) at all.
+_STORAGE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+}  # fmt: skip
 
 
 class UserError(ValueError):
@@ -37,6 +43,10 @@ class UserError(ValueError):
         self.where = None if where is None else str(where)
 
 
+class DamagedError(UserError):
+    """A file of ours that is not as it was written, so that work has to start without it."""
+
+
 class TableError(UserError):
     """An embedding table that cannot be used: damaged, incomplete or not matching."""
 
@@ -54,6 +64,7 @@ def in_a_sentence(error: BaseException) -> str | None:
 
     Returns None for one of a program.
     """
+    error = storage_error(error) or error
     reason = reason_of(error)
     if isinstance(error, MemoryError) or re.search("(allocate|out of) memory", reason, re.I):
         return (
@@ -71,6 +82,21 @@ def in_a_sentence(error: BaseException) -> str | None:
         f"{file} cannot be read or written ({reason}); check its place, its permissions and the "
         "room there, and give the command again."
     )
+
+
+def storage_error(error: BaseException) -> OSError | None:
+    """That of a full or closed disk behind an error, or in its text, as libraries have it."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        if isinstance(cause, OSError) and cause.errno in _STORAGE:
+            return cause
+        found = re.search(r"\(os error (\d+)\)", str(cause))  # as Rust says it
+        if found and int(found[1]) in _STORAGE:
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 @contextmanager

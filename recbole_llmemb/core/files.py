@@ -1,22 +1,24 @@
-"""Files: whole or not there at all, never in the place of what is read; and text that is read."""
+"""Files: whole or not there, never in the place of what is read; text that is read; digests."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import glob
+import hashlib
+import json
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from recbole_llmemb.core.errors import UserError, explained, reason_of
+from recbole_llmemb.core.errors import DamagedError, UserError, explained, reason_of
 
 AnyPath = str | os.PathLike[str]
 #: The letters that no file and no name can hold: NUL, and halves of characters.
@@ -216,6 +218,80 @@ def inputs_of(config: Any) -> list[AnyPath]:
         elif isinstance(value, (str, os.PathLike)) and value:
             found.append(value)
     return found
+
+
+def sealed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that tell whether they are as they were: their ``sha256`` is of all the rest."""
+    facts = json.loads(json.dumps(facts))
+    return {**facts, "sha256": _digest_of(facts)}
+
+
+def seal(facts: Mapping[str, Any]) -> str:
+    """JSON of :func:`sealed` facts."""
+    return json.dumps(sealed(facts), indent=2, ensure_ascii=False) + "\n"
+
+
+def unseal(text: str | bytes, **options: Any) -> Any:
+    """What :func:`seal` was given; ValueError where it is damaged.
+
+    JSON without ``sha256``, of an earlier version or of others, is taken as it is.
+
+    ``options``: of ``json.loads``.
+    """
+    facts = json.loads(text, **options)
+    if isinstance(facts, dict) and "sha256" in facts:
+        was = facts.pop("sha256")
+        if was != _digest_of(facts):
+            raise ValueError("it was changed or damaged after it was written, says its sha256")
+    return facts
+
+
+def _digest_of(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def file_digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """The sha256 of files of a folder, by their names."""
+    found = {}
+    for name in names:
+        digest = hashlib.sha256()
+        hash_file(folder / name, digest)
+        found[name] = digest.hexdigest()
+    return found
+
+
+def damaged_file(folder: Path, digests: Any) -> Path | None:
+    """The first file that is not what :func:`file_digests` saw, None where all are."""
+    if not isinstance(digests, Mapping):
+        return folder
+    for name, was in digests.items():
+        file = folder / str(name)
+        if not file.is_file() or file_digests(folder, [name])[name] != was:
+            return file
+    return None
+
+
+def refuse_damaged(folder: Path, digests: Any, advice: str, key: str | None = None) -> None:
+    """Refuse a folder with a file that is not what :func:`file_digests` saw."""
+    if damaged := damaged_file(folder, digests):
+        told = f"{damaged} is damaged, as it is not what was written; {advice}."
+        raise DamagedError(told, key=key, where=damaged)
+
+
+def asked_hash(asked: Any, files: Iterable[AnyPath | None]) -> str:
+    """What tells the same command over the same files from any other.
+
+    ``asked``: plain data.
+    ``files``: files and folders; what does not exist counts by its name.
+    """
+    digest = hashlib.blake2b(json.dumps(asked, default=str).encode(), digest_size=10)
+    for given in (Path(file) for file in files if file):
+        inner = sorted(given.rglob("*")) if given.is_dir() else [given]
+        for file in inner:
+            digest.update(f"\n{file.name}\n".encode())
+            if file.is_file():
+                hash_file(file, digest)
+    return digest.hexdigest()
 
 
 def hash_file(path: AnyPath, digest: Any) -> None:

@@ -88,9 +88,10 @@ class OutFolder:
         """Write each file, by its path inside the folder; returns where they are."""
         self._check(contents)
         stale = self._listed() - set(contents)
-        for name, content in contents.items():
+        # The listing first: a run that is killed after it knows the others for its own.
+        for name in sorted(contents, key=lambda name: name != self.listing):
             with atomic_file(self.folder / name) as fresh:
-                fresh.write_bytes(content)
+                fresh.write_bytes(contents[name])
         for name in stale:
             (self.folder / name).unlink(missing_ok=True)
         return [self.folder / name for name in contents]

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -169,11 +169,13 @@ def run_job(
     if workers:
         workers.check(job.device)
     source, items, key = job.source, job.items, job.key
-    encoded = 0
+    work, encoded = out.parent / f".{out.name}.work-{key}", 0
 
     def build() -> EmbeddingTable:
         nonlocal encoded
         refuse_inputs(out, [job.item_file, source.location, job.settings.llm_adapter])
+        if _made_by(out, key):
+            report(f"table: {out} is damaged")
         require_free(out, overwrite, table_files)
         report(
             f"table: building {out} ({len(items.tokens)} items, {len(items.texts)} different "
@@ -181,7 +183,6 @@ def run_job(
         )
         if items.n_without_text:
             report(f"table: {items.n_without_text} items have no text and share one vector")
-        work = out.parent / f".{out.name}.work-{key}"
         vectors, encoded = _encode(job, key, work, report, workers)
         if old := len(items.texts) - encoded:
             report(f"table: {old} texts were encoded by an interrupted run")
@@ -194,6 +195,9 @@ def run_job(
         return table
 
     table, hit = build_or_load(lambda: find_table(out, key), build, out, "table")
+    if hit:  # of whoever was killed before it could tidy up
+        for left in (work, work.with_name(f"{work.name}-ray")):
+            shutil.rmtree(left, ignore_errors=True)
     seconds = time.perf_counter() - began
     size = f"{len(table)} × {table.width}"
     report(f"table: {'cache hit' if hit else 'built'} {out} ({size}, {seconds:.1f} s)")
@@ -202,12 +206,17 @@ def run_job(
 
 def find_table(out: Path, key: str | None = None) -> EmbeddingTable | None:
     """The table of a folder, when it is whole and made by the job of this key."""
-    try:
-        if key and read_manifest(out).get("inputs_hash") != key:
-            return None
-        return EmbeddingTable.load(out)
-    except TableError:
-        return None
+    with suppress(TableError):
+        if not key or _made_by(out, key):
+            return EmbeddingTable.load(out)
+    return None
+
+
+def _made_by(out: Path, key: str) -> bool:
+    """Whether a folder holds the table of a job, whole or not."""
+    with suppress(TableError):
+        return bool(read_manifest(out).get("inputs_hash") == key)
+    return False
 
 
 def _encode(

@@ -12,6 +12,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ class Spool(Sequence[str]):
         self._ends = array("q", [0])
 
     def __del__(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # over a full disk, which was told when it was written to
+            self._file.close()
 
     def append(self, text: str) -> None:
         """Add a text."""

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import content_of, hash_file, refuse_endless
+from recbole_llmemb.core.files import content_of, hash_file, refuse_damaged, refuse_endless, unseal
 from recbole_llmemb.core.imports import optional
 
 __all__ = ["find_encoder"]
@@ -289,6 +291,12 @@ def find_adapter(path: str | os.PathLike) -> LoraAdapter:
                 "directory that `recbole-llm scft` or peft wrote, with safetensors for weights.",
                 **where,
             )
+    damaged = {MANIFEST: ""} if os.path.lexists(path / MANIFEST) else {}
+    manifest = read_manifest(path) or {"digests": damaged}
+    with explained(f"{path} is damaged: {WEIGHTS} is cut short.", SafetensorError, **where):
+        safe_open(str(path / WEIGHTS), "np")
+    digests = manifest.pop("digests", {})
+    refuse_damaged(path, digests, "copy or train the adapter again (llm_adapter)", "llm_adapter")
     sentence = f"The adapter {path} cannot be read: {{reason}}."
     with explained(sentence, OSError, ValueError, AttributeError, RecursionError, **where):
         refuse_endless(path)
@@ -302,13 +310,13 @@ def find_adapter(path: str | os.PathLike) -> LoraAdapter:
             "is not done; give an adapter without (llm_adapter).",
             **where,
         )
-    return LoraAdapter(path, digest.hexdigest(), read_manifest(path) or {})
+    return LoraAdapter(path, digest.hexdigest(), manifest)
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What an adapter's ``scft.json`` holds, None where there is none."""
+    """What an adapter's ``scft.json`` holds, None where there is none that is whole."""
     try:
-        manifest = json.loads(content_of(Path(path) / MANIFEST))
+        manifest = unseal(content_of(Path(path) / MANIFEST))
     except (OSError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ def write_users(path, details, dataset) -> None:
     for name, values in details.values.items():
         tensors[f"metric.{name}"] = values.astype(np.float32)
     about = {"format": FORMAT, "metrics": json.dumps(list(details.values))}
+    about["sha256"] = _digest(about, tensors)
     with atomic_file(path) as fresh:
         fresh.write_bytes(save(tensors, about))
 
@@ -85,14 +87,25 @@ def read_users(path) -> UserResults:
         about = file.metadata() or {}
         if about.get("format") != FORMAT:
             raise ValueError("another format")
-        users, items = (_to_tokens(file.get_tensor(name)) for name in ("user", "item"))
-        popularity, history = file.get_tensor("popularity"), file.get_tensor("history")
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.pop("sha256", None) not in (None, _digest(about, found)):
+            raise ValueError("another content")
+        users, items = (_to_tokens(found[name]) for name in ("user", "item"))
+        popularity, history = found["popularity"], found["history"]
         metrics = json.loads(about["metrics"])
-        values = {name: file.get_tensor(f"metric.{name}").astype(float) for name in metrics}
+        values = {name: found[f"metric.{name}"].astype(float) for name in metrics}
         columns = users, items, popularity, history, *values.values()
         if not users or len(set(map(len, columns))) > 1:
             raise ValueError("columns of several lengths")
     return UserResults(users, items, popularity, history, values)
+
+
+def _digest(about, tensors) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()
 
 
 def _to_bytes(tokens) -> np.ndarray:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tabulate import tabulate
 
 from recbole_llmemb.core.errors import UserError, explained, reason_of
-from recbole_llmemb.core.files import atomic_file, is_stream, require_writable
+from recbole_llmemb.core.files import atomic_file, is_stream, require_writable, sealed, unseal
 from recbole_llmemb.core.terminal import text_table
 
 __all__ = ["Results", "RunResult", "results_table"]
@@ -116,7 +116,7 @@ class RunResult(BaseModel):
             given = content.pop(name, None)
             if given and path:
                 content[name] = _relative(given, path)
-        return content
+        return sealed(content)
 
     def write(self, path) -> None:
         """Write the file; it is replaced as a whole if it exists."""
@@ -136,9 +136,10 @@ class RunResult(BaseModel):
         with explained(sentence, OSError, where=path):
             text = path.read_text(encoding="utf-8", errors="replace")
         try:
-            content = json.loads(text, parse_constant=_no_number)
+            content = unseal(text, parse_constant=_no_number)
         except ValueError as error:
-            raise _no_result(path, f"it is not JSON: {reason_of(error)}") from None
+            what = "it is not JSON: " if isinstance(error, json.JSONDecodeError) else ""
+            raise _no_result(path, what + reason_of(error)) from None
         if not isinstance(content, dict):
             raise _no_result(path, "it holds no object")
         kept = [name for name, field in cls.model_fields.items() if not field.exclude]

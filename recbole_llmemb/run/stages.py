@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from recbole_llmemb.config.keys import renamed
 from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts
@@ -258,19 +259,22 @@ def train_and_evaluate(
 
     ``model``, ``trainer``: from :func:`build`.
     ``resume``: whether to continue where an interrupted run of this configuration stopped.
-    ``report``: told, in one line each, what is going on.
     ``file``: where the best model is kept, if not under the run's own name.
     """
-    file = file or run_file(config)
+    file = file or run_file(config)  # of which two at once would test each other's best
+    with build_lock(file, "run") if config["local_rank"] == 0 else nullcontext():
+        return _train_and_evaluate(config, data, model, trainer, file, resume, report)
+
+
+def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> RunResult:
     resume_file = file.with_suffix(".resume.pth")
     trainer.saved_model_file = str(file)
     if trainer.resumes:
         trainer.resume_file = str(resume_file)
-        if resume and resume_file.is_file():
-            trainer.resume_checkpoint(resume_file)
-            report(
-                f"train: an interrupted run is there; continuing from epoch {trainer.start_epoch}"
-            )
+        if resume and (found := checkpoint.last_whole(resume_file, file, report)):
+            trainer.resume_checkpoint(*found)
+            begins = trainer.start_epoch
+            report(f"train: an interrupted run is there; continuing from epoch {begins}")
     _, _, valid, test = data.parts
     if not len(valid):
         report(

@@ -109,9 +109,11 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
     done = path.with_suffix(".done")
 
     def find():
-        return path if done.is_file() and path.is_file() else None
+        return path if done.is_file() and checkpoint.is_whole(path) else None
 
     def build():
+        if done.is_file() and path.is_file():
+            report(f"warning: {path} is damaged and is made again")
         report(f"teacher: training {wanted} with learned IDs of size {size} on {own['dataset']} …")
         began = perf_counter()
         try:

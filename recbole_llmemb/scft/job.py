@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -20,13 +21,13 @@ import torch
 from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core.artifacts import atomic_directory, build_or_load, files_in, require_free
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.files import file_digests, refuse_inputs, seal
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.encode.build_or_load import cache_directory
 from recbole_llmemb.encode.build_or_load import ensure_table as build_table
 from recbole_llmemb.encode.build_or_load import job_from_config as encode_job_from_config
 from recbole_llmemb.encode.job import EncodeJob
-from recbole_llmemb.encode.source import MANIFEST, WEIGHTS, read_manifest
+from recbole_llmemb.encode.source import MANIFEST, WEIGHTS, find_adapter, read_manifest
 from recbole_llmemb.records.items import ItemText, read_items
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.scft.views import Views, split_items
@@ -230,6 +231,8 @@ def run_job(
         """Of the first process, when it has the lock."""
         source, (learned, held) = job.text.source, job.views
         refuse_inputs(out, [job.text.item_file, source.location])
+        if of_this_job(read_manifest(out)):
+            report(f"scft: {out} is damaged")
         require_free(out, overwrite, _written, "an adapter")
         if not resume:
             shutil.rmtree(work, ignore_errors=True)
@@ -242,20 +245,29 @@ def run_job(
         manifest = _manifest(job, key) | facts
         with atomic_directory(out, overwrite, _written, "an adapter") as fresh:
             save(fresh)
-            manifest["files"] = [*files_in(fresh), MANIFEST]
-            text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-            (fresh / MANIFEST).write_text(text, encoding="utf-8")
+            manifest["digests"] = file_digests(fresh, files_in(fresh))
+            manifest["files"] = [*manifest["digests"], MANIFEST]
+            (fresh / MANIFEST).write_text(seal(manifest), encoding="utf-8")
         for old in out.parent.glob(f".{glob.escape(out.name)}.work-*"):
             shutil.rmtree(old, ignore_errors=True)
         return processes.broadcast(manifest)
 
+    def of_this_job(manifest: dict | None) -> bool:
+        return manifest is not None and manifest.get("inputs_hash") == key
+
     def find() -> dict | None:
         manifest = read_manifest(out)
-        return manifest if manifest and manifest.get("inputs_hash") == key else None
+        if not of_this_job(manifest):
+            return None
+        with suppress(UserError):  # what is damaged is none
+            find_adapter(out)
+            return manifest
+        return None
 
     if processes.is_main:
         manifest, hit = build_or_load(find, build, out, "adapter")
         if hit:
+            shutil.rmtree(work, ignore_errors=True)  # of whoever was killed before it tidied up
             processes.broadcast(manifest)
     else:  # the first looks and locks for all: what it has found, or nothing, and then training
         manifest = processes.broadcast(None)
@@ -274,7 +286,9 @@ def _nothing(line: str) -> None:
 
 def _written(path: Path) -> list[str]:
     """The files of an adapter, as its manifest lists them; none where there is none."""
-    manifest = read_manifest(path)
+    manifest, names = read_manifest(path), files_in(path)
+    if manifest is None and MANIFEST in names and set(names) <= set(_FILES):
+        return names  # damaged
     return [] if manifest is None else manifest.get("files", _FILES)
 
 
@@ -323,7 +337,9 @@ def ensure_adapter(config: Mapping[str, Any], report: Callable[[str], None] = pr
             )
     job = job_from_config(config)
     name = f"{values['dataset']}-{job.text.source.short_name}-{job.key[:12]}"
-    return run_job(job, cache_directory(config) / "adapters" / name, report=report).path
+    # A damaged adapter in the cache is replaced: nobody but this function puts adapters there.
+    out = cache_directory(config) / "adapters" / name
+    return run_job(job, out, overwrite=True, report=report).path
 
 
 def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:

@@ -24,6 +24,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import atomic_file, damaged_file, file_digests, seal, sync, unseal
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.models.losses import AlignmentLoss
 from recbole_llmemb.scft.views import Views
@@ -313,9 +314,10 @@ class _Watch(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             for file in folder.iterdir():
-                with open(file, "rb+") as handle:
-                    os.fsync(handle.fileno())
-            (folder / _COMPLETE).touch()
+                sync(file)
+            digests = file_digests(folder, sorted(os.listdir(folder)))
+            with atomic_file(folder / _COMPLETE) as fresh:
+                fresh.write_text(seal(digests), encoding="utf-8")
 
     def on_train_end(self, args, state, control, **kwargs):
         self._bar.close()
@@ -335,10 +337,22 @@ def last_checkpoint(folder) -> str | None:
     return str(max(whole, key=step_of)) if whole else None
 
 
-def remove_incomplete_checkpoints(folder) -> None:
-    """Remove checkpoints whose writing was cut short: they would count as the newest."""
+def remove_unusable_checkpoints(folder, report: Callable[[str], None]) -> None:
+    """Remove checkpoints that were not written to their end, or are damaged.
+
+    They would count as the newest.
+    """
     for path in Path(folder).glob("checkpoint-*"):
-        if not (path / _COMPLETE).is_file():
+        mark = path / _COMPLETE
+        damaged: Path | None = mark
+        if mark.is_file():
+            try:  # earlier versions left an empty mark
+                damaged = damaged_file(path, unseal(mark.read_bytes() or b"{}"))
+            except (OSError, ValueError):
+                damaged = mark
+            if damaged:
+                report(f"scft: {damaged} is damaged, so this checkpoint is not used")
+        if damaged:
             shutil.rmtree(path, ignore_errors=True)
 
 

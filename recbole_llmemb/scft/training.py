@@ -27,7 +27,7 @@ from recbole_llmemb.scft.trainer import (
     ViewLoss,
     describe,
     last_checkpoint,
-    remove_incomplete_checkpoints,
+    remove_unusable_checkpoints,
     step_of,
 )
 
@@ -181,7 +181,7 @@ def _train(job, work, report):
     trainer = make_trainer(job, work, report, model, evaluator)
     if processes.is_main:
         log_to_tensorboard(trainer, job, work)
-        remove_incomplete_checkpoints(work)
+        remove_unusable_checkpoints(work, report)
     processes.barrier()
     last = last_checkpoint(work)
     if last:

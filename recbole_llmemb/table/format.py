@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from recbole_llmemb.core.artifacts import atomic_directory
 from recbole_llmemb.core.errors import TableError, explained, name_some, refuse_twice
-from recbole_llmemb.core.files import content_of
+from recbole_llmemb.core.files import content_of, damaged_file, file_digests, seal, unseal
 
 FORMAT_VERSION = 1
 VECTORS_FILE = "embeddings.safetensors"
@@ -108,7 +108,9 @@ class EmbeddingTable:
                 key="llm_pca_dim",
             )
 
-    def save(self, directory: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    def save(
+        self, directory: str | os.PathLike[str], overwrite: bool = False, again: bool = False
+    ) -> Path:
         """Write the table so that ``directory`` holds all of it or nothing.
 
         Parameters
@@ -117,6 +119,8 @@ class EmbeddingTable:
             Where the table shall be. Must not exist, unless ``overwrite``.
         overwrite : bool
             Replace the table that is there. A directory that is no table is never replaced.
+        again : bool
+            Take an equal table that is there for this one.
 
         Returns
         -------
@@ -137,14 +141,18 @@ class EmbeddingTable:
             **_size(vectors),
             "fingerprint": self.fingerprint,
         }
-        with atomic_directory(directory, overwrite=overwrite, written=table_files) as fresh:
+        if self.projection is None:
+            manifest.pop("digests", None)  # of the table that this one was made from
+        with atomic_directory(
+            directory, overwrite, table_files, again=again and _is_of(directory, manifest)
+        ) as fresh:
             save_file({TENSOR_NAME: vectors}, str(fresh / VECTORS_FILE))
             if self.projection is not None:
                 save_file(self.projection, str(fresh / PROJECTION_FILE))
+                manifest["digests"] = file_digests(fresh, [PROJECTION_FILE])
             with open(fresh / TOKENS_FILE, "w", encoding="utf-8", newline="") as file:
                 file.writelines(token + "\n" for token in self.tokens)
-            text = json.dumps(manifest, indent=2, ensure_ascii=False)
-            (fresh / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+            (fresh / MANIFEST_FILE).write_text(seal(manifest), encoding="utf-8")
         self.manifest = manifest
         return directory
 
@@ -179,7 +187,8 @@ class EmbeddingTable:
         manifest = read_manifest(directory)
         vectors = _read_tensors(directory / VECTORS_FILE, TENSOR_NAME)[TENSOR_NAME]
         with _readable(directory / TOKENS_FILE):
-            tokens = content_of(directory / TOKENS_FILE).decode().split("\n")
+            text = content_of(directory / TOKENS_FILE).decode()
+            tokens = text.replace("\r\n", "\n").split("\n")
         tokens = tokens[:-1] if tokens[-1] == "" else tokens
         table = cls(tokens, vectors, manifest, read_projection(directory))
         table.validate(f"table {directory}", expected_width)
@@ -209,7 +218,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a table directory."""
     path = Path(directory) / MANIFEST_FILE
     with _readable(path):
-        manifest = json.loads(content_of(path))
+        manifest = unseal(content_of(path))
     if not isinstance(manifest, dict):
         raise _unfit(path, "the manifest is not a JSON object")
     version = manifest.get("format_version")
@@ -218,9 +227,19 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
+def _is_of(directory: Path, manifest: dict[str, Any]) -> bool:
+    """Whether a directory holds a table of the same vectors, made in the same way."""
+    with contextlib.suppress(TableError):
+        there = read_manifest(directory)
+        return {**there, "digests": None} == {**manifest, "digests": None}
+    return False
+
+
 def read_projection(directory: str | os.PathLike[str]) -> dict[str, torch.Tensor] | None:
     """What a table was reduced with (:attr:`EmbeddingTable.projection`), if it was."""
-    path = Path(directory) / PROJECTION_FILE
+    path, digests = Path(directory) / PROJECTION_FILE, read_manifest(directory).get("digests", {})
+    if damaged_file(path.parent, digests):
+        raise _unfit(path, "it is missing, truncated or damaged")
     return _read_tensors(path, "matrix", "mean") if path.is_file() else None
 
 

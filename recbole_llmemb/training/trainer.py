@@ -277,9 +277,10 @@ class LLMEmbTrainer(Trainer):
         if verbose:
             self.logger.info(set_color("Saving current", "blue") + f": {path}")
 
-    def resume_checkpoint(self, resume_file):
-        """Continue from a file that training wrote, to the result it would have had."""
-        state = checkpoint.load(resume_file, map_location=self.device)
+    def resume_checkpoint(self, resume_file, state=None):
+        """Continue from a file that training wrote (``state``: what was read from it, if it was)
+        to the result it would have had."""
+        state = state or checkpoint.load(resume_file, map_location=self.device)
         if state["config"]["model"] != self.config["model"]:
             raise UserError(
                 f"Checkpoint {resume_file} is of model {state['config']['model']}, not of "

@@ -25,6 +25,7 @@ from tests.record.__main__ import ENVIRONMENT
 # its own and empty; it runs in it.
 PARTS = {
     "kills": "commands killed at random moments, and given again",
+    "faults": "every file that a command writes, damaged; disks that are full",
     "inputs": "wrong values for every key and option, and wrong files",
     "hostile": "a payload in every format and behind every key that takes a path",
 }

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -77,7 +77,6 @@ class World:
 
     def __init__(self, folder: Path):
         self.here, self._kept = folder / "here", folder / "kept"
-        self._outputs = folder / "told"
         self._whole: dict[str, tuple[dict[str, str], Ended]] = {}
         self.here.mkdir()
         self.fork(_prepare)
@@ -103,31 +102,53 @@ class World:
             self._whole[name] = figures(self.here), ended
         return self._whole[name]
 
-    def run(self, name: str, inside: Callable | None = None, kill_after=None, limit=60.0) -> Ended:
-        """Run a command here; ``inside`` is called in its process before."""
+    def run(
+        self, name: str, inside: Callable | None = None, kill_after=None, twice=False, limit=60.0
+    ) -> Ended:
+        """Run a command here; ``inside`` is called in its process before.
+
+        ``twice``: by two processes at once; the status is the larger one.
+        """
         from recbole_llmemb.cli.main import main
 
         def go():
             if inside:
                 inside()
-            return main(list(COMMANDS[name][1]))
+            other = os.fork() if twice else None
+            status = main(list(COMMANDS[name][1]))
+            if other == 0:
+                sys.stdout.flush()
+                os._exit(status)
+            if other:
+                status = max(status, os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
+            return status
 
         return self.fork(go, kill_after, limit)
 
     def fork(self, function: Callable, kill_after=None, limit=120.0) -> Ended:
         """Call a function in a fork of this process, at ``here``."""
-        began = time.monotonic()
-        with open(self._outputs, "wb") as output, tempfile.TemporaryFile() as counter:
-            child = os.fork()
-            if child == 0:
-                _be_child(self.here, output, counter, function)
-            status = _wait(child, began, kill_after, limit)
-            with suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)  # what it has begun itself
-            counter.seek(0)
-            events = len(counter.read())
-        told = self._outputs.read_text(errors="replace")
-        return Ended(status, told, time.monotonic() - began, events)
+        began, told = time.monotonic(), {}
+        # Pipes, as a limit on the size of files is none for them.
+        (output, into), (counter, count) = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            _be_child(self.here, into, count, function)
+
+        def read(end: int) -> None:
+            with open(end, "rb") as file:
+                told[end] = file.read()
+
+        readers = [threading.Thread(target=read, args=[end]) for end in (output, counter)]
+        for end, reader in zip((into, count), readers):
+            os.close(end)
+            reader.start()
+        status = _wait(child, began, kill_after, limit)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what it has begun itself
+        for reader in readers:
+            reader.join()
+        text = told[output].decode(errors="replace")
+        return Ended(status, text, time.monotonic() - began, len(told[counter]))
 
     def _place(self, *done: str) -> Path:
         """The state after some commands."""
@@ -180,11 +201,11 @@ def _be_child(folder, output, counter, function) -> None:
     try:
         os.setsid()
         os.chdir(folder)
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", 1) for number in (1, 2))
         os.environ["RECBOLE_LLMEMB_CACHE"] = "cache"
-        on_change(lambda number, event: os.write(counter.fileno(), b"."))
+        on_change(lambda number, event: os.write(counter, b"."))
         status = function() or 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
@@ -202,23 +223,24 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def on_change(call: Callable[[int, str], object]) -> None:
-    """From here on, ``call`` is told before each change of a file: its number from 1, what it is.
+    """From here on, ``call`` is told before each change of a file below the working folder.
 
-    What it raises, the change raises.
+    It gets its number from 1, and what kind of change it is. What it raises, the change raises.
     """
-    seen = 0
+    seen, below = 0, os.path.join(os.getcwd(), "")
 
     def watch(event, arguments):
         nonlocal seen
-        if event == "open":
-            path, _, flags = arguments
-            if not isinstance(path, str) or not flags & _WRITES or path.startswith("/dev/"):
-                return
-            event = f"open {os.path.basename(path)}"
-        elif event not in _CHANGES:
+        if event != "open" and event not in _CHANGES:
             return
-        seen += 1
-        call(seen, event)
+        if event == "open" and not (arguments[2] or 0) & _WRITES:
+            return
+        path = arguments[0]
+        if not isinstance(path, (str, os.PathLike)):
+            return
+        if os.path.abspath(path).startswith(below):
+            seen += 1
+            call(seen, event)
 
     sys.addaudithook(watch)
 
@@ -241,7 +263,7 @@ def _wait(child, began, kill_after, limit) -> int | None:
 
 # -- what is compared ------------------------------------------------------------------------
 
-_TIMES = {"seconds", "epoch_seconds"}
+_TIMES = {"seconds", "epoch_seconds", "sha256"}  # the latter is of them, too
 _PASSED = {"log", "log_tensorboard", "log_tune"}
 
 
@@ -260,11 +282,29 @@ def is_passing(path: Path) -> bool:
     return hidden or path.parts[0] in _PASSED or path.name.endswith(".resume.pth")
 
 
+def leftovers(folder: Path) -> list[str]:
+    """Work that nobody will go on with; a temporary file of a killed process is none."""
+    found = (path.relative_to(folder) for path in folder.rglob("*"))
+    kept = (".lock", ".tmp")
+    return sorted(
+        path.as_posix()
+        for path in found
+        if is_passing(path) and path.parts[0] not in _PASSED and path.suffix not in kept
+        and not any(part.endswith(".tmp") for part in path.parts)
+    )[:4]  # fmt: skip
+
+
 def _digest(path: Path) -> str:
     text: str | bytes = path.read_bytes()
     with suppress(Exception):  # what is damaged is compared by its bytes
         if path.suffix == ".json":
             text = _plain(json.loads(path.read_bytes()))
+        elif path.suffix == ".safetensors":  # its facts are written in any order
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                facts = dict(sorted((file.metadata() or {}).items()))
+                text = _plain([facts, {name: file.get_tensor(name) for name in file.keys()}])  # noqa: SIM118
         elif path.suffix == ".pth":
             import torch
 

@@ -1,8 +1,11 @@
 """The command from end to end, and what it says about input it cannot use."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -93,7 +96,7 @@ def test_end_to_end(arguments, typed, tmp_path):
     result = json.loads((tmp_path / "out/result.json").read_text())
 
     keys = ["model", "dataset", "seed", "best_valid_result", "test_result", "groups", "seconds"]
-    more = {"config", "curve", "bins", "checkpoint"}
+    more = {"config", "curve", "bins", "checkpoint", "sha256"}
     assert set(result) == {*keys, "epochs", "parameters", "valid_groups", *more}
     assert (result["model"], result["dataset"], result["seed"]) == ("LLMEmbSASRec", "tiny", 7)
     assert set(result["best_valid_result"]) == set(result["test_result"]) == METRICS
@@ -367,3 +370,32 @@ def test_interrupted(arguments, typed, monkeypatch):
     monkeypatch.setattr("recbole_llmemb.cli.compare.main", interrupt)
     status, _, err = typed(["compare", "a.json"])
     assert (status, err) == (130, "interrupted\n")
+
+
+@pytest.mark.parametrize("place", ["saved", "runs"])
+def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(arguments, typed, place):
+    """Full from the third file on that is opened there to be written."""
+    argv = arguments("--result_json=runs/r.json")
+    below, opened = str(Path.cwd() / place), []
+
+    def full(event, given):
+        if event != "open" or not opened_to_write(given) or not armed:
+            return
+        if os.path.abspath(given[0]).startswith(below):
+            opened.append(given[0])
+            if len(opened) >= 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    armed = [1]
+    sys.addaudithook(full)
+    status, _, told = typed(argv)
+    armed.clear()
+    assert len(opened) >= 3 and status == 2
+    assert sum(line.startswith("error: ") for line in told.splitlines()) == 1
+    assert "Traceback" not in told and "No space left" in told
+    status, _, told = typed(argv)
+    assert status == 0 and json.loads(Path("runs/r.json").read_text())["epochs"] == 2
+
+
+def opened_to_write(given):
+    return isinstance(given[0], (str, os.PathLike)) and given[2] & (os.O_WRONLY | os.O_RDWR)

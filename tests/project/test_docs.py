@@ -32,6 +32,7 @@ from recbole_llmemb.cli.options import Options
 from recbole_llmemb.cli.recommend import RecommendOptions
 from recbole_llmemb.config import recbole_config as config
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import seal, unseal
 from recbole_llmemb.records.items import read_items
 from recbole_llmemb.run.schema import Use, declared, refuse_values, use_of
 from recbole_llmemb.run.teacher import teacher_config
@@ -360,7 +361,7 @@ def test_refusals_shown(table, tmp_path, monkeypatch):
     )
     table.save(folder)
     refused(table.save, folder)
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "width": 768}))
+    manifest.write_text(seal({**unseal(manifest.read_text()), "width": 768}))
     refused(EmbeddingTable.load, folder)
     table.save(folder, overwrite=True)
     items.write_text("\n".join([tokens[1], tokens[0], *tokens[2:]]) + "\n")

@@ -75,6 +75,7 @@ def test_json_follows_the_contract(tmp_path):
     path.write_text("old")
     RunResult(**PARTS).write(path)
     result = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert len(result.pop("sha256")) == 64
     assert result == {
         "model": "LLMEmbSASRec",
         "dataset": "ml-100k",
@@ -213,7 +214,9 @@ def test_what_is_written_is_read(tmp_path):
     assert (
         read.groups == GROUPS and read.rows == 1200 and read.test == {"ndcg@10": 0.25, "gauc": None}
     )
-    assert read.content(path.with_name("s.json")) == {
+    again = read.content(path.with_name("s.json"))
+    assert again.pop("sha256") != content.pop("sha256")
+    assert again == {
         **content, "config": {"exclude_history": False, "a": 1}, "users_file": "../r.users",
     }  # fmt: skip
 
@@ -244,3 +247,41 @@ def test_plain_refuses_what_json_cannot_hold():
     }
     with pytest.raises(TypeError, match="set"):
         plain({1, 2})
+
+
+def test_a_flipped_result_file_is_not_believed(tmp_path):
+    """Nor one whose numbers were edited; without its digest it is taken as it is."""
+    path = tmp_path / "out.json"
+    RunResult(**PARTS).write(path)
+    before = RunResult.read(path).test_result
+    path.write_text(path.read_text().replace("0.25", "0.26", 1))
+    with pytest.raises(UserError) as refused:
+        RunResult.read(path)
+    assert refused.value.where == str(path)
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert RunResult.read(path).test_result.keys() == before.keys()
+
+
+def test_a_flipped_file_of_users_is_not_believed(tmp_path):
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save
+
+    from recbole_llmemb.run.per_user import _digest, read_users
+
+    path, text = tmp_path / "out.users.safetensors", np.frombuffer(b"a\nb\n", np.uint8)
+    two = np.array([1, 2])
+    tensors = {"user": text, "item": text, "popularity": two, "history": two}
+    tensors["metric.hit@5"] = np.array([0.0, 1.0], np.float32)
+    about = {"format": "recbole-llmemb users 1", "metrics": '["hit@5"]'}
+    path.write_bytes(save(tensors, about | {"sha256": _digest(about, tensors)}))
+    assert read_users(path).users == ["a", "b"]
+    with safe_open(path, "np") as file:
+        sealed = file.metadata()
+    path.write_bytes(save({**load_file(path), "history": two + 1}, sealed))
+    with pytest.raises(UserError) as refused:
+        read_users(path)
+    assert refused.value.where == str(path)
+    path.write_bytes(save(tensors, about))  # of an earlier version
+    assert read_users(path).users == ["a", "b"]

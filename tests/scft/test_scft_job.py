@@ -13,9 +13,10 @@ from scft_data import item_file, settings
 pytest.importorskip("peft")
 pytest.importorskip("datasets")
 
-from recbole_llmemb.core.errors import UserError  # noqa: E402
+from recbole_llmemb.core.errors import DamagedError, UserError  # noqa: E402
+from recbole_llmemb.core.files import sealed  # noqa: E402
 from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
-from recbole_llmemb.encode.source import find_encoder  # noqa: E402
+from recbole_llmemb.encode.source import find_adapter, find_encoder  # noqa: E402
 from recbole_llmemb.scft import job_from_config, run_job  # noqa: E402
 from recbole_llmemb.scft.trainer import ScftTrainer, last_checkpoint  # noqa: E402
 
@@ -74,7 +75,7 @@ def test_adapter_is_a_standard_one(run, tmp_path, kind, loss):
 def test_manifest_and_report(run, tmp_path):
     result, lines = run()
     kept = json.loads((result.path / "scft.json").read_text())
-    assert kept == result.manifest and not result.cache_hit
+    assert kept == sealed(result.manifest) and not result.cache_hit
     assert kept["pooling"] == "mean" and kept["fields"] == ["title", "brand", "class"]
     assert kept["prompt"].strip() == "The item has the following attributes:"
     assert kept["items"] == {"train": 32, "held_out": 8} and kept["steps"] == 6
@@ -235,6 +236,42 @@ def test_checkpoints_are_small_and_read_without_pickles(run, monkeypatch, tmp_pa
     monkeypatch.setattr(torch, "load", load)
     run()
     assert len(loads) == 3 and all(loads)
+
+
+@pytest.mark.parametrize("file", ["trained.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_named_and_passed_over(run, monkeypatch, tmp_path, file):
+    whole, _ = run("whole")
+    with monkeypatch.context() as patch, pytest.raises(stop_at(patch, 5)):
+        run()
+    (work,) = tmp_path.glob(".out.work-*")
+    flip(Path(last_checkpoint(work)) / file)
+    result, lines = run()
+    assert any(file in line for line in lines) and "scft: continues after step 2" in lines
+    assert equal(weights(result), weights(whole))
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_damaged_adapter_is_not_found(run, tmp_path, file):
+    result, _ = run()
+    before = {name: value.clone() for name, value in weights(result).items()}
+    flip(result.path / file)
+    with pytest.raises(DamagedError) as refused:
+        find_adapter(result.path)
+    assert refused.value.where == str(result.path / file)
+    with pytest.raises(UserError, match="already holds an adapter.*--overwrite"):
+        run()
+    again, lines = run(overwrite=True)
+    assert not again.cache_hit and equal(weights(again), before)
+    assert any(str(result.path) in line and "damaged" in line for line in lines)
+    half = (result.path / file).stat().st_size // 2
+    (result.path / file).write_bytes((result.path / file).read_bytes()[:half])
+    assert not run(overwrite=True)[0].cache_hit and run()[0].cache_hit
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1
+    file.write_bytes(content)
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(run, monkeypatch, tmp_path):

@@ -248,7 +248,8 @@ main({arguments!r})
         more = [f"--checkpoint_dir={folder}", f"--result_json={file}"]
         assert main([*arguments, *more]) == 0
         outcomes.append(json.loads(file.read_text()))
-        assert outcomes[-1].pop("seconds") and outcomes[-1].pop("checkpoint")
+        for name in ("seconds", "checkpoint", "sha256"):  # the latter is of times, too
+            assert outcomes[-1].pop(name)
         seconds = [row.pop("seconds") for row in outcomes[-1]["curve"]]
         assert len(seconds) == 4 and seconds == sorted(seconds)
         continued = "an interrupted run is there; continuing from" in capsys.readouterr().out
@@ -401,3 +402,47 @@ def test_nothing_to_train_on(tiny_data, tiny_run):
     _, data, _, trainer = tiny_run()
     with pytest.raises(UserError, match="nothing to train on"):
         trainer._train_epoch([], 0)
+
+
+def test_begins_anew_from_what_is_whole(whole_run):
+    """A halved or flipped resume file is named; the best checkpoint takes its place, or nothing."""
+    expected, weights, trainer, _ = whole_run()
+    best, last = Path(expected.checkpoint), Path(trainer.resume_file)
+    ways = {
+        "halved": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        "flipped": lambda file: flip(file, b"\x3f"),
+        "emptied": lambda file: file.write_bytes(b""),
+    }
+    for damaged in ((last,), (best,), (last, best)):
+        for way, damage in ways.items():
+            best.unlink(missing_ok=True)
+            with pytest.raises(Interrupted):
+                whole_run(stop_before=2)
+            for file in damaged:
+                damage(file)
+            found, resumed, trainer, lines = whole_run()
+            assert_same_outcome(found, expected)
+            assert all(torch.equal(resumed[key], weights[key]) for key in weights), way
+            assert all(any(str(file) in line for line in lines) for file in damaged), (way, lines)
+            continues = any("continuing from epoch" in line for line in lines)
+            assert continues or best in damaged
+            assert not last.exists()
+
+
+def flip(file, byte):
+    """Change one byte in the middle of the weights."""
+    content = bytearray(file.read_bytes())
+    place = content.index(byte, len(content) // 2)
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_flipped_checkpoint_is_not_believed(whole_run):
+    outcome, *_ = whole_run(epochs=1)
+    file = Path(outcome.checkpoint)
+    assert checkpoint.is_whole(file)
+    flip(file, b"\x3f")
+    assert not checkpoint.is_whole(file)
+    with pytest.raises(UserError) as refused:
+        checkpoint.load(file)
+    assert refused.value.where == str(file)

@@ -32,12 +32,13 @@ from recbole_llmemb.apps.convert.interactions import (
 from recbole_llmemb.apps.convert.job import Converted, ConvertJob
 from recbole_llmemb.core.artifacts import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.files import asked_hash, refuse_inputs
 from recbole_llmemb.records.reader import RecordFile, open_records
 
 _WHAT = "a converted dataset"
 _ROWS = 100_000
 _MARK = "# Made by recbole-llm convert"
+_ASKED = "# Asked for: "
 _HAS_ITEMS = "# The .item file beside it was made with it."
 
 
@@ -48,6 +49,10 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     """
     out = Path(job.out)
     _check(job, out)
+    settings = job.model_dump(exclude={"out", "overwrite", "progress"})
+    asked = asked_hash(settings, [*job.interactions, *job.items])
+    again = _ASKED + asked in _settings_lines(out)
+    require_free(out, job.overwrite or again, converted_files, _WHAT)
     sources = [_open(job, path) for path in job.interactions]
     files = [_open(job, path) for path in job.items]
     roles, metadata = _columns(job, sources, files)
@@ -64,7 +69,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
         report(f"items: {metadata[0][1]}, text from {', '.join(fields)}")
 
     with (
-        atomic_directory(out, job.overwrite, converted_files, _WHAT) as folder,
+        atomic_directory(out, job.overwrite, converted_files, _WHAT, again) as folder,
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch,
     ):
         lines = None
@@ -84,6 +89,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
             written = present | (job.keep_items == "all")
             write_items(folder / f"{out.name}.item", lines, written)
         about, settings = _settings(job, kept, lines, present)
+        about.append(_ASKED.removeprefix("# ") + asked)
         write_settings(folder / f"{out.name}.yaml", about, settings)
     if lines is not None:
         rows, others = lines.rows, lines.has & ~written
@@ -112,7 +118,7 @@ def _check(job, out):
             key="out",
         )
     refuse_inputs(out, [*job.interactions, *job.items])
-    require_free(out, job.overwrite, converted_files, _WHAT)
+    require_free(out, True, converted_files, _WHAT)
 
 
 def _open(job, path) -> RecordFile:
@@ -246,14 +252,18 @@ def _settings(job, kept, lines, present):
 
 def converted_files(folder: Path) -> list[str]:
     """What :func:`convert` wrote into a folder, which alone it may replace."""
-    settings = folder / f"{folder.name}.yaml"
-    if not settings.is_file():
+    lines, name = _settings_lines(folder), folder.name
+    if not lines or not lines[0].startswith(_MARK):
         return []
-    first, *others = settings.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-    if not first.startswith(_MARK):
+    return [f"{name}.yaml", f"{name}.inter"] + [f"{name}.item"] * (_HAS_ITEMS in lines)
+
+
+def _settings_lines(folder: Path) -> list[str]:
+    try:
+        text = (folder / f"{folder.name}.yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return []
-    has_items = any(line == _HAS_ITEMS for line in others)
-    return [settings.name, f"{folder.name}.inter"] + [f"{folder.name}.item"] * has_items
+    return text.splitlines()
 
 
 def write_interactions(path: Path, table, users: list[str], items: list[str]) -> None:

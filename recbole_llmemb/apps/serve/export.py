@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -13,9 +12,20 @@ from safetensors.torch import load_file, save_file
 
 from recbole_llmemb.apps.serve import hub
 from recbole_llmemb.core.artifacts import atomic_directory, files_in, require_free
+from recbole_llmemb.core.checkpoint import fingerprint
 from recbole_llmemb.core.errors import UserError, explained, reason_of
-from recbole_llmemb.core.files import content_of, inputs_of, refuse_inputs
+from recbole_llmemb.core.files import (
+    asked_hash,
+    content_of,
+    damaged_file,
+    file_digests,
+    inputs_of,
+    refuse_inputs,
+    seal,
+    unseal,
+)
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.table.format import library_versions
 
 PARTS = ("items", "users", "index", "encoder", "table")
@@ -54,13 +64,20 @@ def export(
     for part in parts or [""]:
         check(recommender, part, form)
     refuse_inputs(out, [recommender.path, *inputs_of(recommender.config)])
+    asked = _asked(recommender, parts, form, index)
+    # The same again takes the place of what nobody has touched: a command that was killed at its
+    # last moment ends well, too.
+    there = _read(out)
+    if there.get("asked") == asked and not damaged_file(out, there.get("digests")):
+        overwrite = True
     with atomic_directory(out, overwrite, export_files, _WHAT) as folder:
         made = _Export(recommender, folder, form, index, show_progress)
         for part in dict.fromkeys(parts):
             getattr(made, part)()
-        facts = made.facts | {"written": files_in(folder)}
-        text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        written = files_in(folder)
+        facts = made.facts | {"written": written, "asked": asked}
+        facts["digests"] = file_digests(folder, written)
+        (folder / MANIFEST).write_text(seal(facts), encoding="utf-8")
     for name, what in facts["files"].items():
         report(f"{out / name}: {what}")
     for name, found in facts["checks"].items():
@@ -94,18 +111,34 @@ def check(recommender, part: str, form: str = "safetensors") -> None:
         )
 
 
-def require_room(out, overwrite: bool) -> None:
-    """Refuse, before any work, a directory that is no place for an export."""
-    require_free(Path(out), overwrite, export_files, _WHAT)
+def _asked(recommender, parts, form: str, index: str) -> str:
+    """What an export is of."""
+    vectors = {}
+    if set(parts) != {"table"}:
+        vectors["items"] = recommender.item_vectors
+    asked = [sorted(set(parts)), form, index, recommender.item_index.tokens, fingerprint(vectors)]
+    data = files_hash(recommender.config, ("inter", "item", "user"))
+    return asked_hash([*asked, data], [recommender.path])
+
+
+def require_room(out) -> None:
+    """Refuse, before any work, a directory that can be no place for an export."""
+    require_free(Path(out), True, export_files, _WHAT)
 
 
 def export_files(directory: Path) -> list[str]:
     """The files of an export, as its ``export.json`` lists them; none where there is none."""
+    written = _read(directory).get("written")
+    return [MANIFEST, *written] if isinstance(written, list) else []
+
+
+def _read(directory: Path) -> dict:
+    """What ``export.json`` holds, nothing where there is none that is whole."""
     try:
-        facts = json.loads(content_of(directory / MANIFEST))
-        return [MANIFEST, *facts["written"]]
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
+        facts = unseal(content_of(directory / MANIFEST))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 @torch.no_grad()

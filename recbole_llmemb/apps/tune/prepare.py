@@ -218,7 +218,7 @@ class Files:
         with build_lock(copy, "copy"):
             for name, content in self.contents.items():
                 file = copy / inner / name
-                if not file.is_file():  # which is there whole, or not at all
+                if not self._is(file):
                     with atomic_file(file) as fresh:
                         content.tofile(fresh)
         return str(copy / inner if self.is_directory else copy / inner / self.path.name)

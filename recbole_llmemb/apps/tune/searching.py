@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -21,10 +22,11 @@ from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trial import evaluate
 from recbole_llmemb.apps.tune.trials import Trial, best_of, collect
 from recbole_llmemb.apps.tune.tuning import make_tuner
+from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.cluster import connected
 from recbole_llmemb.core.devices import preserve_cuda_visible_devices
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import atomic_file
+from recbole_llmemb.core.files import atomic_file, seal, unseal
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.data.trained_on import files_hash
 
@@ -69,24 +71,31 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if space is None:
         raise UserError("There is no search space; give one with --space=FILE.", key="space")
-    cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
-    if not gpus:
+    if not options.gpus_per_trial:
         settings.setdefault("use_gpu", False)
     with preserve_cuda_visible_devices():
         plan, config = make_plan(
             model, dataset or "ml-100k", config_files, settings, read_space(space), options.metric
         )
         place = Storage(options.storage, options.name or f"{plan.model}-{plan.dataset}")
-        record = {
-            "model": plan.model,
-            "dataset": plan.dataset,
-            "settings": plan.settings,
-            "space": plan.space.plain(),
-            "metric": plan.metric.name,
-            "data": files_hash(config),
-            **options.model_dump(include=_RECORDED),
-        }
-        place.require_same_search(record, options.resume)
+    # Of two searches of one name the second waits, and then finds that of the first.
+    with nullcontext() if place.remote else build_lock(Path(place.path), "search"):
+        return _search(plan, config, place, options, report, began)
+
+
+def _search(plan, config, place, options, report, began) -> SearchResult:
+    cpus, gpus = options.cpus_per_trial, options.gpus_per_trial
+    record = {
+        "model": plan.model,
+        "dataset": plan.dataset,
+        "settings": plan.settings,
+        "space": plan.space.plain(),
+        "metric": plan.metric.name,
+        "data": files_hash(config),
+        **options.model_dump(include=_RECORDED),
+    }
+    place.require_same_search(record, options.resume)
+    with preserve_cuda_visible_devices():
         prepared = prepare(plan, config, report)
     # Twice what is shared: in the object store, and on its way there.
     memory = 2 * prepared.nbytes + (100 << 20)
@@ -178,14 +187,15 @@ class Storage:
             return None
         told = f"{file} is damaged ({{reason}}); begin another search."
         with explained(told, OSError, ValueError, RecursionError, where=file):
-            found = json.loads(self.files.open_input_stream(place).read().decode())
+            found = unseal(self.files.open_input_stream(place).read())
             if not isinstance(found, dict):
                 raise ValueError("it holds no settings")
             return found
 
     def write(self, record: dict) -> None:
         """Keep what the search is begun with."""
-        self.write_file(_RECORD, json.dumps(record, indent=2, default=str).encode())
+        record = json.loads(json.dumps(record, default=str))
+        self.write_file(_RECORD, seal(record).encode())
 
     def write_file(self, name: str, content: bytes) -> None:
         """Write a file of the search, whole or not at all."""

@@ -503,8 +503,13 @@ def test_nothing_half_written(write, monkeypatch, tmp_path):
     """It fails while the last file is written: the old dataset stays, and nothing else."""
     path = write("r.csv", "user,item,time\nu,a,1\n")
     job(interactions=[path])
+    job(interactions=[path])  # as a command that was killed in its last moment is given again
     with pytest.raises(UserError, match="already holds a converted dataset"):
+        job(interactions=[path], dedupe="first")
+    with pytest.raises(UserError, match="already holds a converted dataset"):
+        Path("dataset/mine/mine.inter").write_text("mine, by now\n")
         job(interactions=[path])
+    assert Path("dataset/mine/mine.inter").read_text() == "mine, by now\n"
     before = (tmp_path / "dataset/mine/mine.inter").read_bytes()
     from recbole_llmemb.apps.convert import dataset
 

@@ -163,6 +163,10 @@ def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # no
     assert main([*arguments, "--overwrite", "--what=items"]) == 0
     less = {"export.json", "items.txt", "items.safetensors"}
     assert {path.name for path in out.iterdir()} == less
+    again = [*arguments, "--what=items"]
+    assert main(again) == 0  # as a command that was killed in its last moment is given again
+    (out / "items.txt").write_text("mine, by now\n")
+    assert main(again) == 2 and (out / "items.txt").read_text() == "mine, by now\n"
 
 
 @pytest.mark.parametrize(

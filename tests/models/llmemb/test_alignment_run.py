@@ -55,6 +55,20 @@ def test_trained_once_then_kept(tiny_config, teachers, monkeypatch):
     assert len(lines) == 1 and "already trained" in lines[0]
 
 
+def test_a_damaged_teacher_is_named_and_trained_again(tiny_config):
+    config, lines = tiny_config(align_weight=0.01, epochs=1), []
+    path = ensure_teacher(config, 8, lines.append)
+    before = read_item_embeddings(path)[1]
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x3f", len(content) // 2)] ^= 1
+    for damaged in (bytes(content), bytes(content[: len(content) // 2])):
+        path.write_bytes(damaged)
+        lines.clear()
+        assert ensure_teacher(config, 8, lines.append) == path
+        assert any("warning" in line and str(path) in line for line in lines)
+        assert torch.equal(read_item_embeddings(path)[1], before)
+
+
 def test_teacher_has_ids_and_the_runs_training(tiny_config):
     config = tiny_config(
         align_weight=0.01, epochs=3, loss_type="BPR", train_batch_size=7, seed=5,
