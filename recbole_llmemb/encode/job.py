@@ -23,20 +23,10 @@ from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import refuse_inputs
 from recbole_llmemb.core.terminal import progress_bar
+from recbole_llmemb.encode import shards
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
 from recbole_llmemb.encode.settings import EncodeSettings, Workers
-from recbole_llmemb.encode.shards import (
-    LINE,
-    Catalog,
-    assemble,
-    encode_resumably,
-    item_prompt,
-    item_prompts,
-    plan_by_length,
-    plan_in_file_order,
-    read_catalog,
-)
 from recbole_llmemb.encode.source import EncoderSource, find_adapter, find_encoder
 from recbole_llmemb.records.items import open_items
 from recbole_llmemb.table.format import (
@@ -75,13 +65,15 @@ class EncodeJob(Checked):
     def prompt(self) -> tuple[str, int]:
         """What :func:`~recbole_llmemb.encode.shards.item_prompt` takes beside attributes."""
         keys, text = self.settings, self.settings.item_prompt
-        text = text.rstrip() + LINE if keys.item_lines else text
+        text = text.rstrip() + shards.LINE if keys.item_lines else text
         return text, keys.item_value_max_chars
 
     @cached_property
-    def items(self) -> Catalog:
+    def items(self) -> shards.Catalog:
         """The items, read once."""
-        return read_catalog(open_items(*self.place), lambda item: item_prompt(item, *self.prompt))
+        return shards.read_catalog(
+            open_items(*self.place), lambda item: shards.item_prompt(item, *self.prompt)
+        )
 
     @cached_property
     def source(self) -> EncoderSource:
@@ -226,13 +218,13 @@ def _encode(
     items, options, size = job.items, job.encoder_options, job.shard_size
     if workers:
         work = work.with_name(f"{work.name}-ray")  # other texts per shard than local ones have
-        plan = plan_in_file_order(items, work, key, size)
-        encoded = encode_resumably(plan, items, RayPool(options, workers, work, report))
+        plan = shards.plan_in_file_order(items, work, key, size)
+        encoded = shards.encode_resumably(plan, items, RayPool(options, workers, work, report))
     else:
         with closing(LocalPool(options)) as pool:
-            plan = plan_by_length(items.texts, pool.lengths, work, key, size)
-            encoded = encode_resumably(plan, items, pool)
-    return assemble(plan, items.text_of), encoded
+            plan = shards.plan_by_length(items.texts, pool.lengths, work, key, size)
+            encoded = shards.encode_resumably(plan, items, pool)
+    return shards.assemble(plan, items.text_of), encoded
 
 
 def manifest_of(job: EncodeJob) -> dict[str, Any]:
@@ -283,7 +275,7 @@ def encode_new_items(
             f"({', '.join(fields)}); name them so."
         )
     chosen = [{f: one[f] for f in fields if f in one} for one in attributes]
-    texts = item_prompts(chosen, manifest["prompt"], manifest.get("value_max_chars"))
+    texts = shards.item_prompts(chosen, manifest["prompt"], manifest.get("value_max_chars"))
     with (
         closing(_encoder_of(manifest, table, config)) as encoder,
         progress_bar(total=len(texts), desc="encode", unit="text", disable=None) as progress,

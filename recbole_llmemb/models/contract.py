@@ -12,13 +12,8 @@ from torch import nn
 
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data import loaders
 from recbole_llmemb.data.histories import with_shuffled_sequences
-from recbole_llmemb.data.loaders import (
-    ClozeTrainDataLoader,
-    LengthSortedBatch,
-    PrefixTrainDataLoader,
-    SequenceTrainDataLoader,
-)
 from recbole_llmemb.data.windows import length_buckets
 from recbole_llmemb.models.given import Given
 from recbole_llmemb.models.losses import Items
@@ -94,10 +89,10 @@ class Method:
     def train_loader(cls, config):
         """The class of the loader of its training batches."""
         if config["train_mode"] == "prefix":
-            loader = PrefixTrainDataLoader
+            loader = loaders.PrefixTrainDataLoader
         else:
             cloze = cls.one_pass == "cloze"
-            loader = ClozeTrainDataLoader if cloze else SequenceTrainDataLoader
+            loader = loaders.ClozeTrainDataLoader if cloze else loaders.SequenceTrainDataLoader
         if not config["shuffle_train"]:
             return loader
 
@@ -257,7 +252,7 @@ class Method:
         ordered, order = torch.sort(lengths.cpu(), stable=True)
         chunks, order = length_buckets(ordered), order.to(lengths.device)
         columns = {name: column[order] for name, column in batch.interaction.items()}
-        found = self.query_of(self.states(LengthSortedBatch(columns, chunks))).float()
+        found = self.query_of(self.states(loaders.LengthSortedBatch(columns, chunks))).float()
         return torch.empty_like(found).index_copy_(0, order, found)
 
 

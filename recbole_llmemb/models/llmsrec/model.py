@@ -14,19 +14,12 @@ from recbole_llmemb.core.devices import refuse_too_large
 from recbole_llmemb.models.adapters import whiten
 from recbole_llmemb.models.contract import Method, Needs, as_method
 from recbole_llmemb.models.given import given_to
-from recbole_llmemb.models.llmsrec import prompts
+from recbole_llmemb.models.llmsrec import layers, prompts
 from recbole_llmemb.models.llmsrec.item_inputs import (
     ITEM_PROMPT,
     USER_PROMPT,
     TableForm,
     TextForm,
-)
-from recbole_llmemb.models.llmsrec.layers import (
-    contrastive_distillation,
-    mse_distillation,
-    retrieval_loss,
-    two_layers,
-    uniformity_loss,
 )
 from recbole_llmemb.models.llmsrec.prompts import (
     CANDIDATE_ITEMS,
@@ -95,9 +88,9 @@ class LLMSRec(Method, SequentialRecommender):
             self.form = TextForm(config, self.llm, self.teacher, titles, time_scaling)
         hidden, size = config["head_hidden_size"], config["representation_size"]
         cf_size = self.teacher.item_embeddings.shape[1]
-        self.user_head = two_layers(self.llm.width, hidden, size)
-        self.item_head = two_layers(self.form.item_width, hidden, size)
-        self.teacher_head = two_layers(cf_size, size, size, nn.GELU)
+        self.user_head = layers.two_layers(self.llm.width, hidden, size)
+        self.item_head = layers.two_layers(self.form.item_width, hidden, size)
+        self.teacher_head = layers.two_layers(cf_size, size, size, nn.GELU)
         self.settings = LLMSRecSettings.of(config)
         self.show_progress = bool(config["show_progress"])
         self.item_scores = ItemScores()
@@ -149,19 +142,19 @@ class LLMSRec(Method, SequentialRecommender):
         rows = self.item_vectors(interaction[CANDIDATE_ITEMS], interaction)
         candidates = rows[interaction[CANDIDATES]]
         others = (candidates[:, 0], interaction[self.POS_ITEM_ID]) if own.in_batch_negatives else ()
-        terms = {"retrieval": retrieval_loss(users, candidates, *others)}
+        terms = {"retrieval": layers.retrieval_loss(users, candidates, *others)}
         if own.distill_weight or own.uniformity_weight:
             history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
             states = self.teacher.user_states(*history, dropout=own.cf_dropout)
             teachers = self.teacher_head(states)
         if own.distill_weight:
             if own.distill_loss == "contrastive":
-                loss = contrastive_distillation(users, teachers, own.distill_temperature)
+                loss = layers.contrastive_distillation(users, teachers, own.distill_temperature)
             else:
-                loss = mse_distillation(users, teachers)
+                loss = layers.mse_distillation(users, teachers)
             terms["distillation"] = own.distill_weight * loss
         if own.uniformity_weight:
-            both = uniformity_loss(users) + uniformity_loss(teachers)
+            both = layers.uniformity_loss(users) + layers.uniformity_loss(teachers)
             terms["uniformity"] = own.uniformity_weight * both
         return terms
 
