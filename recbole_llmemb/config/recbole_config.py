@@ -280,7 +280,7 @@ def config_from_plain(plain: Mapping[str, Any]) -> Any:
 def _explained(what: str) -> contextlib.AbstractContextManager[None]:
     """Tell in a sentence what RecBole's ``Config`` fails over."""
     errors = ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError
-    return explained(f"{what} cannot be used: {{reason}}.", *errors, OSError)
+    return explained(f"{what} cannot be used: {{reason}}.", *errors, ImportError, OSError)
 
 
 def config_for(plain: Mapping[str, Any], device: torch.device) -> Any:

@@ -29,7 +29,7 @@ _NEGATIVES = (
 _EVALUATION = (
     "a dictionary of split, order ('TO' or 'RO'), group_by ('user' or 'none') and mode ('full')"
 )
-_LEARNERS = "adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"
+_LEARNERS = "adam", "adamw", "sgd", "adagrad", "rmsprop"  # no model has gradients for another
 _LEARNER = f"(?i)^({'|'.join(_LEARNERS)})$"
 _LEVEL = "(?i)^(debug|info|warning|error|critical)$"
 

@@ -37,6 +37,14 @@ DERIVED = frozenset(
 _TRAINING = {
     "config", "epoch", "state_dict", "optimizer", "rng", "loader_rng", "cur_step", "history",
 }  # fmt: skip
+# What a configuration says of what was read beside the data.
+_USED = {
+    "llm_table_used": {"path", "fingerprint"},
+    "teacher_used": {"path", "fingerprint"},
+    "llm_model_used": {"name", "identity"},
+    "align_teacher_used": {"fingerprint"},
+}
+
 # Marks the dictionaries that stand for an array or a sparse matrix in the file.
 _TAG = "__recbole_llmemb__"
 
@@ -186,6 +194,9 @@ def _has_the_form(state: dict[str, Any]) -> bool:
     if not (all(isinstance(entry, Mapping) for entry in named) and isinstance(tokens, list)):
         return False
     used = [value or {} for key, value in config.items() if str(key).endswith("_used")]
+    noted = [(config.get(key), marks) for key, marks in _USED.items()]
+    if any(isinstance(one, Mapping) and one and not marks <= one.keys() for one, marks in noted):
+        return False
     return all(
         isinstance(value, Mapping) and all(isinstance(text, str) for text in value.values())
         for value in used

@@ -41,14 +41,14 @@ def text_table(
     align: Sequence[str] | None = None,
     fixed: int = 1,
 ) -> str:
-    """Rows as a table for people, no wider than the terminal.
+    """Rows as a table for people, no wider than the terminal; short ones are filled up.
 
     Where columns do not fit beside each other they follow in further tables, each of which begins
     with the first ``fixed`` columns.
     ``align``: ``left`` or ``right`` for each column; by default the first one is left.
     """
     align = align or ["left", *["right"] * (len(headers) - 1)]
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[*map(str, row), *[""] * (len(headers) - len(row))] for row in rows]
     wide = [
         max([len(head) + MIN_PADDING, *(len(row[place]) for row in cells)])
         for place, head in enumerate(headers)

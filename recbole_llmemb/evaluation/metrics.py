@@ -112,9 +112,19 @@ def check_measure(config, ours: bool) -> None:
         )
 
 
-def check_candidates(config, items: int) -> None:
-    """Refuse to draw many more candidates than there are items."""
+def check_candidates(config, dataset) -> None:
+    """Refuse to draw many more candidates than there are items, and labels that are not there."""
+    items = dataset.item_num - 1  # without padding
     for mode in config["eval_args"]["mode"].values():
+        ranks = config["eval_type"] == EvaluatorType.RANKING
+        sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        unlabeled = config["LABEL_FIELD"] not in dataset.inter_feat
+        if mode == "labeled" and sequential and (ranks or unlabeled):
+            raise UserError(
+                "eval_args.mode is labeled, which is for AUC and its like over rows with a label "
+                "(threshold makes one of ratings); take full or uni99.",
+                key="eval_args",
+            )
         sampled = int(mode[3:]) if mode[:3] in ("uni", "pop") else 0
         if sampled > max(_SAMPLED, items):
             raise UserError(

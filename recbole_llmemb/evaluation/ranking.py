@@ -8,6 +8,7 @@ RecBole's ``Collector`` gathers one line per evaluated row (``rec.topk``, ``rec.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator.collector import Collector, DataStruct
 from recbole.utils import EvaluatorType, get_gpu_usage, init_seed, set_color
 
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.evaluation.loaders import EXCLUDED
 
@@ -217,13 +219,20 @@ def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
     if show_progress:
         description = set_color("Evaluate   ", "pink")
         batches = progress_bar(loader, total=len(loader), desc=description)
+    broken: Any = False
     for batch in batches:
         scores = score(config, model, batch, loader._dataset.item_num)
         if show_progress and config["device"].type == "cuda":
             memory = "GPU RAM: " + get_gpu_usage(config["device"])
             batches.set_postfix_str(set_color(memory, "yellow"))
+        largest = getattr(scores, "scores", scores).max()  # NaN, if there is one
+        broken |= largest.isnan() | largest.isposinf()
         interaction, _, positive_u, positive_i = batch
         evaluator.collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
+    if broken:
+        raise UserError(
+            "The model's scores are no numbers; train with a lower learning_rate or clip_grad_norm."
+        )
     evaluator.collector.model_collect(model)
     return evaluator.evaluate(evaluator.collector.get_data_struct())
 

@@ -137,7 +137,7 @@ class RunResult(BaseModel):
             text = path.read_text(encoding="utf-8", errors="replace")
         try:
             content = unseal(text, parse_constant=_no_number)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = "it is not JSON: " if isinstance(error, json.JSONDecodeError) else ""
             raise _no_result(path, what + reason_of(error)) from None
         if not isinstance(content, dict):
@@ -213,7 +213,7 @@ def _holds_results(path: Path) -> bool:
     """Whether a file holds a run's results, or nothing."""
     try:
         found = json.loads(path.read_bytes().strip() or b"{}")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and (not found or "test_result" in found)
 

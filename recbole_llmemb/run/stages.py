@@ -40,11 +40,8 @@ Outcome = RunResult  # what it was called before
 _READING = "2"
 # How RecBole's models fail over settings that they cannot be built with; and how RecBole fails
 # over data, and over ways to split it.
-_UNUSABLE = (
-    ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError,
-    AssertionError,
-)  # fmt: skip
-_UNFIT = *_UNUSABLE, ImportError
+_UNUSABLE = ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError
+_UNFIT = *_UNUSABLE, ImportError, AssertionError
 
 
 @contextmanager
@@ -211,7 +208,7 @@ def _check_dataset(dataset, config):
             f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
             "items; ask for shorter lists."
         )
-    check_candidates(config, dataset.item_num - 1)
+    check_candidates(config, dataset)
     if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
         check_parts(([], [], []), config)
 
@@ -301,7 +298,10 @@ def _fit(config, data, trainer):
         return trainer.fit(data.train, data.valid, show_progress=config["show_progress"])[1]
     except KeyError as error:
         if error.args[0] != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
-            raise
+            told = (
+                f"{config['model']} reads a field {error.args[0]!r}, which the data does not have"
+            )
+            raise UserError(f"{told}; look at load_col and threshold.") from error
         raise UserError(  # not all of RecBole's pairwise models read them, so it shows only here
             f"{config['model']} compares targets with sampled negatives, but train_neg_sample_args "
             f"is {config['train_neg_sample_args']}; give it a distribution ('uniform' or "

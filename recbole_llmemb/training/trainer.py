@@ -332,6 +332,11 @@ class StockTrainer:
     def know_groups(self, train):
         """It measures none."""
 
+    def fit(self, *arguments, **options):  # what a model of RecBole fails over is a setting
+        told = f"{self.config['model']} cannot be trained with this configuration: {{reason}}."
+        with explained(told, RuntimeError, TypeError, AttributeError, IndexError, AssertionError):
+            return super().fit(*arguments, **options)
+
     def evaluate_per_row(self, eval_data, **kwargs):
         """Its metrics, and no rows."""
         checkpoint.require_finite(self.model)

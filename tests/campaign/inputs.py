@@ -157,7 +157,7 @@ def run_with(model: str, key: str, value: Any, way: str) -> Case:
     def write() -> None:
         Path("given.yaml").write_text(content, encoding="utf-8")
 
-    named = [key, *(str(part) for part in _leaves(value) if str(part))]
+    named = [key, *(str(part)[:40] for part in _leaves(value) if str(part))]
     believed = _of_another_kind(key, value, model) if way == "yaml" else ""
     return Case(f"{key}={value!r:.60} ({way}, {model})", argv, named, believed, key, write)
 
@@ -289,7 +289,12 @@ def options(draw: random.Random) -> Iterator[Case]:
         given = [word for word in given if not word.startswith(f"{option}=")]
         text = _written(value)
         argv = [command, *given, f"{option}={text}"]
-        names = [option, option.strip("-").replace("-", "_"), text[:40]]
+        names = [
+            option,
+            option.strip("-").replace("-", "_"),
+            text[:40],
+            text[:40].encode("unicode_escape").decode(),
+        ]
         yield Case(f"{command} {option}={text:.60}", argv, names, key=option)
 
 

@@ -76,3 +76,11 @@ def test_bars_and_tables_fit(tiny, tmp_path):
     table = plain[plain.index("full ranking") :].split("checkpoint:")[0]
     assert max(len(line.rstrip()) for line in table.split("\n")) <= COLUMNS
     assert "ndcg@20" in table and table.count("tail items") > 1
+
+
+def test_a_short_row_is_filled_up():
+    """The last line of a table may say how many more there are."""
+    from recbole_llmemb.core.terminal import text_table
+
+    lines = text_table([["a", 1, 2], ["… (30 in all)"]], ["", "x", "y"]).splitlines()
+    assert lines[-1].rstrip() == "… (30 in all)" and lines[-2].split() == ["a", "1", "2"]

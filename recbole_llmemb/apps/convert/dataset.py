@@ -216,7 +216,7 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
             f"Nothing is left of {rows[0].count:,} lines: {len(found.table):,} of them could be "
             f"used, {len(table):,} after duplicates and items without metadata, and none has at "
             f"least {job.min_user} interactions per user and {job.min_item} per item; lower "
-            "--min_user and --min_item, or check the columns.",
+            "--min_user and --min_item (and --min_rating), or check the columns.",
             key="min_user",
         )
     for what, count in zip(("interactions written", "  users", "  items"), sizes(kept)):

@@ -58,7 +58,7 @@ class Recommender:
         with torch.no_grad():
             for layer in self._learns_users:
                 layer.weight[0] = layer.weight[1:].mean(0)
-        self._items = self.method.item_matrix() if self.method.products else None
+        self._items = self._item_matrix() if self.method.products else None
         self._counts = None
 
     # -- asking -----------------------------------------------------------------------
@@ -210,11 +210,20 @@ class Recommender:
         self.without_text = len(found.tokens) - len(known)
         found = found.only(known) if known else found  # which is refused when it is encoded
         self.method.extend(vectors_of(found, self.config))
-        self._items = self.method.item_matrix()
+        self._items = self._item_matrix()
         titles = [title_of(attributes, self.config) for attributes in found.attributes]
         named = {token: title for token, title in zip(found.tokens, titles) if title}
         self.item_index.add(found.tokens, named)
         return found.tokens
+
+    def _item_matrix(self):
+        items = self.method.item_matrix()
+        if not torch.isfinite(items).all():
+            raise UserError(
+                f"The model of {self.path} has vectors of items that are no numbers; train anew "
+                "with a lower learning_rate or with clip_grad_norm."
+            )
+        return items
 
     # -- inside -----------------------------------------------------------------------
 
