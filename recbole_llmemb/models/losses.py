@@ -275,6 +275,25 @@ class AlignmentLoss(nn.Module):
         return (by_rows + by_columns) / 2
 
 
+class InfoNCE(nn.Module):
+    """Hard targets: each view is to find the item's other view among the batch's (the paper).
+
+    logits = X·Yᵀ/τ; the mean of cross-entropy by rows and by columns against the diagonal.
+
+    ``temperature``: τ.
+    """
+
+    def __init__(self, temperature: Any) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Loss between the views' embeddings, both ``(B, D)``."""
+        logits = x @ y.t() / self.temperature
+        own = torch.arange(len(x), device=x.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
+
+
 def log_popularity(counts: torch.Tensor, weight: float) -> torch.Tensor:
     """What is added to the logits of the training softmax, and only there, ``(n_items,)``.
 

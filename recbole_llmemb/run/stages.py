@@ -244,13 +244,7 @@ def keepable(what, folder):
 
 
 def train_and_evaluate(
-    config,
-    data: Data,
-    model,
-    trainer,
-    resume: bool = True,
-    report: Callable = print,
-    file: Path | None = None,
+    config, data: Data, model, trainer, resume: bool = True, report=print, file: Path | None = None
 ) -> RunResult:
     """Train to the best validation and test it; continue an interrupted run of the same kind.
 

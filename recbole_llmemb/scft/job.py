@@ -48,12 +48,9 @@ _IN_KEY = (
 class Processes:
     """This process among those that train together.
 
-    ``device``: ``auto``, ``cpu`` or ``cuda``; each process takes the GPU of its local rank.
-
-    ``count``: How many they are.
-    ``is_main``: Whether this is the one that writes and reports.
-    ``cpu``: Whether they train on the CPU.
-    ``device``: Where this process trains.
+    ``device``: ``auto``, ``cpu`` or ``cuda``, each process its own GPU; then where this one trains.
+    ``count``: how many they are. ``cpu``: whether they train on the CPU.
+    ``is_main``: whether this is the one that writes and reports.
     """
 
     def __init__(self, device: Any = None):
@@ -257,11 +254,10 @@ def run_job(
 
     def find() -> dict | None:
         manifest = read_manifest(out)
-        if not of_this_job(manifest):
-            return None
         with suppress(UserError):  # what is damaged is none
-            find_adapter(out)
-            return manifest
+            if of_this_job(manifest):
+                find_adapter(out)
+                return manifest
         return None
 
     if processes.is_main:

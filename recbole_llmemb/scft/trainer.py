@@ -26,30 +26,11 @@ from transformers.trainer_callback import PrinterCallback
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, damaged_file, file_digests, seal, sync, unseal
 from recbole_llmemb.core.terminal import progress_bar
-from recbole_llmemb.models.losses import AlignmentLoss
+from recbole_llmemb.models.losses import AlignmentLoss, InfoNCE
 from recbole_llmemb.scft.views import Views
 
 _STATE = "trained.safetensors"
 _COMPLETE = "whole"
-
-
-class InfoNCE(nn.Module):
-    """Hard targets: each view is to find the item's other view among the batch's (the paper).
-
-    logits = X·Yᵀ/τ; the mean of cross-entropy by rows and by columns against the diagonal.
-
-    ``temperature``: τ.
-    """
-
-    def __init__(self, temperature):
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, x, y):
-        """Loss between the views' embeddings, both ``(B, D)``."""
-        logits = x @ y.t() / self.temperature
-        own = torch.arange(len(x), device=x.device)
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
 
 
 #: ``soft`` is the authors' code, the form that RAT aligns with too.
