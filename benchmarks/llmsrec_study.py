@@ -23,9 +23,10 @@ from benchmarks import study
 
 DATASETS = ("ml-100k", "Amazon_Beauty")
 #: ``wide``: the table form with more candidates than the paper's four.
-KINDS = ("cf", "table", "wide", "llmemb", "text")
+KINDS = ("cf", "strong", "table", "wide", "llmemb", "text")
 NAMES = {
     "cf": "SASRec (the CF model)",
+    "strong": "LLM-SRec (strong)",
     "table": "LLM-SRec, table form",
     "wide": "LLM-SRec, table form, 50 and in-batch negatives",
     "llmemb": "LLMEmbSASRec (longtail)",
@@ -70,6 +71,9 @@ def arguments_of(dataset, kind, seed, options):
         rates = [f"--hidden_dropout_prob={rate}", f"--attn_dropout_prob={rate}"]
         return ["--model=LLMEmbSASRec", f"--preset={preset}", protocol, *sizes, *rates, *found]
     teacher = [f"--align_teacher={checkpoint_of(f'{dataset}-cf-{seed}', options) or 'SASRec'}"]
+    if kind == "strong":
+        own = ["--preset=strong", "--llm_model_dtype=bfloat16"]
+        return ["--model=LLMSRec", *own, *teacher, *found]
     text = kind == "text"
     epochs = (TEXT_EPOCHS if text else EPOCHS)[dataset]
     own = [f"--item_input={'text' if text else 'table'}", "--llm_model_dtype=bfloat16"]

@@ -129,7 +129,7 @@ def bundled_file(option: str, name: str, model: str = "") -> Path:
     The beginning of a name is enough where no other begins so: ``--protocol=full``. A model may
     have a file of its own in place of that, in a folder of that name: ``authors/LLMSRec.yaml``.
     """
-    names = bundled_names(option)
+    names = bundled_names(option, model)
     meant = [name] if name in names else [each for each in names if each.startswith(str(name))]
     if not name or len(meant) != 1:
         near = nearest(str(name), names, 1)
@@ -161,9 +161,11 @@ def property_files(typed: dict[str, Any]) -> list[str]:
     return files + str(typed.pop("config_files", None) or "").split()
 
 
-def bundled_names(option: str) -> list[str]:
-    """What ``--preset``, ``--protocol`` or ``--space`` may be."""
-    return sorted(file.stem for file in properties_folder().glob(f"{_FOLDERS[option]}/*.yaml"))
+def bundled_names(option: str, model: str = "") -> list[str]:
+    """What ``--preset``, ``--protocol`` or ``--space`` may be, those of one model alone with it."""
+    folder = properties_folder() / _FOLDERS[option]
+    own = {file.parent.name for file in folder.glob(f"*/{model}.yaml")}
+    return sorted(own | {file.stem for file in folder.glob("*.yaml")})
 
 
 def recboles_models() -> list[str]:

@@ -72,6 +72,15 @@ def test_the_authors_settings_of_each_model(model):
     assert teacher["MAX_ITEM_LIST_LENGTH"] == values["MAX_ITEM_LIST_LENGTH"]
 
 
+def test_a_preset_of_one_model_alone():
+    file = preset_file("strong", "LLMSRec")
+    assert_meant("LLMSRec", file, yaml.safe_load(file.read_text(encoding="utf-8")))
+    assert property_files({"model": "LLMSRec", "preset": "strong"}) == [str(file)]
+    with pytest.raises(UserError) as caught:
+        preset_file("strong", "LLMEmbSASRec")
+    assert caught.value.key == "preset"
+
+
 def test_short_names_of_bundled_files():
     """Presets stand below protocols, and both below one's own files."""
     typed = {"preset": "longtail", "protocol": "paper", "config_files": "a.yaml b.yaml", "x": 1}

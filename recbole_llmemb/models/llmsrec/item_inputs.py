@@ -23,6 +23,7 @@ from recbole_llmemb.models.llmsrec.prompts import (
     recent,
     slot,
 )
+from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
 
 #: Columns of a batch with the prompts of its users and of its items.
 USER_PROMPT, ITEM_PROMPT = "user_prompt", "item_prompt"
@@ -42,10 +43,11 @@ class _Form(nn.Module):
     """
 
     time_scaling = None
+    size_key, slots_per_item = "history_items", 2
 
     def __init__(self, config, llm, teacher):
         super().__init__()
-        self.llm, self.most = llm, config["history_items"]
+        self.llm, self.most = llm, config[self.size_key]
         self.left = config["llm_padding_side"] == "left"
         if self.left and not llm.supports_kv_prefix:
             raise UserError(
@@ -74,10 +76,14 @@ class _Form(nn.Module):
         """
         vectors = self._history_vectors(recent(items, lengths, self.most))
         vectors = torch.cat([self.user_out.expand(len(items), 1, -1), vectors], dim=1)
+        return self.llm.states(codes, vectors, self.beginning(items.device))
+
+    def beginning(self, device):
+        """Keys and values of what all user prompts begin with, which is read once."""
         if self.shared_prefix_tokens and self._shared_prefix is None:
-            tokens = torch.tensor([self.shared_prefix_tokens], device=items.device)
+            tokens = torch.tensor([self.shared_prefix_tokens], device=device)
             self._shared_prefix = self.llm.keys_values(tokens)
-        return self.llm.states(codes, vectors, self._shared_prefix)
+        return self._shared_prefix
 
 
 class TableForm(_Form):
@@ -97,14 +103,15 @@ class TableForm(_Form):
             self.shared_prefix_tokens, begin = begin, []
         end = [*end, slot(0), *llm.tail]
         counts = range(self.most + 1)
-        self._rows = [[*begin, *map(slot, range(1, 2 * n + 1)), *end] for n in counts]
+        slots = [range(1, self.slots_per_item * n + 1) for n in counts]
+        self._rows = [[*begin, *map(slot, numbers), *end] for numbers in slots]
         self._sizes = torch.tensor([len(row) for row in self._rows])
         longest = int(self._sizes.max()) + len(self.shared_prefix_tokens)
         if longest > llm.max_prompt_tokens:
             raise UserError(
-                f"history_items is {self.most}, which takes {longest} tokens, but the LLM reads "
+                f"{self.size_key} is {self.most}, which takes {longest} tokens, but the LLM reads "
                 f"{llm.max_prompt_tokens}; set it lower, or name another LLM (llm_model).",
-                key="history_items",
+                key=self.size_key,
             )
 
     def prompt_sizes(self, items, lengths):
@@ -129,6 +136,46 @@ class TableForm(_Form):
         """Item representations of the whole catalog, padding left out, ``(n_items - 1, s)``."""
         ids = torch.arange(1, len(self.table), device=self.table.device)
         return torch.cat([head(self.item_states(part)) for part in ids.split(8192)])
+
+
+class CausalForm(TableForm):
+    """``causal_pass``: an item is one slot, and the LLM's state there is the user's after it."""
+
+    size_key, slots_per_item = "MAX_ITEM_LIST_LENGTH", 1
+
+    def __init__(self, config, llm, teacher, table):
+        if not llm.supports_kv_prefix:
+            raise UserError(
+                "causal_pass is True, but this LLM cannot read from left to right; name a decoder, "
+                "or an encoder of BERT's kind (llm_model).",
+                key="causal_pass",
+            )
+        super().__init__(config, llm, teacher, table)
+        self.user_out = None
+        self.dropout = nn.Dropout(LLMSRecSettings.of(config).input_dropout)
+
+    def position_states(self, items, lengths):
+        """The LLM's states after each item of right-padded histories ``(b, w)``, ``(b, w, H)``."""
+        vectors = self.table_projection(self.dropout(self.table[items].float()))
+        vectors = vectors + self.history_projection(self.dropout(self.cf_items[items]))
+        mask = (torch.arange(items.shape[1], device=items.device) < lengths.unsqueeze(1)).long()
+        states = self.llm.position_states(vectors, mask, self.beginning(items.device))
+        return self.dropout(states)
+
+    def user_states(self, items, lengths, codes=None):
+        """The LLM's states after the last item, ``(b, H)``."""
+        shown = recent(items, lengths, self.most)
+        lengths = lengths.clamp(max=self.most)
+        states = self.position_states(shown[:, : int(lengths.max())], lengths)
+        return states[torch.arange(len(items), device=items.device), lengths - 1]
+
+    def user_prompts(self, items, lengths, times=None):
+        """None: histories are read as they are."""
+        return None
+
+    def item_states(self, ids, codes=None):
+        """As of the table form."""
+        return self.dropout(super().item_states(ids))
 
 
 class TextForm(_Form):

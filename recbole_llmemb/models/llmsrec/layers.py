@@ -55,6 +55,28 @@ def standardized(vectors: torch.Tensor) -> torch.Tensor:
     return torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
 
 
+class UnitLength(nn.Module):
+    """Vectors scaled to one length, so that dot products of two such are cosines, times a number.
+
+    ``length``: they come out with.
+    """
+
+    def __init__(self, length: float = 1.0) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """``(..., s)`` to ``(..., s)``."""
+        return F.normalize(vectors, dim=-1) * self.length
+
+
+def score_spread(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """Standard deviation over items ``(n, s)`` of each user's dot products, ``(b, 1)``."""
+    centered = items - items.mean(0)
+    variance = ((users @ (centered.t() @ centered / len(items))) * users).sum(1, keepdim=True)
+    return variance.clamp(min=1e-12).sqrt()
+
+
 def retrieval_loss(
     users: torch.Tensor,
     candidates: torch.Tensor,

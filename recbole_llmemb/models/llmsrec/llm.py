@@ -71,15 +71,20 @@ class FrozenLLM:
         prompts, or of one beginning of all of them.
         ``prefix_mask`` (b, P): 0 where a prefix is padding.
         """
-        if self._slow_bf16_backward:
-            # PyTorch's fused attention has a slow way back for bfloat16 on a CPU: half of a step.
-            kind = "eager" if torch.is_grad_enabled() else "sdpa"
-            if self.model.config._attn_implementation != kind:
-                self.model.set_attn_implementation(kind)
         embedded = fill(self.embed(codes.clamp(min=0)), codes, vectors)
         answer = self._read(embedded, (codes != PAD).long(), prefix, prefix_mask)
         rows = torch.arange(len(codes), device=codes.device)
         return answer.last_hidden_state[rows, (codes == slot(0)).long().argmax(1)].float()
+
+    def position_states(self, vectors, mask, prefix=None):
+        """The state at every place of sequences of vectors ``(b, L, H)``, in one causal pass.
+
+        ``mask`` (b, L): 0 where a sequence is padding, on its right.
+        ``prefix``: of :meth:`keys_values`, what all of them begin with.
+        """
+        return self._read(
+            vectors.to(self.embed.weight.dtype), mask, prefix
+        ).last_hidden_state.float()
 
     @torch.no_grad()
     def keys_values(self, tokens, mask=None, prefix=None):
@@ -93,6 +98,11 @@ class FrozenLLM:
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _read(self, embedded, mask, prefix=None, prefix_mask=None, keep=False):
+        if self._slow_bf16_backward:
+            # PyTorch's fused attention has a slow way back for bfloat16 on a CPU: half of a step.
+            kind = "eager" if torch.is_grad_enabled() else "sdpa"
+            if self.model.config._attn_implementation != kind:
+                self.model.set_attn_implementation(kind)
         options = {}
         if prefix is not None:
             from transformers import DynamicCache
@@ -249,12 +259,16 @@ def load_llm(config, report=None):
     kinds = {"dtype": DTYPES[name]}
     if config["llm_quantize"]:
         kinds |= _quantization(config["llm_quantize"], DTYPES[name], device)
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
         if not options["trust_remote_code"]:
             refuse_code(source)
         with preserve_random_state(), quiet_loading():
+            if config["causal_pass"]:
+                settings = AutoConfig.from_pretrained(source.location, **options)
+                if hasattr(settings, "is_decoder"):  # an encoder that can be read as a decoder
+                    kinds["is_decoder"] = True
             model = AutoModel.from_pretrained(source.location, **options, **kinds)
             tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         if not config["llm_quantize"]:

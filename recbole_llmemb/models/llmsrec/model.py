@@ -11,6 +11,8 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_llmemb.core.devices import refuse_too_large
+from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_sequences
+from recbole_llmemb.data.loaders import LOSS_POSITION, SequenceTrainDataLoader
 from recbole_llmemb.models.adapters import whiten
 from recbole_llmemb.models.contract import Method, Needs, as_method
 from recbole_llmemb.models.given import given_to
@@ -18,6 +20,7 @@ from recbole_llmemb.models.llmsrec import layers, prompts
 from recbole_llmemb.models.llmsrec.item_inputs import (
     ITEM_PROMPT,
     USER_PROMPT,
+    CausalForm,
     TableForm,
     TextForm,
 )
@@ -28,7 +31,7 @@ from recbole_llmemb.models.llmsrec.prompts import (
     recent,
 )
 from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
-from recbole_llmemb.models.losses import EvalCache, Items, ItemScores
+from recbole_llmemb.models.losses import EvalCache, Items, ItemScores, item_cross_entropy
 
 
 class LLMSRec(Method, SequentialRecommender):
@@ -58,7 +61,17 @@ class LLMSRec(Method, SequentialRecommender):
 
     @classmethod
     def train_loader(cls, config):
-        return PairTrainDataLoader
+        if not config["causal_pass"]:
+            return PairTrainDataLoader
+
+        def windows(config, dataset, sampler, shuffle=False):
+            if config["shuffle_train"]:
+                dataset = with_shuffled_sequences(dataset, config["seed"])
+            if config["user_sample"]:
+                dataset = with_sampled_users(dataset, config["user_sample"])
+            return SequenceTrainDataLoader(config, dataset, sampler, shuffle)
+
+        return windows
 
     @classmethod
     def why_not(cls, ability, config):
@@ -81,7 +94,8 @@ class LLMSRec(Method, SequentialRecommender):
                 table = whiten(table, config["llm_whiten"])
             refuse_too_large(*table.shape, table.dtype, config["device"])
             table = table.to(config["device"])
-            self.form = TableForm(config, self.llm, self.teacher, table)
+            form = CausalForm if config["causal_pass"] else TableForm
+            self.form = form(config, self.llm, self.teacher, table)
         else:
             titles = prompts.item_titles(config, dataset)
             time_scaling = dataset.time_scaling if prompts.has_dates(config, dataset) else None
@@ -92,6 +106,9 @@ class LLMSRec(Method, SequentialRecommender):
         self.item_head = layers.two_layers(self.form.item_width, hidden, size)
         self.teacher_head = layers.two_layers(cf_size, size, size, nn.GELU)
         self.settings = LLMSRecSettings.of(config)
+        if self.settings.cosine_temperature:
+            self.user_head.append(layers.UnitLength(1 / self.settings.cosine_temperature))
+            self.item_head.append(layers.UnitLength())
         self.show_progress = bool(config["show_progress"])
         self.item_scores = ItemScores()
         self.rows_at_once = self.settings.eval_batch_size  # each is a prompt
@@ -123,28 +140,43 @@ class LLMSRec(Method, SequentialRecommender):
 
     @torch.no_grad()
     def items(self):
-        """Representations of all items, ``(n_items, s)``; row 0, padding, is zero."""
+        """Representations of all items, ``(n_items, s)``; row 0, padding, is zero.
+
+        Beside them stand their CF vectors where ``cf_score_weight`` counts these.
+        """
         return Items(self._catalog.get(self.parameters(), self._read_catalog))
 
     def _read_catalog(self):
         rows = self.form.encode_catalog(self.item_head, self.show_progress)
-        return torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
+        rows = torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
+        if self.settings.cf_score_weight:
+            rows = torch.cat([rows, self.teacher.item_embeddings], dim=1)
+        return rows
 
     def before_training(self, loader):
-        """Let prompts be made beside the batches."""
+        """Let prompts be made beside the batches, where there are any."""
         loader.form = self.form
 
     def loss_terms(self, interaction):
         """Retrieval, distillation and uniformity, those that count."""
         self._catalog.forget()
         own = self.settings
-        users = self.user_vectors(interaction)
-        rows = self.item_vectors(interaction[CANDIDATE_ITEMS], interaction)
-        candidates = rows[interaction[CANDIDATES]]
-        others = (candidates[:, 0], interaction[self.POS_ITEM_ID]) if own.in_batch_negatives else ()
-        terms = {"retrieval": layers.retrieval_loss(users, candidates, *others)}
+        history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        if own.causal_pass:
+            states = self.form.position_states(*history)
+            trained = self.user_head(states.flatten(0, 1)[interaction[LOSS_POSITION]])
+            rows = self.item_vectors(torch.arange(1, self.n_items, device=states.device))
+            targets = interaction[self.POS_ITEM_ID] - 1
+            terms = {"retrieval": item_cross_entropy(trained, rows, targets, padding=True)}
+            ends = torch.arange(len(states), device=states.device), history[1] - 1
+            users = self.user_head(states[ends])
+        else:
+            users = self.user_vectors(interaction)
+            rows = self.item_vectors(interaction[CANDIDATE_ITEMS], interaction)
+            chosen, targets = rows[interaction[CANDIDATES]], interaction[self.POS_ITEM_ID]
+            others = (chosen[:, 0], targets) if own.in_batch_negatives else ()
+            terms = {"retrieval": layers.retrieval_loss(users, chosen, *others)}
         if own.distill_weight or own.uniformity_weight:
-            history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
             states = self.teacher.user_states(*history, dropout=own.cf_dropout)
             teachers = self.teacher_head(states)
         if own.distill_weight:
@@ -163,7 +195,14 @@ class LLMSRec(Method, SequentialRecommender):
         return self.user_vectors(interaction)
 
     def states(self, interaction):
-        return self.user_vectors(interaction)
+        users, weight = self.user_vectors(interaction), self.settings.cf_score_weight
+        if not weight:
+            return users
+        history = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        parts, items = [users, self.teacher.user_states(*history)], self.items().vectors[1:]
+        rows = items.split([part.shape[1] for part in parts], dim=1)
+        even = [part / layers.score_spread(part, vectors) for part, vectors in zip(parts, rows)]
+        return torch.cat([even[0], weight * even[1]], dim=1)
 
 
 class FrozenTeacher:

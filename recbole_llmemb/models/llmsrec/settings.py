@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from recbole_llmemb.config import keys
-from recbole_llmemb.config.keys import Settings, Use, key
+from recbole_llmemb.config.keys import Settings, Use, contradiction, key
 
 
 class LLMSRecSettings(Settings):
@@ -26,7 +28,11 @@ class LLMSRecSettings(Settings):
     times."""
     history_items: int = key(10, **keys.SIZE)
     """Items of a history that the LLM reads, the last ones; the CF model reads up to
-    MAX_ITEM_LIST_LENGTH."""
+    MAX_ITEM_LIST_LENGTH, and so does the LLM with causal_pass."""
+    causal_pass: bool = key(False, Use.LATER)
+    """Whether the LLM reads each sequence once, an item in one slot, and each next item is told
+    from all others, as SASRec is trained (table form); no slot sees later ones, of encoders
+    neither."""
 
     llm_model: keys.Text = key(None, Use.PLACE)
     """Hugging Face id or path of the LLM, an encoder or a decoder; empty: llm_encoder."""
@@ -60,6 +66,8 @@ class LLMSRecSettings(Settings):
     """Width inside the user and the item head."""
     representation_size: int = key(128, **keys.SIZE)
     """Size of user and item representations."""
+    input_dropout: float = key(0.0, Use.LATER, ge=0, lt=1)
+    """Dropout of what the trained networks read (with causal_pass)."""
     llm_whiten: float = key(1.0, **keys.WEIGHT)
     """Whiten the table, to columns of this standard deviation (table form); 0: take it as it is."""
 
@@ -77,6 +85,11 @@ class LLMSRecSettings(Settings):
     """Of the contrastive distillation."""
     uniformity_weight: float = key(1.0, **keys.WEIGHT)
     """Weight of the uniformity of users and of projected CF states; 0: none."""
+    cosine_temperature: float | None = key(None, Use.LATER, **keys.POSITIVE)
+    """Scores are cosines divided by this; empty: they are dot products."""
+    cf_score_weight: float = key(0.0, Use.LATER, **keys.WEIGHT)
+    """Weight of the CF model's scores beside the LLM's in every ranking, both brought to the same
+    spread over the items; 0: none."""
 
     train_targets: Literal["one", "last", "every"] = "one"
     """What of each user makes an epoch: 'one' target drawn anew, the 'last' one, or 'every' one."""
@@ -97,3 +110,13 @@ class LLMSRecSettings(Settings):
     """Stop after this many validations without a better valid_metric."""
     user_sample: int | None = key(None, **keys.COUNT)
     """Train on and evaluate this many users only, the same ones in every run; empty: all."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LLMSRecSettings:
+        if self.causal_pass and self.item_input != "table":
+            raise contradiction(self, "causal_pass", "item_input", "set item_input: table")
+        if self.causal_pass and (self.train_targets == "one" or self.epoch_parts > 1):
+            other = "train_targets" if self.train_targets == "one" else "epoch_parts"
+            advice = "a pass has all targets of its users; set train_targets: every, epoch_parts: 1"
+            raise contradiction(self, "causal_pass", other, advice)
+        return self

@@ -40,7 +40,7 @@ def llm(llms):
 def form(llm, most, titles=None, time_scaling=None, **changes):
     """A form alone, the text one where there are titles."""
     config = {"history_items": most, "llm_padding_side": "right", "prefix_cache": 4}
-    config |= {"llm_batch_size": 7, "show_progress": False} | changes
+    config |= {"llm_batch_size": 7, "show_progress": False, "cf_standardize": True} | changes
     teacher = SimpleNamespace(item_embeddings=torch.randn(len(titles or range(9)), 8))
     if titles is None:
         return TableForm(config, llm, teacher, torch.randn(9, 6))
