@@ -127,7 +127,9 @@ class Whitening(nn.Module):
     Nothing of it is part of the state dict: all follows from the table.
 
     ``table`` (n_items, D): row 0 is padding, which takes no part.
-    ``std``: standard deviation of each column afterwards.
+    ``std``: standard deviation of each column afterwards; over all of them, with a ``ridge``.
+    ``ridge``: λ as a share of the columns' mean variance: a direction of variance v is scaled by
+    1/√(v + λ), so that small directions stay small. From 0, whitening, to the table as it is.
     """
 
     mean: torch.Tensor
@@ -137,14 +139,16 @@ class Whitening(nn.Module):
     used: torch.Tensor
     longest: torch.Tensor
 
-    def __init__(self, table: torch.Tensor, std: float) -> None:
+    def __init__(self, table: torch.Tensor, std: float, ridge: float = 0.0) -> None:
         super().__init__()
         rows = table[1:].double()
         mean = rows.mean(0)
         centered = rows - mean
         values, vectors = torch.linalg.eigh(centered.t() @ centered / max(1, len(rows)))
         values = values.clamp(min=0)
-        scale = std / (values + _RIDGE * values.mean()).clamp(min=1e-30).sqrt()
+        scale = std / (values + (_RIDGE + ridge) * values.mean()).clamp(min=1e-30).sqrt()
+        if ridge:  # the spread over all columns stays what was asked for
+            scale = scale * std / (values * scale.square()).mean().clamp(min=1e-30).sqrt()
         # Numerical rank. Numbers of a table are exact to 32 bits, so that much may be rounding.
         rounding = torch.finfo(torch.float32).eps ** 2 * rows.square().sum(1).mean()
         used = values > max(*rows.shape) * rounding

@@ -23,6 +23,25 @@ def test_columns_are_uncorrelated_and_of_the_asked_spread():
     torch.testing.assert_close(naive, 0.04 * torch.eye(12).double(), atol=4e-4, rtol=0)
 
 
+def test_a_ridge_leaves_small_directions_small():
+    """Between whitening and the centered table, by 1/√(v + λ·mean v) along each direction."""
+    table = correlated()
+    rows = table[1:].double() - table[1:].double().mean(0)
+    values, vectors = torch.linalg.eigh(rows.t() @ rows / len(rows))
+    for ridge in (0.1, 2.0, 1e6):
+        naive = torch.zeros_like(rows)
+        for value, vector in zip(values, vectors.t()):
+            scale = 1 / (value + ridge * values.mean()).sqrt()
+            naive += torch.outer(rows @ vector * scale, vector)
+        naive *= 0.2 / naive.square().mean().sqrt()
+        found = Whitening(table, 0.2, ridge).of_table(table)[1:].double()
+        torch.testing.assert_close(found, naive, rtol=1e-4, atol=1e-5)
+    straight = rows * 0.2 / rows.square().mean().sqrt()
+    torch.testing.assert_close(found, straight, rtol=1e-3, atol=1e-4)
+    way = Whitening(table, 0.2, 2.0)
+    torch.testing.assert_close(way(table[1:]), way.of_table(table)[1:], rtol=1e-4, atol=1e-5)
+
+
 def test_order_of_items_does_not_matter():
     table = correlated()
     order = torch.cat([torch.zeros(1, dtype=torch.long), torch.randperm(400) + 1])

@@ -155,7 +155,8 @@ def _adapter(settings, width, size):
 def _preparation(settings, table):
     """What is done to the table before the adapter, or None."""
     if settings.learns_adapter or settings.adapter == "whitening":
-        return adapters.Whitening(table, settings.llm_whiten) if settings.llm_whiten else None
+        std, ridge = settings.llm_whiten, settings.llm_whiten_ridge
+        return adapters.Whitening(table, std, ridge) if std else None
     return adapters.rescaling(table, settings.llm_init_std) if settings.llm_init_std else None
 
 

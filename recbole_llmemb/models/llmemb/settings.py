@@ -56,6 +56,9 @@ class ItemSettings(Settings):
     llm_whiten: float = key(0.2, **keys.WEIGHT)
     """Whiten the table before the adapter, to columns of this standard deviation; 0: take it as it
     is (the paper). Without effect on `adapter: none`."""
+    llm_whiten_ridge: float = key(0.0, **WEIGHT)
+    """How much whitening leaves small directions small: added to each variance, as a share of the
+    mean one; 0: all are made equal."""
     llm_missing: Literal["error", "mean", "zero"] = "error"
     """Items without a row: 'error' refuses them, 'mean' and 'zero' fill them."""
     llm_freeze: bool = True
@@ -142,6 +145,8 @@ class ItemSettings(Settings):
             raise contradiction(self, "adapter_hidden_size", "adapter", "leave it empty")
         if self.adapter_dropout and adapter != "mlp":
             raise contradiction(self, "adapter_dropout", "adapter", "set it to 0, or adapter: mlp")
+        if self.llm_whiten_ridge and self.llm_whiten == 0:
+            raise contradiction(self, "llm_whiten_ridge", "llm_whiten", "nothing is whitened")
         if adapter == "whitening" and self.llm_whiten == 0:
             raise contradiction(self, "llm_whiten", "adapter", "give it a standard deviation")
         if self.llm_init_std and (adapter in ("mlp", "whitening") or self.learns_adapter):
