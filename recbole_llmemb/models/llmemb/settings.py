@@ -56,7 +56,7 @@ class ItemSettings(Settings):
     llm_whiten: float = key(0.2, **keys.WEIGHT)
     """Whiten the table before the adapter, to columns of this standard deviation; 0: take it as it
     is (the paper). Without effect on `adapter: none`."""
-    llm_whiten_ridge: float = key(0.0, **WEIGHT)
+    llm_whiten_ridge: float = key(0.0, Use.LATER, **keys.WEIGHT)
     """How much whitening leaves small directions small: added to each variance, as a share of the
     mean one; 0: all are made equal."""
     llm_missing: Literal["error", "mean", "zero"] = "error"
