@@ -111,7 +111,7 @@ def test_variants_differ_from_each_other_and_llmemb_is_the_default():
         keys = ("item_embedding", "adapter", "llm_freeze", "offset_decay", "item_similarity",
                 "align_weight", "learn_temperature", "loss_type", "adapter_dropout",
                 "popularity_adjustment", "initialization", "softmax_negatives",
-                "hidden_size")  # fmt: skip
+                "n_layers")  # fmt: skip
         found.setdefault(json.dumps([config[key] for key in keys]), []).append(name)
     assert all(len(names) == 1 for names in found.values()), found
     plain = make_config("LLMEmbSASRec", "tiny")
