@@ -70,7 +70,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
 
     with (
         atomic_directory(out, job.overwrite, converted_files, _WHAT, again) as folder,
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch,
+        tempfile.TemporaryDirectory(".tmp", f".{out.name}.", out.parent) as scratch,
     ):
         lines = None
         if metadata:
