@@ -54,6 +54,8 @@ def _load_feat(self, filepath, source):
     wanted, unwanted = self._get_load_and_unload_col(source)
     if wanted == set() and kind != "inter":
         return None
+    if wanted == set():
+        raise UserError("load_col has no fields of inter; add them.", key="load_col")
     separator, encoding = config["field_separator"], config["encoding"]
     file = open_records(filepath, "atomic", delimiter=separator, encoding=encoding)
     _check_columns(config, file, kind)

@@ -336,5 +336,5 @@ def _fingerprint(tokens: list[str], vectors: torch.Tensor) -> str:
     digest.update(f"{tuple(vectors.shape)} {vectors.dtype}\n".encode())
     digest.update("\n".join(tokens).encode())
     # As bytes: NumPy has no bfloat16.
-    digest.update(vectors.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    digest.update(vectors.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
