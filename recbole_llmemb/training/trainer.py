@@ -77,10 +77,9 @@ class LLMEmbTrainer(Trainer):
         self.evaluator.know_groups(self.config, train)
 
     def evaluate_per_row(self, eval_data, **kwargs):
-        """As :meth:`evaluate`, and what it found for each row.
+        """Metrics as of :meth:`evaluate`, and what it found for each row.
 
-        Returns the metrics, and :class:`~recbole_llmemb.evaluation.groups.PerRowMetrics` (None for
-        metrics of single scores, which have no rows).
+        :class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`, None for metrics without rows.
         """
         self.evaluator.keep_details = True
         try:

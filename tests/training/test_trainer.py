@@ -401,7 +401,7 @@ def test_betas_of_adam(tiny_run):
 def test_nothing_to_train_on(tiny_data, tiny_run):
     _, data, _, trainer = tiny_run()
     with pytest.raises(UserError, match="nothing to train on"):
-        trainer._train_epoch([], 0)
+        trainer._train_epoch(type("Loader", (list,), {})(), 0)
 
 
 def test_begins_anew_from_what_is_whole(whole_run):
