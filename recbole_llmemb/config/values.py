@@ -21,8 +21,8 @@ from recbole_llmemb.core.files import read_yaml
 
 # Options of commands that are names or paths, and no keys.
 _OPTIONS = ("result_json", "name", "storage", "space")
-#: The preset with the best score over all users where items have telling texts (docs/results.md).
-RECOMMENDED = "whitened_cosine"
+#: The preset with the best score over all users where items have telling texts (README).
+RECOMMENDED = "best"
 _FOLDERS = {"preset": "preset", "protocol": "protocol", "space": "tune"}  # of bundled files
 
 # -- files --------------------------------------------------------------------------------
