@@ -6,6 +6,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
@@ -142,9 +143,16 @@ class _Moved(MetaPathFinder, Loader):
         old, new = module.__name__, _new_name(module.__name__[len(_PACKAGE) :]) or ""
         warnings.warn(f"{old} is now {_PACKAGE}{new}", DeprecationWarning, stacklevel=2)
         found = [importlib.import_module(_PACKAGE + name) for name in new.split(" and ")]
-        for each in found if len(found) > 1 else ():  # what was in one module is in several
+        package = hasattr(found[0], "__path__")
+        if len(found) == 1 and not package:
+            sys.modules[old] = found[0]
+            return
+        # What was in one module is in several; and an import of what lies below a package puts its
+        # last name into it, which may mean something else in the package of today.
+        for each in found:
             vars(module).update({k: v for k, v in vars(each).items() if not k.startswith("__")})
-        sys.modules[old] = module if len(found) > 1 else found[0]
+        if package:
+            vars(module).update(__path__=[], __getattr__=partial(getattr, found[0]))
 
 
 def _new_name(old: str) -> str | None:

@@ -58,6 +58,8 @@ def test_import(tmp_path, capsys):
     assert main([*args, f"--tokens={tmp_path / 't.txt'}"]) == 0
     assert "4 items × 6, imported in" in capsys.readouterr().out
     assert EmbeddingTable.load(tmp_path / "out").tokens == ["a", "b", "c", "d"]
+    assert main([*args, f"--tokens={tmp_path / 't.txt'}"]) == 0  # which is there already
+    np.save(tmp_path / "v.npy", 2 * np.eye(4, 6, dtype=np.float32))
     with pytest.raises(TableError, match="--overwrite"):
         main([*args, f"--tokens={tmp_path / 't.txt'}"])
     assert main([*args, f"--tokens={tmp_path / 't.txt'}", "--pca_dim=2", "--overwrite"]) == 0

@@ -87,6 +87,9 @@ def test_an_old_path_gives_the_same(old):
             now = importlib.import_module(f"recbole_llmemb.{new}")
             for name in names.split():
                 assert getattr(before, name) is getattr(now, name)
+    # An import of what lies below an old package leaves the package of today as it is.
+    models = importlib.import_module("recbole_llmemb.models")
+    assert models.llmemb.__name__ == "recbole_llmemb.models.llmemb"
 
 
 def test_an_old_path_warns(monkeypatch):

@@ -75,6 +75,7 @@ def test_its_fingerprint_is_in_key_and_manifest(config, adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "copy")
     assert ensure_table({**config, "llm_adapter": str(tmp_path / "copy")}) == path
     change_weights(tmp_path / "copy", lambda value: value * 1.01)
+    (tmp_path / "copy/scft.json").unlink()  # which says what was written
     assert ensure_table({**config, "llm_adapter": str(tmp_path / "copy")}) != path
 
 

@@ -30,7 +30,7 @@ from recbole_llmemb.apps.tune.prepare import (
 )
 from recbole_llmemb.apps.tune.searching import Storage
 from recbole_llmemb.apps.tune.space import read_space
-from recbole_llmemb.apps.tune.trials import Trial, best_of
+from recbole_llmemb.apps.tune.trials import Trial, _parallel, _parameters, best_of
 from recbole_llmemb.cli.tune import _space, read_arguments
 from recbole_llmemb.config.values import properties_folder
 from recbole_llmemb.core import cluster
@@ -530,7 +530,7 @@ def test_labels_of_figures_do_not_overlap():
     drawn = {"learning_rate": 1e-4, "weight_decay": 1e-3, "dropout": 0.1, "size": 64}
     trials = [Trial(n, {**drawn, "preset": way}, score=n / 10) for n, way in enumerate(ways, 1)]
     found = SimpleNamespace(trials=trials, best=trials[-1])
-    for figure in (trials._parameters(plan, space, found), trials._parallel(plan, space, found)):
+    for figure in (_parameters(plan, space, found), _parallel(plan, space, found)):
         figure.canvas.draw()
         for axes in figure.axes:
             texts = [text for text in [*axes.get_xticklabels(), *axes.texts] if text.get_text()]

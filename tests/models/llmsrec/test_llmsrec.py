@@ -520,7 +520,7 @@ def test_ablations(llmsrec, settings, parts):
         ({"item_title_field": 5}, "item_title_field is 5"),
         ({"align_teacher": 5}, "align_teacher is 5"),
         ({"align_teacher": "."}, "align_teacher . does not exist"),
-        ({"align_teacher": "DIN"}, "align_teacher 'DIN' cannot be trained on tiny, which has no"),
+        ({"align_teacher": "DIN"}, "DIN reads a field 'label', which the data does not have"),
     ],
 )
 def test_settings_that_cannot_work(llmsrec, setting, message):
