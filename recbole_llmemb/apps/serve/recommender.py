@@ -192,7 +192,7 @@ class Recommender:
         ``items``: A ``.item`` or jsonl file, a table directory with ready vectors, or mappings with
         a token under the item id field and attributes. Items that are known already stay as they
         are, and are counted in ``known_again``; those of which nothing is said are left out, and
-            counted in ``without_text``.
+        counted in ``without_text``.
         Returns the tokens of those that were added, at least one.
         """
         self.require("new_items", "new items cannot be ranked")
