@@ -1,7 +1,10 @@
 """Whitening: uncorrelated columns of equal spread, padding untouched, any order of items."""
 
+import pytest
 import torch
 
+from recbole_llmemb.config.recbole_config import make_config
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.models.adapters import Whitening, whiten
 
 
@@ -40,6 +43,12 @@ def test_a_ridge_leaves_small_directions_small():
     torch.testing.assert_close(found, straight, rtol=1e-3, atol=1e-4)
     way = Whitening(table, 0.2, 2.0)
     torch.testing.assert_close(way(table[1:]), way.of_table(table)[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_ridge_without_whitening_is_refused():
+    with pytest.raises(UserError) as caught:
+        make_config("LLMEmbSASRec", "ml-100k", overrides={"llm_whiten_ridge": 1, "llm_whiten": 0})
+    assert caught.value.key == "llm_whiten_ridge"
 
 
 def test_order_of_items_does_not_matter():
