@@ -69,6 +69,9 @@ def test_runs_whiten_unless_told_not_to(tiny_run):
     _, _, plain, _ = tiny_run(llm_whiten=0)
     torch.testing.assert_close(model.item_embedding.table, whiten(plain.item_embedding.table, 0.2))
     assert not torch.allclose(model.item_embedding.table, plain.item_embedding.table)
+    _, _, ridged, _ = tiny_run(llm_whiten_ridge=2.0)
+    expected = Whitening(plain.item_embedding.table, 0.2, 2.0).of_table(plain.item_embedding.table)
+    torch.testing.assert_close(ridged.item_embedding.table, expected)
 
 
 def few_items(n=40, width=96, n_kinds=4, seed=0):
