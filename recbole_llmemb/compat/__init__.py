@@ -43,6 +43,7 @@ def apply() -> None:
         training.let_folders_exist()
         reading.read_files_as_they_are()
         datasets.fill_missing_values()
+        datasets.check_numerical_features()
         datasets.tell_filtered_interactions()
         datasets.check_presplit_histories()
         datasets.keep_times_exact()

@@ -44,6 +44,23 @@ def fill_missing_values() -> None:
     Dataset._fill_nan = _fill_nan
 
 
+def check_numerical_features() -> None:
+    """Refuse ``numerical_features`` that are none, over which RecBole fails without a name."""
+    from recbole.data.dataset import Dataset
+
+    @around(Dataset, "_discretization")
+    def checked(discretize, self):
+        known = sorted(name for name, kind in self.field2type.items() if "float" in kind.value)
+        for field in self.config["numerical_features"]:
+            if field not in known:
+                raise UserError(
+                    f"numerical_features names {field}, which is no field of numbers of "
+                    f"{self.dataset_name}; its fields of numbers are {', '.join(known) or 'none'}.",
+                    key="numerical_features",
+                )
+        discretize(self)
+
+
 def tell_filtered_interactions() -> None:
     """Say how many interactions go because their user or item has no line in its file."""
     from recbole.data.dataset import Dataset

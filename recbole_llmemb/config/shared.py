@@ -85,7 +85,7 @@ class DataSettings(Settings):
     item_inter_num_interval: str | None = key("[0,inf)", ANY | Use.ROWS, **_INTERVAL)
     """How many interactions an item must have."""
     benchmark_filename: keys.MaybeNames = key(
-        None, ANY | Use.ROWS, "three parts of the dataset, such as [train, valid, test]",
+        None, ANY | Use.ROWS, "three parts of the dataset, such as ['train', 'valid', 'test']",
         min_length=3, max_length=3,
     )  # fmt: skip
     """The parts of a dataset that is split already."""

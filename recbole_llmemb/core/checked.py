@@ -87,6 +87,8 @@ def refused_value(
     must = wanted(field)
     if name.startswith("-"):  # an option without a value is left out
         must = must.removesuffix(", or empty")
+    elif value == "" and may_be_empty(field):  # text, which is written otherwise
+        must = f"{must.removesuffix('empty')}None"
     return UserError(f"{name} is {shown}; it must be {must}.", key=key)
 
 

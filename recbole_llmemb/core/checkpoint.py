@@ -153,7 +153,7 @@ def last_whole(
         return None
     kept = is_whole(best)
     if best.is_file() and not kept:
-        report(f"warning: {best} is damaged and not used")
+        report(f"warning: {best} is damaged and taken away")
         best.unlink(missing_ok=True)  # as what was not the best is never saved again
     for file in (last, best) if kept else (last,):
         try:

@@ -37,6 +37,7 @@ KINDS = {
 FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 _DELIMITERS = ("\t", ",", ";", "|")
 _PEEKED = 1000  # rows of json, whose keys may differ
+_LONGEST_LINE = 1 << 26
 _LONGEST_FIELD = 1 << 20
 _NO_OBJECT = "not a JSON object with a field per attribute"
 
@@ -333,7 +334,11 @@ def _lines(file: RecordFile, progress: bool = False, text: bool = True) -> Itera
         lines: Any = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
         if text:
             lines = io.TextIOWrapper(lines, text_encoding(file.encoding), newline="\n")
-        for number, line in enumerate(lines, start=1):
+        number = 0
+        while line := lines.readline(_LONGEST_LINE):  # a packed one may have no end
+            number += 1
+            if len(line) == _LONGEST_LINE:
+                file.refuse(number, "the line is too long for a record; check the file")
             yield line
             if number % 10_000 == 0:
                 bar.update(raw.tell() - bar.n)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
+import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -118,9 +119,10 @@ def _unusable(path: Path, what: str, key: str | None = None) -> TableError:
     return TableError(f"{path}: {what}.", key=key, where=path)
 
 
-def _readable(path: Path, kind: str, *errors: type[Exception]) -> AbstractContextManager[None]:
+def _readable(path: Path, kind: str) -> AbstractContextManager[None]:
     sentence = f"{path} cannot be read as a {kind} ({{reason}})."
-    return explained(sentence, OSError, ValueError, EOFError, *errors, kind=TableError, where=path)
+    errors = OSError, ValueError, EOFError, BadZipFile, zlib.error
+    return explained(sentence, *errors, kind=TableError, where=path)
 
 
 def _as_tensor(vectors: np.ndarray, path: Path) -> torch.Tensor:
@@ -155,7 +157,7 @@ def _token_strings(values: Sequence[Any] | np.ndarray, path: Path) -> list[str]:
 
 def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     kind = "NumPy archive (tokens must be a text array, not an object array)"
-    with _readable(path, kind, BadZipFile), np.load(path, allow_pickle=False) as file:
+    with _readable(path, kind), np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     matrices = [array for array in arrays.values() if array.ndim == 2]
     lists = [array for array in arrays.values() if array.ndim == 1]

@@ -1,11 +1,12 @@
 """``python -m tests.campaign``: looks for what breaks, at random, for as long as it is given.
 
-    python -m tests.campaign                      every part, 5 minutes in all
+    python -m tests.campaign                      every part, 5 minutes, at once
     python -m tests.campaign --minutes=60         longer
     python -m tests.campaign --only=kills,faults  these parts (--list names them)
     python -m tests.campaign --seed=7             other cases
 
-Each part prints its counts and a line for each case that fell; the exit code is 1 where any did.
+Each part has a process of its own; it prints its counts when it ends, and each case that fell at
+once. The exit code is 1 where any did.
 The same seed draws the same cases, as many as there is time for.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -37,7 +39,7 @@ def main(argv=None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=5, help="shared by the parts")
+    parser.add_argument("--minutes", type=float, default=5, help="of each part")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="parts, separated by commas")
     parser.add_argument("--list", action="store_true", help="name the parts")
@@ -48,28 +50,27 @@ def main(argv=None):
     if options.list:
         print("\n".join(f"{name:<10} {PARTS[name]}" for name in names))
         return 0
-    os.environ |= ENVIRONMENT
-    fell = 0
-    for name in names:
-        began = perf_counter()
-        counts = part(name, options.minutes / len(names), options.seed)
-        fell += len(counts.fell)
-        print(f"{name}: {counts} ({(perf_counter() - began) / 60:.1f} min)", flush=True)
-        for line in counts.fell:
-            print(f"  {line}", flush=True)
-    return 1 if fell else 0
+    if len(names) == 1:
+        os.environ |= ENVIRONMENT
+        return part(names[0], options.minutes, options.seed)
+    words = [sys.executable, "-m", __package__, f"--minutes={options.minutes}"]
+    words.append(f"--seed={options.seed}")
+    running = [subprocess.Popen([*words, f"--only={name}"]) for name in names]
+    return max(work.wait() for work in running)
 
 
-def part(name, minutes, seed):
-    """The counts of a part, which works in a folder that is gone afterwards."""
-    run = importlib.import_module(f"{__package__}.{name}").run
-    before = os.getcwd()
+def part(name, minutes, seed) -> int:
+    """1 where a part fell, else 0; it works in a folder that is gone afterwards."""
+    run, before = importlib.import_module(f"{__package__}.{name}").run, os.getcwd()
+    began = perf_counter()
     with tempfile.TemporaryDirectory(prefix=f"campaign-{name}-") as folder:
         os.chdir(folder)
         try:
-            return run(minutes, seed, Path(folder))
+            counts = run(minutes, seed, Path(folder))
         finally:
             os.chdir(before)
+    print(f"{name}: {counts} ({(perf_counter() - began) / 60:.1f} min)", flush=True)
+    return int(bool(counts.fell))
 
 
 if __name__ == "__main__":

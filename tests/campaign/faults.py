@@ -27,19 +27,22 @@ def run(minutes: float, seed: int, folder: Path) -> Counts:
     import_everything()
     world, counts, draw = World(folder), Counts(), random.Random(seed)
     cases: dict[str, list[Case]] = {}
-    names: list[str] = []
+    fresh = draw.sample(list(COMMANDS), len(COMMANDS))
     for number in within(minutes):
-        names = names or draw.sample(list(COMMANDS), len(COMMANDS))
-        name = names.pop()
         if number % 4 == 3:
-            _full(world, counts, name, draw)
+            _full(world, counts, draw.choice(list(COMMANDS)), draw)
             continue
-        if name not in cases:  # each of them once, then those at moments in the midst
+        # Each command, then as many of each as are left, then those at moments in the midst.
+        weights = [len(left) or 1e-6 for left in cases.values()]
+        name = fresh.pop() if fresh else draw.choices(list(cases), weights)[0]
+        if name not in cases:
             cases[name] = draw.sample(found := _cases(world, name, 0), len(found))
         midst = draw.randint(1, world.whole(name)[1].events)
         left = cases[name] or _cases(world, name, midst)
         if left:
             _damaged(world, counts, left.pop(draw.randrange(len(left))), draw)
+    untried = sum(map(len, cases.values())) + len(fresh)
+    print(f"faults: {untried} damaged files of ended commands are left to try", flush=True)
     return counts
 
 
@@ -142,7 +145,7 @@ def _damaged(world: World, counts: Counts, case: Case, draw: random.Random) -> N
 
 def is_intermediate(file: str) -> bool:
     """Whether nobody asked for a file: work begins again without it."""
-    return is_passing(Path(file)) or file.startswith("cache/")
+    return file.startswith("cache/") or is_passing(Path(file)) and not file.startswith("tune/")
 
 
 # -- full disks ------------------------------------------------------------------------------

@@ -157,7 +157,9 @@ def run_with(model: str, key: str, value: Any, way: str) -> Case:
     def write() -> None:
         Path("given.yaml").write_text(content, encoding="utf-8")
 
-    named = [key, *(str(part)[:40] for part in _leaves(value) if str(part))]
+    # As a sentence has it, in one line.
+    named = [key, *(" ".join(str(part)[:40].split()) for part in _leaves(value) if str(part))]
+    named = list(filter(None, named))
     believed = _of_another_kind(key, value, model) if way == "yaml" else ""
     return Case(f"{key}={value!r:.60} ({way}, {model})", argv, named, believed, key, write)
 

@@ -50,6 +50,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ["convert", "--interactions=ratings.csv", "--min_user=2", "--min_item=2",
          "--show_progress=False", "--out=converted/shop"],
     ),
+    # The one that goes on only if it is told, as Ray's own record of a search is a pickle.
+    "tune": (("table",), [*KEPT["interrupted_search"], "--resume"]),
     "import": ((), ["encode", "--import=vectors.npy", "--tokens=tokens.txt", "--out=imported"]),
 }  # fmt: skip
 
@@ -279,7 +281,9 @@ def figures(folder: Path) -> dict[str, str]:
 def is_passing(path: Path) -> bool:
     """Whether a file is of the work, not of its result."""
     hidden = any(part.startswith(".") for part in path.parts)
-    return hidden or path.parts[0] in _PASSED or path.name.endswith(".resume.pth")
+    # Files of a search have times, names drawn at random, and are Ray's.
+    search = path.parts[0] == "tune" and path.name not in ("best.json", "best.yaml")
+    return hidden or search or path.parts[0] in _PASSED or path.name.endswith(".resume.pth")
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -289,7 +293,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(
         path.as_posix()
         for path in found
-        if is_passing(path) and path.parts[0] not in _PASSED and path.suffix not in kept
+        if is_passing(path) and path.parts[0] not in {*_PASSED, "tune"} and path.suffix not in kept
         and not any(part.endswith(".tmp") for part in path.parts)
     )[:4]  # fmt: skip
 

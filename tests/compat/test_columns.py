@@ -95,3 +95,29 @@ def test_a_column_without_any_value_is_named(settings, tmp_path, model):
     )
     with pytest.raises(UserError, match="tiny.inter: no line has uid, iid and when"):
         prepare_data(make_config(model, "tiny", overrides=settings(model, **KEYS)))
+
+
+@pytest.mark.parametrize("field", ["iid", "title", "nowhere"])
+def test_numerical_features_that_are_no_numbers(settings, field):
+    given = settings("SASRec", numerical_features=[field], **KEYS)
+    with pytest.raises(UserError) as caught:
+        prepare_data(make_config("SASRec", "tiny", overrides=given))
+    assert caught.value.key == "numerical_features" and field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"threshold": {"when": 10**400}}, {"additional_feat_suffix": "x" * 400}],
+    ids=lambda given: next(iter(given)),
+)
+def test_what_no_file_and_no_number_can_be(settings, given):
+    with pytest.raises(UserError) as caught:
+        make_config("SASRec", "tiny", overrides=settings("SASRec", **given, **KEYS))
+    assert caught.value.key in given
+
+
+def test_an_empty_text_is_told_of_none(settings):
+    given = settings("SASRec", clip_grad_norm="", **KEYS)
+    with pytest.raises(UserError, match="or None") as caught:
+        make_config("SASRec", "tiny", overrides=given)
+    assert caught.value.key == "clip_grad_norm"

@@ -123,3 +123,13 @@ def test_histories_that_are_lists(write):
     assert read_histories(write("h.json", '["x", 7]'))[0] == [["x", "7"]]
     with pytest.raises(UserError):
         read_histories(write("h.jsonl", "\n"))
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.csv.gz", "x.inter.gz"])
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(write, name, monkeypatch):
+    monkeypatch.setattr("recbole_llmemb.records.reader._LONGEST_LINE", 1 << 12)
+    first = "" if "jsonl" in name else "a:token\tb:token\n" if "inter" in name else "a,b\n"
+    file = write(name, first + "x" * 10_000)
+    with pytest.raises(UserError) as caught:
+        all_of(file)
+    assert caught.value.where == str(file) and "too long" in str(caught.value)

@@ -65,6 +65,14 @@ def test_not_finite_is_refused_at_once(tmp_path, tokens_file):
         import_table(tmp_path / "big.npy", tokens_file)
 
 
+def test_an_archive_that_is_called_npy(tmp_path, tokens_file):
+    np.savez(tmp_path / "v.npz", VECTORS)
+    (tmp_path / "v.npy").write_bytes((tmp_path / "v.npz").read_bytes()[:80])
+    with pytest.raises(TableError) as caught:
+        import_table(tmp_path / "v.npy", tokens_file)
+    assert caught.value.where == str(tmp_path / "v.npy")
+
+
 def test_npz(tmp_path, tokens_file):
     np.savez(tmp_path / "v.npz", tokens=np.array(TOKENS), embeddings=VECTORS)
     check(import_table(tmp_path / "v.npz"))

@@ -21,7 +21,7 @@ from recbole_llmemb.core.terminal import progress_bar, text_table, width
 
 FORMATS = ("table", "jsonl", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
-             ".txt": "table", ".md": "table"}  # fmt: skip
+             ".txt": "table"}  # fmt: skip
 _LONGEST_TITLE, _SHORTEST_TITLE = 60, 20
 _SHOWN = 10  # people in a notebook
 _NOTHING = "(nothing is left to recommend)"

@@ -194,7 +194,7 @@ class Files:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # trials work in folders of their own
         self.is_directory = self.path.is_dir()
         files = [self.path]
         if self.is_directory:

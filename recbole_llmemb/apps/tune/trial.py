@@ -16,7 +16,7 @@ from ray import tune
 
 from recbole_llmemb.apps.tune.plan import make_plan
 from recbole_llmemb.apps.tune.prepare import load_data, prepare
-from recbole_llmemb.apps.tune.trials import settings_of
+from recbole_llmemb.apps.tune.trials import EXTRA, settings_of
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import random_state, set_random_state
@@ -25,8 +25,8 @@ from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.evaluation.metrics import measure_of_run
 from recbole_llmemb.run import stages
 
-#: Files of a trial's checkpoint: where it stands, its best epoch, and what else it needs.
-STATE, BEST, EXTRA = "state.pth", "best.pth", "rest.pth"
+#: Files of a trial's checkpoint beside what else it needs: where it stands, and its best epoch.
+STATE, BEST = "state.pth", "best.pth"
 
 
 def trainable(model, dataset=None, config_files=(), metric=None, report=print, **settings):
@@ -118,6 +118,7 @@ def _train(prepared, chosen):
         trainer.saved_model_file = str(scratch / BEST)
         reporter = TrialReporter(trainer, data.train, prepared.plan.metric, scratch)
         reporter.place = {"node": ray.get_runtime_context().get_node_id()[:8]}
+        reporter.settings = chosen
         if _continues(reporter, tune.get_checkpoint()):
             tune.report(reporter.last)
             return
@@ -195,7 +196,7 @@ class TrialReporter:
     def __init__(self, trainer, loader, metric, scratch):
         self.trainer, self.loader, self.metric, self.scratch = trainer, loader, metric, scratch
         self.last = self.best = None
-        self.place = {}
+        self.place, self.settings, self.rows = {}, {}, []
         validate = trainer._valid_epoch
 
         def watched(*arguments, **options):
@@ -224,6 +225,7 @@ class TrialReporter:
             **self.place,
             **{name: value for name, value in names.items() if value is not None},
         }
+        self.rows.append(self.last)
         with tempfile.TemporaryDirectory(dir=self.scratch) as folder:
             self._save(Path(folder), epoch)
             tune.report(self.last, checkpoint=tune.Checkpoint.from_directory(folder))
@@ -235,6 +237,8 @@ class TrialReporter:
         rest = {
             "last": self.last,
             "best": self.best,
+            "settings": self.settings,
+            "rows": self.rows,
             "best_valid_result": trainer.best_valid_result,
             "rng": random_state(),
             "loader_rng": None if generator is None else generator.get_state(),
@@ -246,6 +250,7 @@ class TrialReporter:
         folder, trainer = Path(folder), self.trainer
         rest = checkpoint.load(folder / EXTRA)
         self.last, self.best = rest["last"], rest["best"]
+        self.rows = rest.get("rows", [self.last])  # older checkpoints have but the last
         if self.last["ended"]:
             return True
         shutil.copyfile(folder / BEST, trainer.saved_model_file)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.reports import new_figure, svg
+
+#: File of a trial's checkpoint that tells what came of it.
+EXTRA = "rest.pth"
 
 _BEST, _OTHER, _FAILED = "#d1495b", "#4f86c0", "#999999"
 
@@ -68,8 +73,11 @@ def _trial(result, metric) -> Trial:
     rows = [last] if frame is None else frame.to_dict("records")
     # Without NaN; of an epoch that was trained twice, the later.
     rows = [{key: value for key, value in row.items() if value == value} for row in rows]
-    epochs = {int(row["epoch"]): row for row in rows if row.get("score") is not None}
     trial = Trial(number_of(result.config), settings_of(result.config))
+    kept = _kept(result.checkpoint)
+    trial.settings = kept.get("settings", trial.settings)
+    told = kept.get("rows", rows)
+    epochs = {int(row["epoch"]): row for row in told if row.get("score") is not None}
     trial.failed = next((row["failed"] for row in [last, *rows] if row.get("failed")), None)
     if result.error is not None and not trial.failed:
         trial.failed = _why(result.error)
@@ -90,6 +98,14 @@ def _trial(result, metric) -> Trial:
     elif not trial.failed:
         trial.failed = "it was never begun"
     return trial
+
+
+def _kept(given) -> dict:
+    """What a checkpoint tells, by whose checksums damage is seen; Ray's files have none."""
+    if given is None:
+        return {}
+    with given.as_directory() as folder:
+        return checkpoint.load(Path(folder) / EXTRA)
 
 
 def _why(error) -> str:

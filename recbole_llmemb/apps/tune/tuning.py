@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from recbole_llmemb.apps.tune.trial import bind
 from recbole_llmemb.apps.tune.trials import in_words, number_of, settings_of, stopped_early
+from recbole_llmemb.core.errors import explained
 from recbole_llmemb.core.terminal import progress_bar
 
 #: How often a trial whose process died is begun again, at its last epoch.
@@ -21,8 +22,6 @@ def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
     plan = prepared.plan
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
     train = tune.with_resources(bind(prepared, records_failures=True), resources)
-    if resume:
-        return tune.Tuner.restore(place.path, train, resume_unfinished=True, resume_errored=True)
     mode, count = plan.metric.mode, options.num_samples
     drawn, searcher, scheduler = {}, None, None
     if options.search == "optuna":
@@ -31,6 +30,13 @@ def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
         points = enumerate(plan.space.draw(count, seed), 1)
         numbered = [{"number": number, "settings": point} for number, point in points]
         drawn = {"trial": tune.grid_search(numbered)}
+    if resume:
+        told = f"The search in {place.path} cannot go on ({{reason}}); begin another --name."
+        with explained(told, Exception, key="name", where=place.path):  # a pickle raises anything
+            # The space is for a record of trials that is damaged: then Ray begins anew.
+            return tune.Tuner.restore(
+                place.path, train, param_space=drawn, resume_unfinished=True, resume_errored=True
+            )
     if options.scheduler == "asha":
         grace = options.grace_epochs or max(1, plan.epochs // 10)
         scheduler = ASHAScheduler(

@@ -106,6 +106,7 @@ def test_new_items_are_reported(from_text, run, tmp_path):  # noqa: F811
         (["--history=i1", "--split=test"], "--split is for --users"),
         (["--users=u1", "--format=csv"], "--format is 'csv'"),
         (["--users=u1", "--out=x.csv"], "whose suffix tells no format"),
+        (["--users=u1", "--out=x.md"], "whose suffix tells no format"),  # titles may be its code
         (["--users=u1", "--format=parquet"], "name a file with --out"),
         (["--users=u1", "--out=.", "--format=jsonl"], "cannot be written"),
         (["--users=u1", "--candidates=gone.txt"], "gone.txt (--candidates)"),

@@ -120,6 +120,31 @@ def test_a_search_is_not_begun_over_another(found, tiny, tiny_table):
         search("LLMEmbSASRec", "tiny", other, resume=True, **options, **settings)
 
 
+def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, tmp_path):
+    def searched():
+        space = {"learning_rate": {"choice": [0.001, 0.1]}}
+        given = {"num_samples": 2, "scheduler": "none", "storage": tmp_path, "resume": True}
+        own = settings_for(tiny, tiny_table)
+        return search("LLMEmbSASRec", "tiny", space, report=lambda line: None, **given, **own)
+
+    whole = searched()
+    wanted = (whole.best.number, whole.best.settings, whole.best.score, whole.best.curve)
+    for damaged in ("trial_*/result.json", "experiment_state-*.json"):  # the latter begins anew
+        for file in whole.folder.glob(damaged):
+            os.truncate(file, file.stat().st_size // 2)
+        best = searched().best
+        assert (best.number, best.settings, best.score, best.curve) == wanted
+    rest = next(whole.folder.glob("trial_00002/checkpoint_*2/rest.pth"))
+    os.truncate(rest, 10)
+    with pytest.raises(UserError) as caught:
+        searched()
+    assert str(caught.value.where).endswith("rest.pth")
+    os.truncate(whole.folder / "tuner.pkl", 0)
+    with pytest.raises(UserError) as caught:
+        searched()
+    assert caught.value.key == "name"
+
+
 def test_a_trial_that_asha_stopped_is_reproduced_as_far_as_it_went(found, tiny, tiny_table):
     from recbole_llmemb.apps.tune.plan import Metric, Plan
     from recbole_llmemb.apps.tune.report import best_settings
