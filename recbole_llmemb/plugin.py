@@ -15,19 +15,20 @@ import recbole.data.dataset
 import recbole.data.utils
 import recbole.quick_start
 import recbole.trainer
-from recbole.config import Config
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llmemb.config import recbole_config
-from recbole_llmemb.data import histories, trained_on
+from recbole_llmemb.core.imports import around
+from recbole_llmemb.data import dataset as datasets
+from recbole_llmemb.data import histories
 from recbole_llmemb.data.dataset import LazySequentialDataset
 from recbole_llmemb.data.histories import with_sampled_users
+from recbole_llmemb.evaluation import metrics
 from recbole_llmemb.evaluation.loaders import (
     LengthSortedFullSortEvalDataLoader,
     candidate_eval_loader,
     history_loader_of_recbole,
 )
-from recbole_llmemb.evaluation.metrics import check_measure, settle_metrics
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.llmemb.backbones import settings
 from recbole_llmemb.models.registry import is_ours, llmemb, model_class, register
@@ -50,8 +51,7 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder)
     recbole.data.dataset.__getattr__ = _for_our_models("Dataset", LazySequentialDataset)
     recbole.trainer.__getattr__ = _for_our_models("Trainer", LLMEmbTrainer)
-    recbole_config.install(registry, settings, check_measure)
-    _know_metrics()
+    recbole_config.install(registry, settings, metrics)
     histories.install()
     _choose_loaders()
     _prepare_training()
@@ -100,27 +100,14 @@ def _model_of(name):
     raise AttributeError(name)
 
 
-def _know_metrics():
-    set_parameters = Config._set_default_parameters
-
-    def _set_default_parameters(self):
-        settle_metrics(self.final_config_dict)
-        set_parameters(self)
-
-    Config._set_default_parameters = _set_default_parameters
-
-
 def _choose_loaders():
-    original = recbole.data.utils.get_dataloader
-
-    def get_dataloader(config, phase):
+    @around(recbole.data.utils, "get_dataloader")
+    def chosen(original, config, phase):
         model = registry.find(config["model"])
         if model is not None and phase == "train":
             return model.train_loader(config)
         loader = _ranking_loader(config, phase, model) or original(config, phase)
         return _on_sampled_users(loader) if model and config["user_sample"] else loader
-
-    recbole.data.utils.get_dataloader = get_dataloader
 
 
 def _ranking_loader(config, phase, model):
@@ -145,12 +132,9 @@ def _on_sampled_users(loader):
 
 
 def _prepare_training():
-    original = recbole.data.utils.create_samplers
-
-    def create_samplers(config, dataset, built_datasets):
-        trained_on.note(config, built_datasets)
+    @around(recbole.data.utils, "create_samplers")
+    def provided(original, config, dataset, built_datasets):
+        datasets.note(config, built_datasets)
         if getattr(dataset, "given", None) is None:  # else whoever prepares the data sees to it
             artifacts.provide(config, built_datasets[0])
         return original(config, dataset, built_datasets)
-
-    recbole.data.utils.create_samplers = create_samplers

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from recbole_llmemb.compat.imports import around
 from recbole_llmemb.compat.reading import ListFrame, orders_by_time
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.imports import around
 
 # Value of some lists of recommended items, (b, k), in which 0 is padding.
 Measure = Callable[[Any, np.ndarray, Any], float]

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_llmemb.compat.imports import StandIn, around
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.checkpoint import config_to_plain
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.imports import StandIn, around
 from recbole_llmemb.core.terminal import in_notebook, progress_bar
 
 

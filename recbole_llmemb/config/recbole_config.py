@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.checkpoint import DERIVED, config_to_plain
 from recbole_llmemb.core.devices import preserve_cuda_visible_devices
 from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.imports import Function, around
 from recbole_llmemb.core.registry import refuse_untrusted
 
 __all__ = [
@@ -43,21 +44,16 @@ __all__ = [
 _EMPTY = {"llm_freeze": False, "holdout_targets": "all"}
 
 
-def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], None]) -> None:
-    """Hook our defaults into RecBole's ``Config`` for our models; idempotent.
+def install(registry: Any, settings: Any, metrics: Any) -> None:
+    """Hook our defaults into RecBole's ``Config`` for our models.
 
     ``registry``: knows our models. ``settings``: knows what backbones mean for a configuration.
-    ``check_measure``: refuses an evaluation that cannot be done.
+    ``metrics``: knows those of somebody's own, and refuses an evaluation that cannot be done.
     """
     from recbole.config import Config
 
-    if getattr(Config, "knows_llmemb", False):
-        return
-    look_up = Config._get_model_and_dataset
-    load_internal = Config._load_internal_config_dict
-    set_parameters = Config._set_default_parameters
-
-    def _get_model_and_dataset(self: Any, model: Any, dataset: Any) -> Any:
+    @around(Config, "_get_model_and_dataset")
+    def refusing(look_up: Function, self: Any, model: Any, dataset: Any) -> Any:
         given = self.external_config_dict
         wanted = given.get("model") if model is None else model
         named = isinstance(wanted, str) and wanted
@@ -72,13 +68,16 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
                 raise
             raise registry.no_such_model(wanted) from None
 
-    def _load_internal_config_dict(self: Any, model: str, model_class: type, dataset: str) -> None:
-        load_internal(self, model, model_class, dataset)
+    @around(Config, "_load_internal_config_dict")
+    def with_ours(load: Function, self: Any, model: str, model_class: type, dataset: str) -> None:
+        load(self, model, model_class, dataset)
         if registry.is_ours(model):
             self.internal_config_dict.update(settings.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
 
-    def _set_default_parameters(self: Any) -> None:
+    @around(Config, "_set_default_parameters")
+    def checked(set_parameters: Function, self: Any) -> None:
+        metrics.settle_metrics(self.final_config_dict)
         values, given = self.final_config_dict, self.external_config_dict
         model_class, ours = self.model_class, registry.is_ours(self.model)
         if not self.restored:
@@ -102,7 +101,7 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
         own = Path(given["data_path"]) / "ml-100k" if given.get("data_path") else None
         if self.dataset == "ml-100k" and own and (own / "ml-100k.inter").is_file():
             values["data_path"] = str(own)
-        check_measure(self, ours)
+        metrics.check_measure(self, ours)
         if ours:
             EvaluationSettings.of(values).check_valid_metric()
             reads_fields = "item_fields" in model_class.reads
@@ -141,12 +140,8 @@ def install(registry: Any, settings: Any, check_measure: Callable[[Any, bool], N
             names = [values[f"{name}_FIELD"] for name in ("USER_ID", "ITEM_ID", "TIME")]
             values["load_col"] = {**columns, "inter": names}
 
-    Config._get_model_and_dataset = _get_model_and_dataset
-    Config._load_internal_config_dict = _load_internal_config_dict
-    Config._set_default_parameters = _set_default_parameters
     Config._convert_config_dict = _convert_config_dict
     Config.restored = False  # True while a checkpoint's, which told its user long ago
-    Config.knows_llmemb = True
 
 
 def _convert_config_dict(self: Any, config_dict: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""When modules are imported: optional ones, names when used, after RecBole, and by old names."""
+"""When modules are imported: optional ones, names when used, after RecBole, and by old names; and
+how those of others are changed."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
@@ -15,6 +16,7 @@ from typing import Any
 from recbole_llmemb.core.errors import UserError
 
 Action = Callable[[], None]
+Function = Callable[..., Any]
 Runner = Callable[[ModuleType], None]
 # Those that the documentation named. Saved searches name "tune".
 _MOVED = {
@@ -82,6 +84,36 @@ def lazy(package: str, **modules: str) -> Callable[[str], Any]:
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return find
+
+
+def around(owner: Any, name: str) -> Callable[[Function], Function]:
+    """Let ``function(inner, …)`` be called instead of ``inner``, which ``owner`` has under a name.
+
+    ``owner``: a class or module.
+    """
+
+    def put(function: Function) -> Function:
+        inner = getattr(owner, name)
+
+        @wraps(inner)
+        def changed(*arguments: Any, **options: Any) -> Any:
+            return function(inner, *arguments, **options)
+
+        setattr(owner, name, changed)
+        return function
+
+    return put
+
+
+class StandIn(ModuleType):
+    """A module as some other module finds it: with other things under some names."""
+
+    def __init__(self, module: ModuleType, **changed: Any) -> None:
+        super().__init__(module.__name__)
+        vars(self).update(changed, _module=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 def after_import(package: str, heal: Action, install: Action, own: str) -> None:

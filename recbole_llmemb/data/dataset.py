@@ -1,8 +1,10 @@
-"""The dataset class of our models: RecBole's, without materialized prefixes."""
+"""The dataset class of our models: RecBole's, without materialized prefixes; and its digests."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,10 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import hash_file
 from recbole_llmemb.data import splits
 from recbole_llmemb.data.histories import POSITION, LazyInteraction, SortedInteractions
-from recbole_llmemb.data.splits import hold_out
+from recbole_llmemb.data.splits import hold_out, interaction_files
 from recbole_llmemb.data.windows import is_first
 
 
@@ -230,3 +233,79 @@ class LazySequentialDataset(SequentialDataset):
             torch.bincount(fields[self.iid_field][used], minlength=self.item_num),
             torch.bincount(fields[self.uid_field][used], minlength=self.user_num),
         )
+
+
+# -- what a model was trained on ---------------------------------------------------------
+
+
+def note(config, splits) -> None:
+    """Note in the configuration what is trained on; refuse a split without training interactions.
+
+    ``splits``: training, validation and test, built. RecBole's own models pass here, too.
+    """
+    train = splits[0]
+    if not len(train):
+        check_parts(splits, config)
+    if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
+        interactions = interactions_digest(train)
+        config["trained_on"] = {"interactions": interactions, "inter": files_hash(config)}
+
+
+def files_hash(config, kinds=("inter",)) -> str:
+    """Hash of a dataset's files of these kinds; empty where there is none.
+
+    ``config``: already split files (``benchmark_filename``) count one after the other.
+    ``kinds``: of ``inter``, ``item`` and ``user``.
+    """
+    found = []
+    for kind in kinds:
+        own = [Path(config["data_path"]) / f"{config['dataset']}.{kind}"]
+        for file in interaction_files(config) if kind == "inter" else own:
+            if file.is_file():
+                digest = hashlib.sha256()
+                hash_file(file, digest)
+                found.append(digest.hexdigest())
+    return found[0] if len(found) == 1 else "".join(digest[:32] for digest in found)
+
+
+def interactions_digest(train) -> str:
+    """Digest of (user, item before, target) of all training rows, whatever their order and ids.
+
+    Rows without a history are of another kind, those of models that are not sequential.
+
+    ``train``: the training split, built.
+    """
+    rows, before = train.inter_feat, _items_before(train)
+    users = _hashes(train, train.uid_field)[rows[train.uid_field].numpy()]
+    items = _hashes(train, train.iid_field)
+    targets = items[rows[train.iid_field].numpy()]
+    kind, before = ("rows", 0 * targets) if before is None else ("sequences", items[before.numpy()])
+    with np.errstate(over="ignore"):
+        mixed = _mix(_mix(_mix(users) + before) + targets)
+        total = int(mixed.sum(dtype=np.uint64))
+    return f"{kind}-{len(targets)}-{total:016x}"
+
+
+def _items_before(train):
+    """The item before each target, ``(n,)``; None where rows have no history."""
+    rows, field = train.inter_feat, train.iid_field
+    if isinstance(rows, LazyInteraction):
+        return rows.store.fields[field][rows[POSITION] - 1]
+    length_field = getattr(train, "item_list_length_field", None)
+    if not (length_field and length_field in rows):
+        return None
+    listed = rows[f"{field}{train.config['LIST_SUFFIX']}"]
+    last = (rows[length_field] - 1).clamp(min=0, max=listed.shape[1] - 1)
+    return listed.gather(1, last.unsqueeze(1)).squeeze(1)
+
+
+def _hashes(dataset, field):
+    tokens = np.asarray(dataset.field2id_token[field]).astype(str).astype(object)
+    return pd.util.hash_array(tokens, categorize=False)
+
+
+def _mix(values):
+    """A bijection of 64 bits that leaves no simple relation (splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -17,7 +17,7 @@ import torch
 from recbole.data.dataset import DIENDataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
-from recbole_llmemb.compat.imports import around
+from recbole_llmemb.core.imports import around
 from recbole_llmemb.data.windows import stretches
 
 #: Column with the position of a row's target in the sorted interactions.

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from recbole_llmemb.core.cluster import connected, require_ray
+from recbole_llmemb.core.devices import connected, require_ray
 from recbole_llmemb.core.errors import UserError, reason_of
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.settings import Workers

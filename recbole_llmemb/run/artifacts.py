@@ -16,14 +16,13 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.data.dataset import item_tokens
-from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.contract import Needs
 from recbole_llmemb.models.given import Given, ItemTable, is_checkpoint
 from recbole_llmemb.models.llmsrec.llm import load_llm
 from recbole_llmemb.models.llmsrec.model import FrozenTeacher
 from recbole_llmemb.run.stages import stage
-from recbole_llmemb.run.teacher import ensure_teacher, item_rows, used
+from recbole_llmemb.run.teacher import check_same, ensure_teacher, item_rows, used
 from recbole_llmemb.scft import ensure_table
 from recbole_llmemb.table.format import read_manifest
 

@@ -22,9 +22,8 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.data.dataset import check_parts
+from recbole_llmemb.data.dataset import check_parts, files_hash
 from recbole_llmemb.data.splits import interaction_files
-from recbole_llmemb.data.trained_on import files_hash
 from recbole_llmemb.evaluation.metrics import check_candidates, excluded_of
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.given import Given

@@ -15,7 +15,6 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import item_tokens
-from recbole_llmemb.data.trained_on import check_same
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.given import is_checkpoint
 from recbole_llmemb.models.llmemb.backbones.settings import draws_none
@@ -28,6 +27,9 @@ __all__ = ["ensure_teacher", "read_item_embeddings", "teacher_config"]
 
 # Teachers trained as models of this package; any other is trained as RecBole's own.
 _OURS = ("SASRec", "GRU4Rec", "BERT4Rec")
+# What decides which interactions are trained on, beside the data itself and the keys of that use.
+_EVALUATION = ("split", "order", "group_by")
+_OF_RECBOLE = {"rm_dup_inter", "filter_inter_by_user_or_item"}
 
 
 def teacher_config(config, size: int):
@@ -174,3 +176,55 @@ def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
     if tokens is None:  # written by RecBole's own trainer, which does not keep them
         tokens = item_tokens(create_dataset(config_from_plain(state["config"])))
     return tokens[1:], weights["item_embedding.weight"][1 : len(tokens)].clone()
+
+
+def check_same(config, plain, path) -> None:
+    """Refuse a teacher that was trained on other interactions than the run.
+
+    ``config``: of the run, whose data is prepared; ``align_teacher_unchecked`` lets any pass.
+    ``plain``: the configuration in the teacher's checkpoint.
+    ``path``: for the error message.
+    """
+    if config["align_teacher_unchecked"] is True:
+        return
+    meant = "or set align_teacher_unchecked: True if it is meant"
+    if not plain:
+        raise UserError(
+            f"align_teacher {path} does not say what it was trained on, which may be what this run "
+            f"is tested on; name a model, {meant}."
+        )
+    theirs, ours = plain.get("trained_on"), config["trained_on"]
+    told = bool(theirs and ours)
+    comparable = told and _kind(theirs) == _kind(ours)
+    if comparable and theirs["interactions"] == ours["interactions"]:
+        return
+    different = _differences(config, plain)
+    if not different and told and theirs["inter"] != ours["inter"]:
+        different = [f"another {config['dataset']}.inter"]
+    elif not different and comparable:
+        different = ["other training interactions"]
+    if different:
+        raise UserError(
+            f"align_teacher {path} was trained on other data than this run's "
+            f"({'; '.join(different)}), so it may know what is tested; name a model, {meant}."
+        )
+
+
+def _kind(record):
+    return record["interactions"].split("-")[0]
+
+
+def _differences(config, plain):
+    """Where two configurations choose other interactions, in words."""
+    ours, theirs = config["eval_args"] or {}, plain.get("eval_args") or {}
+    pairs = [(f"eval_args.{key}", theirs.get(key), ours.get(key)) for key in _EVALUATION]
+    chosen = keys(Use.ROWS) | _OF_RECBOLE
+    if not config["holdout_items"] and not plain.get("holdout_items"):
+        chosen -= {"holdout_seed"}
+    pairs += [(key, plain.get(key), config[key]) for key in sorted(chosen)]
+    return [f"{key} {then!r}, not {now!r}" for key, then, now in pairs if _differ(then, now)]
+
+
+def _differ(then, now):
+    nothing = (None, "", "None", "none", "[0,inf)", False)
+    return str(then) != str(now) and not (then in nothing and now in nothing)

@@ -3,7 +3,7 @@
 import hashlib
 import tracemalloc
 
-from recbole_llmemb.data.trained_on import files_hash
+from recbole_llmemb.data.dataset import files_hash
 
 
 def test_a_file_is_hashed_without_being_held(tmp_path):

@@ -16,7 +16,7 @@ from ray_stubs import stub, vector
 
 from recbole_llmemb.cli.encode import main
 from recbole_llmemb.cli.main import main as command
-from recbole_llmemb.core.cluster import require_ray
+from recbole_llmemb.core.devices import require_ray
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.job import run_job
@@ -296,7 +296,7 @@ def test_ray_absent_or_too_old(tmp_path, job, encoder, installed, monkeypatch, c
     ],
 )
 def test_no_cluster_at_the_address(monkeypatch, address, message):
-    from recbole_llmemb.core import cluster
+    from recbole_llmemb.core import devices
 
     class FakeRay:
         def is_initialized(self):
@@ -311,7 +311,7 @@ def test_no_cluster_at_the_address(monkeypatch, address, message):
 
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setenv("PYTHONPATH", "")
-    with pytest.raises(UserError, match=message), cluster.connected(FakeRay()):
+    with pytest.raises(UserError, match=message), devices.connected(FakeRay()):
         pass
 
 

@@ -153,7 +153,7 @@ compat.apply()
 from recbole.config import Config
 STRINGS = {STRINGS!r}
 {inspect.getsource(stock_configurations)}
-assert not hasattr(Config, "knows_llmemb")
+assert not hasattr(Config, "restored")
 print(json.dumps(stock_configurations()))
 """
     assert child(code, tmp_path) == stock_configurations()

@@ -25,7 +25,7 @@ from recbole_llmemb.core.files import (
     unseal,
 )
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.data.trained_on import files_hash
+from recbole_llmemb.data.dataset import files_hash
 from recbole_llmemb.table.format import library_versions
 
 PARTS = ("items", "users", "index", "encoder", "table")

@@ -11,7 +11,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from recbole_llmemb.core import cluster
 from recbole_llmemb.core.checked import Checked
 
 __all__ = ["search", "trainable"]
@@ -66,8 +65,10 @@ _ENVIRONMENT = {
 
 
 def require_ray():
-    """Ray with Ray Tune, see :func:`recbole_llmemb.core.cluster.require_ray`."""
-    return cluster.require_ray("recbole-llm tune", "ray.tune", "tune", _ENVIRONMENT)
+    """Ray with Ray Tune, see :func:`recbole_llmemb.core.devices.require_ray`."""
+    from recbole_llmemb.core import devices  # which loads torch
+
+    return devices.require_ray("recbole-llm tune", "ray.tune", "tune", _ENVIRONMENT)
 
 
 def __getattr__(name):

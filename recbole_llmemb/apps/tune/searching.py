@@ -23,12 +23,11 @@ from recbole_llmemb.apps.tune.trial import evaluate
 from recbole_llmemb.apps.tune.trials import Trial, best_of, collect
 from recbole_llmemb.apps.tune.tuning import make_tuner
 from recbole_llmemb.core.artifacts import build_lock
-from recbole_llmemb.core.cluster import connected
-from recbole_llmemb.core.devices import preserve_cuda_visible_devices
+from recbole_llmemb.core.devices import connected, preserve_cuda_visible_devices
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import atomic_file, seal, unseal
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.data.trained_on import files_hash
+from recbole_llmemb.data.dataset import files_hash
 
 _RECORD = "search.json"
 # Options that a search goes on with, if it goes on.

@@ -33,7 +33,7 @@ from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trials import Trial, _parallel, _parameters, best_of
 from recbole_llmemb.cli.tune import _space, read_arguments
 from recbole_llmemb.config.values import properties_folder
-from recbole_llmemb.core import cluster
+from recbole_llmemb.core import devices
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run import stages
 
@@ -68,7 +68,7 @@ def test_a_ray_that_does_not_import_is_told(monkeypatch):
     def broken(name):
         raise ImportError("libray.so: no such file")
 
-    monkeypatch.setattr(cluster.importlib, "import_module", broken)
+    monkeypatch.setattr(devices.importlib, "import_module", broken)
     with pytest.raises(UserError, match=r"cannot be imported \(libray\.so: no such file\)"):
         require_ray()
 
@@ -473,11 +473,11 @@ def test_a_cluster_that_cannot_be_reached_is_one_sentence(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with (
         pytest.raises(UserError, match=r"RAY_ADDRESS=10.0.0.1:6379 cannot be reached \(Failed"),
-        cluster.connected(Ray),
+        devices.connected(Ray),
     ):
         pass
     monkeypatch.delenv("RAY_ADDRESS")
-    with pytest.raises(UserError, match=r"Ray does not start \(Failed"), cluster.connected(Ray):
+    with pytest.raises(UserError, match=r"Ray does not start \(Failed"), devices.connected(Ray):
         pass
 
 
@@ -495,7 +495,7 @@ def test_a_ray_that_does_not_start_at_once_is_tried_again(monkeypatch):
         def shutdown():
             pass
 
-    cluster._start(Ray, {"address": "local"}, tries=2)
+    devices._start(Ray, {"address": "local"}, tries=2)
     assert len(tries) == 2
 
 
