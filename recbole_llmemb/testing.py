@@ -95,11 +95,8 @@ def verify_backbone(backbone: type, **settings) -> Verdict:
     said = type(model)
     for name in ("products", "one_pass", "padding_free"):
         if getattr(said, name) and not getattr(found, name):
-            raise UserError(
-                f"{backbone.__name__} says {name} = {getattr(said, name)!r}, which is not so: "
-                f"{found.reasons[name]}.",
-                key=name,
-            )
+            claim = f"{backbone.__name__} says {name} = {getattr(said, name)!r}"
+            raise UserError(f"{claim}, which is not so: {found.reasons[name]}.", key=name)
     return found
 
 

@@ -84,15 +84,11 @@ def main(argv: list[str]) -> int:
     typed = build_parser().typed(argv)
     options, workers = taken(EncodeOptions, typed), taken(Workers, typed)
     if (options.source is None) == (options.dataset is None and options.items is None):
-        raise UserError(
-            "recbole-llm encode needs either --dataset or --items, whose items to encode, "
-            "or --import, the file to import."
-        )
+        wanted = "either --dataset or --items, whose items to encode, or --import, what to import"
+        raise UserError(f"recbole-llm encode needs {wanted}.")
     if (options.source or not options.ray) and (options.ray or workers != Workers()):
-        raise UserError(
-            "--ray, --num_workers and --gpus_per_worker are for items that Ray encodes; add --ray, "
-            "or leave them."
-        )
+        told = "--ray, --num_workers and --gpus_per_worker are for items that Ray encodes"
+        raise UserError(f"{told}; add --ray, or leave them.")
     if options.source is not None:
         return _import(options.source, options)
     return _encode(options, typed, workers if options.ray else None)
@@ -104,10 +100,7 @@ def _import(source: str, options: EncodeOptions) -> int:
     began = time.perf_counter()
     refuse_inputs(options.out, [source, options.tokens])
     table = import_table(
-        source,
-        tokens_path=options.tokens,
-        allow_pickle_file=options.trust_pickle,
-        token_column=options.token_column,
+        source, options.tokens, options.trust_pickle, token_column=options.token_column
     )
     if options.pca_dim:
         table = reduce_pca(table, options.pca_dim)
@@ -147,7 +140,5 @@ def item_file_of(dataset: str, data_path: str | None) -> Path:
     for file in files:
         if file.is_file():
             return file
-    raise UserError(
-        f"The dataset {dataset!r} has no item file {files[-1]}; give the folder that holds the "
-        "dataset's folder with --data_path."
-    )
+    told = f"The dataset {dataset!r} has no item file {files[-1]}"
+    raise UserError(f"{told}; give the folder that holds its folder with --data_path.")

@@ -145,11 +145,8 @@ def _whom(options: RecommendOptions) -> dict[str, Any]:
     """For whom, as :meth:`Recommender.people` takes it."""
     users, file = options.users, options.history_file
     if [users is None, not options.history, file is None].count(False) != 1:
-        raise UserError(
-            "Recommendations need somebody to be for: give one of --users (tokens, or all), "
-            "--history (item tokens) and --history_file (jsonl).",
-            key="users",
-        )
+        advice = "give one of --users (tokens, or all), --history (item tokens) and --history_file"
+        raise UserError(f"Recommendations need somebody to be for: {advice}.", key="users")
     if users is not None:
         return {"users": users_of(users), "split": options.split}
     if options.split != "all":

@@ -47,11 +47,8 @@ def read_arguments(argv: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     options = Options("tune", __doc__).add(SearchTarget).add(tune.SearchOptions).typed(argv, keys)
     settings = parse(keys)
     if "result_json" in settings:
-        raise UserError(
-            "--result_json is an option of run; a search writes the best trial's results to "
-            "best.json in its own folder.",
-            key="result_json",
-        )
+        told = "--result_json is an option of run; a search writes best.json into its own folder."
+        raise UserError(told, key="result_json")
     return options, settings
 
 

@@ -39,10 +39,8 @@ def apply() -> None:
         except ModuleNotFoundError as error:
             if error.name not in (None, "recbole"):
                 raise
-            raise UserError(
-                "RecBole is not installed: run `pip install --no-deps recbole==1.2.1` (without "
-                "--no-deps pip refuses it, for its own pins are out of date)."
-            ) from None
+            install = "run `pip install --no-deps recbole==1.2.1`, whose own pins are out of date"
+            raise UserError(f"RecBole is not installed: {install}.") from None
         if _applied:  # by what waited for RecBole's import
             return
         restore_numpy_names()
@@ -184,10 +182,8 @@ class _Tune:
         try:
             tune = importlib.import_module("ray.tune")
         except ImportError as error:
-            raise UserError(
-                "Hyper-parameter tuning needs ray, which cannot be imported "
-                f"({error}): run `pip install 'recbole-llmemb[tune]'`."
-            ) from error
+            told = f"Hyper-parameter tuning needs ray, which cannot be imported ({error})"
+            raise UserError(f"{told}: run `pip install 'recbole-llmemb[tune]'`.") from error
         return getattr(tune, name)
 
     def report(self, *arguments: Any, **metrics: Any) -> None:

@@ -70,11 +70,12 @@ def tell_filtered_interactions() -> None:
         before = len(self.inter_feat)
         filter_inter(self)
         if len(self.inter_feat) < before:
-            self.logger.warning(
-                f"{before - len(self.inter_feat)} of {before} interactions of {self.dataset_name} "
-                "left out, whose user or item has no line in the .user or .item file; set "
-                "filter_inter_by_user_or_item: False to keep them."
+            gone = (
+                f"{before - len(self.inter_feat)} of {before} interactions of {self.dataset_name}"
             )
+            why = "whose user or item has no line in the .user or .item file"
+            advice = "set filter_inter_by_user_or_item: False to keep them"
+            self.logger.warning(f"{gone} left out, {why}; {advice}.")
 
 
 def check_presplit_histories() -> None:
@@ -90,16 +91,12 @@ def check_presplit_histories() -> None:
     def checked(presets, self):
         listed = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
         if listed not in self.inter_feat:
-            raise UserError(
-                f"benchmark_filename: RecBole's own models read histories from a column {listed}, "
-                "which is not among those that are loaded; give it and name it in load_col, or "
-                f"train LLMEmb{self.config['model']}, which makes them of whole interactions."
-            )
+            told = f"benchmark_filename: RecBole's own models read histories from {listed}"
+            advice = f"name it in load_col, or train LLMEmb{self.config['model']}, which makes them"
+            raise UserError(f"{told}, which is not loaded; {advice}.")
         if listed not in self.alias["item_id"]:
-            raise UserError(
-                f"benchmark_filename: {listed} holds items only where RecBole is told so; set "
-                f"alias_of_item_id: [{listed}]."
-            )
+            told = f"benchmark_filename: {listed} holds items only where RecBole is told so"
+            raise UserError(f"{told}; set alias_of_item_id: [{listed}].")
         presets(self)
 
 

@@ -102,12 +102,9 @@ def _check_columns(config, file, kind):
     missing = [key for key in keys if config[key] is not None and config[key] not in file.columns]
     if missing:
         named = ", ".join(str(config[key]) for key in missing)
-        raise UserError(
-            f"{file.path} has the columns {', '.join(file.columns)}, but no {named}; set "
-            f"{', '.join(missing)} to what it is called (in all files alike), or rename it.",
-            key=missing[0],
-            where=file.path,
-        )
+        said = f"it has the columns {', '.join(file.columns)}, but no {named}"
+        advice = f"set {', '.join(missing)} to what it is called (in all files alike), or rename it"
+        file.refuse(0, f"{said}; {advice}", missing[0])
 
 
 def _read(file: RecordFile, kinds: dict[str, type]) -> pd.DataFrame:
@@ -219,7 +216,7 @@ def _check_numbers(dataset, file, frame):
             bad = np.isinf(values.to_numpy())
             if values.isna().all():
                 dataset.logger.warning(
-                    f"{file.path}: no line has a value of {name}; it is 0 in all."
+                    f"{file.path}: {name} is empty, and taken for 0, in all lines."
                 )
                 frame[name] = 0.0
         else:

@@ -196,10 +196,8 @@ def leave_pickles_alone() -> None:
 def _is_never_there(path: Any) -> bool:
     """Whether RecBole shall unpickle this file."""
     if os.path.exists(path):
-        logging.getLogger().warning(
-            f"{path} is not read, as it is a pickle, which can run any code and may be of other "
-            "data; the dataset is read from its own files."
-        )
+        why = "as it is a pickle, which can run any code and may be of other data"
+        logging.getLogger().warning(f"{path} is not read, {why}; the dataset's own files are.")
     return False
 
 
@@ -207,17 +205,13 @@ def _save_no_loaders(config, dataloaders):
     from logging import getLogger  # as it runs among other names
 
     getLogger().warning(
-        "save_dataloaders is passed over: RecBole would keep them as a pickle, which can run any "
-        "code; they are built anew by each run."
+        "save_dataloaders is passed over: it would keep pickles, which can run code."
     )
 
 
 def _save_no_dataset(self) -> None:
     """In the place of ``Dataset.save``."""
-    logging.getLogger().warning(
-        "save_dataset is passed over: RecBole would keep it as a pickle, which can run any code; "
-        "the dataset is read from its files by each run."
-    )
+    logging.getLogger().warning("save_dataset is passed over: a pickle can run any code.")
 
 
 def load_weights_only() -> None:

@@ -184,10 +184,6 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _as_plain_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
@@ -205,7 +201,7 @@ Counts = Annotated[list[Annotated[int, Field(**COUNT)]], BeforeValidator(_as_lis
 
 Pair = Annotated[
     list[Annotated[float, Field(ge=0, lt=1)]],
-    BeforeValidator(_as_plain_list),
+    BeforeValidator(_as_list),
     Field(min_length=2, max_length=2),
 ]
 
@@ -227,27 +223,31 @@ def _within(value: Any, low: float, high: float) -> bool:
     return is_number(value) and low <= value <= high
 
 
-_NONE = (None, "none", "None")
 # What the parts of some dictionaries may be.
 _PARTS: dict[str, Callable[[Any], bool]] = {
     "max_norm": lambda value: _within(value, 1e-30, 1e30),
     "norm_type": lambda value: value == "inf" or _within(value, 1e-3, math.inf),
     "error_if_nonfinite": lambda value: isinstance(value, bool),
     "foreach": lambda value: value is None or isinstance(value, bool),
-    "distribution": lambda value: value in ("uniform", "popularity", *_NONE),
+    "distribution": lambda value: value in ("uniform", "popularity"),
     "sample_num": lambda value: isinstance(value, int) and _within(value, 0, 2**20),
     "alpha": lambda value: _within(value, 0, 4),
     "dynamic": lambda value: isinstance(value, bool),
     "candidate_num": lambda value: isinstance(value, int) and _within(value, 0, 2**20),
     "order": lambda value: value in ("RO", "TO"),
-    "group_by": lambda value: value in ("user", *_NONE),
+    "group_by": lambda value: value in (None, "user", "none", "None"),
 }
+
+
+def draws_none(args: Any) -> bool:
+    """Whether ``train_neg_sample_args`` say that none are drawn, by which RecBole means CE."""
+    args = args.get("distribution", "") if isinstance(args, dict) else args
+    return args is None or str(args).lower() == "none"
 
 
 def _parts(found: dict[str, Any] | None) -> dict[str, Any] | None:
     """Refuse a dictionary of which a part is not what it can be; no negatives have no parts."""
-    drawn = found and found.get("distribution", "") not in _NONE
-    for name, value in (found or {}).items() if drawn else ():
+    for name, value in () if found is None or draws_none(found) else found.items():
         if name in _PARTS and not _PARTS[name](value):
             raise ValueError
     return found
@@ -279,22 +279,17 @@ def _evaluation(args: dict[str, Any]) -> dict[str, Any]:
     modes, split = args.get("mode", "full"), args.get("split")
     by_part = modes if isinstance(modes, dict) else {"test": modes}
     if not (by_part and by_part.keys() <= {"valid", "test"}):
-        raise UserError(
-            f"eval_args.mode is {modes!r}; it must be full, or a dictionary such as "
-            "{'valid': 'uni99', 'test': 'full'}."
-        )
+        example = "{'valid': 'uni99', 'test': 'full'}"
+        told = f"eval_args.mode is {modes!r}; it must be full, or a dictionary such as {example}."
+        raise UserError(told)
     for mode in by_part.values():
         if mode not in (None, "none") and not re.fullmatch(f"labeled|{RANKING}", str(mode)):
-            raise UserError(
-                f"mode is {mode!r}; it must be full, or uniNNN or popNNN for NNN sampled items "
-                "(uni99)."
-            )
+            wanted = "full, or uniNNN or popNNN for NNN sampled items (uni99)"
+            raise UserError(f"mode is {mode!r}; it must be {wanted}.")
     if split is not None and not _is_split(split):
-        raise UserError(
-            f"eval_args.split is {split!r}; it must be LS: valid_and_test, valid_only or "
-            "test_only, as in {'LS': 'valid_and_test'}, or RS or TS with the shares of training, "
-            "validation and test, as in {'RS': [0.8, 0.1, 0.1]}; 0 leaves out one of the latter."
-        )
+        wanted = "{'LS': 'valid_and_test'} (or valid_only, test_only), or {'RS': [0.8, 0.1, 0.1]}"
+        shares = "TS, too: the shares of training, validation and test, of which 0 leaves one out"
+        raise UserError(f"eval_args.split is {split!r}; it must be {wanted} ({shares}).")
     return _parts(args) or {}
 
 

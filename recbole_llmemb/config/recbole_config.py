@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.config.fields import check_others
-from recbole_llmemb.config.keys import Use, declared, renamed, use_of
+from recbole_llmemb.config.keys import Use, declared, draws_none, renamed, use_of
 from recbole_llmemb.config.shared import EvaluationSettings
 from recbole_llmemb.config.values import (
     check,
@@ -83,7 +83,7 @@ def install(registry: Any, settings: Any, metrics: Any) -> None:
         if not self.restored:
             warn_of_keys(self)
             check_others(given, self.internal_config_dict, ours)
-        if settings.draws_none(values) and not isinstance(values["train_neg_sample_args"], dict):
+        if str(values.get("train_neg_sample_args", "")).lower() == "none":
             values["train_neg_sample_args"] = None  # yaml makes a text of None
         by_loss = not ours and not hasattr(model_class, "input_type")
         if by_loss and values.get("loss_type") not in ("CE", "BPR"):
@@ -240,10 +240,8 @@ def config_from_plain(plain: Mapping[str, Any]) -> Any:
     entries = _with_known_metrics(_filled(entries))
     for key in ("model", "dataset"):
         if not entries.get(key):
-            raise UserError(
-                f"The checkpoint's configuration has no {key!r}: give a checkpoint that a trainer "
-                "saved."
-            )
+            told = f"The checkpoint's configuration has no {key!r}"
+            raise UserError(f"{told}: give a checkpoint that a trainer saved.")
     if not os.path.isdir(str(entries.get("data_path") or "")):
         entries.pop("data_path", None)  # the data lies elsewhere on this machine
 
@@ -260,10 +258,8 @@ def config_from_plain(plain: Mapping[str, Any]) -> Any:
     except UserError as error:
         if error.key != "model":
             raise
-        raise UserError(
-            f"The checkpoint's model '{model}' is not known to RecBole: import the package that "
-            "defines it first."
-        ) from None
+        told = f"The checkpoint's model '{model}' is not known to RecBole"
+        raise UserError(f"{told}: import the package that defines it first.") from None
     config.__class__ = Config
     # Whatever Config changed on the way (or code did after it was built) is set back. Defaults may
     # come from a file, too: the dataset's name chooses it.
@@ -330,8 +326,7 @@ def _undone(entries: dict[str, Any]) -> dict[str, Any]:
     folder, name = os.path.split(os.path.normpath(settings.get("data_path") or ""))
     if name == settings["dataset"]:
         settings["data_path"] = folder
-    negatives = settings.get("train_neg_sample_args")
-    if isinstance(negatives, dict) and negatives.get("distribution") in (None, "none", "None"):
+    if draws_none(settings.get("train_neg_sample_args", {})):
         # Config refuses a cross-entropy model that has any dictionary here.
         settings["train_neg_sample_args"] = None
     return settings

@@ -111,18 +111,11 @@ class DataSettings(Settings):
     @model_validator(mode="after")
     def _check(self) -> DataSettings:
         if self.benchmark_filename and self.holdout_items:
-            raise contradiction(
-                self,
-                "holdout_items",
-                "benchmark_filename",
-                "those are split already; leave one out",
-            )
+            advice = "those are split already; leave one out"
+            raise contradiction(self, "holdout_items", "benchmark_filename", advice)
         if self.save_dataloaders or self.dataloaders_save_path:
-            raise UserError(
-                "save_dataloaders and dataloaders_save_path keep loaders as pickles, which are not "
-                "read here; leave them off, as loaders take no time to build.",
-                key="save_dataloaders",
-            )
+            told = "save_dataloaders and dataloaders_save_path keep pickles, which are not read"
+            raise UserError(f"{told}; leave them off.", key="save_dataloaders")
         return self
 
 
@@ -222,9 +215,7 @@ class TrainingSettings(Settings):
             advice = f"it must be a number between 0 and 1, such as {needed}: 0.2"
             raise contradiction(self, needed, "transform", advice)
         if (self.train_neg_sample_args or {}).get("dynamic") and self.train_mode == "sequence":
-            advice = (
-                "dynamic needs scores before each step; set dynamic: False or train_mode: prefix"
-            )
+            advice = "dynamic needs scores before each step; set it to False, or the mode to prefix"
             raise contradiction(self, "train_neg_sample_args", "train_mode", advice)
         return self
 
@@ -241,17 +232,13 @@ class TrainingSettings(Settings):
         if loss_type not in ("BPR", "BCE"):
             return
         args = self.train_neg_sample_args or {}
-        count, distribution = args.get("sample_num", 1), args.get("distribution", "uniform")
-        drawn = args and distribution not in (None, "none", "None")
+        count, drawn = args.get("sample_num", 1), args and not keys.draws_none(args)
         counted = isinstance(count, int) and 1 <= count <= 2**20
         if not (drawn and counted and is_number(args.get("alpha", 1.0))):
-            raise UserError(
-                f"loss_type {loss_type} compares targets with sampled negatives, but "
-                f"train_neg_sample_args is {args if drawn else None}; give it a distribution "
-                "('uniform' or 'popularity'), a sample_num of at least 1 and a number as alpha, "
-                "or set loss_type: CE.",
-                key="train_neg_sample_args",
-            )
+            told = f"loss_type {loss_type} compares targets with sampled negatives, but"
+            told += f" train_neg_sample_args is {args if drawn else None}"
+            advice = "give a distribution, a sample_num of at least 1 and a number as alpha, or CE"
+            raise UserError(f"{told}; {advice}.", key="train_neg_sample_args")
 
 
 class EvaluationSettings(Settings):
@@ -289,11 +276,9 @@ class EvaluationSettings(Settings):
         cut = [name for name in self.metrics if name not in plain]
         offered = [f"{name}@{k}" for name in cut for k in self.topk] + plain
         if self.valid_metric.lower() not in [name.lower() for name in offered]:
-            raise UserError(
-                f"valid_metric is {self.valid_metric!r}, which metrics and topk do not give; "
-                f"it must be one of {', '.join(offered)}.",
-                key="valid_metric",
-            )
+            told = f"valid_metric is {self.valid_metric!r}, which metrics and topk do not give"
+            wanted = f"it must be one of {', '.join(offered)}"
+            raise UserError(f"{told}; {wanted}.", key="valid_metric")
 
 
 class RunSettings(Settings):

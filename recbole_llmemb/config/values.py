@@ -105,9 +105,8 @@ def defaults(model: str, dataset: str) -> dict[str, Any]:
 def read_settings(file: str | Path) -> dict[str, Any]:
     """What a file of settings holds."""
     if not Path(file).is_file():
-        raise UserError(
-            f"config file {file} does not exist; check --config_files.", key="config_files"
-        )
+        told = f"config file {file} does not exist; check --config_files."
+        raise UserError(told, key="config_files")
     content = read_yaml(file, f"config file {file}")
     if not isinstance(content, dict):
         raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
@@ -136,9 +135,8 @@ def bundled_file(option: str, name: str, model: str = "") -> Path:
     if not name or len(meant) != 1:
         near = nearest(str(name), names, 1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        raise UserError(
-            f"--{option} is {name!r}; it must be one of {', '.join(names)}{hint}", key=option
-        )
+        told = f"--{option} is {name!r}; it must be one of {', '.join(names)}{hint}"
+        raise UserError(told, key=option)
     folder = properties_folder() / _FOLDERS[option]
     own = folder / meant[0] / f"{model}.yaml"
     return own if own.is_file() else folder / f"{meant[0]}.yaml"
@@ -180,11 +178,8 @@ def check_dataset(dataset: Any) -> None:
     """Datasets go by names: files of settings are read that are called so."""
     name = str(dataset)
     if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0")):
-        raise UserError(
-            f"dataset is {name!r}; it must be the name of a folder, not a path: data_path says in "
-            "which one that folder is.",
-            key="dataset",
-        )
+        told = f"dataset is {name!r}; it must be the name of a folder, not a path"
+        raise UserError(f"{told}: data_path says in which one that folder is.", key="dataset")
 
 
 # -- text ---------------------------------------------------------------------------------
@@ -280,11 +275,9 @@ def refuse_keys(keys: Iterable[str], known: set[str], model: str | None = None) 
         if key in known:
             continue
         if model and key in keys_of_any_model():
-            raise UserError(
-                f"--{key} is a key of other models, which {model} does not read; leave it out, or "
-                "give it to a teacher by align_teacher_config.",
-                key=key,
-            )
+            told = f"--{key} is a key of other models, which {model} does not read"
+            advice = "leave it out, or give it to a teacher by align_teacher_config"
+            raise UserError(f"{told}; {advice}.", key=key)
         near = nearest(key, known, 1)
         hint = f"; did you mean --{near[0]}?" if near else "; see the configuration reference."
         raise UserError(f"--{key} is not a configuration key{hint}", key=key)

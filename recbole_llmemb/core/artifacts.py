@@ -144,14 +144,11 @@ def require_free(
     if not any(target.iterdir()):
         return
     if not written(target):
-        raise TableError(
-            f"{target} exists and holds something else than {what}; choose another place for it."
-        )
+        told = f"{target} exists and holds something else than {what}"
+        raise TableError(f"{told}; choose another place for it.")
     if not overwrite:
-        raise TableError(
-            f"{target} already holds {what}; choose another place, "
-            "or ask for it to be overwritten (--overwrite)."
-        )
+        told = f"{target} already holds {what}"
+        raise TableError(f"{told}; choose another place, or have it replaced (--overwrite).")
 
 
 def _same(fresh: Path, target: Path, written: Callable[[Path], Collection[str]]) -> bool:
@@ -180,9 +177,8 @@ def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
 
     def keep(old: str, new: str) -> None:
         if os.path.lexists(new):
-            raise TableError(
-                f"{old} is in the way: it was not written as part of {what}; move it away."
-            )
+            told = f"{old} is in the way: it was not written as part of {what}; move it away."
+            raise TableError(told)
         try:
             os.link(old, new)
         except (OSError, NotImplementedError):  # where there are no such links

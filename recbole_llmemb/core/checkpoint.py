@@ -97,11 +97,8 @@ def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
     """
     if not os.path.isfile(path):
         raise UserError(f"There is no checkpoint at '{path}': check the path.", where=path)
-    damaged = DamagedError(
-        f"The checkpoint '{path}' cannot be read: it is damaged or not a checkpoint; copy it "
-        "again or train anew.",
-        where=path,
-    )
+    told = f"The checkpoint '{path}' cannot be read: it is damaged or not a checkpoint"
+    damaged = DamagedError(f"{told}; copy it again or train anew.", where=path)
     try:
         if not _sums_fit(path):
             raise damaged
@@ -109,26 +106,19 @@ def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
     except DamagedError:
         raise
     except PermissionError:
-        raise UserError(
-            f"The checkpoint '{path}' may not be read: check its permissions.", where=path
-        ) from None
+        told = f"The checkpoint '{path}' may not be read: check its permissions."
+        raise UserError(told, where=path) from None
     except Exception as error:  # damaged files raise almost anything
         if _is_of_objects(path, error):
-            raise UserError(
-                f"The checkpoint '{path}' holds pickled Python objects, which are not loaded "
-                "because they can run any code: write it again by training with recbole_llmemb "
-                "imported.",
-                where=path,
-            ) from None
+            told = f"The checkpoint '{path}' holds pickled Python objects, which can run any code"
+            advice = "write it again by training with recbole_llmemb imported"
+            raise UserError(f"{told}: {advice}.", where=path) from None
         if "cuda" in str(error).lower() and not isinstance(error, pickle.UnpicklingError):
             raise  # the device asked for is at fault, not the file
         raise damaged from None
     if not isinstance(state, dict):
-        raise UserError(
-            f"The file '{path}' holds a {type(state).__name__} where a checkpoint holds a "
-            "dictionary: give a file that a trainer saved.",
-            where=path,
-        )
+        told = f"The file '{path}' holds a {type(state).__name__}, and no checkpoint"
+        raise UserError(f"{told}: give a file that a trainer saved.", where=path)
     if not _has_the_form(state):
         raise damaged
     return state
@@ -214,10 +204,8 @@ def require_finite(model: torch.nn.Module) -> None:
     """Refuse weights of which some are no numbers: whatever they score is none either."""
     broken = [name for name, one in model.named_parameters() if not torch.isfinite(one).all()]
     if broken:
-        raise UserError(
-            f"The model's weights {broken[0]} are no longer numbers; train anew with a lower "
-            "learning_rate or with clip_grad_norm, or take another checkpoint."
-        )
+        advice = "train anew with a lower learning_rate or clip_grad_norm, or take another one"
+        raise UserError(f"The model's weights {broken[0]} are no longer numbers; {advice}.")
 
 
 def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:
@@ -296,10 +284,8 @@ def _to_safe(value: Any, where: str, setting: bool = False) -> Any:
     if isinstance(value, (list, tuple)):
         entries = [_to_safe(entry, f"{where}[{i}]", setting) for i, entry in enumerate(value)]
         return entries if isinstance(value, list) else tuple(entries)
-    raise UserError(
-        f"The checkpoint entry '{where}' is a {type(value).__name__}, which is neither a tensor "
-        "nor plain data: store what it is made of instead."
-    )
+    told = f"The checkpoint entry '{where}' is a {type(value).__name__}, no tensor or plain data"
+    raise UserError(f"{told}: store what it is made of instead.")
 
 
 def _from_safe(value: Any) -> Any:

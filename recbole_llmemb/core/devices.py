@@ -93,12 +93,10 @@ def refuse_too_large(rows: int, width: int, dtype: torch.dtype, device: torch.de
     """Refuse a table ``(rows, width)`` that the memory of a GPU cannot hold."""
     if not fits(rows, width, dtype, device):
         free, size = torch.cuda.mem_get_info(device)[0], rows * width * dtype.itemsize
-        raise UserError(
-            f"The table takes {size / 2**30:,.1f} GiB ({rows:,} rows, {width:,} wide, "
-            f"{str(dtype).removeprefix('torch.')}), but {device} has {free / 2**30:,.1f} GiB free; "
-            "set llm_pca_dim, llm_table_dtype: bfloat16, or use_gpu: False.",
-            key="llm_table_dtype",
-        )
+        needed, there = (f"{count / 2**30:,.1f} GiB" for count in (size, free))
+        told = f"The table ({rows:,} rows, {width:,} wide) takes {needed}, but {device} has {there}"
+        advice = "set llm_pca_dim, llm_table_dtype: bfloat16, or use_gpu: False"
+        raise UserError(f"{told} free; {advice}.", key="llm_table_dtype")
 
 
 # -- Ray, for the commands that use it --------------------------------------------------
@@ -147,10 +145,8 @@ def connected(ray: Any, memory: int = 0, cpus: int | None = None) -> Iterator[st
         yield place
         return
     if address and address.startswith("ray://"):
-        raise UserError(
-            f"RAY_ADDRESS is {address}, a connection from outside of the cluster; run the command "
-            "on a node of it, with RAY_ADDRESS=auto."
-        )
+        told = f"RAY_ADDRESS is {address}, a connection from outside of the cluster"
+        raise UserError(f"{told}; run the command on a node of it, with RAY_ADDRESS=auto.")
     logging.getLogger("ray").setLevel(logging.ERROR)
     # Without "local", Ray takes one that somebody started here before.
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -168,10 +164,9 @@ def connected(ray: Any, memory: int = 0, cpus: int | None = None) -> Iterator[st
         reason = reason_of(error)
         if not address:
             raise UserError(f"Ray does not start ({reason}).") from error
-        raise UserError(
-            f"The Ray cluster at RAY_ADDRESS={address} cannot be reached ({reason}); check the "
-            "address, and whether it asks for a token (RAY_AUTH_MODE=token)."
-        ) from error
+        told = f"The Ray cluster at RAY_ADDRESS={address} cannot be reached ({reason})"
+        advice = "check the address, and whether it asks for a token (RAY_AUTH_MODE=token)"
+        raise UserError(f"{told}; {advice}.") from error
     try:
         yield place
     finally:

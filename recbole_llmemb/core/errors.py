@@ -67,10 +67,8 @@ def in_a_sentence(error: BaseException) -> str | None:
     error = storage_error(error) or error
     reason = reason_of(error)
     if isinstance(error, MemoryError) or re.search("(allocate|out of) memory", reason, re.I):
-        return (
-            f"There is not enough memory ({reason or 'it is full'}); take smaller batches, a "
-            "smaller model or less data."
-        )
+        advice = "take smaller batches, a smaller model or less data"
+        return f"There is not enough memory ({reason or 'it is full'}); {advice}."
     if isinstance(error, RecursionError):
         return "Something that was given is nested too deeply; write it flatter."
     if isinstance(error, UnicodeError):
@@ -78,10 +76,8 @@ def in_a_sentence(error: BaseException) -> str | None:
     if not isinstance(error, OSError):
         return None
     file = f"{error.filename!r:.300}" if error.filename else "A file, or what is printed,"
-    return (
-        f"{file} cannot be read or written ({reason}); check its place, its permissions and the "
-        "room there, and give the command again."
-    )
+    advice = "check its place, its permissions and the room there, and give the command again"
+    return f"{file} cannot be read or written ({reason}); {advice}."
 
 
 def storage_error(error: BaseException) -> OSError | None:
@@ -126,11 +122,8 @@ def refuse_twice(
     """Refuse item tokens of which some occur more than once."""
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:
-        raise kind(
-            f"{where}: {len(twice)} item token(s) occur more than once: {name_some(twice)}; "
-            f"{advice}.",
-            where=where,
-        )
+        told = f"{where}: {len(twice)} item token(s) occur more than once: {name_some(twice)}"
+        raise kind(f"{told}; {advice}.", where=where)
 
 
 def refuse_unknown(
@@ -147,10 +140,8 @@ def refuse_unknown(
         return
     near = [", ".join(nearest(token, known)) for token in tokens[:5]]
     hints = [f" (nearest: {each})" if each else "" for each in near]
-    raise UserError(
-        f"{where} knows no {what}{'s' if len(tokens) > 1 else ''} {name_some(tokens, hints=hints)}"
-        f"; {advice or 'check the spelling'}."
-    )
+    named = f"{what}{'s' if len(tokens) > 1 else ''} {name_some(tokens, hints=hints)}"
+    raise UserError(f"{where} knows no {named}; {advice or 'check the spelling'}.")
 
 
 def name_some(tokens: Iterable[str], limit: int = 5, hints: Iterable[str] = ()) -> str:

@@ -61,24 +61,13 @@ def lines_of(path: AnyPath, encoding: str | None = None) -> list[str]:
         return [line.removesuffix("\r") for line in file.read().split("\n")]
 
 
-def first_line(path: AnyPath, encoding: str | None) -> str:
-    """The first line of a text file, as :func:`lines_of` has it."""
-    try:
-        with open(path, encoding=text_encoding(encoding), newline="\n") as file:
-            return file.readline().removesuffix("\n").removesuffix("\r")
-    except (ValueError, LookupError) as error:
-        raise UserError(wrong_encoding(path, encoding, error)) from None
-
-
 def wrong_encoding(path: AnyPath, encoding: str | None, error: Exception) -> str:
     """A sentence for a file that cannot be decoded."""
     likely = "latin-1"
     with contextlib.suppress(OSError), open(path, "rb") as file:
         likely = "utf-16" if file.read(2) in (b"\xff\xfe", b"\xfe\xff") else likely
-    return (
-        f"{path} cannot be read as {encoding or 'utf-8'} ({reason_of(error)}); set encoding to "
-        f"that of the file, as in --encoding={likely}."
-    )
+    told = f"{path} cannot be read as {encoding or 'utf-8'} ({reason_of(error)})"
+    return f"{told}; set encoding to that of the file, as in --encoding={likely}."
 
 
 def split_tokens(text: str, separator: str = ",", where: str = "the list") -> list[str]:
@@ -96,10 +85,8 @@ def split_tokens(text: str, separator: str = ",", where: str = "the list") -> li
         entry = _ENTRY[separator].match(text, at)
         if entry is None:
             after = "a comma" if separator == "," else "a blank"
-            raise UserError(
-                f"In {where}, the quote that begins {text[at:].strip()[:40]} has no end with "
-                f"{after} after it; write quotes inside an entry twice."
-            )
+            told = f"In {where}, the quote that begins {text[at:].strip()[:40]} has no end"
+            raise UserError(f"{told} with {after} after it; write quotes inside an entry twice.")
         quoted, plain = entry.groups()
         token = (plain or "").strip() if quoted is None else quoted.replace('""', '"')
         found += [token] if token else []
@@ -190,10 +177,8 @@ def refuse_inputs(output: AnyPath | None, inputs: Iterable[AnyPath | None]) -> N
         return
     for given in inputs:
         if given and os.path.exists(given) and _would_replace(output, given):
-            raise UserError(
-                f"{output} cannot be written: it is, or belongs with, what is read ({given}); give "
-                "the output another place."
-            )
+            told = f"{output} cannot be written: it is, or belongs with, what is read ({given})"
+            raise UserError(f"{told}; give the output another place.")
 
 
 def _would_replace(output: AnyPath, given: AnyPath) -> bool:

@@ -66,9 +66,8 @@ def optional(module: str, extra: str, who: str) -> ModuleType:
         library = module.partition(".")[0]
         missing = isinstance(error, ModuleNotFoundError) and error.name == library
         why = "which is not installed" if missing else f"which cannot be imported ({error})"
-        raise UserError(
-            f"{who} needs {library}, {why}; run `pip install 'recbole-llmemb[{extra}]'`."
-        ) from None
+        install = f"run `pip install 'recbole-llmemb[{extra}]'`"
+        raise UserError(f"{who} needs {library}, {why}; {install}.") from None
 
 
 def lazy(package: str, **modules: str) -> Callable[[str], Any]:

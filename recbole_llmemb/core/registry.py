@@ -44,11 +44,9 @@ class Registry(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         if not is_import_path(name):
-            raise UserError(
-                f"{self.key} is {name!r}; it must be one of {', '.join(map(repr, self))}, or where "
-                "a class of yours is, as in mypackage.module:Name.",
-                key=self.key,
-            )
+            told = f"{self.key} is {name!r}; it must be one of {', '.join(map(repr, self))}, or "
+            where = "where a class of yours is, as in mypackage.module:Name"
+            raise UserError(f"{told}{where}.", key=self.key)
         return self.checked(imported(name, self.key), name)
 
     def __contains__(self, name: object) -> bool:
@@ -62,11 +60,9 @@ class Registry(dict[str, Any]):
     def checked(self, part: Any, name: str) -> Any:
         """The part, if it is of the kind that is wanted."""
         if not (isinstance(part, type) and issubclass(part, self.base)):
-            raise UserError(
-                f"{self.key} is {name!r}, which is no subclass of {self.base.__module__}."
-                f"{self.base.__name__}; give such a class.",
-                key=self.key,
-            )
+            base = f"{self.base.__module__}.{self.base.__name__}"
+            told = f"{self.key} is {name!r}, which is no subclass of {base}; give such a class."
+            raise UserError(told, key=self.key)
         return part
 
 
@@ -77,11 +73,9 @@ def imported(path: str, key: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as error:  # anything may happen in somebody else's code
-        raise UserError(
-            f"{key} is {path!r}, which cannot be imported ({reason_of(error)}); it must be where a "
-            "class is, as in mypackage.module:Name, on Python's path (PYTHONPATH).",
-            key=key,
-        ) from error
+        told = f"{key} is {path!r}, which cannot be imported ({reason_of(error)})"
+        advice = "it must be a class on Python's path (PYTHONPATH), as in mypackage.module:Name"
+        raise UserError(f"{told}; {advice}.", key=key) from error
 
 
 _trusted: set[str] = set()
@@ -96,12 +90,9 @@ def refuse_untrusted(settings: Mapping[str, Any]) -> None:
     """Refuse settings out of a file that would have code of somebody's imported."""
     for key, path in import_paths_in(settings):
         if path not in _trusted:
-            raise UserError(
-                f"{key} is {path!r}, whose code a file cannot have run; if you trust it, say so by "
-                "--trust_remote_code (trust_remote_code=True), or call "
-                f"recbole_llmemb.core.registry.trust([{path!r}]).",
-                key=key,
-            )
+            told = f"{key} is {path!r}, whose code a file cannot have run; if you trust it, say so "
+            how = f"by --trust_remote_code, or recbole_llmemb.core.registry.trust([{path!r}])"
+            raise UserError(f"{told}{how}.", key=key)
 
 
 def import_paths_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

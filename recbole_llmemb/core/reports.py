@@ -100,12 +100,9 @@ class OutFolder:
         listed = self._listed()
         for path in (self.folder / name for name in names if name not in listed):
             if os.path.lexists(path):
-                raise UserError(
-                    f"{path} was there before and is not of an earlier run of this command, so it "
-                    "is not replaced; move it away, or give --out another folder.",
-                    key="out",
-                    where=path,
-                )
+                told = f"{path} was there before and is not of an earlier run of this command"
+                advice = "move it away, or give --out another folder"
+                raise UserError(f"{told}; {advice}.", key="out", where=path)
 
     def _listed(self) -> set[str]:
         """The files of an earlier run, those below the folder whatever links there are."""
@@ -156,13 +153,8 @@ def legend(figure: Figure, axes: Any, **look: Any) -> None:
     """The names of what ``axes`` shows, above everything, where they hide nothing."""
     named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     columns = max(1, min(3, 50 // (max(map(len, named), default=0) + 6)))
-    place: dict[str, Any] = {
-        "loc": "outside upper left",
-        "ncols": columns,
-        "frameon": False,
-        "fontsize": 9,
-    }
-    figure.legend(list(named.values()), list(named), **place, **look)
+    look |= {"loc": "outside upper left", "ncols": columns, "frameon": False, "fontsize": 9}
+    figure.legend(list(named.values()), list(named), **look)
 
 
 def svg(figure: Figure) -> bytes:

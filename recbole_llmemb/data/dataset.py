@@ -35,15 +35,11 @@ def check_parts(parts, config):
     how = f"benchmark_filename {names} splits it" if names else f"eval_args split it ({split})"
     where = f"dataset {config['dataset']} as {how}"
     if not train:
-        raise UserError(
-            f"There is nothing to train on in {where}: sequences need users with two training "
-            "interactions; give another split or other data."
-        )
+        advice = "give another split, or data in which users have two training interactions"
+        raise UserError(f"There is nothing to train on in {where}: {advice}.")
     if not any(held_out):
-        raise UserError(
-            f"There is nobody to evaluate in {where}: nothing is left for validation or test; "
-            "give another split, or data in which users have at least three interactions."
-        )
+        advice = "give another split, or data in which users have at least three interactions"
+        raise UserError(f"There is nobody to evaluate in {where}: {advice}.")
 
 
 @dataclass(frozen=True)

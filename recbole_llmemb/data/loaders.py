@@ -61,10 +61,8 @@ class NegativeSampler:
         if excludes == "history" and len(self.known):
             used = torch.bincount(self.known // n_items)
             if int(used.max()) >= offered:
-                raise UserError(
-                    f"A user has interacted with all {offered} items, so no negative can be "
-                    "drawn; set negative_excludes: target or filter such users."
-                )
+                told = f"A user has met all {offered} items, so no negative can be drawn"
+                raise UserError(f"{told}; set negative_excludes: target or filter such users.")
         if offered < 2:
             raise UserError("There is only one item to draw negatives from; set loss_type: CE.")
 

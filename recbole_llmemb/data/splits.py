@@ -106,12 +106,9 @@ def _joined(dataset, frames, paths, listed):
                 continue
             place = _put(sequence, history, items[row], -1 - part)
             if place is None:
-                raise UserError(
-                    f"{path}: a history of user {users[row]!r} contradicts another line of this "
-                    "user, so they are no parts of one sequence; give each sequence a user of its "
-                    f"own, or whole interactions without {listed}.",
-                    where=path,
-                )
+                told = f"{path}: a history of user {users[row]!r} contradicts another of this user"
+                advice = f"give each sequence a user of its own, or no {listed}"
+                raise UserError(f"{told}; {advice}.", where=path)
             if sequence[place][1] < 0:
                 sequence[place][1:] = part, -1 if history is None else len(history)
     rows = [
@@ -213,20 +210,16 @@ def hold_out(dataset, share, seed, targets="last") -> HeldOut:
     items = sorted(map(str, inter[item_field].unique()))
     size = math.floor(share * len(items) + 1e-9)  # 0.29 of 100 is 29
     if size == 0:
-        raise UserError(
-            f"holdout_items is {share}, which is less than one of the {len(items)} items of "
-            f"dataset {dataset.dataset_name}; give a larger share."
-        )
+        what = f"less than one of the {len(items)} items of dataset {dataset.dataset_name}"
+        raise UserError(f"holdout_items is {share}, which is {what}; give a larger share.")
     drawn = np.random.default_rng(seed).choice(len(items), size, replace=False)
     tokens = [items[i] for i in sorted(drawn)]
 
     index = {token: i for i, token in enumerate(tokens)}
     held = inter[item_field].astype(str).map(index).fillna(-1).astype(np.int64).to_numpy()
     if (held >= 0).all():
-        raise UserError(
-            f"holdout_items is {share}, which leaves dataset {dataset.dataset_name} without "
-            "interactions; give a smaller share."
-        )
+        told = f"holdout_items is {share}, which leaves dataset {dataset.dataset_name} without"
+        raise UserError(f"{told} interactions; give a smaller share.")
     found = _targets(dataset, held, targets)
     dataset.inter_feat = inter[held < 0].reset_index(drop=True)
     if dataset.item_feat is not None:

@@ -48,19 +48,14 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
         When the table given cannot be used.
     """
     if values_of(config).get("scft"):
-        raise UserError(
-            "scft is set, whose adapter comes before the table; recbole_llmemb.scft.ensure_table "
-            "makes both.",
-            key="scft",
-        )
+        told = "scft is set, whose adapter comes before the table"
+        raise UserError(f"{told}; recbole_llmemb.scft.ensure_table makes both.", key="scft")
     settings, cache = EncodeSettings.of(config), cache_directory(config)
     if settings.llm_table:
         path = Path(os.path.expanduser(settings.llm_table))
         if not path.is_dir():
-            raise TableError(
-                f"There is no embedding table at {path} (llm_table); give a table directory, "
-                "or leave llm_table empty to have one built."
-            )
+            advice = "give a table directory, or leave llm_table empty to have one built"
+            raise TableError(f"There is no embedding table at {path} (llm_table); {advice}.")
         if not settings.llm_pca_dim:
             report(f"table: using {path}")
     else:
@@ -87,10 +82,9 @@ def job_from_config(config: Mapping[str, Any], items: Path | None = None) -> Enc
     settings, data = EncodeSettings.of(config), DataSettings.of(config)
     item_file = items or Path(data.data_path) / f"{data.dataset}.item"
     if items is None and not item_file.is_file():
-        raise UserError(
-            f"The dataset {data.dataset!r} has no item file {item_file}, whose text would be "
-            "encoded; provide it, give a ready table (llm_table), or set item_embedding to id."
-        )
+        told = f"The dataset {data.dataset!r} has no item file {item_file}, which would be encoded"
+        advice = "provide it, give a ready table (llm_table), or set item_embedding to id"
+        raise UserError(f"{told}; {advice}.")
     device = settings.llm_device
     return EncodeJob(
         item_file=item_file,

@@ -125,10 +125,9 @@ class Encoder:
             with torch.inference_mode(), self._working():
                 vectors = self.model.encode(texts, **options)
         except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"{self.batch_size} texts at once do not fit into the memory of "
-                f"{', '.join(self.devices)}; set a smaller llm_batch_size or llm_max_length."
-            ) from error
+            told = f"{self.batch_size} texts at once do not fit into the memory of"
+            advice = "set a smaller llm_batch_size or llm_max_length"
+            raise UserError(f"{told} {', '.join(self.devices)}; {advice}.") from error
         # A copy: what inference mode made could not be written to.
         return torch.as_tensor(vectors).cpu().to(self.dtype).clone()
 
@@ -154,11 +153,9 @@ class Encoder:
             raise
         except Exception as error:  # of many libraries, each with its own errors
             why = f"{type(error).__name__}: {reason_of(error)}"
-            raise UserError(
-                f"The encoder {self._name!r} fails over the texts ({why}); repair it, or take "
-                "another one (llm_encoder).",
-                key="llm_encoder",
-            ) from error
+            told = f"The encoder {self._name!r} fails over the texts ({why})"
+            advice = "repair it, or take another one (llm_encoder)"
+            raise UserError(f"{told}; {advice}.", key="llm_encoder") from error
 
     def close(self) -> None:
         """Let go of the model: its processes, and the memory of its device, for training."""
@@ -230,11 +227,9 @@ def load_pipeline(
 def not_loaded(what: str, name: str, error: Exception) -> UserError:
     """Why an encoder or an LLM cannot be loaded, in a sentence."""
     if "trust_remote_code" in str(error):
-        return UserError(
-            f"The {what} {name!r} cannot be loaded: it comes with code of its own, which is run "
-            "only if this command says to trust it (--trust_remote_code; in a run, "
-            "--llm_trust_remote_code=True)."
-        )
+        told = f"The {what} {name!r} cannot be loaded: it comes with code of its own"
+        trust = "--trust_remote_code; in a run, --llm_trust_remote_code=True"
+        return UserError(f"{told}, which is run only if this command says to trust it ({trust}).")
     why = f"{type(error).__name__}: {reason_of(error)}"
     return UserError(f"The {what} {name!r} cannot be loaded ({why}).")
 
@@ -262,10 +257,8 @@ def _set_pooling(model: Any, pooling: str, name: str) -> None:
             fresh.include_prompt = getattr(module, "include_prompt", True)
             setattr(model, key, fresh)
             return
-    raise UserError(
-        f"The encoder {name!r} has no pooling of token states that could be changed to "
-        f"{pooling!r}; leave llm_pooling empty."
-    )
+    told = f"The encoder {name!r} has no pooling of token states that could be changed"
+    raise UserError(f"{told} to {pooling!r}; leave llm_pooling empty.")
 
 
 def _prepare_tokenizer(model: Any, name: str) -> None:
@@ -279,10 +272,8 @@ def _prepare_tokenizer(model: Any, name: str) -> None:
         # Masked everywhere, so any token of the vocabulary will do.
         stand_in = tokenizer.eos_token or tokenizer.unk_token or tokenizer.bos_token
         if stand_in is None:
-            raise UserError(
-                f"The tokenizer of the encoder {name!r} has neither a padding nor an end token; "
-                "set its pad_token and save it again."
-            )
+            told = f"The tokenizer of the encoder {name!r} has neither a padding nor an end token"
+            raise UserError(f"{told}; set its pad_token and save it again.")
         tokenizer.pad_token = stand_in
 
 
@@ -293,11 +284,8 @@ def _end_texts(tokenizer: Any, name: str) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     end = getattr(tokenizer, "eos_token", None) or getattr(tokenizer, "sep_token", None)
     if backend is None or end is None:
-        raise UserError(
-            f"The tokenizer of the encoder {name!r} has no end token that could be put after "
-            "texts; leave llm_end_token off.",
-            key="llm_end_token",
-        )
+        told = f"The tokenizer of the encoder {name!r} has no end token; leave llm_end_token off."
+        raise UserError(told, key="llm_end_token")
     number = tokenizer.convert_tokens_to_ids(end)
     special = [("end", number)]
     backend.post_processor = TemplateProcessing(single="$A end", special_tokens=special)

@@ -29,12 +29,7 @@ from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
 from recbole_llmemb.encode.settings import EncodeSettings, Workers
 from recbole_llmemb.encode.source import EncoderSource, find_adapter, find_encoder
 from recbole_llmemb.records.items import open_items
-from recbole_llmemb.table.format import (
-    EmbeddingTable,
-    library_versions,
-    read_manifest,
-    table_files,
-)
+from recbole_llmemb.table.format import EmbeddingTable, library_versions, read_manifest, table_files
 from recbole_llmemb.table.transform import reduce_pca
 
 
@@ -169,10 +164,8 @@ def run_job(
         if _made_by(out, key):
             report(f"table: {out} is damaged")
         require_free(out, overwrite, table_files)
-        report(
-            f"table: building {out} ({len(items.tokens)} items, {len(items.texts)} different "
-            f"texts, encoder {source.name})"
-        )
+        counts = f"{len(items.tokens)} items, {len(items.texts)} different texts"
+        report(f"table: building {out} ({counts}, encoder {source.name})")
         if items.n_without_text:
             report(f"table: {items.n_without_text} items have no text and share one vector")
         vectors, encoded = _encode(job, key, work, report, workers)
@@ -263,17 +256,13 @@ def encode_new_items(
     """
     manifest = read_manifest(table)
     if not manifest.get("encoder") or "prompt" not in manifest:
-        raise UserError(
-            f"The table {table} was imported, so how its vectors were made is not known; give the "
-            "new items' vectors, made in the same way, as a table directory (recbole-llm encode "
-            "--import)."
-        )
+        told = f"The table {table} was imported, so how its vectors were made is not known"
+        advice = "give the new items' vectors, as a table directory (recbole-llm encode --import)"
+        raise UserError(f"{told}; {advice}.")
     fields = list(manifest.get("fields") or [])
     if not any(field in one for one in attributes for field in fields):
-        raise UserError(
-            f"The new items have none of the fields that the table's text is made of "
-            f"({', '.join(fields)}); name them so."
-        )
+        told = "The new items have none of the fields that the table's text is made of"
+        raise UserError(f"{told} ({', '.join(fields)}); name them so.")
     chosen = [{f: one[f] for f in fields if f in one} for one in attributes]
     texts = shards.item_prompts(chosen, manifest["prompt"], manifest.get("value_max_chars"))
     with (
@@ -290,18 +279,14 @@ def _encoder_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, An
     commit = None if revision.startswith("files:") else revision
     source, adapter = find_encoder(manifest["encoder"], commit), None
     if source.revision != revision:
-        raise UserError(
-            f"The encoder {manifest['encoder']!r} of the table {table} is not what it was "
-            f"({source.revision}, then {revision}); put that one back."
-        )
+        told = f"The encoder {manifest['encoder']!r} of the table {table} is not what it was"
+        raise UserError(f"{told} ({source.revision}, then {revision}); put that one back.")
     if used := manifest.get("adapter"):
         adapter = find_adapter(used["path"])
         if adapter.fingerprint != used["fingerprint"]:
-            raise UserError(
-                f"The adapter {adapter.path} is not the one that the table was encoded with "
-                f"(fingerprint {adapter.fingerprint}, not {used['fingerprint']}); put that one "
-                "back."
-            )
+            told = f"The adapter {adapter.path} is not the one that the table was encoded with"
+            which = f"fingerprint {adapter.fingerprint}, not {used['fingerprint']}"
+            raise UserError(f"{told} ({which}); put that one back.")
     pooling = manifest.get("pooling")
     return Encoder(
         source,

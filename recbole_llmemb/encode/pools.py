@@ -150,10 +150,8 @@ def _found_on_this_node(options: dict[str, Any]) -> dict[str, Any]:
     there = Path(source.location).is_dir()
     found = replace(find_encoder(source.location if there else source.name), name=source.name)
     if found.identity != source.identity:
-        raise UserError(
-            f"The encoder {source.name!r} {here} is another one than where the command runs; put "
-            "the same files on every node."
-        )
+        told = f"The encoder {source.name!r} {here} is another one than where the command runs"
+        raise UserError(f"{told}; put the same files on every node.")
     return options | {"source": found}
 
 
@@ -198,11 +196,9 @@ class RayPool:
         except self._ray.exceptions.RayError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = lines[-1][:300].rstrip(".") if lines else "no reason given"
-            raise UserError(
-                f"Encoding with Ray failed ({type(error).__name__}: {reason}); finished shards are "
-                f"kept, and the same command continues (more in {LOG} beside them).",
-                where=self._log,
-            ) from error
+            told = f"Encoding with Ray failed ({type(error).__name__}: {reason}); finished shards"
+            more = f"are kept, and the same command continues (more in {LOG} beside them)"
+            raise UserError(f"{told} {more}.", where=self._log) from error
         finally:
             for worker in crew:
                 with contextlib.suppress(Exception):
@@ -266,10 +262,8 @@ class RayPool:
 
 def _given_up(shard: int | None, error: Exception) -> UserError:
     what = "before they began" if shard is None else f"over the shard {shard}"
-    return UserError(
-        f"{_MOST_DEATHS} workers died {what} ({reason_of(error)}); give each more memory, or look "
-        f"into {LOG} beside the shards."
-    )
+    advice = f"give each more memory, or look into {LOG} beside the shards"
+    return UserError(f"{_MOST_DEATHS} workers died {what} ({reason_of(error)}); {advice}.")
 
 
 @contextlib.contextmanager

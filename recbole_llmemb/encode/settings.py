@@ -79,20 +79,15 @@ class Workers(Checked):
     @classmethod
     def _whole_or_part(cls, gpus: float | None) -> float | None:
         if gpus and gpus > 1 and gpus != int(gpus):
-            raise UserError(
-                f"--gpus_per_worker is {gpus}; it must be a whole number or between 0 and 1.",
-                key="gpus",
-            )
+            told = f"--gpus_per_worker is {gpus}; it must be a whole number or between 0 and 1."
+            raise UserError(told, key="gpus")
         return gpus
 
     def check(self, device: Any) -> None:
         """Refuse devices, which are Ray's to give."""
         if device not in (None, "", "auto", "cpu"):
-            raise UserError(
-                f"--device is {device!r}, but with --ray it is --gpus_per_worker that says what "
-                "each worker gets; leave --device out.",
-                key="device",
-            )
+            told = f"--device is {device!r}, but with --ray it is --gpus_per_worker that says"
+            raise UserError(f"{told} what each worker gets; leave --device out.", key="device")
         if device == "cpu" and self.gpus:
             told = f"--device is cpu, but --gpus_per_worker is {self.gpus}; choose one."
             raise UserError(told, key="device")
@@ -109,10 +104,8 @@ class Workers(Checked):
         room = sum(_fitting(node, gpus) for node in nodes)
         if not room:
             what = f"{gpus:g} GPUs and a CPU" if gpus else "a CPU"
-            raise UserError(
-                f"No node of the Ray cluster has {what} for a worker; ask for less "
-                "(--gpus_per_worker) or add a node."
-            )
+            told = f"No node of the Ray cluster has {what} for a worker"
+            raise UserError(f"{told}; ask for less (--gpus_per_worker) or add a node.")
         return Workers(number=min(self.number or room, room), gpus=gpus)
 
 

@@ -266,9 +266,8 @@ def assemble(plan: Plan, text_of: np.ndarray) -> torch.Tensor:
     for number in range(len(plan.shards)):
         vectors = plan.load(number)
         if vectors is None:
-            path = plan.path(number)
-            again = "the same command encodes it again"
-            raise UserError(f"The shard {path} is missing or damaged; {again}.", where=path)
+            told = f"The shard {plan.path(number)} is missing or damaged"
+            raise UserError(f"{told}; the same command encodes it again.", where=plan.path(number))
         if table is None:
             dtype, width = vectors.dtype, vectors.shape[1]
             table = _mapped(plan.work / "table.raw", len(text_of), width * vectors.element_size())
@@ -292,11 +291,8 @@ def _check_finite(vectors: torch.Tensor, numbers: np.ndarray, catalog: Catalog) 
     broken = (~torch.isfinite(vectors)).any(dim=1).nonzero().flatten().tolist()
     if broken:
         token = catalog.token_of(int(numbers[broken[0]]))
-        raise UserError(
-            f"The encoder gives NaN or infinity for {len(broken)} texts, the first of item "
-            f"{token!r}; use llm_dtype float32 or bfloat16.",
-            key="llm_dtype",
-        )
+        told = f"The encoder gives NaN or infinity for {len(broken)} texts, the first of item"
+        raise UserError(f"{told} {token!r}; use llm_dtype float32 or bfloat16.", key="llm_dtype")
 
 
 def _digest(vectors: torch.Tensor) -> str:

@@ -193,10 +193,9 @@ def _bundled_directory() -> Path | None:
 
 def _from_directory(name: str, directory: Path) -> EncoderSource:
     if not any((directory / file).is_file() for file in _MARKERS):
-        raise UserError(
-            f"The directory {directory} holds no encoder ({' or '.join(_MARKERS)} is missing); "
-            "give a sentence-transformers or Hugging Face model directory (llm_encoder)."
-        )
+        told = f"The directory {directory} holds no encoder ({' or '.join(_MARKERS)} is missing)"
+        advice = "give a sentence-transformers or Hugging Face model directory (llm_encoder)"
+        raise UserError(f"{told}; {advice}.")
     refuse_endless(directory)
     # An adapter names the model it adapts, which may have to come from the hub.
     offline = not (directory / "adapter_config.json").is_file()
@@ -227,11 +226,8 @@ def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     reason = "HF_HUB_OFFLINE is set"
-    nowhere = UserError(
-        f"There is no encoder {name!r}: neither a directory nor a model on the Hugging Face hub "
-        "that can be read (llm_encoder).",
-        key="llm_encoder",
-    )
+    told = f"There is no encoder {name!r}: neither a directory nor a model on the Hugging Face hub"
+    nowhere = UserError(f"{told} that can be read (llm_encoder).", key="llm_encoder")
     if not HF_HUB_OFFLINE:
         try:
             info = HfApi().model_info(hub_id, revision=revision, timeout=_HUB_TIMEOUT)
@@ -247,10 +243,9 @@ def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
     if isinstance(cached, str):
         # …/snapshots/<commit>/config.json
         return EncoderSource(name, hub_id, Path(cached).parent.name, offline=True)
-    raise UserError(
-        f"The encoder {name!r} is no directory, is not in the local Hugging Face cache, and the "
-        f"hub cannot be reached ({reason}); give the path of a model directory (llm_encoder)."
-    )
+    told = f"The encoder {name!r} is no directory, is not in the local Hugging Face cache, and"
+    advice = "give the path of a model directory (llm_encoder)"
+    raise UserError(f"{told} the hub cannot be reached ({reason}); {advice}.")
 
 
 @dataclass(frozen=True)
@@ -265,19 +260,15 @@ class LoraAdapter:
         """Refuse an encoder or a pooling that the adapter was not trained with."""
         trained = self.manifest.get("encoder_identity")
         if trained not in (None, source.identity):
-            raise UserError(
-                f"The adapter {self.path} was trained for the encoder "
-                f"{self.manifest.get('encoder')!r} ({trained}), not for {source.name!r} "
-                f"({source.identity}); set llm_encoder to that one, or llm_adapter to another.",
-                key="llm_adapter",
-            )
+            told = f"The adapter {self.path} was trained for the encoder"
+            other = f"{self.manifest.get('encoder')!r} ({trained}), not for {source.name!r}"
+            advice = "set llm_encoder to that one, or llm_adapter to another"
+            raise UserError(f"{told} {other} ({source.identity}); {advice}.", key="llm_adapter")
         known = self.manifest.get("pooling")
         if pooling and pooling != (known or pooling):
-            raise UserError(
-                f"The adapter {self.path} was trained with {known} pooling, but llm_pooling is "
-                f"{pooling!r}; leave llm_pooling empty, or set it to {known}.",
-                key="llm_pooling",
-            )
+            told = f"The adapter {self.path} was trained with {known} pooling, but llm_pooling is"
+            advice = f"leave llm_pooling empty, or set it to {known}"
+            raise UserError(f"{told} {pooling!r}; {advice}.", key="llm_pooling")
 
 
 def find_adapter(path: str | os.PathLike) -> LoraAdapter:
@@ -286,11 +277,9 @@ def find_adapter(path: str | os.PathLike) -> LoraAdapter:
     where: dict[str, Any] = {"key": "llm_adapter", "where": path}
     for file in (_CONFIG, WEIGHTS):
         if not (path / file).is_file():
-            raise UserError(
-                f"There is no adapter at {path} (llm_adapter): {file} is missing; give the "
-                "directory that `recbole-llm scft` or peft wrote, with safetensors for weights.",
-                **where,
-            )
+            told = f"There is no adapter at {path} (llm_adapter): {file} is missing"
+            advice = "give the directory that `recbole-llm scft` or peft wrote, with safetensors"
+            raise UserError(f"{told}; {advice}.", **where)
     damaged = {MANIFEST: ""} if os.path.lexists(path / MANIFEST) else {}
     manifest = read_manifest(path) or {"digests": damaged}
     with explained(f"{path} is damaged: {WEIGHTS} is cut short.", SafetensorError, **where):
@@ -305,11 +294,8 @@ def find_adapter(path: str | os.PathLike) -> LoraAdapter:
         digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=10)
         hash_file(path / WEIGHTS, digest)
     if settings.get("megatron_config"):  # an older peft imports whatever it names
-        raise UserError(
-            f"The adapter {path} names code to be imported (megatron_config in {_CONFIG}), which "
-            "is not done; give an adapter without (llm_adapter).",
-            **where,
-        )
+        told = f"The adapter {path} names code to be imported (megatron_config in {_CONFIG})"
+        raise UserError(f"{told}, which is not done; give one without (llm_adapter).", **where)
     return LoraAdapter(path, digest.hexdigest(), manifest)
 
 
@@ -335,11 +321,9 @@ def load_adapter(model: Any, path: Path, name: str) -> None:
         wanted = _shapes(load_file(path / WEIGHTS))
     odd = sorted(wanted ^ _shapes(model.get_adapter_state_dict("default")))
     if odd:
-        raise UserError(
-            f"The adapter {path} does not fit the encoder {name!r}: they differ in {len(odd)} "
-            f"weights, {odd[0][0]!r} for one; give the adapter of this encoder.",
-            key="llm_adapter",
-        )
+        told = f"The adapter {path} does not fit the encoder {name!r}: they differ in {len(odd)}"
+        advice = "give the adapter of this encoder"
+        raise UserError(f"{told} weights, {odd[0][0]!r} for one; {advice}.", key="llm_adapter")
     if next(model.parameters()).dtype == torch.float32:  # rounding would eat small changes
         for module in model.modules():
             if isinstance(module, tuners.BaseTunerLayer):

@@ -13,7 +13,7 @@ from typing import Any
 from recbole_llmemb.core.errors import UserError, explained, name_some, refuse_twice
 from recbole_llmemb.core.files import split_tokens
 from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
-from recbole_llmemb.records.values import is_broken, is_token, text_of, token_of
+from recbole_llmemb.records.values import is_token, text_of, token_of, wrong_token
 
 _TITLES = ("title", "name")
 #: What a field of categories is usually called.
@@ -79,15 +79,10 @@ class ItemFile:
         return found
 
     def _token(self, given: Any, number: int) -> str:
-        token, wrong = token_of(given), None
+        token = token_of(given)
+        wrong = wrong_token(token)
         if not is_token(given):
             wrong = f"is {given!r}; it must be text or a whole number"
-        elif not token:
-            wrong = "is empty"
-        elif "\n" in token or "\r" in token:
-            wrong = f"is {token!r}, which holds a line break"
-        elif is_broken(token):
-            wrong = f"is {token!r}, which is no text"
         if wrong:
             self.file.refuse(number, f"the item token ({self.id_field}) {wrong}")
         return token
@@ -110,24 +105,17 @@ def open_items(
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(
-            f"There is no item file {path}; the item text is needed to encode the items: "
-            "provide it, or give a ready table (llm_table).",
-            where=path,
-        )
+        told = f"There is no item file {path}; provide it, or give a ready table (llm_table)."
+        raise UserError(told, where=path)
     separator = None if field_separator == "\t" else field_separator
     file = open_records(path, otherwise="atomic", delimiter=separator, encoding=encoding, peek=None)
     if isinstance(fields, str):
         fields = [name.strip() for name in fields.strip("[] ").split(",") if name.strip()]
     others = [name for name in file.columns if name != id_field]
     if id_field not in file.columns:
-        file.refuse(
-            0,
-            f"it has no field {id_field!r} for the item token, but {', '.join(others)}: set "
-            "ITEM_ID_FIELD (--item_id_field) to one of these, or rename it to "
-            f"{id_field}, if that is its name in other files",
-            "ITEM_ID_FIELD",
-        )
+        said = f"it has no field {id_field!r} for the item token, but {', '.join(others)}"
+        advice = "set ITEM_ID_FIELD (--item_id_field) to one of these, or rename it"
+        file.refuse(0, f"{said}: {advice}", "ITEM_ID_FIELD")
     unknown = [name for name in fields or () if name not in file.columns]
     if unknown:
         said = f"{name_some(unknown)} (item_text_fields), but {', '.join(others)}"
@@ -193,12 +181,8 @@ def item_titles(config: Any, field: str | None = None) -> dict[str, str]:
     found = read_dataset_items(path, config)
     chosen = field or config["item_title_field"] or _title_field(found.fields, config)
     if field and field not in found.fields:
-        raise UserError(
-            f"{path} has no field {field!r}; set --title_field to one of "
-            f"{', '.join(found.fields) or 'none'}.",
-            key="title_field",
-            where=path,
-        )
+        told = f"{path} has no field {field!r}, but {', '.join(found.fields) or 'none'}"
+        raise UserError(f"{told}; set --title_field to one.", key="title_field", where=path)
     pairs = zip(found.tokens, found.attributes)
     return {token: attributes[chosen] for token, attributes in pairs if chosen in attributes}
 
@@ -251,11 +235,8 @@ def read_histories(
         if isinstance(history, str):
             history = split_tokens(history, " ", where)
         if not isinstance(history, list) or any(isinstance(t, (list, dict)) for t in history):
-            raise UserError(
-                f'{where} has no history; write {{"user": "anna", "history": ["item", "item"]}} '
-                "or a list of item tokens.",
-                where=path,
-            )
+            told = f'{where} has no history; write {{"history": ["item", "item"]}}, or the list.'
+            raise UserError(told, where=path)
         times.append(_times(value.get("times"), len(history), where))
         histories.append([token_of(token) for token in history])
         names.append(token_of(value.get("user")) or place)

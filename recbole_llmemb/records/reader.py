@@ -142,11 +142,8 @@ class RecordFile:
                 if row and (number or not self.header):
                     yield first, row
         except csv.Error as error:
-            self.refuse(
-                line,
-                f"{error}; a quote that is never closed may be the reason: double it, or write "
-                "tabs between columns and no quotes",
-            )
+            advice = "if a quote is never closed, double it, or write tabs between columns instead"
+            self.refuse(line, f"{error}; {advice}")
 
     def _atomic(self, progress: bool) -> Rows:
         for number, line in enumerate(_lines(self, progress), start=1):
@@ -174,9 +171,8 @@ class RecordFile:
         except UserError:
             raise
         except (UnicodeError, LookupError) as error:
-            raise UserError(
-                wrong_encoding(self.path, self.encoding, error), key="encoding", where=self.path
-            ) from error
+            told = wrong_encoding(self.path, self.encoding, error)
+            raise UserError(told, key="encoding", where=self.path) from error
         except (OSError, EOFError, ValueError, NotImplementedError, zlib.error) as error:
             reason = reason_of(error)
             raise UserError(f"{self.path} cannot be read ({reason}).", where=self.path) from error
@@ -206,11 +202,8 @@ def open_records(
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     kind = kind or KINDS.get(endings[-1] if endings else "", otherwise)
     if kind is None:
-        raise UserError(
-            f"{path}: its name does not tell what it is; give --format=csv, parquet or json.",
-            key="format",
-            where=path,
-        )
+        told = f"{path}: its name does not tell what it is; give --format=csv, parquet or json."
+        raise UserError(told, key="format", where=path)
     file = RecordFile(path, kind, encoding=encoding)
     with file.readable():
         if kind == "parquet":

@@ -14,7 +14,7 @@ MISSING = frozenset(
 # A csv file has no switches; what writes one into it spells them its own way.
 _SWITCHES = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_HALVES = re.compile("[\ud800-\udfff]")
+_HALVES = re.compile("[\ud800-\udfff]")  # of characters, which JSON can write but no file can
 _LONG = 60
 
 
@@ -55,6 +55,15 @@ def is_token(value: Any) -> bool:
     return not isinstance(value, bool | list | dict)
 
 
+def wrong_token(token: str) -> str | None:
+    """Why a text names no user or item: some file could not hold it."""
+    if not token:
+        return "is empty"
+    if "\n" in token or "\r" in token:
+        return f"is {token!r}, which holds a line break"
+    return f"is {token!r}, which is no text" if _HALVES.search(token) else None
+
+
 def one_line(value: Any) -> str:
     """A value without line breaks, tabs and other control characters, blanks made one space.
 
@@ -76,11 +85,6 @@ def is_number(cell: str) -> bool:
         return abs(float(cell)) < float("inf")
     except ValueError:
         return False
-
-
-def is_broken(text: str) -> bool:
-    """Whether it holds halves of characters, which JSON can write but no file can."""
-    return _HALVES.search(text) is not None
 
 
 def is_vector(value: Any) -> bool:

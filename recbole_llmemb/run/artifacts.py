@@ -84,13 +84,10 @@ def item_table(config, dataset, report: Callable[[str], None], width=None) -> It
         table = found.load()
     before = config["llm_table_used"]
     if before and before["fingerprint"] != table.fingerprint:
-        raise TableError(
-            f"{found.path} is not the table this model was trained over (fingerprint "
-            f"{table.fingerprint}, not {before['fingerprint']}, then in {before['path']}); "
-            "say with llm_table where that one is.",
-            key="llm_table",
-            where=found.path,
-        )
+        told = f"{found.path} is not the table this model was trained over (fingerprint "
+        told += f"{table.fingerprint}, not {before['fingerprint']}, then in {before['path']})"
+        advice = "say with llm_table where that one is"
+        raise TableError(f"{told}; {advice}.", key="llm_table", where=found.path)
     config["llm_table_used"] = used(found.path, table.fingerprint)
     return found
 
@@ -120,12 +117,8 @@ def rebuilt(state, config, train, path):
     """
     with preserve_random_state():
         provide(config, train)
-        with explained(
-            f"The weights in {path} do not fit its configuration and data ({{reason}}); give the "
-            "data that it was trained on.",
-            *_UNFIT,
-            where=path,
-        ):
+        sentence = f"The weights in {path} do not fit its configuration and data ({{reason}}); "
+        with explained(f"{sentence}give the data that it was trained on.", *_UNFIT, where=path):
             model = get_model(config["model"])(config, train).to(config["device"])
             checkpoint.load_weights(model, state)
     return model.eval()
@@ -149,11 +142,9 @@ def frozen_teacher(
     state = checkpoint.load(path)
     found = checkpoint.fingerprint(state.get("state_dict", {}))
     if before and before["fingerprint"] != found:
-        raise _no_teacher(
-            path,
-            f"it is not the one this model was trained with (fingerprint {found}, not "
-            f"{before['fingerprint']}, then in {before['path']})",
-        )
+        then = f"{before['fingerprint']}, then in {before['path']}"
+        why = f"it is not the one this model was trained with (fingerprint {found}, not {then})"
+        raise _no_teacher(path, why)
     if not before and is_checkpoint(config["align_teacher"]):
         check_same(config, state.get("config"), path)
     config["teacher_used"] = used(path, found)
@@ -166,25 +157,19 @@ def frozen_teacher(
     ours = item_tokens(dataset)[1:]
     absent = [token for token in ours if token not in number]
     if absent:
-        raise _no_teacher(
-            path, f"it does not know {len(absent)} of the dataset's items ({name_some(absent)})"
-        )
+        why = f"it does not know {len(absent)} of the dataset's items ({name_some(absent)})"
+        raise _no_teacher(path, why)
     ids = torch.tensor([0, *(number[token] for token in ours)])
     teacher = FrozenTeacher(model, ids.to(config["device"]))
     if not teacher.gives_states():
-        raise _no_teacher(
-            path,
-            f"{name} does not turn a history of items into one state as wide as an item embedding",
-        )
+        why = "does not turn a history of items into one state as wide as an item embedding"
+        raise _no_teacher(path, f"{name} {why}")
     return teacher
 
 
 def _no_teacher(path, why) -> UserError:
-    return UserError(
-        f"{path} cannot be the CF model: {why}; say with align_teacher where the right one is.",
-        key="align_teacher",
-        where=path,
-    )
+    told = f"{path} cannot be the CF model: {why}; say with align_teacher where the right one is."
+    return UserError(told, key="align_teacher", where=path)
 
 
 def teacher_model(state, path, dataset=None, device=None):

@@ -210,8 +210,5 @@ def _refuse_of_others(model, settings) -> None:
     """Refuse what RecBole's own models would pass over without a word."""
     for key in () if is_ours(model) else ("save_users", "holdout_items"):
         if key in settings and settings[key]:
-            raise UserError(
-                f"{key} needs a model of this package, which {model} is not; leave it off, or take "
-                f"--model=LLMEmb{model} with --item_embedding=id.",
-                key=key,
-            )
+            told = f"{key} needs a model of this package, which {model} is not; leave it off, or"
+            raise UserError(f"{told} take --model=LLMEmb{model} --item_embedding=id.", key=key)

@@ -76,11 +76,8 @@ def write_users(path, details, dataset) -> None:
 def read_users(path) -> UserResults:
     """Read a per-user file."""
     if not Path(path).is_file():
-        raise UserError(
-            f"There is no per-user file {str(path)!r}, which a result file names; put it back "
-            "beside that file, or run again with --save_users=True.",
-            where=path,
-        )
+        told = f"There is no per-user file {str(path)!r}, which a result file names; put it back"
+        raise UserError(f"{told}, or run again with --save_users=True.", where=path)
     damaged = f"{str(path)!r} is no per-user file or is damaged; run again with --save_users=True."
     errors = SafetensorError, OSError, KeyError, ValueError
     with explained(damaged, *errors, where=path), safe_open(path, "np") as file:

@@ -59,11 +59,8 @@ def read(path) -> dict[str, Any]:
     path = checkpoint_of(path)
     state = checkpoint.load(path)
     if not state.get("config") or "state_dict" not in state:
-        raise UserError(
-            f"The checkpoint {path} has no configuration or no weights; give a checkpoint that a "
-            "trainer of RecBole or of this package saved.",
-            where=path,
-        )
+        told = f"The checkpoint {path} has no configuration or no weights"
+        raise UserError(f"{told}; give one that a trainer saved.", where=path)
     return state
 
 
@@ -150,19 +147,14 @@ def _device(asked, plain) -> torch.device:
 
 def _check_data(config, path, sought):
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise UserError(
-            f"The checkpoint {path} is of {config['model']}, which reads no sequences; give one of "
-            "a sequential model.",
-            where=path,
-        )
+        told = f"The checkpoint {path} is of {config['model']}, which reads no sequences"
+        raise UserError(f"{told}; give one of a sequential model.", where=path)
     absent = [file.name for file in interaction_files(config) if not file.is_file()]
     if absent:
-        raise UserError(
-            f"The dataset {config['dataset']} of the checkpoint {path} is not in "
-            f"{sought or config['data_path']}: there is no {absent[0]}; give the folder that holds "
-            "the dataset's folder with --data_path.",
-            key="data_path",
-        )
+        told = f"The dataset {config['dataset']} of the checkpoint {path} is not in"
+        there = f"{sought or config['data_path']}: there is no {absent[0]}"
+        advice = "give the folder that holds the dataset's folder with --data_path"
+        raise UserError(f"{told} {there}; {advice}.", key="data_path")
 
 
 def _use_places(config, path, given):
@@ -175,12 +167,10 @@ def _use_places(config, path, given):
     if table and "llm_table" not in given and Path(table["path"]).is_dir():
         config["llm_table"] = table["path"]
     elif table and "llm_table" not in given and not config["llm_cache_dir"]:
-        raise TableError(  # it would be encoded anew, without a word
-            f"The table that {path} was trained over was in {table['path']} (fingerprint "
-            f"{table['fingerprint']}) and is gone; give a copy with --llm_table, or encode it "
-            "again.",
-            key="llm_table",
-        )
+        told = f"The table that {path} was trained over was in {table['path']} (fingerprint "
+        advice = "give a copy with --llm_table, or encode it again"
+        # It would be encoded anew, without a word.
+        raise TableError(f"{told}{table['fingerprint']}) and is gone; {advice}.", key="llm_table")
     if not teacher:
         config["align_weight"] = 0.0  # training alone needs one
         return
@@ -188,11 +178,9 @@ def _use_places(config, path, given):
     if Path(file).is_file():
         config["align_teacher"] = str(file)
     elif "align_teacher" in given or not config["llm_cache_dir"]:
-        raise UserError(
-            f"The CF model that {path} was trained with was in {teacher['path']}; there is no "
-            f"{file}, so give it with --align_teacher, as the model reads histories through it.",
-            key="align_teacher",
-        )
+        told = f"The CF model that {path} was trained with was in {teacher['path']}"
+        advice = f"there is no {file}, so give it with --align_teacher"
+        raise UserError(f"{told}; {advice}.", key="align_teacher")
 
 
 def _read(config):
@@ -216,8 +204,6 @@ def _check_items(state, dataset, config, path):
         what = f"has {len(more)} items ({name_some(more)}) that are unknown to"
     elif less:
         what = f"lacks {len(less)} items ({name_some(less)}) of"
-    raise UserError(
-        f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint {path}; "
-        "give the data that it was trained on with --data_path.",
-        key="data_path",
-    )
+    told = f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint {path}"
+    advice = "give the data that it was trained on with --data_path"
+    raise UserError(f"{told}; {advice}.", key="data_path")

@@ -9,9 +9,10 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 from tabulate import tabulate
 
+from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable, sealed, unseal
 from recbole_llmemb.core.terminal import text_table
@@ -60,9 +61,7 @@ class RunResult(BaseModel):
     (:class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`).
     """
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
-    )
+    model_config = Checked.model_config
 
     model: str
     dataset: str
@@ -200,12 +199,8 @@ def check_writable(path) -> None:
     """
     path = Path(path)
     if path.is_file() and not _holds_results(path):
-        raise UserError(
-            f"{path} holds something else than results, so it is not replaced; give "
-            f"--{_KEY} another file.",
-            key=_KEY,
-            where=path,
-        )
+        told = f"{path} holds something else than results; give --{_KEY} another file."
+        raise UserError(told, key=_KEY, where=path)
     require_writable(path, _KEY)
 
 
@@ -221,10 +216,8 @@ def _holds_results(path: Path) -> bool:
 def users_file_of(path) -> Path:
     """Where the per-user results of a result file go: beside it."""
     if not path or is_stream(path):
-        raise UserError(
-            "save_users keeps results per user beside the result file, but there is none; "
-            "add --result_json=FILE or leave save_users off."
-        )
+        told = "save_users keeps results per user beside the result file, but there is none"
+        raise UserError(f"{told}; add --result_json=FILE or leave save_users off.")
     path = Path(path)
     return path.with_name(f"{path.stem}.users.safetensors")
 
@@ -331,7 +324,5 @@ def _no_number(name) -> None:
 
 
 def _no_result(path, reason) -> UserError:
-    return UserError(
-        f"{str(path)!r} is no result file ({reason}); give files that --result_json has written.",
-        where=path,
-    )
+    told = f"{str(path)!r} is no result file ({reason})"
+    return UserError(f"{told}; give files that --result_json has written.", where=path)

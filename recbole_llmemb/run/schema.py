@@ -68,11 +68,8 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     free = keys(_FREE) | set(shared.EvaluationSettings.model_fields) | {"user_sample", "seed"}
     for key in changes:
         if key not in free:
-            raise UserError(
-                f"{key} says how a model is trained, which a checkpoint was already; leave it out, "
-                "or train another one.",
-                key=key,
-            )
+            told = f"{key} says how a model is trained, which a checkpoint was already"
+            raise UserError(f"{told}; leave it out, or train another one.", key=key)
     refuse_values({key: value for key, value in changes.items() if value is not None})
 
 

@@ -167,15 +167,11 @@ def _check_files(config):
     folder, name, parts = config["data_path"], config["dataset"], config["benchmark_filename"]
     for file in interaction_files(config):
         if not file.is_file() and parts:
-            raise UserError(
-                f"benchmark_filename names {file.name}, which is not in {folder}; put it there, or "
-                "name the files that are."
-            )
+            told = f"benchmark_filename names {file.name}, which is not in {folder}"
+            raise UserError(f"{told}; put it there, or name the files that are.")
         if not file.is_file():
-            raise UserError(
-                f"Dataset {name} is not in {folder}: there is no {file.name} there; "
-                "set --data_path to the folder that holds the dataset's folder."
-            )
+            told = f"Dataset {name} is not in {folder}: there is no {file.name} there"
+            raise UserError(f"{told}; set --data_path to the folder that holds its folder.")
     fields = {"selected_features", "item_attribute"} & set(config.internal_config_dict)
     if fields and not Path(folder, f"{name}.item").is_file():
         told = f"{config['model']} reads fields of {name}.item, which is not in {folder}"
@@ -192,21 +188,15 @@ def _check_dataset(dataset, config):
     listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
     sorts = sequential and listed not in dataset.inter_feat
     if sorts and time not in dataset.inter_feat:
-        raise UserError(
-            f"Dataset {name} in {place} has no field {time!r} among those that are read, "
-            "which orders the sequences; set TIME_FIELD and load_col."
-        )
+        told = f"Dataset {name} in {place} has no field {time!r} among those that are read"
+        raise UserError(f"{told}, which orders the sequences; set TIME_FIELD and load_col.")
     if sorts and dataset.field2type[time] != FeatureType.FLOAT:
-        raise UserError(
-            f"Field {time!r} of dataset {name} in {place}, which orders the sequences, is "
-            f"of type {dataset.field2type[time].value}, whose values have no order; write "
-            f"{time}:float in the first line of {name}.inter, or set TIME_FIELD."
-        )
+        told = f"Field {time!r} of dataset {name} in {place}, which orders sequences, is of type"
+        advice = f"write {time}:float in the first line of {name}.inter, or set TIME_FIELD"
+        raise UserError(f"{told} {dataset.field2type[time].value}; {advice}.")
     if max(config["topk"]) >= dataset.item_num:  # which counts padding
-        raise UserError(
-            f"topk is {config['topk']}, but dataset {name} has only {dataset.item_num - 1} "
-            "items; ask for shorter lists."
-        )
+        there = f"dataset {name} has only {dataset.item_num - 1} items"
+        raise UserError(f"topk is {config['topk']}, but {there}; ask for shorter lists.")
     check_candidates(config, dataset)
     if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
         check_parts(([], [], []), config)
@@ -267,10 +257,8 @@ def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> R
             report(f"train: an interrupted run is there; continuing from epoch {begins}")
     _, _, valid, test = data.parts
     if not len(valid):
-        report(
-            f"train: eval_args leave no validation part, so all {config['epochs']} epochs are "
-            "trained and the last one is tested"
-        )
+        what = f"all {config['epochs']} epochs are trained and the last one is tested"
+        report(f"train: eval_args leave no validation part, so {what}")
     seconds, began = {}, perf_counter()
     best = _fit(config, data, trainer)
     seconds["train"] = perf_counter() - began
@@ -291,21 +279,18 @@ def _fit(config, data, trainer):
         return trainer.fit(data.train, data.valid, show_progress=config["show_progress"])[1]
     except KeyError as error:
         if error.args[0] != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
-            told = (
-                f"{config['model']} reads a field {error.args[0]!r}, which the data does not have"
-            )
+            told = f"{config['model']} reads {error.args[0]!r}, which the data does not have"
             raise UserError(f"{told}; look at load_col and threshold.") from error
-        raise UserError(  # not all of RecBole's pairwise models read them, so it shows only here
-            f"{config['model']} compares targets with sampled negatives, but train_neg_sample_args "
-            f"is {config['train_neg_sample_args']}; give it a distribution ('uniform' or "
-            "'popularity') and a sample_num of at least 1."
-        ) from None
+        # Not all of RecBole's pairwise models read them, so it shows only here.
+        args = config["train_neg_sample_args"]
+        told = f"{config['model']} needs negatives, but train_neg_sample_args is {args}"
+        advice = "give it a distribution ('uniform' or 'popularity') and a sample_num of at least 1"
+        raise UserError(f"{told}; {advice}.") from None
     except ValueError as error:
         if str(error) != "Training loss is nan":  # of RecBole's own models
             raise
-        raise UserError(
-            "The training loss is no longer a number; lower learning_rate or set clip_grad_norm."
-        ) from error
+        advice = "lower learning_rate or set clip_grad_norm"
+        raise UserError(f"The training loss is no longer a number; {advice}.") from error
 
 
 def _result(config, trainer, best, test, details, seconds) -> RunResult:

@@ -10,6 +10,7 @@ import torch
 from recbole.data import create_dataset
 from recbole.utils import ModelType
 
+from recbole_llmemb.config.keys import draws_none
 from recbole_llmemb.config.recbole_config import config_from_plain, make_config
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
@@ -17,7 +18,6 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.given import is_checkpoint
-from recbole_llmemb.models.llmemb.backbones.settings import draws_none
 from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.schema import Use, keys
@@ -46,10 +46,9 @@ def teacher_config(config, size: int):
     ours = name in _OURS
     model = f"LLMEmb{name}" if ours else name
     if config["holdout_items"] and not ours:
-        raise UserError(
-            f"align_teacher {name!r} would be trained by RecBole's own code, which holds no items "
-            f"out; with holdout_items name one of {', '.join(_OURS)}, or set align_weight: 0."
-        )
+        told = f"align_teacher {name!r} is trained by RecBole's own code, which holds no items out"
+        advice = f"with holdout_items name one of {', '.join(_OURS)}, or set align_weight: 0"
+        raise UserError(f"{told}; {advice}.")
     run = model_class(config["model"])
     shared = keys(Use.SHARED) | set(config.parameters["Dataset"])
     if not run.teacher_shares_training:
@@ -73,7 +72,7 @@ def teacher_config(config, size: int):
     elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values.pop("train_neg_sample_args", None)
     given = config["align_teacher_config"] or {}
-    if draws_none(given):
+    if draws_none(given.get("train_neg_sample_args", {})):
         values.pop("loss_type", None)
     values |= given
     try:
@@ -81,10 +80,8 @@ def teacher_config(config, size: int):
     except UserError as error:
         raise UserError(f"align_teacher {name!r} cannot be trained: {error}") from None
     if own["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        raise UserError(
-            f"align_teacher {name!r} is no sequential model; name one, such as SASRec, "
-            "or give the path of a checkpoint."
-        )
+        advice = "name one, such as SASRec, or give the path of a checkpoint"
+        raise UserError(f"align_teacher {name!r} is no sequential model; {advice}.")
     return own
 
 
@@ -102,10 +99,9 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
             raise UserError(f"align_teacher {wanted} does not exist; give a checkpoint or a model.")
         return Path(wanted)
     if not size:
-        raise UserError(
-            f"align_teacher {wanted!r} cannot be trained, as {config['model']} does not say how "
-            "large its item embeddings are; let its class name the key that does (size_key)."
-        )
+        told = f"align_teacher {wanted!r} cannot be trained, as {config['model']} does not say how"
+        advice = "let its class name the key that does (size_key)"
+        raise UserError(f"{told} large its item embeddings are; {advice}.")
     own = teacher_config(config, size)
     path = stages.run_file(own, called=f"teacher-{wanted}")
     done = path.with_suffix(".done")
@@ -121,10 +117,9 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
         try:
             stages.train_in_isolation(own, report, path)
         except KeyError as error:  # of models that want labels or features of items
-            raise UserError(
-                f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no "
-                f"{error.args[0]!r}; name another model, such as SASRec."
-            ) from error
+            told = f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no"
+            advice = "name another model, such as SASRec"
+            raise UserError(f"{told} {error.args[0]!r}; {advice}.") from error
         done.touch()  # only now: a checkpoint alone may be of a training that was cut short
         report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
         return path
@@ -168,10 +163,8 @@ def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
     state = checkpoint.load(path)
     weights = state.get("state_dict", {})
     if "item_embedding.weight" not in weights:
-        raise UserError(
-            f"Checkpoint {path} has no item_embedding.weight, so it cannot be a teacher; "
-            "give a model with learned item embeddings (item_embedding: id)."
-        )
+        told = f"Checkpoint {path} has no item_embedding.weight, so it cannot be a teacher"
+        raise UserError(f"{told}; give a model with learned items (item_embedding: id).")
     tokens = state.get("item_tokens")
     if tokens is None:  # written by RecBole's own trainer, which does not keep them
         tokens = item_tokens(create_dataset(config_from_plain(state["config"])))
@@ -189,10 +182,8 @@ def check_same(config, plain, path) -> None:
         return
     meant = "or set align_teacher_unchecked: True if it is meant"
     if not plain:
-        raise UserError(
-            f"align_teacher {path} does not say what it was trained on, which may be what this run "
-            f"is tested on; name a model, {meant}."
-        )
+        told = f"align_teacher {path} does not say what it was trained on"
+        raise UserError(f"{told}, which may be what this run is tested on; name a model, {meant}.")
     theirs, ours = plain.get("trained_on"), config["trained_on"]
     told = bool(theirs and ours)
     comparable = told and _kind(theirs) == _kind(ours)
@@ -204,10 +195,9 @@ def check_same(config, plain, path) -> None:
     elif not different and comparable:
         different = ["other training interactions"]
     if different:
-        raise UserError(
-            f"align_teacher {path} was trained on other data than this run's "
-            f"({'; '.join(different)}), so it may know what is tested; name a model, {meant}."
-        )
+        told = f"align_teacher {path} was trained on other data than this run's"
+        why = f"({'; '.join(different)}), so it may know what is tested"
+        raise UserError(f"{told} {why}; name a model, {meant}.")
 
 
 def _kind(record):

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from recbole_llmemb.core.artifacts import atomic_directory
 from recbole_llmemb.core.errors import TableError, explained, name_some, refuse_twice
 from recbole_llmemb.core.files import content_of, damaged_file, file_digests, seal, unseal
+from recbole_llmemb.records.values import wrong_token
 
 FORMAT_VERSION = 1
 VECTORS_FILE = "embeddings.safetensors"
@@ -102,11 +103,9 @@ class EmbeddingTable:
             _check_vectors(self.vectors, self.tokens, where)
             self._valid = content
         if expected_width is not None and self.width != expected_width:
-            raise TableError(
-                f"{where}: the embeddings are {self.width} wide, but {expected_width} is expected; "
-                "use the table this model was made with, or set llm_pca_dim to fit.",
-                key="llm_pca_dim",
-            )
+            told = f"{where}: the embeddings are {self.width} wide, but {expected_width} expected"
+            advice = "use the table this model was made with, or set llm_pca_dim to fit"
+            raise TableError(f"{told}; {advice}.", key="llm_pca_dim")
 
     def save(
         self, directory: str | os.PathLike[str], overwrite: bool = False, again: bool = False
@@ -176,11 +175,9 @@ class EmbeddingTable:
         """
         directory = Path(directory)
         if not directory.is_dir():
-            raise TableError(
-                f"There is no embedding table at {directory}; "
-                "give a table directory, or leave llm_table empty to have one built.",
-                where=directory,
-            )
+            advice = "give a table directory, or leave llm_table empty to have one built"
+            told = f"There is no embedding table at {directory}; {advice}."
+            raise TableError(told, where=directory)
         for name in _FILES:
             if not (directory / name).is_file():
                 raise _unfit(directory, f"{name} is missing, one of its three files")
@@ -194,11 +191,8 @@ class EmbeddingTable:
         table.validate(f"table {directory}", expected_width)
         for key, value in {**_size(vectors), "fingerprint": table.fingerprint}.items():
             if manifest.get(key) not in (None, value):
-                raise _unfit(
-                    directory,
-                    "the embeddings or the item tokens are not those the manifest was written for "
-                    f"(another {key}: {TOKENS_FILE} reordered, or a file changed or damaged)",
-                )
+                why = f"{TOKENS_FILE} was reordered, or a file changed or damaged"
+                raise _unfit(directory, f"the manifest is for another {key}: {why}")
         return table
 
 
@@ -285,15 +279,10 @@ def _read_tensors(path: Path, *names: str) -> dict[str, torch.Tensor]:
 def _check_tokens(tokens: list[str], where: str) -> None:
     """Refuse tokens that a text file with one token per line cannot hold, and duplicates."""
     for row, token in enumerate(tokens):
-        wrong = None
-        if not isinstance(token, str):
-            wrong = f"is {token!r}, which is not text; give strings, exactly as in the .item file"
-        elif not token:
-            wrong = "is empty; every row needs the token of its item"
-        elif "\n" in token or "\r" in token:
-            wrong = f"is {token!r}, which holds a line break; remove it"
+        wrong = wrong_token(token) if isinstance(token, str) else f"is {token!r}, which is no text"
         if wrong:
-            raise TableError(f"{where}: the item token of row {row} {wrong}.")
+            advice = "give strings, exactly as in the .item file"
+            raise TableError(f"{where}: the item token of row {row} {wrong}; {advice}.")
     refuse_twice(tokens, where, "keep one row per item", TableError)
 
 
@@ -307,10 +296,8 @@ def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None
     elif vectors.dtype not in _DTYPES:
         wrong = f"the embeddings are {vectors.dtype}; they must be one of {_DTYPES}"
     elif vectors.shape[0] != len(tokens):
-        wrong = (
-            f"there are {vectors.shape[0]} embedding rows but {len(tokens)} item tokens; every "
-            "row needs the token of its item, in the same order"
-        )
+        count = f"{vectors.shape[0]} embedding rows but {len(tokens)} item tokens"
+        wrong = f"there are {count}; every row needs the token of its item"
     if wrong:
         raise TableError(f"{where}: {wrong}.")
     starts = range(0, len(vectors), _ROWS_PER_SCAN)
@@ -318,16 +305,12 @@ def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None
     finite = torch.cat([torch.isfinite(rows).all(dim=1) for rows in parts]).tolist()
     bad = [token for token, is_finite in zip(tokens, finite) if not is_finite]
     if bad:
-        raise TableError(
-            f"{where}: {len(bad)} of {len(tokens)} items have NaN or infinity in their embedding: "
-            f"{name_some(bad)}; make these rows finite or leave them out "
-            "(an encoder in half precision may overflow: use float32 or bfloat16)."
-        )
+        told = f"{where}: {len(bad)} of {len(tokens)} items have NaN or infinity in their embedding"
+        advice = "leave them out, or encode in float32 or bfloat16, as float16 may overflow"
+        raise TableError(f"{told}: {name_some(bad)}; {advice}.")
     if len(tokens) > 1 and not any((rows != vectors[0]).any() for rows in parts):
-        raise TableError(
-            f"{where}: all {len(tokens)} embeddings are equal, so items cannot be told apart; "
-            "check what the encoder was given."
-        )
+        told = f"{where}: all {len(tokens)} embeddings are equal, so items cannot be told apart"
+        raise TableError(f"{told}; check what the encoder was given.")
 
 
 def _fingerprint(tokens: list[str], vectors: torch.Tensor) -> str:

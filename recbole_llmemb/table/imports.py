@@ -83,26 +83,14 @@ def import_table(
     elif suffix in (".pkl", ".pickle"):
         vectors = _from_pickle(path, allow_pickle_file)
     else:
-        raise _unusable(
-            path,
-            f"embeddings cannot be imported from a {suffix or 'suffix-less'} file; "
-            "the kinds known are .npy, .npz, .parquet, .itememb, .pkl and .pickle",
-        )
+        said = f"embeddings cannot be imported from a {suffix or 'suffix-less'} file"
+        raise _unusable(path, f"{said}, only from .npy, .npz, .parquet, .itememb, .pkl and .pickle")
     if found is not None and tokens is not None:
-        raise _unusable(
-            path,
-            "it holds its own item tokens; leave the tokens file out, so that there is no "
-            "doubt which ones count",
-            "tokens",
-        )
+        raise _unusable(path, "it holds its own item tokens; leave the tokens file out", "tokens")
     tokens = tokens if found is None else _token_strings(found, path)
     if tokens is None:
-        raise _unusable(
-            path,
-            "it holds vectors without item tokens; give a text file with one item token "
-            "per line in the order of the rows (--tokens)",
-            "tokens",
-        )
+        advice = "give a file with one per line, in the order of the rows (--tokens)"
+        raise _unusable(path, f"it holds vectors without item tokens; {advice}", "tokens")
     table = EmbeddingTable(tokens, _as_tensor(vectors, path), {"imported_from": path.name})
     table.validate(where=str(path))
     return table
@@ -142,10 +130,7 @@ def _token_strings(values: Sequence[Any] | np.ndarray, path: Path) -> list[str]:
     if array.ndim != 1:
         wrong = f"have shape {array.shape}; a list is needed"
     elif array.dtype.kind == "f":
-        wrong = (
-            "are floating-point numbers, which do not say how they are written in the .item file; "
-            "store them as text"
-        )
+        wrong = "are floating-point numbers; store them as text, as in the .item file"
     if wrong:
         raise _unusable(path, f"the item tokens {wrong}")
     if array.dtype.kind == "S":
@@ -162,11 +147,8 @@ def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     matrices = [array for array in arrays.values() if array.ndim == 2]
     lists = [array for array in arrays.values() if array.ndim == 1]
     if len(matrices) != 1 or len(lists) > 1:
-        raise _unusable(
-            path,
-            f"it holds the arrays {name_some(arrays)}; exactly one 2-D array of embeddings "
-            "and at most one 1-D array of item tokens are needed",
-        )
+        needed = "exactly one 2-D array of embeddings and at most one 1-D array of item tokens"
+        raise _unusable(path, f"it holds the arrays {name_some(arrays)}; {needed} are needed")
     return matrices[0], lists[0] if lists else None
 
 
@@ -182,11 +164,8 @@ def _from_parquet(
         texts = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
         token_column = named[0] if named else texts[0] if len(texts) == 1 else None
     elif token_column not in kinds:
-        raise _unusable(
-            path,
-            f"it has no column {token_column!r}; it has {name_some(kinds)}",
-            "token_column",
-        )
+        what = f"it has no column {token_column!r}; it has {name_some(kinds)}"
+        raise _unusable(path, what, "token_column")
     found = None
     if token_column is not None:
         kinds.pop(token_column)
@@ -200,11 +179,8 @@ def _from_parquet(
         rows = frame.column(lists[0]).to_numpy()
         return _stacked(rows, found or tokens, path), found
     if lists or not numbers:
-        raise _unusable(
-            path,
-            f"it has the columns {name_some(frame.column_names)}; either one column of lists "
-            "or numeric columns are needed beside the item tokens",
-        )
+        needed = "either one column of lists or numeric columns are needed beside the item tokens"
+        raise _unusable(path, f"it has the columns {name_some(frame.column_names)}; {needed}")
     return np.stack([frame.column(name).to_numpy() for name in numbers], axis=1), found
 
 
@@ -213,11 +189,9 @@ def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
     of = {kind: [n for n, k in zip(file.columns, file.types) if k == kind] for kind in FIELD_TYPES}
     sequences, floats = of["float_seq"], of["float"]
     if not of["token"] or len(sequences) > 1 or not (sequences or floats):
-        raise _unusable(
-            path,
-            "the first line must name a token field and one float_seq field (or float "
-            "fields), tab-separated, such as 'iid:token<TAB>item_emb:float_seq'",
-        )
+        needed = "a token field and one float_seq field (or float fields)"
+        example = "'iid:token<TAB>item_emb:float_seq'"
+        raise _unusable(path, f"the first line must name {needed}, such as {example}")
     tokens, rows = [], []
     for number, (token, *cells) in file.rows([of["token"][0], *(sequences or floats)]):
         with explained(f"{path}, line {number}: {{reason}}.", ValueError, kind=TableError):
@@ -241,11 +215,8 @@ def _stacked(
     odd = np.flatnonzero(widths != usual).tolist()
     if odd:
         names = [tokens[i] if tokens and i < len(tokens) else f"row {i}" for i in odd]
-        raise _unusable(
-            path,
-            f"{len(odd)} of {len(widths)} vectors are not {usual} wide like the others: "
-            f"{name_some(names)} (the first has {widths[odd[0]]})",
-        )
+        said = f"{len(odd)} of {len(widths)} vectors are not {usual} wide like the others"
+        raise _unusable(path, f"{said}: {name_some(names)} (the first has {widths[odd[0]]})")
     return np.stack(arrays)
 
 
@@ -272,16 +243,10 @@ class _ArraysOnly(pickle.Unpickler):
 def _from_pickle(path: Path, allowed: bool) -> np.ndarray:
     """The LLMEmb authors' pickles: one NumPy array, or a list of vectors, without item tokens."""
     if not allowed:
-        raise TableError(
-            f"{path} is a pickle, which can run code when it is read; if you trust where it comes "
-            "from, say so (--i-trust-this-pickle), or convert it to .npy.",
-            where=path,
-        )
-    warnings.warn(
-        f"Reading the pickle {path}: only arrays are admitted, but prefer .npy or .npz files.",
-        UserWarning,
-        stacklevel=3,
-    )
+        said = "it is a pickle, which can run code; if you trust where it comes from, say so"
+        raise _unusable(path, f"{said} (--i-trust-this-pickle), or convert it to .npy")
+    advice = "only arrays are admitted, but prefer .npy or .npz files"
+    warnings.warn(f"Reading the pickle {path}: {advice}.", UserWarning, stacklevel=3)
     sentence = f"{path} was not read as a pickled array ({{reason}})."
     with (
         explained(sentence, Exception, kind=TableError, where=path),  # damaged ones raise anything

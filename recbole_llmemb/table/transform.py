@@ -47,10 +47,8 @@ def match(
         missing items under ``"error"``, duplicate item tokens, or no item in common.
     """
     if missing not in MISSING:
-        raise TableError(
-            f"llm_missing is {missing!r}; it must be one of {', '.join(MISSING)}.",
-            key="llm_missing",
-        )
+        told = f"llm_missing is {missing!r}; it must be one of {', '.join(MISSING)}."
+        raise TableError(told, key="llm_missing")
     table.validate(where, expected_width)
     # The padding's name is no item: an item of the table that is called so stays out.
     wanted = [str(token) for token in item_tokens[1:]]
@@ -59,19 +57,13 @@ def match(
     rows = torch.tensor([-1, *(row_of.get(token, -1) for token in wanted)])
     absent = [token for token in wanted if token not in row_of]
     if wanted and len(absent) == len(wanted):
-        raise TableError(
-            f"{where}: none of the dataset's {len(wanted)} items ({name_some(wanted)}) is in the "
-            f"table, which has {len(table)} ({name_some(table.tokens, 3)}); "
-            "the table is for another dataset, or its tokens are row numbers.",
-            where=where,
-        )
+        told = f"{where}: none of the dataset's {len(wanted)} items ({name_some(wanted)})"
+        told += f" is in the table, which has {len(table)} ({name_some(table.tokens, 3)})"
+        raise TableError(f"{told}; give the table of this dataset, with its tokens.", where=where)
     if absent and missing == "error":
-        raise TableError(
-            f"{where}: {len(absent)} of the dataset's {len(wanted)} items have no embedding: "
-            f"{name_some(absent)}; encode them, or set llm_missing to mean or zero.",
-            key="llm_missing",
-            where=where,
-        )
+        told = f"{where}: {len(absent)} of the dataset's {len(wanted)} items have no embedding"
+        advice = f"{name_some(absent)}; encode them, or set llm_missing to mean or zero"
+        raise TableError(f"{told}: {advice}.", key="llm_missing", where=where)
     matched = torch.zeros(len(rows), table.width)
     found = rows >= 0
     matched[found] = table.vectors[rows[found]].float()
@@ -110,10 +102,8 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
 
     table.validate()
     if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= table.width:
-        raise TableError(
-            f"llm_pca_dim is {dim!r}, but a table that is {table.width} wide can be reduced to 1 "
-            f"to {table.width} dimensions; choose one of these."
-        )
+        told = f"llm_pca_dim is {dim!r}; it must be from 1 to {table.width}, the table's width."
+        raise TableError(told, key="llm_pca_dim")
     # The seed matters where scikit-learn chooses its randomized solver (large tables); it fixes
     # the signs of the components by itself.
     pca = PCA(n_components=min(dim, max(1, len(table) - 1)), random_state=0)

@@ -265,7 +265,7 @@ def test_duplicate_tokens():
 
 @pytest.mark.parametrize(
     ("token", "message"),
-    [("", "row 2 is empty"), ("a\nb", "line break"), ("a\r", "line break"), (7, "not text")],
+    [("", "row 2 is empty"), ("a\nb", "line break"), ("a\r", "line break"), (7, "no text")],
 )
 def test_impossible_tokens(token, message):
     table = make_table()

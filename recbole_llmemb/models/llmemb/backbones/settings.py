@@ -7,12 +7,13 @@ from pathlib import Path
 
 import yaml
 
+from recbole_llmemb.config.keys import draws_none
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import first_line
 from recbole_llmemb.core.registry import is_import_path
 from recbole_llmemb.models.llmemb.parts import ADAPTERS, ITEM_EMBEDDINGS
 from recbole_llmemb.models.llmemb.settings import ItemSettings
+from recbole_llmemb.records.reader import open_records
 
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
@@ -50,7 +51,7 @@ def settle(values: dict, given: dict, model_class) -> None:
     if given.get("loss_type") is None:
         if values.get("loss_type") not in model_class.losses:
             values["loss_type"] = model_class.losses[0]
-        if draws_none(given) and values["loss_type"] != "CE":
+        if draws_none(given.get("train_neg_sample_args", {})) and values["loss_type"] != "CE":
             if "CE" not in model_class.losses:
                 why = f"compares targets with negatives ({' and '.join(model_class.losses)})"
                 raise _unfit(values, "train_neg_sample_args", model_class, f"{why}; leave it out")
@@ -61,13 +62,6 @@ def settle(values: dict, given: dict, model_class) -> None:
         values["train_stage"] = "finetune"
     if values.get("transform") == "inverse_itemseq" and "transform" not in given:
         values["transform"] = None  # the model reverses histories itself, a batch at a time
-
-
-def draws_none(settings) -> bool:
-    """Whether settings say that no negatives are drawn, by which RecBole means cross-entropy."""
-    args = settings.get("train_neg_sample_args", {})
-    args = args.get("distribution", "") if isinstance(args, dict) else args
-    return args is None or str(args).lower() == "none"
 
 
 def check_backbone(values: dict, model_class) -> None:
@@ -119,14 +113,12 @@ def settle_features(values, given: dict, model_class) -> None:
     key = "item_attribute" if "item_attribute" in values else "selected_features"
     name, item_id = model_class.__name__, values["ITEM_ID_FIELD"]
     file = Path(values["data_path"]) / f"{values['dataset']}.item"
-    try:
-        header = first_line(file, values.get("encoding"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{name} reads fields of the items, but there is no {file}; take another model."
-        ) from None
-    columns = (column.partition(":") for column in header.split(values["field_separator"]))
-    kinds = {field: kind for field, _, kind in columns if field != item_id}
+    if not file.is_file():
+        told = f"{name} reads fields of the items, but there is no {file}; take another model."
+        raise UserError(told, where=file)
+    separator, encoding = values["field_separator"], values.get("encoding")
+    items = open_records(file, "atomic", delimiter=separator, encoding=encoding)
+    kinds = {field: of for field, of in zip(items.columns, items.types) if field != item_id}
     wanted = given.get(key)
     if wanted is None:  # RecBole's default, if this dataset has it
         wanted = values[key] if isinstance(values[key], list) else [values[key]]
