@@ -91,7 +91,7 @@ def check_presplit_histories() -> None:
     def checked(presets, self):
         listed = f"{self.iid_field}{self.config['LIST_SUFFIX']}"
         if listed not in self.inter_feat:
-            told = f"benchmark_filename: RecBole's own models read histories from {listed}"
+            told = f"benchmark_filename: RecBole's own models read histories from a column {listed}"
             advice = f"name it in load_col, or train LLMEmb{self.config['model']}, which makes them"
             raise UserError(f"{told}, which is not loaded; {advice}.")
         if listed not in self.alias["item_id"]:

@@ -215,9 +215,7 @@ def _check_numbers(dataset, file, frame):
         if kind == "float":
             bad = np.isinf(values.to_numpy())
             if values.isna().all():
-                dataset.logger.warning(
-                    f"{file.path}: {name} is empty, and taken for 0, in all lines."
-                )
+                dataset.logger.warning(f"{file.path}: no line has a value of {name}; it is 0.")
                 frame[name] = 0.0
         else:
             bad = np.array([not np.isfinite(numbers).all() for numbers in values])

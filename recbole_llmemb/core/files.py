@@ -53,11 +53,11 @@ def refuse_endless(folder: Path) -> None:
             raise UserError(f"{path} is no file; take it out of {folder}.", where=path)
 
 
-def lines_of(path: AnyPath, encoding: str | None = None) -> list[str]:
+def lines_of(path: AnyPath) -> list[str]:
     """Lines of a text file without their ends; a lone carriage return is none."""
     if not (os.path.isfile(path) or os.fspath(path).startswith("/dev/fd/")):  # as <(…) is
         raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(path))
-    with open(path, encoding=text_encoding(encoding), newline="\n") as file:
+    with open(path, encoding="utf-8-sig", newline="\n") as file:
         return [line.removesuffix("\r") for line in file.read().split("\n")]
 
 

@@ -182,8 +182,8 @@ def check_same(config, plain, path) -> None:
         return
     meant = "or set align_teacher_unchecked: True if it is meant"
     if not plain:
-        told = f"align_teacher {path} does not say what it was trained on"
-        raise UserError(f"{told}, which may be what this run is tested on; name a model, {meant}.")
+        said = f"align_teacher {path} does not say what it was trained on"
+        raise UserError(f"{said}, which may be what this run is tested on; name a model, {meant}.")
     theirs, ours = plain.get("trained_on"), config["trained_on"]
     told = bool(theirs and ours)
     comparable = told and _kind(theirs) == _kind(ours)
@@ -195,9 +195,9 @@ def check_same(config, plain, path) -> None:
     elif not different and comparable:
         different = ["other training interactions"]
     if different:
-        told = f"align_teacher {path} was trained on other data than this run's"
+        said = f"align_teacher {path} was trained on other data than this run's"
         why = f"({'; '.join(different)}), so it may know what is tested"
-        raise UserError(f"{told} {why}; name a model, {meant}.")
+        raise UserError(f"{said} {why}; name a model, {meant}.")
 
 
 def _kind(record):

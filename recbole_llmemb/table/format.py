@@ -103,9 +103,9 @@ class EmbeddingTable:
             _check_vectors(self.vectors, self.tokens, where)
             self._valid = content
         if expected_width is not None and self.width != expected_width:
-            told = f"{where}: the embeddings are {self.width} wide, but {expected_width} expected"
+            told = f"the embeddings are {self.width} wide, but {expected_width} is expected"
             advice = "use the table this model was made with, or set llm_pca_dim to fit"
-            raise TableError(f"{told}; {advice}.", key="llm_pca_dim")
+            raise TableError(f"{where}: {told}; {advice}.", key="llm_pca_dim")
 
     def save(
         self, directory: str | os.PathLike[str], overwrite: bool = False, again: bool = False
@@ -191,8 +191,8 @@ class EmbeddingTable:
         table.validate(f"table {directory}", expected_width)
         for key, value in {**_size(vectors), "fingerprint": table.fingerprint}.items():
             if manifest.get(key) not in (None, value):
-                why = f"{TOKENS_FILE} was reordered, or a file changed or damaged"
-                raise _unfit(directory, f"the manifest is for another {key}: {why}")
+                why = f"{TOKENS_FILE} reordered, or a file changed or damaged"
+                raise _unfit(directory, f"the manifest was written for another {key}: {why}")
         return table
 
 

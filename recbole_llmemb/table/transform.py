@@ -102,7 +102,8 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
 
     table.validate()
     if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= table.width:
-        told = f"llm_pca_dim is {dim!r}; it must be from 1 to {table.width}, the table's width."
+        wide = table.width
+        told = f"llm_pca_dim is {dim!r}, but a table {wide} wide can be reduced to 1 to {wide}."
         raise TableError(told, key="llm_pca_dim")
     # The seed matters where scikit-learn chooses its randomized solver (large tables); it fixes
     # the signs of the components by itself.

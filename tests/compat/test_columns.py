@@ -45,7 +45,7 @@ def test_columns_that_are_not_there_are_named(settings, model):
             with pytest.raises(UserError) as caught:
                 prepare_data(make_config(model, "tiny", overrides=overrides))
             message = str(caught.value)
-            assert "tiny.inter has the columns uid, iid, when" in message
+            assert "tiny.inter: it has the columns uid, iid, when" in message
             assert [key for key in KEYS if f"{key}" in message] == list(KEYS)[count:]
     data = prepare_data(make_config(model, "tiny", overrides=settings(model, **KEYS)))
     assert data.dataset.user_num == 13 and data.dataset.item_num == 13
@@ -64,7 +64,7 @@ def test_columns_are_named_by_recboles_entry_points(settings, model):
 def test_an_item_file_with_another_column(settings, tmp_path):
     file = tmp_path / "data" / "tiny" / "tiny.item"
     file.write_text("item_id:token\ttitle:token_seq\ni0\tsome thing\n")
-    with pytest.raises(UserError, match="tiny.item has the columns item_id, title, but no iid"):
+    with pytest.raises(UserError, match="tiny.item: it has the columns item_id, title, but no iid"):
         prepare_data(make_config("SASRec", "tiny", overrides=settings("SASRec", **KEYS)))
 
 

@@ -289,7 +289,7 @@ class TestPickle:
 
 def test_unknown_kind_and_missing_file(tmp_path):
     (tmp_path / "v.csv").write_text("1,2")
-    with pytest.raises(TableError, match="from a .csv file; the kinds known are .npy"):
+    with pytest.raises(TableError, match="from a .csv file, only from .npy"):
         import_table(tmp_path / "v.csv")
     with pytest.raises(TableError, match="no file .*gone.npy"):
         import_table(tmp_path / "gone.npy")
