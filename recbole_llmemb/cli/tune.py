@@ -31,10 +31,7 @@ class SearchTarget(Checked):
         None, "the dataset's name (default: ml-100k, which RecBole carries)"
     )
     space: str = option(
-        ...,
-        "what is searched: llmemb, llmsrec or sasrec, a yaml file, or one in RecBole's "
-        "hyper.test format",
-        metavar="FILE",
+        ..., "llmemb, llmsrec, sasrec, a yaml file, or one in RecBole's format", metavar="FILE"
     )
     config_files: str = option("", "RecBole property files, separated by spaces; later ones win")
     preset: str | None = option(None, "a variant of items and scores, as for run")

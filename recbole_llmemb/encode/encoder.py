@@ -86,13 +86,8 @@ class Encoder:
         adapter: LoraAdapter | None = None,
         end_token: bool = False,
     ):
-        for key, value, allowed in (
-            ("llm_pooling", pooling, [None, *_POOLING_MODES]),
-            ("llm_dtype", dtype, [*DTYPES]),
-        ):
-            if value not in allowed:
-                text = f"{key} is {value!r}; it must be one of {', '.join(map(str, allowed))}."
-                raise UserError(text, key=key)
+        EncodeSettings.refuse_value("llm_pooling", pooling)
+        EncodeSettings.refuse_value("llm_dtype", dtype)
         self.devices = choose_devices(device)
         self.batch_size = batch_size
         self.dtype = DTYPES[dtype]

@@ -112,17 +112,7 @@ def execute_seeds(
 ) -> list[Results]:
     """Do a run for each seed, and report means and standard deviations over them.
 
-    Parameters
-    ----------
-    typed : dict
-        As for :func:`execute`; a ``result_json`` that is a file gets the seed to its name.
-    seeds : sequence of int
-    report : callable
-        As for :func:`execute`.
-
-    Returns
-    -------
-    list of Results
+    ``typed``: as for :func:`execute`; a ``result_json`` that is a file gets the seed to its name.
     """
     found, file = [], typed.get("result_json")
     for seed in seeds:
