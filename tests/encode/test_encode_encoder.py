@@ -302,7 +302,7 @@ def test_code_of_a_model_is_not_run(tmp_path):
     ("options", "message"),
     [
         ({"pooling": "max"}, "llm_pooling is 'max'; it must be one of 'mean', 'last', or empty"),
-        ({"dtype": "int8"}, "llm_dtype is 'int8'; it must be one of float32"),
+        ({"dtype": "int8"}, "llm_dtype is 'int8'; it must be one of 'float32'"),
         ({"device": "abacus"}, "llm_device 'abacus' cannot be used"),
     ],
 )
