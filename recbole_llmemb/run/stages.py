@@ -278,8 +278,9 @@ def _fit(config, data, trainer):
     try:
         return trainer.fit(data.train, data.valid, show_progress=config["show_progress"])[1]
     except KeyError as error:
-        if error.args[0] != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
-            told = f"{config['model']} reads {error.args[0]!r}, which the data does not have"
+        field = error.args[0]
+        if field != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
+            told = f"{config['model']} reads a field {field!r}, which the data does not have"
             raise UserError(f"{told}; look at load_col and threshold.") from error
         # Not all of RecBole's pairwise models read them, so it shows only here.
         args = config["train_neg_sample_args"]
