@@ -50,6 +50,7 @@ def apply() -> None:
         defer_ray()
         let_hyperopt_draw()
         training.let_folders_exist()
+        training.let_curves_end()
         reading.read_files_as_they_are()
         datasets.fill_missing_values()
         datasets.check_numerical_features()

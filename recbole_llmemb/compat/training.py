@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import types
+import weakref
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,19 @@ def let_folders_exist() -> None:
 
 def _ensure_dir(dir_path):
     os.makedirs(dir_path, exist_ok=True)
+
+
+def let_curves_end() -> None:
+    """End the thread that writes a run's curves with the run; RecBole leaves one for each."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    @around(SummaryWriter, "_get_file_writer")
+    def ending(get_file_writer, self):
+        fresh = self.file_writer is None
+        writer = get_file_writer(self)
+        if fresh:
+            weakref.finalize(self, writer.close)
+        return writer
 
 
 def switch_anomaly_detection_off() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Interval, Len, MinLen
-from pydantic import ConfigDict, with_config
+from annotated_types import Interval, Len
+from pydantic import ConfigDict, StringConstraints, with_config
 from typing_extensions import TypedDict
 
 from recbole_llmemb.config.keys import Settings, Use, declared, key, use_of
@@ -16,7 +16,7 @@ ANY = Use.ANY
 _BY_FILE = "a dictionary by file of lists of fields, such as {'inter': [user_id, item_id]}"
 _LIST = "a list of fields, such as ['price', 'weight']"
 
-Field = Annotated[str, MinLen(1)]
+Field = Annotated[str, StringConstraints(pattern=r"\S")]
 Fields = list[Field] | None
 Number = Annotated[int | float, Interval(ge=-1e300, le=1e300)]
 Columns = dict[Field, list[Field] | Literal["*"]] | None

@@ -226,7 +226,7 @@ def _within(value: Any, low: float, high: float) -> bool:
 # What the parts of some dictionaries may be.
 _PARTS: dict[str, Callable[[Any], bool]] = {
     "max_norm": lambda value: _within(value, 1e-30, 1e30),
-    "norm_type": lambda value: value == "inf" or _within(value, 1e-3, math.inf),
+    "norm_type": lambda value: value in ("inf", math.inf) or _within(value, 1e-3, 1e30),
     "error_if_nonfinite": lambda value: isinstance(value, bool),
     "foreach": lambda value: value is None or isinstance(value, bool),
     "distribution": lambda value: value in ("uniform", "popularity"),

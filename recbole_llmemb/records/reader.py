@@ -173,7 +173,7 @@ class RecordFile:
         except (UnicodeError, LookupError) as error:
             told = wrong_encoding(self.path, self.encoding, error)
             raise UserError(told, key="encoding", where=self.path) from error
-        except (OSError, EOFError, ValueError, NotImplementedError, zlib.error) as error:
+        except (OSError, EOFError, ValueError, NotImplementedError, zlib.error, csv.Error) as error:
             reason = reason_of(error)
             raise UserError(f"{self.path} cannot be read ({reason}).", where=self.path) from error
 
@@ -229,6 +229,8 @@ def open_records(
 
 def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] | None) -> None:
     first = _ended(next(_lines(file), "")).removesuffix("\n")
+    if "\0" in first:
+        file.refuse(0, "zero bytes in its first line; set encoding, perhaps utf-16-le", "encoding")
     if delimiter is None and file.kind == "csv":
         delimiter = max(_DELIMITERS, key=first.count)
         if {".tsv", ".tab"} & {ending.lower() for ending in file.path.suffixes}:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
-import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -92,7 +90,7 @@ def import_table(
         advice = "give a file with one per line, in the order of the rows (--tokens)"
         raise _unusable(path, f"it holds vectors without item tokens; {advice}", "tokens")
     table = EmbeddingTable(tokens, _as_tensor(vectors, path), {"imported_from": path.name})
-    table.validate(where=str(path))
+    table.validate(where=str(path) if tokens_path is None else f"{path} ({tokens_path})")
     return table
 
 
@@ -109,8 +107,8 @@ def _unusable(path: Path, what: str, key: str | None = None) -> TableError:
 
 def _readable(path: Path, kind: str) -> AbstractContextManager[None]:
     sentence = f"{path} cannot be read as a {kind} ({{reason}})."
-    errors = OSError, ValueError, EOFError, BadZipFile, zlib.error
-    return explained(sentence, *errors, kind=TableError, where=path)
+    # Damaged files raise almost anything.
+    return explained(sentence, Exception, kind=TableError, where=path)
 
 
 def _as_tensor(vectors: np.ndarray, path: Path) -> torch.Tensor:
@@ -143,7 +141,7 @@ def _token_strings(values: Sequence[Any] | np.ndarray, path: Path) -> list[str]:
 def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     kind = "NumPy archive (tokens must be a text array, not an object array)"
     with _readable(path, kind), np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+        arrays = {name: np.asarray(file[name]) for name in file.files}  # others are bytes
     matrices = [array for array in arrays.values() if array.ndim == 2]
     lists = [array for array in arrays.values() if array.ndim == 1]
     if len(matrices) != 1 or len(lists) > 1:

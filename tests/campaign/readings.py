@@ -145,8 +145,9 @@ class Reading:
         argv = [word.replace("{}", str(place)).replace("{n}", f"n{number}") for word in self.argv]
         named = [str(place), place.name, place.parent.name, str(place.parent), str(target)]
         named += [re.split("[-=]", word)[2] for word in self.argv if "={}" in word]
-        if way.startswith("cell"):
-            named = []  # what is wrong then is a value
+        named += [word.partition("=")[0].strip("-").replace("_", " ") for word in self.argv]
+        if way.startswith("cell") or place.suffix == ".yaml":
+            named = []  # what is wrong then is a value, or a key
         name = f"{self.file} {way}: {' '.join(argv)}"
         return Case(name, argv, named, key=self.file, prepare=prepare)
 

@@ -54,6 +54,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "tune": (("table",), [*KEPT["interrupted_search"], "--resume"]),
     "import": ((), ["encode", "--import=vectors.npy", "--tokens=tokens.txt", "--out=imported"]),
 }  # fmt: skip
+# Seconds, where they are more than 60: Ray waits a minute itself for what does not start.
+LIMITS = {"tune": 240.0}
 
 
 @dataclass
@@ -104,9 +106,7 @@ class World:
             self._whole[name] = figures(self.here), ended
         return self._whole[name]
 
-    def run(
-        self, name: str, inside: Callable | None = None, kill_after=None, twice=False, limit=60.0
-    ) -> Ended:
+    def run(self, name: str, inside: Callable | None = None, kill_after=None, twice=False) -> Ended:
         """Run a command here; ``inside`` is called in its process before.
 
         ``twice``: by two processes at once; the status is the larger one.
@@ -125,7 +125,7 @@ class World:
                 status = max(status, os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
             return status
 
-        return self.fork(go, kill_after, limit)
+        return self.fork(go, kill_after, LIMITS.get(name, 60.0))
 
     def fork(self, function: Callable, kill_after=None, limit=120.0) -> Ended:
         """Call a function in a fork of this process, at ``here``."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import random
 import subprocess
 import sys
+import threading
 import types
 import warnings
 from pathlib import Path
@@ -389,3 +391,15 @@ def test_without_argv(monkeypatch):
         assert Config(model="BPR", dataset="tiny")["epochs"] == 300
         raise RuntimeError
     assert sys.argv is line
+
+
+def test_the_thread_of_a_run_s_curves_ends_with_it(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    before = threading.active_count()
+    writer = SummaryWriter(str(tmp_path))
+    writer.add_scalar("loss", 1.0, 0)
+    assert threading.active_count() > before
+    del writer
+    gc.collect()
+    assert threading.active_count() == before

@@ -133,3 +133,9 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(write, name
     with pytest.raises(UserError) as caught:
         all_of(file)
     assert caught.value.where == str(file) and "too long" in str(caught.value)
+
+
+def test_a_first_line_that_csv_cannot_take_apart(write):
+    with pytest.raises(UserError) as caught:
+        open_records(write("x.csv", '"a' * 1_000_000))
+    assert caught.value.where is not None

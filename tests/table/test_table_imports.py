@@ -58,19 +58,25 @@ def test_not_finite_is_refused_at_once(tmp_path, tokens_file):
     broken = VECTORS.copy()
     broken[1, 1] = np.nan
     np.save(tmp_path / "v.npy", broken)
-    with pytest.raises(TableError, match="v.npy: 1 of 4 items have NaN or infinity.*'7'"):
+    with pytest.raises(TableError, match="v.npy .*: 1 of 4 items have NaN or infinity.*'7'"):
         import_table(tmp_path / "v.npy", tokens_file)
     np.save(tmp_path / "big.npy", np.full((4, 3), 1e300) * VECTORS)
     with pytest.raises(TableError, match="NaN or infinity"):
         import_table(tmp_path / "big.npy", tokens_file)
 
 
-def test_an_archive_that_is_called_npy(tmp_path, tokens_file):
+def test_damaged_npy(tmp_path, tokens_file):
     np.savez(tmp_path / "v.npz", VECTORS)
-    (tmp_path / "v.npy").write_bytes((tmp_path / "v.npz").read_bytes()[:80])
-    with pytest.raises(TableError) as caught:
-        import_table(tmp_path / "v.npy", tokens_file)
-    assert caught.value.where == str(tmp_path / "v.npy")
+    np.save(tmp_path / "w.npy", VECTORS)
+    whole = (tmp_path / "w.npy").read_bytes()
+    for damaged in (
+        (tmp_path / "v.npz").read_bytes()[:80],
+        whole.replace(b"'descr': ", b"'descr': ((" + b"(" * 50),  # what numpy takes apart as code
+    ):
+        (tmp_path / "v.npy").write_bytes(damaged)
+        with pytest.raises(TableError) as caught:
+            import_table(tmp_path / "v.npy", tokens_file)
+        assert caught.value.where == str(tmp_path / "v.npy")
 
 
 def test_npz(tmp_path, tokens_file):
@@ -98,6 +104,9 @@ def test_npz_number_tokens(tmp_path):
 
 
 def test_npz_that_is_unclear(tmp_path):
+    torch.save({"a": 1}, tmp_path / "t.npz")  # another archive
+    with pytest.raises(TableError, match="exactly one 2-D array"):
+        import_table(tmp_path / "t.npz")
     np.savez(tmp_path / "v.npz", a=VECTORS, b=VECTORS, tokens=np.array(TOKENS))
     with pytest.raises(TableError, match="exactly one 2-D array"):
         import_table(tmp_path / "v.npz")
