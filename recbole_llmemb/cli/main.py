@@ -84,6 +84,7 @@ def _refuse(sentence: str) -> int:
     """Say a sentence on one line: names and files may hold what moves a terminal's cursor."""
     shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
     sentence = "".join(shown)
+    _end_bars()
     with contextlib.suppress(OSError):
         print(f"error: {sentence}", file=sys.stderr)
     try:
@@ -99,7 +100,16 @@ def _silence() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _end_bars() -> None:
+    """Let what is said stand below the bars of work that has ended in the midst."""
+    if tqdm := sys.modules.get("tqdm"):
+        with contextlib.suppress(OSError):
+            for bar in list(tqdm.tqdm._instances):
+                bar.close()
+
+
 def _interrupted(command: str) -> int:
+    _end_bars()
     again = "; the same command takes up what is done" if command in _RESUMED else ""
     print(f"interrupted{again}", file=sys.stderr)
     return 130

@@ -133,6 +133,8 @@ def _damaged(world: World, counts: Counts, case: Case, draw: random.Random) -> N
     end = end_of(ended.status, ended.told)
     if end == "whole":
         found = figures(world.here)
+        if case.way is made_a_folder:  # where a result file is one, its file is in it
+            found = {name: found[name] for name in found if not name.startswith(f"{file}/")}
         if not same or case.way is made_a_folder:  # which need not mend it
             found, wanted = {**found, file: ""}, {**wanted, file: ""}
         differs = difference(wanted, found)

@@ -17,6 +17,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.core.terminal import progress_bar  # isort: skip
 from recbole_llmemb.run.result import SECONDS  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
 
@@ -320,6 +321,18 @@ def test_what_the_machine_refuses_is_a_sentence(typed, monkeypatch, error, told)
 
     monkeypatch.setattr("recbole_llmemb.cli.compare.main", fail)
     refused(typed(["compare"]), told)
+
+
+def test_a_sentence_stands_below_the_bar_of_the_work_that_failed(typed, monkeypatch):
+    kept = []
+
+    def fail(argv):
+        kept.append(progress_bar(total=2))
+        raise UserError("so.")
+
+    monkeypatch.setattr("recbole_llmemb.cli.compare.main", fail)
+    _, _, err = typed(["compare"])
+    assert err.splitlines()[-1] == "error: so." and kept[0].disable
 
 
 def test_what_is_a_fault_of_ours_is_none(typed, monkeypatch):
