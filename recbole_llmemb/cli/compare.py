@@ -43,12 +43,8 @@ class CompareOptions(Checked):
     test: Literal["t", "wilcoxon"] = option("t", "paired test over users")
     out: str | None = option(None, "where to write tables, figures and report", metavar="DIR")
     map: Literal["pca", "tsne", "none"] = option("pca", "how", group=_MAPS)
-    category_field: str | None = option(
-        None, "field of the .item file that colors the items", group=_MAPS
-    )
-    data_path: str | None = option(
-        None, "folder that holds the dataset's folder, if it moved", group=_MAPS
-    )
+    category_field: str | None = option(None, "item field that colors them", group=_MAPS)
+    data_path: str | None = option(None, "folder of the dataset's folder now", group=_MAPS)
 
 
 def main(argv: list[str]) -> int:

@@ -27,9 +27,7 @@ class SearchTarget(Checked):
     """What is searched for."""
 
     model: str = option(..., "any model of this package or of RecBole")
-    dataset: str | None = option(
-        None, "the dataset's name (default: ml-100k, which RecBole carries)"
-    )
+    dataset: str | None = option(None, "its name (default: ml-100k, which RecBole carries)")
     space: str = option(
         ..., "llmemb, llmsrec, sasrec, a yaml file, or one in RecBole's format", metavar="FILE"
     )

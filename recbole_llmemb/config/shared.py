@@ -75,9 +75,7 @@ class DataSettings(Settings):
     ITEM_LIST_LENGTH_FIELD: str = key("item_length", ANY, **keys.NAME)
     """Field of the lengths of histories."""
     val_interval: dict[str, keys.Kept] | None = key(
-        None,
-        ANY | Use.ROWS,
-        "a dictionary by field of intervals such as '[5,inf)', or lists of values",
+        None, ANY | Use.ROWS, "a dictionary by field of intervals ('[5,inf)') or lists of values"
     )
     """Which interactions are kept, by field."""
     user_inter_num_interval: str | None = key("[0,inf)", ANY | Use.ROWS, **_INTERVAL)
@@ -105,8 +103,7 @@ class DataSettings(Settings):
     holdout_seed: int = key(2020, SHARED | Use.ROWS, **keys.SEED)
     """Of their sample; runs of other seeds hold out the same items."""
     holdout_targets: Literal["last", "all"] = "last"
-    """Which interactions with held-out items are test targets: those that are their user's 'last'
-    one, or 'all'."""
+    """Which interactions with held-out items are test targets: their user's 'last', or 'all'."""
 
     @model_validator(mode="after")
     def _check(self) -> DataSettings:
@@ -131,8 +128,7 @@ class TrainingSettings(Settings):
     MAX_ITEM_LIST_LENGTH: int = key(50, ANY, **keys.SIZE)
     """Items of a history that a model reads."""
     sequence_stride: int | None = key(None, LEARNING, **keys.SIZE)
-    """Distance of the windows of a sequence longer than MAX_ITEM_LIST_LENGTH; empty: half of
-    that."""
+    """Distance of the windows of sequences beyond MAX_ITEM_LIST_LENGTH; empty: half of that."""
     loss_type: Literal["CE", "BPR", "BCE"] | ImportPath = key("BCE", LEARNING)
     """'BCE' (the authors'), 'BPR' or 'CE' (RecBole's), or where a loss of yours is,
     `mypackage.module:Name`. Where only train_neg_sample_args is given, and is empty: CE."""
@@ -144,8 +140,7 @@ class TrainingSettings(Settings):
     with all of them (as eSASRec, without correction); empty, or where there are no more: with
     all."""
     negative_excludes: Literal["history", "target"] = key("history", LEARNING)
-    """What a sampled negative must not be: in the user's training 'history', or just the
-    'target'."""
+    """What a sampled negative must not be: in the user's training 'history', or the 'target'."""
     train_neg_sample_args: keys.Negatives = key(
         {"distribution": "uniform", "sample_num": 1}, ANY | LEARNING, _NEGATIVES
     )
@@ -265,8 +260,7 @@ class EvaluationSettings(Settings):
     user met before, where a target that was met before is a miss; 'keep_target': without those but
     for the target."""
     tail_item_threshold: keys.Threshold = key(4, SHARED, _THRESHOLD)
-    """Tail items have fewer training interactions than this; 0.8: they are the 80% least
-    popular."""
+    """Tail items have fewer training interactions; 0.8: they are the 80% least popular."""
     short_user_threshold: keys.Threshold = key(9, SHARED, _THRESHOLD)
     """Short users have fewer training interactions than this; 0.8: they are the 80% shortest."""
 

@@ -220,8 +220,6 @@ def unseal(text: str | bytes, **options: Any) -> Any:
     """What :func:`seal` was given; ValueError where it is damaged.
 
     JSON without ``sha256``, of an earlier version or of others, is taken as it is.
-
-    ``options``: of ``json.loads``.
     """
     facts = json.loads(text, **options)
     if isinstance(facts, dict) and "sha256" in facts:

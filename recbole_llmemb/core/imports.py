@@ -120,8 +120,6 @@ def after_import(package: str, heal: Action, install: Action, own: str) -> None:
 
     ``install`` may import modules of ours that need the package. So it waits until none of ours is
     being imported: the one that asked for the package could not be imported by others yet.
-
-    ``own``: our own package.
     """
     if package in sys.modules:
         heal()

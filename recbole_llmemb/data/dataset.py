@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import hash_file
+from recbole_llmemb.core.files import file_digests
 from recbole_llmemb.data import splits
 from recbole_llmemb.data.histories import POSITION, LazyInteraction, SortedInteractions
 from recbole_llmemb.data.splits import hold_out, interaction_files
@@ -221,7 +220,6 @@ class LazySequentialDataset(SequentialDataset):
         is training data all the same, so it is counted too. What is in no training batch counts
         nowhere: under a split along global time that is all of a user who came later.
 
-        ``train``: the training split.
         Returns counts per item ``(n_items,)`` and per user ``(n_users,)``.
         """
         fields, used = train.sorted_interactions.fields, train.positions()
@@ -253,14 +251,12 @@ def files_hash(config, kinds=("inter",)) -> str:
     ``config``: already split files (``benchmark_filename``) count one after the other.
     ``kinds``: of ``inter``, ``item`` and ``user``.
     """
-    found = []
+    found: list[str] = []
     for kind in kinds:
         own = [Path(config["data_path"]) / f"{config['dataset']}.{kind}"]
         for file in interaction_files(config) if kind == "inter" else own:
             if file.is_file():
-                digest = hashlib.sha256()
-                hash_file(file, digest)
-                found.append(digest.hexdigest())
+                found += file_digests(file.parent, [file.name]).values()
     return found[0] if len(found) == 1 else "".join(digest[:32] for digest in found)
 
 
@@ -268,8 +264,6 @@ def interactions_digest(train) -> str:
     """Digest of (user, item before, target) of all training rows, whatever their order and ids.
 
     Rows without a history are of another kind, those of models that are not sequential.
-
-    ``train``: the training split, built.
     """
     rows, before = train.inter_feat, _items_before(train)
     users = _hashes(train, train.uid_field)[rows[train.uid_field].numpy()]

@@ -164,8 +164,6 @@ class ShuffledInteractions(SortedInteractions):
 
     Only items change places: times and whatever else is listed stay, so that a prompt that
     names dates does not give the order away.
-
-    ``last``: see :func:`shuffled_order`.
     """
 
     def __init__(self, store, item_field, user_field, seed, last=None):
@@ -192,7 +190,6 @@ def with_shuffled_histories(dataset, seed, last=None):
     """A copy of a built split whose histories are shuffled; targets and rows stay.
 
     ``dataset``: ours or RecBole's.
-    ``last``: see :func:`shuffled_order`.
     """
     rows = dataset.inter_feat
     length_field = dataset.item_list_length_field
@@ -215,8 +212,6 @@ def with_shuffled_sequences(dataset, seed):
 
     For models that train on every item of a sequence, where there is no target apart from the
     history. What is held out for evaluation stays where it is.
-
-    ``dataset``: the training split.
     """
     rows, store = dataset.inter_feat, dataset.inter_feat.store
     users, items = store.fields[dataset.uid_field], store.fields[dataset.iid_field]

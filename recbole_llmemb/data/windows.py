@@ -72,14 +72,10 @@ def length_buckets(lengths, fewest=_FEWEST):
 
 
 def length_order(dataset, length_field: str) -> torch.Tensor:
-    """Return the row numbers of ``dataset``, longest history first.
+    """Return the row numbers of a built split, longest history first, ``(n_rows,)``.
 
     Longest first shows a lack of memory at the first batch. Rows of equal length
     keep their order.
-
-    ``dataset``: A built split.
-    ``length_field``: the field with the history lengths, ``(n_rows,)``.
-    Returns ``(n_rows,)``.
     """
     return torch.argsort(dataset.inter_feat[length_field], descending=True, stable=True)
 
@@ -90,10 +86,7 @@ def trim_histories(interaction, length_field: str, list_suffix: str, width: int)
     Only trailing padding goes. A history field is one named like another field of
     the batch plus ``list_suffix`` and ``width`` wide.
 
-    ``interaction``: the batch, cut in place.
-    ``length_field``, ``list_suffix``: RecBole's ``ITEM_LIST_LENGTH_FIELD`` and ``LIST_SUFFIX``.
-    ``width``: RecBole's ``MAX_ITEM_LIST_LENGTH``.
-    Returns the same object.
+    Returns the same object, which is cut in place.
     """
     longest = max(int(interaction[length_field].max()), 1)
     if longest >= width:

@@ -145,8 +145,6 @@ def run_job(
     Killed at any moment, the same call continues from the last finished shard. Two processes
     that want the same directory take turns, and the second finds the table of the first.
 
-    ``job``: what to encode.
-    ``out``: the table directory.
     ``overwrite``: replace a table of other inputs, or a damaged one, instead of refusing.
     ``report``: is given one line of text when something begins or ends.
     ``workers``: encode with Ray, by these; the table is the same. By default in this process.

@@ -19,16 +19,14 @@ class EncodeSettings(Settings):
     """The embedding table"""
 
     llm_table: keys.Text = key(None, PLACE)
-    """Directory of a table made by `recbole-llm encode`; empty: build it and keep it in the
-    cache."""
+    """Directory of a table made by `recbole-llm encode`; empty: build it into the cache."""
     llm_encoder: keys.Place = key("all-MiniLM-L6-v2", PLACE, **keys.NAME)
     """Hugging Face id or path of the encoder, a sentence-transformers or a plain model."""
     llm_pooling: Literal["mean", "last"] | None = key(None, TABLE)
     """What a text's embedding is made of: 'mean' of the last hidden states, or the 'last' token's;
     empty: the encoder's own way (mean for a plain model)."""
     llm_adapter: keys.Text = key(None, PLACE)
-    """Directory of a LoRA adapter for the encoder, made by `recbole-llm scft` or peft; empty: the
-    encoder as it is."""
+    """Directory of a LoRA adapter for the encoder, made by `recbole-llm scft` or peft; or empty."""
     llm_dtype: Literal["float32", "float16", "bfloat16"] = key("float32", TABLE)
     """Number format of the encoder: float32, float16 or bfloat16."""
     llm_device: str = key("auto", Use.SPEED, **keys.NAME)
@@ -43,13 +41,11 @@ class EncodeSettings(Settings):
     llm_normalize: bool = key(False, TABLE)
     """Whether to scale the embeddings to length 1, besides what the encoder does itself."""
     llm_trust_remote_code: bool = key(False, TABLE | Use.TRUST)
-    """Whether to run code that comes with the encoder. Off unless you trust it; a checkpoint does
-    not keep it."""
+    """Whether to run code that comes with the encoder, if you trust it; no checkpoint keeps it."""
     llm_pca_dim: int | None = key(None, Use.SETTLED, **keys.SIZE)
     """Reduce the table to this width by PCA (the paper: 4096 to 1536); empty: keep it."""
     llm_cache_dir: keys.Text = key(None, Use.MACHINE | Use.SHARED | Use.TRUST)
-    """Where tables and teachers are kept; empty: $RECBOLE_LLMEMB_CACHE or
-    ~/.cache/recbole-llmemb."""
+    """Where tables and teachers lie; empty: $RECBOLE_LLMEMB_CACHE or ~/.cache/recbole-llmemb."""
     item_text_fields: keys.MaybeNames = key(None, TABLE)
     """Fields of the .item file that make an item's text, in this order; empty: all of them."""
     item_prompt: str = key("The item has the following attributes: ", TABLE)

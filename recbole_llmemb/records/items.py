@@ -40,11 +40,6 @@ class ItemFile:
     id_field: str
     fields: list[str]  # The attributes that :meth:`rows` gives, in this order
 
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-        return self.file.path
-
     def rows(self) -> Iterator[tuple[str, dict[str, str]]]:
         """Item token and attributes of each row; missing ones are not there.
 
@@ -67,7 +62,7 @@ class ItemFile:
             yield token, {name: text for name, text in zip(self.fields, texts) if text}
         if bare:
             said = f"{len(bare)} lines left out, which have no {self.id_field}"
-            getLogger().warning(f"{self.path}: {said}: line {first_lines(bare)}")
+            getLogger().warning(f"{self.file.path}: {said}: line {first_lines(bare)}")
 
     def read(self) -> ItemText:
         """All of it; an item that stands there twice is refused."""
@@ -75,7 +70,7 @@ class ItemFile:
         for token, attributes in self.rows():
             found.tokens.append(token)
             found.attributes.append(attributes)
-        check_tokens(found.tokens, self.path)
+        check_tokens(found.tokens, self.file.path)
         return found
 
     def _token(self, given: Any, number: int) -> str:

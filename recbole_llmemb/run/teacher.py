@@ -40,7 +40,6 @@ def teacher_config(config, size: int):
     their seed share one teacher, as in the authors' scripts.
 
     ``config``: of the run; ``align_teacher`` names the model, ``align_teacher_config`` overrides.
-    ``size``: of the item embeddings.
     """
     name = config["align_teacher"]
     ours = name in _OURS
@@ -176,7 +175,6 @@ def check_same(config, plain, path) -> None:
 
     ``config``: of the run, whose data is prepared; ``align_teacher_unchecked`` lets any pass.
     ``plain``: the configuration in the teacher's checkpoint.
-    ``path``: for the error message.
     """
     if config["align_teacher_unchecked"] is True:
         return
