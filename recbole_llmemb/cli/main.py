@@ -11,12 +11,11 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_llmemb import __version__
-from recbole_llmemb.core.errors import UserError, in_a_sentence, storage_error
+from recbole_llmemb.core.errors import UserError, causes, in_a_sentence, storage_error
 from recbole_llmemb.core.files import NO_TEXT
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         _silence()
         return 141
     except Exception as error:
-        if any(isinstance(one, KeyboardInterrupt) for one in _chain(error)):
+        if any(isinstance(one, KeyboardInterrupt) for one in causes(error)):
             return _interrupted(command)  # libraries make others of it while they are imported
         sentence = in_a_sentence(error)
         if sentence is None:
@@ -119,12 +118,6 @@ def _pass_over_storage(failed: threading.ExceptHookArgs) -> None:
     """A thread's failure on a full disk is told once, by the work that needs what it wrote."""
     if failed.exc_value is None or storage_error(failed.exc_value) is None:
         threading.__excepthook__(failed)
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _run(command: str, argv: list[str]) -> int:

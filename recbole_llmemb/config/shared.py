@@ -260,7 +260,8 @@ class EvaluationSettings(Settings):
     user met before, where a target that was met before is a miss; 'keep_target': without those but
     for the target."""
     tail_item_threshold: keys.Threshold = key(4, SHARED, _THRESHOLD)
-    """Tail items have fewer training interactions; 0.8: they are the 80% least popular."""
+    """Tail items have fewer training interactions than this; 0.8: they are the 80% least
+    popular."""
     short_user_threshold: keys.Threshold = key(9, SHARED, _THRESHOLD)
     """Short users have fewer training interactions than this; 0.8: they are the 80% shortest."""
 

@@ -82,17 +82,22 @@ def in_a_sentence(error: BaseException) -> str | None:
 
 def storage_error(error: BaseException) -> OSError | None:
     """That of a full or closed disk behind an error, or in its text, as libraries have it."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in seen:
-        seen.append(cause)
+    for cause in causes(error):
         if isinstance(cause, OSError) and cause.errno in _STORAGE:
             return cause
         found = re.search(r"\(os error (\d+)\)", str(cause))  # as Rust says it
         if found and int(found[1]) in _STORAGE:
             return OSError(int(found[1]), os.strerror(int(found[1])))
-        cause = cause.__cause__ or cause.__context__
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those behind it."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -130,7 +130,7 @@ BAD = [
     ({"require_pow": "x"}, "require_pow is 'x'; it must be True or False"),
     ({"POSITION_FIELD": 3}, "POSITION_FIELD is 3; it must be text"),
     ({"load_col": {"inter": "user_id"}}, "load_col is .*user_id.*; it must be"),
-    ({"val_interval": {"rating": "3"}}, "val_interval is .*intervals such as"),
+    ({"val_interval": {"rating": "3"}}, "val_interval is .*intervals"),
     ({"user_inter_num_interval": "[5"}, r"user_inter_num_interval is '\[5'; .*an interval"),
     ({"topk": []}, r"topk is \[\]; it must be a list"),
     ({"topk": [5.5]}, r"topk is \[5.5\]; it must be .*whole numbers"),
