@@ -22,7 +22,7 @@ from recbole_llmemb.core.imports import around
 from recbole_llmemb.data import dataset as datasets
 from recbole_llmemb.data import histories
 from recbole_llmemb.data.dataset import LazySequentialDataset
-from recbole_llmemb.data.histories import with_sampled_users
+from recbole_llmemb.data.histories import over_sampled
 from recbole_llmemb.evaluation import metrics
 from recbole_llmemb.evaluation.loaders import (
     LengthSortedFullSortEvalDataLoader,
@@ -30,11 +30,10 @@ from recbole_llmemb.evaluation.loaders import (
     history_loader_of_recbole,
 )
 from recbole_llmemb.models import registry
-from recbole_llmemb.models.llmemb.backbones import settings
 from recbole_llmemb.models.registry import is_ours, llmemb, model_class, register
 from recbole_llmemb.run import artifacts, schema  # noqa: F401  (every key is known from here)
 from recbole_llmemb.run.restore import load_data_and_model
-from recbole_llmemb.training.trainer import LLMEmbTrainer
+from recbole_llmemb.training import LLMEmbTrainer
 
 __all__ = ["install", "llmemb", "register"]
 
@@ -51,7 +50,7 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder)
     recbole.data.dataset.__getattr__ = _for_our_models("Dataset", LazySequentialDataset)
     recbole.trainer.__getattr__ = _for_our_models("Trainer", LLMEmbTrainer)
-    recbole_config.install(registry, settings, metrics)
+    recbole_config.install(registry, metrics)
     histories.install()
     _choose_loaders()
     _prepare_training()
@@ -107,7 +106,7 @@ def _choose_loaders():
         if model is not None and phase == "train":
             return model.train_loader(config)
         loader = _ranking_loader(config, phase, model) or original(config, phase)
-        return _on_sampled_users(loader) if model and config["user_sample"] else loader
+        return over_sampled(loader) if model and config["user_sample"] else loader
 
 
 def _ranking_loader(config, phase, model):
@@ -121,14 +120,6 @@ def _ranking_loader(config, phase, model):
     if mode == "full":
         return LengthSortedFullSortEvalDataLoader
     return candidate_eval_loader if mode[:3] in ("uni", "pop") else None
-
-
-def _on_sampled_users(loader):
-    def sampled(config, dataset, sampler, shuffle=False):
-        dataset = with_sampled_users(dataset, config["user_sample"])
-        return loader(config, dataset, sampler, shuffle=shuffle)
-
-    return sampled
 
 
 def _prepare_training():

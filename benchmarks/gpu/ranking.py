@@ -34,7 +34,7 @@ def rows(bench):
 
 def ours(bench, made):
     """An evaluation of everybody, with the metrics of all groups."""
-    made.trainer.evaluator.know_groups(made.config, made.data.train._dataset)
+    made.trainer.evaluator.know_groups(made.data.train._dataset)
     users = len(made.data.test.dataset)
     found = {}
 

@@ -82,7 +82,6 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     ``metrics``, ``topk``, ``data_path`` and ``user_sample``, ``mode`` (list of str),
     ``exclude_history`` (one value or a list of them), and ``trust_remote_code`` (bool), which a
     checkpoint cannot say of itself.
-    ``report``: called with one line per evaluation.
     Returns one per mode and value of ``exclude_history``.
     """
     state = read(path)
@@ -109,16 +108,13 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         if config["user_sample"]:
             test = with_sampled_users(test, config["user_sample"])
         if not len(test):
-            raise UserError(
-                f"Checkpoint {path}: the dataset's test set has no users under the eval_args of "
-                "its run; give a checkpoint of a run that was tested.",
-                where=path,
-            )
+            told = f"Checkpoint {path} is of a run whose eval_args leave no test set"
+            raise UserError(f"{told}; give one of a run that was tested.", where=path)
         ranking = measure_of(config)
         report(f"{name}, {ranking}: {len(test):,} users, true order …")
         evaluator = GroupEvaluator(config, GroupCollector(config))
         evaluator.collector.data_collect(restored.data.train)  # for some metrics: popularity
-        evaluator.know_groups(config, restored.data.train._dataset)
+        evaluator.know_groups(restored.data.train._dataset)
         about = str(path), plain["model"], plain["dataset"], mode, len(test), last, seeds
         order = Order(name, *about, _score(restored, evaluator, test), exclude_history=excluded)
         order.groups = evaluator.group_metrics
@@ -154,7 +150,6 @@ def order_tests(checkpoints, teachers=True, changes=None, **shared) -> list[Orde
 
     ``checkpoints``: pairs of a name or None, and a file.
     ``teachers``: whether CF models are tested; each once.
-    ``changes``, ``shared``: see :func:`order_test`.
     """
     found, seen = [], {str(file) for _, file in checkpoints}
     for name, file in checkpoints:

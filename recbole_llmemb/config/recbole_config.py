@@ -44,10 +44,10 @@ __all__ = [
 _EMPTY = {"llm_freeze": False, "holdout_targets": "all"}
 
 
-def install(registry: Any, settings: Any, metrics: Any) -> None:
+def install(registry: Any, metrics: Any) -> None:
     """Hook our defaults into RecBole's ``Config`` for our models.
 
-    ``registry``: knows our models. ``settings``: knows what backbones mean for a configuration.
+    ``registry``: knows our models, and what they mean for a configuration.
     ``metrics``: knows those of somebody's own, and refuses an evaluation that cannot be done.
     """
     from recbole.config import Config
@@ -72,7 +72,7 @@ def install(registry: Any, settings: Any, metrics: Any) -> None:
     def with_ours(load: Function, self: Any, model: str, model_class: type, dataset: str) -> None:
         load(self, model, model_class, dataset)
         if registry.is_ours(model):
-            self.internal_config_dict.update(settings.backbones_defaults(model_class))
+            self.internal_config_dict.update(registry.backbones_defaults(model_class))
             self.internal_config_dict.update(defaults(model, dataset))
 
     @around(Config, "_set_default_parameters")
@@ -110,7 +110,7 @@ def install(registry: Any, settings: Any, metrics: Any) -> None:
             named = {"selected_features", "item_attribute"} & set(self.internal_config_dict)
             reads_fields = bool(named) and items.is_file()
         if reads_fields:
-            settings.settle_features(values, given, model_class)
+            registry.settle_features(values, given, model_class)
         if ours and values["loss_type"] not in ("CE", "BPR"):  # which are all that RecBole knows
             from recbole.utils import InputType
 
@@ -123,11 +123,11 @@ def install(registry: Any, settings: Any, metrics: Any) -> None:
                 values[name] = values[before]
                 if not self.restored:
                     getLogger().warning(f"{before} of {self.model} is called {name} now; set that.")
-        settings.settle(values, given, self.model_class)
+        registry.settle(values, given, self.model_class)
         if values.get("adapter", "") is None:
             values["adapter"] = "none"  # as typed, --adapter=none is read as no value
         check(values, self.model_class)
-        settings.check_backbone(values, self.model_class)
+        registry.check_backbone(values, self.model_class)
         if not self.model_class.samples_negatives(values):
             values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
         if values["train_mode"] == "sequence":

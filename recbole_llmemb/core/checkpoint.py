@@ -204,8 +204,12 @@ def require_finite(model: torch.nn.Module) -> None:
     """Refuse weights of which some are no numbers: whatever they score is none either."""
     broken = [name for name, one in model.named_parameters() if not torch.isfinite(one).all()]
     if broken:
-        advice = "train anew with a lower learning_rate or clip_grad_norm, or take another one"
-        raise UserError(f"The model's weights {broken[0]} are no longer numbers; {advice}.")
+        raise no_numbers(f"The model's weights {broken[0]}")
+
+
+def no_numbers(what: str) -> UserError:
+    """What a training that went too far has left."""
+    return UserError(f"{what} are no numbers; train with a lower learning_rate or clip_grad_norm.")
 
 
 def fingerprint(state_dict: Mapping[str, torch.Tensor]) -> str:

@@ -82,6 +82,13 @@ def usable_device(name: str, key: str) -> torch.device:
         return torch.device(name)
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device. A GPU gets it from pinned memory, behind what it still computes."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def fits(rows: int, width: int, dtype: torch.dtype, device: torch.device | str) -> bool:
     """Whether the free memory of a GPU can hold a table ``(rows, width)``; a CPU is not asked."""
     if torch.device(device).type != "cuda":

@@ -261,12 +261,8 @@ def refuse_damaged(folder: Path, digests: Any, advice: str, key: str | None = No
         raise DamagedError(told, key=key, where=damaged)
 
 
-def asked_hash(asked: Any, files: Iterable[AnyPath | None]) -> str:
-    """What tells the same command over the same files from any other.
-
-    ``asked``: plain data.
-    ``files``: files and folders; what does not exist counts by its name.
-    """
+def asked_hash(asked: Any, files: Iterable[AnyPath | None] = ()) -> str:
+    """What tells plain data, and files and folders by name and content, from any other."""
     digest = hashlib.blake2b(json.dumps(asked, default=str).encode(), digest_size=10)
     for given in (Path(file) for file in files if file):
         inner = sorted(given.rglob("*")) if given.is_dir() else [given]

@@ -239,6 +239,28 @@ def with_sampled_users(dataset, count, seed=0):
     return dataset.copy(rows[np.flatnonzero(keep)])
 
 
+def over_shuffled(loader):
+    """A loader over shuffled sequences, where a configuration asks for these."""
+
+    def shuffled(config, dataset, sampler, shuffle=False):
+        if config["shuffle_train"]:
+            dataset = with_shuffled_sequences(dataset, config["seed"])
+        return loader(config, dataset, sampler, shuffle=shuffle)
+
+    return shuffled
+
+
+def over_sampled(loader):
+    """A loader over a sample of users, where a configuration asks for one."""
+
+    def sampled(config, dataset, sampler, shuffle=False):
+        if config["user_sample"]:
+            dataset = with_sampled_users(dataset, config["user_sample"])
+        return loader(config, dataset, sampler, shuffle=shuffle)
+
+    return sampled
+
+
 def sampled_users(dataset, count, seed=0):
     """Whether each user id is among the ``count`` chosen ones, ``bool (n_users,)``."""
     tokens = dataset.field2id_token[dataset.uid_field]

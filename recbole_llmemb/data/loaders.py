@@ -281,7 +281,7 @@ class LengthSortedBatch(Interaction):
     def of(cls, batch, config):
         """RecBole's batch, sorted by length and cut to the longest."""
         field = config["ITEM_LIST_LENGTH_FIELD"]
-        trim_histories(batch, field, config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"])
+        trim_histories(batch, config)
         order = torch.argsort(batch[field], stable=True)
         columns = {name: column[order] for name, column in batch.interaction.items()}
         chunks = length_buckets(columns[field])

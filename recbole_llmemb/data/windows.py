@@ -80,24 +80,18 @@ def length_order(dataset, length_field: str) -> torch.Tensor:
     return torch.argsort(dataset.inter_feat[length_field], descending=True, stable=True)
 
 
-def trim_histories(interaction, length_field: str, list_suffix: str, width: int):
-    """Cut the history fields of a batch to the longest history in it.
+def trim_histories(batch, config) -> None:
+    """Cut the history fields of a batch, in place, to the longest history in it.
 
-    Only trailing padding goes. A history field is one named like another field of
-    the batch plus ``list_suffix`` and ``width`` wide.
-
-    Returns the same object, which is cut in place.
+    Only trailing padding goes. A history field is one named like another field of the batch plus
+    ``LIST_SUFFIX``, and ``MAX_ITEM_LIST_LENGTH`` wide.
     """
-    longest = max(int(interaction[length_field].max()), 1)
-    if longest >= width:
-        return interaction
-    for field in interaction.columns:
-        value = interaction[field]
-        if not (field.endswith(list_suffix) and field[: -len(list_suffix)] in interaction):
-            continue
-        if value.dim() > 1 and value.size(1) == width:
-            interaction[field] = value[:, :longest]
-    return interaction
+    suffix, width = config["LIST_SUFFIX"], config["MAX_ITEM_LIST_LENGTH"]
+    longest = max(int(batch[config["ITEM_LIST_LENGTH_FIELD"]].max()), 1)
+    for field, value in batch.interaction.items():
+        listed = field.endswith(suffix) and field.removesuffix(suffix) in batch
+        if listed and value.dim() > 1 and value.size(1) == width:
+            batch.interaction[field] = value[:, :longest]
 
 
 def is_first(users):

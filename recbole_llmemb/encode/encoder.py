@@ -219,6 +219,25 @@ def load_pipeline(
     return model
 
 
+def quantization(bits: int, key: str, dtype: torch.dtype, device: Any, **more: Any) -> dict:
+    """How ``from_pretrained`` is to load weights of 4 or 8 bits, which a setting asks for.
+
+    ``more``: of 4 bits.
+    """
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available() or device.type == "cpu":
+        raise UserError(
+            f"{key} is set, which needs a GPU and bitsandbytes; pip install bitsandbytes there, or "
+            "leave it empty.",
+            key=key,
+        )
+    kind = {"load_in_4bit": True, "bnb_4bit_compute_dtype": dtype, **more}
+    config = BitsAndBytesConfig(**kind if bits == 4 else {"load_in_8bit": True})
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
 def not_loaded(what: str, name: str, error: Exception) -> UserError:
     """Why an encoder or an LLM cannot be loaded, in a sentence."""
     if "trust_remote_code" in str(error):

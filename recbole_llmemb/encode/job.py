@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -21,7 +19,7 @@ from pydantic import Field
 from recbole_llmemb.core.artifacts import build_or_load, require_free
 from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import TableError, UserError
-from recbole_llmemb.core.files import refuse_inputs
+from recbole_llmemb.core.files import asked_hash, refuse_inputs
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.encode import shards
 from recbole_llmemb.encode.encoder import Encoder
@@ -117,7 +115,7 @@ class EncodeJob(Checked):
             facts["adapter"] = adapter.fingerprint
         if options["end_token"]:
             facts["end_token"] = True
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
+        return asked_hash(facts)
 
 
 @dataclass

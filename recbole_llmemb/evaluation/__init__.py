@@ -9,15 +9,5 @@
 """
 
 from recbole_llmemb.evaluation.groups import GROUP_NAMES, Groups, group_results
-from recbole_llmemb.evaluation.loaders import (
-    CandidateEvalDataLoader,
-    LengthSortedFullSortEvalDataLoader,
-)
 
-__all__ = [
-    "GROUP_NAMES",
-    "CandidateEvalDataLoader",
-    "Groups",
-    "LengthSortedFullSortEvalDataLoader",
-    "group_results",
-]
+__all__ = ["GROUP_NAMES", "Groups", "group_results"]

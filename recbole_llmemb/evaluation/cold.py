@@ -16,7 +16,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.data.splits import histories, met_before
 from recbole_llmemb.evaluation.metrics import KEEP_TARGET, excluded_of, history_in_words
-from recbole_llmemb.models.given import is_checkpoint
+from recbole_llmemb.models.contract import is_checkpoint
 from recbole_llmemb.models.losses import Items
 
 METRICS = ("hit", "ndcg", "mrr")
@@ -26,32 +26,24 @@ CATALOGS, RANKERS = ("all_items", "cold_items"), ("model", "random", "popularity
 
 def summary(held) -> str:
     """What was held out, in one line."""
-    return (
-        f"{len(held.tokens):,} items held out with their {held.interactions:,} interactions, "
-        f"{len(held):,} of which are targets"
-    )
+    met = f"{held.interactions:,} interactions, {len(held):,} of which are targets"
+    return f"{len(held.tokens):,} items held out with their {met}"
 
 
 def require_cold_ranking(config, model_class) -> None:
     """Refuse, before any work, models whose scores are not made of an item's embedding."""
     why = model_class.why_not("cold_items", config)
     if why:
-        raise UserError(
-            f"holdout_items ranks items by their embeddings alone, but {why}; take another model "
-            "or leave holdout_items empty.",
-            key="holdout_items",
-        )
+        told = f"holdout_items ranks by the items' embeddings alone, but {why}"
+        raise UserError(f"{told}; take another model, or leave it empty.", key="holdout_items")
     knowing = {"pre_model_path": config["pre_model_path"]}
     if model_class.needs(config).teacher and is_checkpoint(config["align_teacher"]):
         knowing["align_teacher"] = config["align_teacher"]
     for key, path in knowing.items():
         if path:
             advice = "set align_weight: 0" if key == "align_teacher" else "leave it empty"
-            raise UserError(
-                f"{key} {path} may have been trained with the items that holdout_items takes out; "
-                f"name a model, or {advice}.",
-                key=key,
-            )
+            told = f"{key} {path} may know the items that holdout_items takes out"
+            raise UserError(f"{told}; name a model, or {advice}.", key=key)
 
 
 def evaluate_cold(config, data, model) -> dict:

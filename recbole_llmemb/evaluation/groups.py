@@ -275,13 +275,12 @@ class GroupEvaluator(Evaluator):
         self.groups = self.counts = self.group_metrics = self.details = None
         self.keep_details = False
 
-    def know_groups(self, config, train):
+    def know_groups(self, train):
         """Tell tail and head items and short and long users apart, by the training split."""
         if hasattr(train, "training_counts"):
             items, users = self.counts = train.training_counts(train)
-            self.groups = Groups.from_training(
-                items, users, config["tail_item_threshold"], config["short_user_threshold"]
-            )
+            thresholds = (self.config[f"{one}_threshold"] for one in ("tail_item", "short_user"))
+            self.groups = Groups.from_training(items, users, *thresholds)
 
     def evaluate(self, dataobject):
         rows = self.collector.rows

@@ -103,12 +103,9 @@ def history_loader_of_recbole(config, dataset, sampler, shuffle=False):
     loader = HistoryFullSortEvalDataLoader(config, dataset, sampler, shuffle=shuffle)
     met = history_of(config, dataset, np.arange(len(dataset))).rows.bincount()
     if len(met) and dataset.item_num - 1 - int(met.max()) < max(config["topk"]):
-        raise UserError(
-            f"exclude_history leaves a user of {dataset.dataset_name} fewer than topk "
-            f"{max(config['topk'])} items; ask for shorter lists, or take "
-            f"--model=LLMEmb{config['model']} with --item_embedding=id.",
-            key="exclude_history",
-        )
+        told = f"exclude_history leaves a user fewer than {max(config['topk'])} items (topk)"
+        own = f"--model=LLMEmb{config['model']} with --item_embedding=id"
+        raise UserError(f"{told}; ask for shorter lists, or take {own}.", key="exclude_history")
     return loader
 
 
@@ -117,13 +114,8 @@ class LengthSortedFullSortEvalDataLoader(HistoryFullSortEvalDataLoader):
 
     The same rows and the same batch tuple ``(interaction, history, positive_u,
     positive_i)``; only the order of the rows and the width of the padding differ,
-    so the metrics are the same. A model that needs all histories padded to
-    ``MAX_ITEM_LIST_LENGTH`` sets :attr:`trim` to ``False`` on the loader.
-
-    ``config, dataset, sampler, shuffle``: as for RecBole's loader.
+    so the metrics are the same.
     """
-
-    trim = True
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         super().__init__(config, dataset, sampler, shuffle=shuffle)
@@ -137,8 +129,7 @@ class LengthSortedFullSortEvalDataLoader(HistoryFullSortEvalDataLoader):
     def collate_fn(self, index):
         """Return the batch made of the rows at these places of the length order."""
         batch, history, _, _ = super().collate_fn(self.order[np.asarray(index)])
-        if self.trim:
-            _trim(batch, self.config)
+        trim_histories(batch, self.config)
         return batch, history, torch.arange(len(batch)), batch[self.iid_field]
 
 
@@ -154,12 +145,11 @@ def candidate_eval_loader(config, dataset, sampler, shuffle=False):
     """
     args = {} if sampler is None else _args(config, sampler)
     draws = args and "none" not in (args["distribution"], args["sample_num"])
-    one_target = draws and _most_targets(dataset) <= 1
+    one_target = draws and bool((dataset.inter_feat[dataset.uid_field].bincount() <= 1).all())
     if draws and not one_target and config["exclude_history"]:
         raise UserError(
-            "exclude_history takes from each target what came before it, but under this split "
-            "and sampled candidates RecBole ranks all targets of a user together; set mode: full "
-            "in eval_args, or split by leave-one-out (LS).",
+            "exclude_history is for each target apart, but RecBole ranks a user's targets together "
+            "among sampled candidates; set mode: full in eval_args, or split by leave-one-out.",
             key="exclude_history",
         )
     loader = CandidateEvalDataLoader if one_target else NegSampleEvalDataLoader
@@ -173,25 +163,19 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
     (``B`` = ``eval_batch_size``), a ``(B, 1 + NNN)`` LongTensor of item ids with the
     target first, ``arange(B)`` and the ``(B,)`` targets. With ``exclude_history`` the
     interaction says under :data:`EXCLUDED` which of the candidates are none. Rows come by
-    history length and their padding is cut to the longest of the batch (unless
-    :attr:`trim` is false).
+    history length and their padding is cut to the longest of the batch.
 
     The negatives follow the distribution of RecBole's sampler: drawn with
     replacement, never the target (nor, with ``repeatable: False``, anything the user
     has interacted with). They are drawn once, from ``config["seed"]`` and the phase,
     and do not touch NumPy's global random state.
 
-    ``config, dataset, sampler, shuffle``: as for RecBole's loader; at most one row per user, see
-    :func:`candidate_eval_loader`.
+    There is one row per user at most, see :func:`candidate_eval_loader`.
     """
-
-    trim = True
 
     def __init__(self, config, dataset, sampler, shuffle=False):
         self.logger = getLogger()
         self._set_neg_sample_args(config, dataset, InputType.POINTWISE, _args(config, sampler))
-        if _most_targets(dataset) > 1:
-            raise ValueError("CandidateEvalDataLoader needs at most one target per user")
         self.sample_size = len(dataset)
         self.order = length_order(dataset, config["ITEM_LIST_LENGTH_FIELD"])
         # Past RecBole's evaluation loader, whose constructor indexes users in Python.
@@ -224,8 +208,7 @@ class CandidateEvalDataLoader(NegSampleEvalDataLoader):
         """Return the batch made of the rows at these places of the length order."""
         rows = self.order[torch.as_tensor(index)]
         batch = self.transform(self._dataset, self._dataset[rows.numpy()])
-        if self.trim:
-            _trim(batch, self.config)
+        trim_histories(batch, self.config)
         targets = batch[self.iid_field]
         candidates = torch.cat((targets.unsqueeze(1), self.negatives[rows].long()), dim=1)
         if self.config["exclude_history"]:
@@ -247,10 +230,8 @@ def draw_negatives(sampler, user_ids, item_ids, num, seed):
     Returns ``(n_rows, num)`` item ids.
     """
     if sampler.item_num <= 2:
-        raise UserError(
-            "The dataset has a single item, so no negative can be sampled: use `mode: full` "
-            "in `eval_args`, or a dataset with more items."
-        )
+        told = "The dataset has a single item, so no negative can be sampled; set mode: full."
+        raise UserError(told, key="eval_args")
     if len(user_ids) == 0:
         return np.zeros((0, num), dtype=np.int64)
     refuse = _refusal(sampler, user_ids, item_ids)
@@ -297,13 +278,3 @@ def _sample(sampler, count):
 
 def _args(config, sampler):
     return config[f"{sampler.phase}_neg_sample_args"]
-
-
-def _most_targets(dataset) -> int:
-    users = dataset.inter_feat[dataset.uid_field]
-    return int(torch.bincount(users).max()) if len(users) else 0
-
-
-def _trim(batch, config):
-    names = ("ITEM_LIST_LENGTH_FIELD", "LIST_SUFFIX", "MAX_ITEM_LIST_LENGTH")
-    trim_histories(batch, *(config[name] for name in names))

@@ -82,34 +82,23 @@ def list_metrics() -> set[str]:
 
 def check_measure(config, ours: bool) -> None:
     """Refuse an ``exclude_history`` that an evaluation cannot do."""
-    chosen = config["exclude_history"]
-    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
-        if chosen not in (None, KEEP_TARGET):
-            raise UserError(
-                f"exclude_history is {chosen!r}, but of models like {config['model']} RecBole "
-                "always removes the history but for the target; leave the key out.",
-                key="exclude_history",
-            )
-        return
-    if not chosen:
-        return
-    args = config["eval_args"]
+    chosen, args, why = config["exclude_history"], config["eval_args"], ""
     modes = args.get("mode") if isinstance(args, dict) else None
     modes = list(modes.values()) if isinstance(modes, dict) else [modes]
-    if config["eval_type"] == EvaluatorType.VALUE or "labeled" in modes:
-        raise UserError(
-            "exclude_history takes items out of a ranking, but AUC, LogLoss, MAE, RMSE and the "
-            "mode labeled rank nothing; set exclude_history: False or take other metrics.",
-            key="exclude_history",
-        )
     sampled = any(str(mode)[:3] in ("uni", "pop") for mode in modes)
-    if not ours and (sampled or "gauc" in [str(name).lower() for name in config["metrics"] or ()]):
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        if chosen not in (None, KEEP_TARGET):
+            why = f"for {config['model']} RecBole removes all but the target; leave the key out"
+    elif not chosen:
+        return
+    elif config["eval_type"] == EvaluatorType.VALUE or "labeled" in modes:
+        why = "AUC, LogLoss, MAE, RMSE and the mode labeled rank nothing; take other metrics"
+    elif not ours and (sampled or "gauc" in map(str.lower, map(str, config["metrics"] or ()))):
         what, other = ("sampled candidates", "mode: full") if sampled else ("GAUC", "other metrics")
-        raise UserError(
-            f"exclude_history with {what} is not offered for RecBole's own {config['model']}; take "
-            f"{other}, or --model=LLMEmb{config['model']} with --item_embedding=id.",
-            key="exclude_history",
-        )
+        own = f"--model=LLMEmb{config['model']} with --item_embedding=id"
+        why = f"RecBole's own {config['model']} lacks it for {what}; take {other}, or {own}"
+    if why:
+        raise UserError(f"exclude_history is {chosen!r}, but {why}.", key="exclude_history")
 
 
 def check_candidates(config, dataset) -> None:
@@ -119,35 +108,26 @@ def check_candidates(config, dataset) -> None:
         ranks = config["eval_type"] == EvaluatorType.RANKING
         sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         unlabeled = config["LABEL_FIELD"] not in dataset.inter_feat
+        why = ""
         if mode == "labeled" and sequential and (ranks or unlabeled):
-            raise UserError(
-                "eval_args.mode is labeled, which is for AUC and its like over rows with a label "
-                "(threshold makes one of ratings); take full or uni99.",
-                key="eval_args",
-            )
+            why = "that is for AUC and its like, over labels (threshold makes them)"
         sampled = int(mode[3:]) if mode[:3] in ("uni", "pop") else 0
         if sampled > max(_SAMPLED, items):
-            raise UserError(
-                f"eval_args.mode is {mode}, but dataset {config['dataset']} has only {items} "
-                "items; take full, which ranks all of them.",
-                key="eval_args",
-            )
+            why = f"dataset {config['dataset']} has only {items} items"
+        if why:
+            told = f"eval_args.mode is {mode}, but {why}; take full, which ranks all items."
+            raise UserError(told, key="eval_args")
 
 
 def add_metric(metric: Any) -> str:
     """Let RecBole's evaluators know a metric by the name of its class, which is returned."""
     name = metric.__name__.lower()
-    if metrics_dict.get(name, metric) is not metric and name in METRICS:
-        raise UserError(
-            f"metrics: {metric.__name__} is a metric of RecBole's; call yours otherwise.",
-            key="metrics",
-        )
     missing = [part for part in ("metric_type", "metric_need") if not hasattr(metric, part)]
-    if missing:
-        raise UserError(
-            f"metrics: {metric.__name__} has no {missing[0]}; RecBole's Hit has one to look at.",
-            key="metrics",
-        )
+    wrong = f"has no {missing[0]}; RecBole's Hit has one to look at" if missing else ""
+    if metrics_dict.get(name, metric) is not metric and name in METRICS:
+        wrong = "is a metric of RecBole's; call yours otherwise"
+    if wrong:
+        raise UserError(f"metrics: {metric.__name__} {wrong}.", key="metrics")
     metrics_dict[name] = metric
     metric_types[name], metric_information[name] = metric.metric_type, metric.metric_need
     if metric.smaller and name not in smaller_metrics:
@@ -163,9 +143,8 @@ def settle_metrics(values) -> None:
         if isinstance(name, str) and name.lower() not in metric_types and not is_import_path(name):
             near = nearest(name, [kind.__name__ for kind in metrics_dict.values()], 1)
             hint = f"did you mean {near[0]}?" if near else "take NDCG or Hit, for example."
-            raise UserError(
-                f"metrics: there is no metric named {name[:80]!r}; {hint}", key="metrics"
-            )
+            told = f"metrics: there is no metric named {name[:80]!r}; {hint}"
+            raise UserError(told, key="metrics")
     if any(map(is_import_path, names)):
         own = {name: add_metric(METRICS[name]) for name in names if is_import_path(name)}
         values["metrics"] = [own.get(name, name) for name in names]

@@ -17,7 +17,8 @@ from recbole.data.dataloader import FullSortEvalDataLoader
 from recbole.evaluator.collector import Collector, DataStruct
 from recbole.utils import EvaluatorType, get_gpu_usage, init_seed, set_color
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.checkpoint import no_numbers
+from recbole_llmemb.core.devices import moved
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.evaluation.loaders import EXCLUDED
 
@@ -28,9 +29,6 @@ class EvalRows:
 
     user_id: torch.Tensor  # ``(n_rows,)``, RecBole's internal user ids
     item_id: torch.Tensor  # ``(n_rows,)``, the target item; -1 where a row has several targets
-
-    def __len__(self) -> int:
-        return len(self.user_id)
 
 
 @dataclass(frozen=True)
@@ -206,6 +204,16 @@ def loader_like(loader, split, config):
     return utils.get_dataloader(config, "test")(config, split, sampler, shuffle=False)
 
 
+def under_a_bar(loader, what, device, shown):
+    """The batches of a loader, under a bar like RecBole's if one is to be shown."""
+    title = set_color(what, "pink")
+    bar = progress_bar(loader, total=len(loader), desc=title, disable=not shown)
+    for batch in bar:
+        yield batch
+        if shown and device.type == "cuda":
+            bar.set_postfix_str(set_color(f"GPU RAM: {get_gpu_usage(device)}", "yellow"))
+
+
 @torch.no_grad()
 def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
     """Rank the rows of a loader as RecBole's trainer does, and evaluate the ranking.
@@ -215,24 +223,15 @@ def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
     """
     model.eval()
     score = _full if isinstance(loader, FullSortEvalDataLoader) else _candidates
-    batches = loader
-    if show_progress:
-        description = set_color("Evaluate   ", "pink")
-        batches = progress_bar(loader, total=len(loader), desc=description)
     broken: Any = False
-    for batch in batches:
+    for batch in under_a_bar(loader, "Evaluate   ", config["device"], show_progress):
         scores = score(config, model, batch, loader._dataset.item_num)
-        if show_progress and config["device"].type == "cuda":
-            memory = "GPU RAM: " + get_gpu_usage(config["device"])
-            batches.set_postfix_str(set_color(memory, "yellow"))
         largest = getattr(scores, "scores", scores).max()  # NaN, if there is one
         broken |= largest.isnan() | largest.isposinf()
         interaction, _, positive_u, positive_i = batch
         evaluator.collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
     if broken:
-        raise UserError(
-            "The model's scores are no numbers; train with a lower learning_rate or clip_grad_norm."
-        )
+        raise no_numbers("The model's scores")
     evaluator.collector.model_collect(model)
     return evaluator.evaluate(evaluator.collector.get_data_struct())
 
@@ -244,15 +243,8 @@ def _full(config, model, batch, n_items):
     scores = scores.view(-1, n_items)
     scores[:, 0] = -np.inf
     if history is not None:
-        scores[tuple(_moved(part, scores.device) for part in history)] = -np.inf
+        scores[tuple(moved(part, scores.device) for part in history)] = -np.inf
     return scores
-
-
-def _moved(numbers, device):
-    """Row or column numbers where scores are, without waiting for these."""
-    if device.type != "cuda":
-        return numbers
-    return numbers.pin_memory().to(device, non_blocking=True)
 
 
 def _candidates(config, model, batch, n_items):
@@ -268,8 +260,8 @@ def _candidates(config, model, batch, n_items):
         scores = found.new_full((int(positive_u[-1]) + 1, n_items), -np.inf)
         scores[candidates, interaction[config["ITEM_ID_FIELD"]]] = found
         return scores
-    moved, candidates = interaction.to(device), candidates.to(device)
-    scores = model.scores(moved, candidates).float()
-    if EXCLUDED in moved:
-        scores = scores.masked_fill(moved[EXCLUDED], -torch.inf)
+    interaction, candidates = interaction.to(device), candidates.to(device)
+    scores = model.scores(interaction, candidates).float()
+    if EXCLUDED in interaction:
+        scores = scores.masked_fill(interaction[EXCLUDED], -torch.inf)
     return CandidateScores(scores, candidates, n_items)

@@ -1,10 +1,10 @@
-"""The contract of models: what one says of itself and does, and all that others ask of it."""
+"""The contract of models: what one needs and is given, says of itself, and does for others."""
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,12 @@ from torch import nn
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data import loaders
-from recbole_llmemb.data.histories import with_shuffled_sequences
+from recbole_llmemb.data.histories import over_shuffled
 from recbole_llmemb.data.windows import length_buckets
-from recbole_llmemb.models.given import Given
+from recbole_llmemb.models.adapters import Affine
 from recbole_llmemb.models.losses import Items
+from recbole_llmemb.table import EmbeddingTable, match
+from recbole_llmemb.table.format import read_projection
 
 __all__ = ["Method", "Needs"]
 
@@ -32,40 +34,89 @@ class Needs:
     llm: bool = False
 
 
+class ItemTable:
+    """A table on disk (``reduced`` by ``llm_pca_dim``, maybe), and its rows by a dataset's ids."""
+
+    def __init__(self, path, tokens, missing="error", reduced=False):
+        self.path, self.tokens, self.missing, self.reduced = path, tokens, missing, reduced
+        self.width = self._rows = None
+
+    def load(self) -> EmbeddingTable:
+        """The whole table, whose rows are kept for the first who asks for :meth:`rows`."""
+        table = EmbeddingTable.load(self.path)
+        self.width = table.width
+        self._rows = match(table, self.tokens, self.missing, where=str(self.path))
+        return table
+
+    def rows(self):
+        """``(n_items, D)`` by item id; row 0, padding, is zero."""
+        if self._rows is None:
+            self.load()
+        rows, self._rows = self._rows, None  # which need not be there twice
+        return rows
+
+    def rows_of(self, tokens):
+        """Rows of items that the dataset does not have, ``(n, D)``."""
+        table = EmbeddingTable.load(self.path)
+        return match(table, ["[PAD]", *tokens], self.missing, where=str(self.path))[1:]
+
+    def projection(self):
+        """What ``llm_pca_dim`` did to the encoder's vectors, or None."""
+        found = read_projection(self.path) if self.reduced else None
+        return None if found is None else Affine(found["mean"], found["matrix"])
+
+
+@dataclass
+class Given:
+    """What was made or found for a model; it hangs on the training split, as ``given``."""
+
+    table: ItemTable | None = None
+    teacher: Any = None  # (n_items, d) by item id, or a model with ``user_states``
+    llm: Any = None
+    config: Any = None  # That it was made for
+
+    @classmethod
+    def of(cls, dataset, config) -> Given | None:
+        """What hangs on a split for this configuration, if anything does."""
+        found = getattr(dataset, "given", None)
+        return found if found is not None and found.config is config else None
+
+
+def given_to(dataset, config, what: str):
+    """What a model cannot be built without: ``table``, ``teacher`` or ``llm``."""
+    found = getattr(Given.of(dataset, config), what, None)
+    if found is None:
+        told = f"{config['model']} was given no {what}; run it by run_recbole, or call"
+        raise UserError(f"{told} recbole_llmemb.run.artifacts.provide(config, dataset) before.")
+    return found
+
+
+def is_checkpoint(teacher) -> bool:
+    """Whether ``align_teacher`` is a file; names of models are identifiers, paths are not."""
+    return bool(teacher) and not str(teacher).isidentifier()
+
+
 class Method:
-    """Put before a RecBole sequential model in a class's bases.
+    """Put before a RecBole sequential model in a class's bases."""
 
-    Attributes
-    ----------
-    one_pass : str
-        How it trains on a whole sequence at once: ``causal``, as no position's output depends on
-        later items; ``cloze``, on masked items; or not at all, empty.
-    padding_free : bool
-        Whether padding after a history changes nothing, so that it can be left out.
-    reads : frozenset of str
-        What of a batch it reads: ``items``, ``lengths``, ``users``, ``times``, ``item_fields``.
-    products : bool
-        Whether a score is a product of a state and an item (and a bias); otherwise it writes
-        :meth:`own_scores`.
-    similarity : bool
-        Whether ``item_similarity``, temperatures and ``popularity_adjustment`` apply to its scores.
-    losses : tuple of str
-        The values of ``loss_type`` that it offers.
-    teacher_shares_training : bool
-        Whether a teacher that is trained for it learns by its own schedule.
-    rows_at_once : int or None
-        Histories that it is best shown at a time in use; None for as many as there is room for.
-    """
-
+    #: How it trains on a whole sequence at once: ``causal``, as no position's output depends on
+    #: later items; ``cloze``, on masked items; or not at all, empty.
     one_pass: str = ""
+    #: Whether padding after a history changes nothing, so that it can be left out.
     padding_free: bool | str = False
+    #: What of a batch it reads: ``items``, ``lengths``, ``users``, ``times``, ``item_fields``.
     reads: frozenset[str] = frozenset({"items", "lengths"})
+    #: Whether scores are products of states and items (and a bias); else it has ``own_scores``.
     products = True
+    #: Whether ``item_similarity``, temperatures and ``popularity_adjustment`` apply to its scores.
     similarity = True
-    loss_names: tuple[str, ...] = ()  # of the last step's parts
+    #: The values of ``loss_type`` that it offers.
     losses: tuple[str, ...] = ("BCE", "BPR", "CE")
+    #: Whether a teacher that is trained for it learns by its own schedule.
     teacher_shares_training = True
+    #: Histories that it is best shown at a time in use; None for as many as there is room for.
     rows_at_once: int | None = None
+    loss_names: tuple[str, ...] = ()  # of the last step's parts
     Keys: type[Settings] | None = None  # Its own, beside those of every model
 
     # -- what the class says before there is a model ----------------------------------------
@@ -93,14 +144,7 @@ class Method:
         else:
             cloze = cls.one_pass == "cloze"
             loader = loaders.ClozeTrainDataLoader if cloze else loaders.SequenceTrainDataLoader
-        if not config["shuffle_train"]:
-            return loader
-
-        def shuffled(config, dataset, sampler, shuffle=False):
-            dataset = with_shuffled_sequences(dataset, config["seed"])
-            return loader(config, dataset, sampler, shuffle=shuffle)
-
-        return shuffled
+        return over_shuffled(loader) if config["shuffle_train"] else loader
 
     @classmethod
     def is_padding_free(cls, config) -> bool:
@@ -114,10 +158,7 @@ class Method:
 
     @classmethod
     def why_not(cls, ability: str, config) -> str:
-        """Why it lacks an ability, the rest of a sentence; empty where it has it.
-
-        ``ability``: ``vectors``, ``new_items``, ``cold_items`` or ``user_encoder``.
-        """
+        """Why it lacks ``vectors``, ``new_items``, ``cold_items`` or ``user_encoder``; or empty."""
         if cls.scores_are_products(config):
             return ""
         return f"scores of {config['model']} are no products of a user's and an item's vector"
@@ -146,10 +187,7 @@ class Method:
         """Called with the loader of the training batches, before the first of them."""
 
     def fetch(self, batch):
-        """Begin to bring what a training step needs from the host beside its batch.
-
-        Called with the batch before it is moved to the device, where it has it as ``fetched``.
-        """
+        """Begin to bring what a step needs from the host, as ``fetched`` of its batch."""
         return None
 
     def extend(self, vectors) -> None:
@@ -191,10 +229,7 @@ class Method:
                 layer.weight.data[layer.padding_idx] = 0
 
     def user_embeddings(self, n_users: int) -> list:
-        """Layers that learn something per user; row 0 is of users it does not know.
-
-        RecBole's models have them under names that begin so.
-        """
+        """Layers that learn something per user, by RecBole's names; row 0 is of unknown ones."""
         layers = cast(nn.Module, self).named_modules()
         named = [layer for name, layer in layers if name.rpartition(".")[2].startswith("user")]
         return [one for one in named if getattr(one, "num_embeddings", None) == n_users]
@@ -242,10 +277,7 @@ class Method:
 
     @torch.no_grad()
     def queries(self, batch):
-        """Vectors ``(b, d)`` of a batch of histories, in its order.
-
-        Where padding changes nothing, short histories are read apart from long ones.
-        """
+        """Vectors ``(b, d)`` of a batch of histories, the short ones read apart if they can be."""
         lengths = batch[self.ITEM_SEQ_LEN]
         if not self.padding_free or len(lengths) < 2:
             return self.query_of(self.states(batch)).float()
@@ -265,11 +297,9 @@ _ROLES = {
 
 
 def forward_roles(forward) -> tuple:
-    """What a backbone's ``forward`` takes, in its order: ``items``, ``lengths`` or ``users``.
+    """What a backbone's bound ``forward`` takes, in its order: ``items``, ``lengths``, ``users``.
 
     None stands for an argument that is called otherwise; those with a default are left to it.
-
-    ``forward``: bound to its model.
     """
     taken = inspect.signature(forward).parameters.values()
     given = [one.name for one in taken if one.name in _ROLES or one.default is one.empty]

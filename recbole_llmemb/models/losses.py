@@ -260,7 +260,7 @@ class AlignmentLoss(nn.Module):
     rows and by columns. Nothing is normalized. The paper uses τ = 2.
     """
 
-    def __init__(self, temperature: float = 2.0) -> None:
+    def __init__(self, temperature: Any = 2.0) -> None:  # a parameter, where it is learned
         super().__init__()
         self.temperature = temperature
 
@@ -275,22 +275,16 @@ class AlignmentLoss(nn.Module):
         return (by_rows + by_columns) / 2
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(AlignmentLoss):
     """Hard targets: each view is to find the item's other view among the batch's (the paper).
 
     logits = X·Yᵀ/τ; the mean of cross-entropy by rows and by columns against the diagonal.
-
-    ``temperature``: τ.
     """
 
-    def __init__(self, temperature: Any) -> None:
-        super().__init__()
-        self.temperature = temperature
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, teacher: torch.Tensor, adapted: torch.Tensor) -> torch.Tensor:
         """Loss between the views' embeddings, both ``(B, D)``."""
-        logits = x @ y.t() / self.temperature
-        own = torch.arange(len(x), device=x.device)
+        logits = teacher @ adapted.t() / self.temperature
+        own = torch.arange(len(logits), device=logits.device)
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.t(), own)) / 2
 
 

@@ -17,8 +17,7 @@ from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.models import registry
-from recbole_llmemb.models.contract import Needs
-from recbole_llmemb.models.given import Given, ItemTable, is_checkpoint
+from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoint
 from recbole_llmemb.models.llmsrec.llm import load_llm
 from recbole_llmemb.models.llmsrec.model import FrozenTeacher
 from recbole_llmemb.run.stages import stage

@@ -12,9 +12,8 @@ from recbole_llmemb.config.keys import Settings, Use, declared, keys, sections_o
 from recbole_llmemb.config.values import keys_of_any_model, refuse_keys
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import settings as encode
-from recbole_llmemb.models.llmemb import settings as llmemb
+from recbole_llmemb.models import settings as models
 from recbole_llmemb.models.llmemb.backbones import PREFIX
-from recbole_llmemb.models.llmsrec import settings as llmsrec
 from recbole_llmemb.scft import settings as scft
 
 #: In the order in which they are shown.
@@ -24,11 +23,11 @@ SECTIONS: list[type[Settings]] = [
     fields.FieldSettings,
     encode.EncodeSettings,
     scft.ScftSettings,
-    llmemb.ItemSettings,
+    models.ItemSettings,
     shared.TrainingSettings,
     shared.EvaluationSettings,
-    llmemb.BackboneSettings,
-    llmsrec.LLMSRecSettings,
+    models.BackboneSettings,
+    models.LLMSRecSettings,
 ]
 __all__ = ["SECTIONS", "Use", "declared", "keys", "sections_of", "use_of"]
 

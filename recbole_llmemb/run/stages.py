@@ -25,12 +25,11 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import check_parts, files_hash
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.evaluation.metrics import check_candidates, excluded_of
-from recbole_llmemb.models.contract import as_method
-from recbole_llmemb.models.given import Given
+from recbole_llmemb.models.contract import Given, as_method
 from recbole_llmemb.run.result import RunResult, curve_of
 from recbole_llmemb.run.schema import Use, keys, sections_of, use_of
 from recbole_llmemb.scft.settings import ScftSettings
-from recbole_llmemb.training.trainer import trainer_class
+from recbole_llmemb.training import trainer_class
 
 __all__ = ["Data", "build", "prepare_data", "train_and_evaluate"]
 

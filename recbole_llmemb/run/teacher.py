@@ -17,7 +17,7 @@ from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.encode import cache_directory
-from recbole_llmemb.models.given import is_checkpoint
+from recbole_llmemb.models.contract import is_checkpoint
 from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.schema import Use, keys

@@ -25,10 +25,8 @@ def check_figure(file: str) -> None:
         raise UserError(f"--figure is {file!r}; its name must end in {', '.join(_KINDS)}.")
     require_writable(file)
     if Path(file).is_file() and b"atplotlib" not in Path(file).read_bytes():  # it signs its files
-        raise UserError(
-            f"{file} is not a figure that was drawn here, so it is not replaced; move it away, or "
-            "give --figure another file."
-        )
+        told = f"{file} is no figure that was drawn here, so it is not replaced"
+        raise UserError(f"{told}; give --figure another file.", key="figure", where=file)
     optional("matplotlib", "figures", "--figure")
 
 
@@ -38,9 +36,6 @@ def draw(job, adapter: Path, file: str) -> None:
     Above: the items in the plane of their two first principal components, each map
     with its own components and both to the same scale. Below: the cosine similarities of all
     pairs of items; the further left, the better items tell apart.
-
-    ``adapter``: the directory it made.
-    ``file``: where to; its suffix is the format.
     """
     items = (job.views[1].items or job.views[0].items)[:1000]
     prompts = item_prompts(items, *job.text.prompt)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -21,7 +19,7 @@ import torch
 from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.core.artifacts import atomic_directory, build_or_load, files_in, require_free
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import file_digests, refuse_inputs, seal
+from recbole_llmemb.core.files import asked_hash, file_digests, refuse_inputs, seal
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.encode.build_or_load import cache_directory
 from recbole_llmemb.encode.build_or_load import ensure_table as build_table
@@ -56,16 +54,12 @@ class Processes:
     def __init__(self, device: Any = None):
         kind, _, number = str(device or "auto").partition(":")
         if kind not in ("auto", "cpu", "cuda") or number not in ("", "0"):
-            raise UserError(
-                f"llm_device is {str(device)!r}, which scft cannot train on; set auto, cpu or "
-                "cuda, and CUDA_VISIBLE_DEVICES to the GPU if there are several.",
-                key="llm_device",
-            )
+            told = f"llm_device is {str(device)!r}; for scft it must be auto, cpu or cuda"
+            raise UserError(f"{told} (CUDA_VISIBLE_DEVICES says which GPU).", key="llm_device")
         there = torch.cuda.is_available()
         if kind == "cuda" and not there:
-            raise UserError(
-                "llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu.", key="llm_device"
-            )
+            told = "llm_device is 'cuda', but PyTorch finds no GPU; set auto or cpu."
+            raise UserError(told, key="llm_device")
         self.cpu = kind == "cpu" or not there
         self.count, self.is_main = 1, True
         self.device = torch.device("cpu") if self.cpu else torch.device("cuda", 0)
@@ -82,11 +76,8 @@ class Processes:
                 return "float32"
             return "bfloat16"
         if wanted == "float16" and self.cpu:
-            raise UserError(
-                "scft_precision is 'float16', in which a CPU does not train; set float32 or "
-                "bfloat16.",
-                key="scft_precision",
-            )
+            told = "scft_precision is 'float16', in which no CPU trains; set float32 or bfloat16."
+            raise UserError(told, key="scft_precision")
         return wanted
 
     def broadcast(self, thing: Any) -> Any:
@@ -131,18 +122,14 @@ class ScftJob:
         """Views of the items to train on, and of those held out."""
         text, keys = self.text, self.settings
         if all(len(item) < 2 for item in self.items.attributes):
-            raise UserError(
-                f"Every item of {text.item_file} has one attribute at most "
-                f"({', '.join(self.items.fields)}), so its two views would be equal; name more "
-                "fields (item_text_fields), or do without scft."
-            )
+            told = f"No item of {text.item_file} has two of {', '.join(self.items.fields)}"
+            advice = "name more fields (item_text_fields), or do without scft"
+            raise UserError(f"{told}, so its two views would be equal; {advice}.")
         seed, share = keys.scft_seed, keys.scft_holdout
         train, held = split_items(self.items.attributes, share, _MOST_HELD_OUT, seed)
         if len(train) < 2:
-            raise UserError(
-                f"{text.item_file} leaves {len(train)} item to train on, and a contrast needs "
-                "two; give more items or a smaller scft_holdout."
-            )
+            told = f"{text.item_file} leaves {len(train)} item to train on, which has no contrast"
+            raise UserError(f"{told}; give more items or a smaller scft_holdout.")
         how = *text.prompt, keys.scft_drop_ratio, seed
         return Views(train, *how), Views(held, *how)
 
@@ -167,7 +154,7 @@ class ScftJob:
             **self.facts(),
             **self.ends,
         }
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=10).hexdigest()
+        return asked_hash(facts)
 
     @property
     def ends(self) -> dict[str, bool]:
@@ -326,11 +313,8 @@ def ensure_adapter(config: Mapping[str, Any], report: Callable[[str], None] = pr
     values = values_of(config)
     for key in ("llm_adapter", "llm_table"):
         if values.get(key):
-            raise UserError(
-                f"scft is set, which trains an adapter of its own, but {key} is {values[key]!r}; "
-                "set only one of the two.",
-                key=key,
-            )
+            told = f"scft is set, but {key} is {values[key]!r}; set only one of the two."
+            raise UserError(told, key=key)
     job = job_from_config(config)
     name = f"{values['dataset']}-{job.text.source.short_name}-{job.key[:12]}"
     # A damaged adapter in the cache is replaced: nobody but this function puts adapters there.

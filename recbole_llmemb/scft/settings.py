@@ -24,18 +24,15 @@ class ScftSettings(Settings):
     """Fine-tuning the encoder before (SCFT, section 3.2 of the LLMEmb paper)"""
 
     scft: bool = key(False, TABLE)
-    """Whether a run fine-tunes the encoder on the items first and encodes them with the adapter;
-    kept in the cache."""
+    """Whether a run fine-tunes the encoder on the items first; the adapter is kept in the cache."""
     scft_loss: Literal["soft", "infonce"] = key("soft", TABLE)
-    """'soft': soft targets (the authors' code); 'infonce': the other view against the batch's (the
-    paper's text)."""
+    """'soft' targets (the authors' code), or 'infonce': the other view against the batch's."""
     scft_temperature: Number = key(3.0, TABLE, **keys.POSITIVE)
     """Where the learned temperature starts (tau in the paper)."""
     scft_drop_ratio: Number = key(0.4, TABLE, **keys.SHARE)
     """Share of an item's attributes that each view drops."""
     scft_steps: int = key(4000, TABLE, **keys.COUNT)
-    """Training steps (the authors', for a model of 7 billion weights; far fewer do for a small
-    encoder)."""
+    """Training steps (the authors', for 7 billion weights; far fewer do for a small encoder)."""
     scft_batch_size: int = key(64, TABLE, **{**keys.BATCH, "ge": 2})
     """Items per step and process."""
     scft_mini_batch_size: int | None = key(None, TABLE, **keys.BATCH)

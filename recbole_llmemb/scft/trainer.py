@@ -177,7 +177,6 @@ class HeldOut(BaseEvaluator):
     """Measures of a fixed pair of views per held-out item.
 
     ``pairs`` (str, str): two prompts per item.
-    ``batch_size``: texts per forward pass.
     """
 
     def __init__(self, pairs: Sequence[Sequence[str]], batch_size: int):
@@ -202,8 +201,6 @@ class ScftTrainer(SentenceTransformerTrainer):
     """Trains what requires gradients and keeps only that in its checkpoints.
 
     ``views``: the transform of ``train_dataset``, which is told the epoch.
-    ``report``: told in one line what each evaluation gives.
-    ``**kwargs``: of SentenceTransformerTrainer.
     """
 
     def __init__(self, views, report: Callable[[str], None], **kwargs):
@@ -238,13 +235,6 @@ class ScftTrainer(SentenceTransformerTrainer):
         with torch.no_grad():
             for name, value in self.trained().items():
                 value.copy_(kept[name])
-
-    def last_measured(self, step: int) -> dict[str, float] | None:
-        """What the evaluation after a step gave, if there was one."""
-        for entry in reversed(self.state.log_history):
-            if entry["step"] == step and "eval_top1" in entry:
-                return {name: entry[f"eval_{name}"] for name in ("top1", "alignment", "uniformity")}
-        return None
 
     def diverged(self) -> UserError:
         """What to say when the loss or the adapter is no number any more."""

@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError, name_some
-from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quiet_loading
+from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quantization, quiet_loading
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.scft.trainer import (
     CachedViewLoss,
@@ -44,16 +44,14 @@ _LOG_STEPS = 20
 def load_base(job):
     """The encoder to adapt, frozen weights in its precision, ending in un-normalized pooling."""
     text, keys, device = job.text.settings, job.settings, job.processes.device
-    options: dict[str, Any] = {}
+    options, dtype = {}, DTYPES[job.precision]
     if keys.scft_quantize:
-        options = {
-            "quantization_config": _quantization(keys.scft_quantize, device, job.precision),
-            "device_map": {"": device},
-        }
+        kind = keys.scft_quantize, "scft_quantize", dtype, device
+        options = quantization(*kind, bnb_4bit_quant_type="nf4")
     model = load_pipeline(
         job.text.source,
         pooling=text.llm_pooling,
-        dtype=DTYPES[job.precision],
+        dtype=dtype,
         device=str(device),
         max_length=text.llm_max_length,
         trust_remote_code=text.llm_trust_remote_code,
@@ -75,39 +73,19 @@ def load_base(job):
     return model
 
 
-def _quantization(bits: int, device: torch.device, precision: str):
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
-    if not is_bitsandbytes_available() or device.type == "cpu":
-        raise UserError(
-            f"scft_quantize is {bits}, which needs a GPU and bitsandbytes; pip install "
-            "bitsandbytes there, or leave it empty."
-        )
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=DTYPES[precision]
-    )
-
-
 def find_targets(model: nn.Module) -> str:
     """A pattern for the attention and MLP projections of every layer.
 
     These are the linear maps inside the numbered layers, under whatever names the architecture
     has for them (BERT: query, key, value, dense; Llama, Qwen, Mistral: q_proj … down_proj). The
     embedding, a pooler and a head lie outside.
-
-    ``model``: of transformers.
     """
     found = (_IN_LAYER.fullmatch(name) for name, module in model.named_modules() if _is_map(module))
     named = dict.fromkeys(name["rest"] for name in found if name)
     rests = [rest for rest in named if rest.rpartition(".")[2] not in _ROUTERS]
     if not rests:
-        raise UserError(
-            f"The encoder ({type(model).__name__}) has no linear layers that LoRA could adapt; "
-            "name some with scft_lora_targets, or choose another encoder."
-        )
+        told = f"The encoder ({type(model).__name__}) has no linear layers that LoRA could adapt"
+        raise UserError(f"{told}; name some with scft_lora_targets, or take another encoder.")
     return rf"(?:.*\.)?\d+\.(?:{'|'.join(map(re.escape, rests))})"
 
 
@@ -117,10 +95,8 @@ def check_targets(model: nn.Module, names: list[str]) -> list[str]:
     absent = [n for n in names if not any(m == n or m.endswith(f".{n}") for m in maps)]
     if absent:
         offered = dict.fromkeys(name.rpartition(".")[2] for name in maps)
-        raise UserError(
-            f"scft_lora_targets names {name_some(absent)}, which matches no linear layer of the "
-            f"encoder; it has {', '.join(offered)}."
-        )
+        told = f"scft_lora_targets names {name_some(absent)}, no linear layer of the encoder"
+        raise UserError(f"{told}; it has {', '.join(offered)}.", key="scft_lora_targets")
     return names
 
 
@@ -192,15 +168,11 @@ def _train(job, work, report):
         else:
             trainer.train(resume_from_checkpoint=last)
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"{keys.scft_batch_size} items at once do not fit into the memory of "
-            f"{processes.device}; set scft_mini_batch_size (16, say) or "
-            "scft_gradient_checkpointing."
-        ) from error
+        told = f"{keys.scft_batch_size} items at once do not fit into {processes.device}'s memory"
+        advice = "set scft_mini_batch_size (16, say) or scft_gradient_checkpointing"
+        raise UserError(f"{told}; {advice}.") from error
     model.eval()
-    after = trainer.last_measured(keys.scft_steps)
-    if after is None and evaluator and processes.is_main:
-        after = evaluator(model)
+    after = evaluator(model) if evaluator and processes.is_main else None
     temperature = trainer.loss.form.temperature.item()
     facts = {"before": before, "after": after, "final_temperature": temperature}
 

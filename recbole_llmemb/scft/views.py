@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from recbole_llmemb.encode.shards import item_prompts
 
@@ -15,8 +16,6 @@ def draw_view(attributes: Mapping[str, str], ratio: float, draw: random.Random) 
     is right on average: of two attributes, 0.4 would otherwise never drop any.
 
     ``attributes``: name to text. A single attribute stays as it is.
-    ``ratio``: share to drop, between 0 and 1.
-    ``draw``: decides.
     """
     names = list(attributes)
     if len(names) < 2:
@@ -27,39 +26,27 @@ def draw_view(attributes: Mapping[str, str], ratio: float, draw: random.Random) 
     return {name: attributes[name] for name in names[: max(1, kept)]}
 
 
+@dataclass(eq=False)
 class Views:
     """Items to pairs of prompts; the transform of the training dataset.
 
     What is drawn depends on seed, epoch and item alone, so that an interrupted training sees
     after its resumption what it would have seen.
-
-    ``items``: attributes of each item.
-    ``instruction``: what stands before the attributes.
-    ``value_max_chars``: longer values are cut.
-    ``ratio``: share of attributes to drop.
-
-    ``epoch``: To be set at the begin of each.
     """
 
-    def __init__(
-        self,
-        items: Sequence[Mapping[str, str]],
-        instruction: str,
-        value_max_chars: int | None,
-        ratio: float,
-        seed: int,
-    ):
-        self.items = items
-        self.epoch = 0
-        self._instruction, self._max_chars = instruction, value_max_chars
-        self._ratio, self._seed = ratio, seed
+    items: Sequence[Mapping[str, str]]  # Attributes of each item
+    instruction: str  # What stands before the attributes
+    value_max_chars: int | None  # Longer values are cut
+    ratio: float  # Share of attributes to drop
+    seed: int
+    epoch: int = 0  # To be set at the begin of each
 
     def pair(self, item: int, epoch: int | str | None = None) -> list[str]:
         """Two independent views of an item, as prompts."""
         when = self.epoch if epoch is None else epoch
-        draw = random.Random(f"{self._seed}/{when}/{item}")  # a string: hashed the same everywhere
-        views = [draw_view(self.items[item], self._ratio, draw) for _ in range(2)]
-        return item_prompts(views, self._instruction, self._max_chars)
+        draw = random.Random(f"{self.seed}/{when}/{item}")  # a string: hashed the same everywhere
+        views = [draw_view(self.items[item], self.ratio, draw) for _ in range(2)]
+        return item_prompts(views, self.instruction, self.value_max_chars)
 
     def __call__(self, batch: Mapping[str, Sequence[int]]) -> dict[str, list[str]]:
         """Rows ``{"item": [numbers]}`` to columns ``view_a`` and ``view_b``."""
@@ -76,9 +63,6 @@ def split_items(
     they would be negatives of themselves. Items with a single attribute are trained on (whole)
     but not held out, as their views are equal.
 
-    ``attributes``: of all items.
-    ``share``: of the items to hold out.
-    ``most``: how many to hold out at most.
     Returns two lists of attributes.
     """
     different = list({tuple(item.items()): item for item in attributes if item}.values())

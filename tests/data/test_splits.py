@@ -133,8 +133,8 @@ def test_what_reads_a_run_without_a_test_part(command, tiny, capsys, tmp_path):
         assert len((tmp_path / f"{split}.jsonl").read_text().splitlines()) == lines
     for argv, word in (
         ([*recommend, "--split=test"], "no test part"),
-        (["order-test", f"--checkpoint={file}"], "test set has no users"),
-        (["compare", tmp_path / "result.json"], "no test part"),
+        (["order-test", f"--checkpoint={file}"], "leave no test set"),
+        (["compare", tmp_path / "result.json"], "has no metrics"),
     ):
         status, _, err = run(*argv)
         assert status == 2 and word in err and len(err.strip().splitlines()) == 1

@@ -404,10 +404,10 @@ def test_refused(command, option, words):
             {"model": "LLMEmbCORE", "loss_type": "CE"},
             "scores of LLMEmbCORE are no products",
         ),
-        ({"align_weight": 0.01, "align_teacher": "saved/x.pth"}, "may have been trained with"),
-        ({"align_weight": 0.01, "align_teacher": "my-teacher"}, "may have been trained with"),
+        ({"align_weight": 0.01, "align_teacher": "saved/x.pth"}, "may know the items"),
+        ({"align_weight": 0.01, "align_teacher": "my-teacher"}, "may know the items"),
         ({"align_weight": 0.01, "align_teacher": "NARM"}, "holds no items out"),
-        ({"model": "LLMEmbS3Rec", "pre_model_path": "weights"}, "may have been trained with"),
+        ({"model": "LLMEmbS3Rec", "pre_model_path": "weights"}, "may know the items"),
     ],
     ids=str,
 )

@@ -189,7 +189,7 @@ def test_collects_what_recbole_collects(data_path, targets_per_row):
         assert torch.equal(struct.get(key), stock.data_struct.get(key)), key
     assert struct.get("data.count_items") == {1: 2}
     rows = ours.rows
-    assert len(rows) == 36
+    assert len(rows.user_id) == 36
     assert rows.user_id.tolist() == list(range(1, 13)) * 3
     assert rows.item_id.tolist() == torch.where(counts == 1, items, -1).tolist()
 
@@ -200,7 +200,7 @@ def test_collector_starts_anew_after_each_evaluation(data_path):
     for _ in range(2):
         collect_random([ours], config, [1])
         assert len(ours.get_data_struct().get("rec.topk")) == 36
-        assert len(ours.rows) == 36
+        assert len(ours.rows.user_id) == 36
 
 
 def test_recboles_trainer_runs_with_the_collector(data_path):
@@ -257,8 +257,6 @@ def test_batches_are_cut_to_their_longest_history(data_path):
         widths.append(width)
     assert widths[0] == 20 and widths[-1] < 20
     assert torch.equal(test.inter_feat["item_id_list"], before)
-    loader.trim = False
-    assert {batch[0]["item_id_list"].size(1) for batch in loader} == {20}
 
 
 def sampler_for(dataset, phase="test", distribution="uniform"):
@@ -375,8 +373,6 @@ def test_stock_batches_of_candidates_keep_their_users(data_path):
     dataset, (_, _, test) = make_split(config)
     loader = candidate_eval_loader(config, test, sampler_for(dataset))
     assert type(loader) is NegSampleEvalDataLoader  # several targets per user
-    with pytest.raises(ValueError, match="one target per user"):
-        CandidateEvalDataLoader(config, test, sampler_for(dataset))
     model = make_model(SASRec, config, dataset)
     trainer = Trainer(config, model)
     trainer.tot_item_num = dataset.item_num

@@ -126,7 +126,7 @@ def naive(split, tiny, model, excluded, candidates=None, keep=None):
 
 
 def measured(trainer, data):
-    trainer.evaluator.know_groups(trainer.config, data.train._dataset)
+    trainer.evaluator.know_groups(data.train._dataset)
     result = trainer.evaluate(data.test, load_best_model=False)
     return {name: float(value) for name, value in result.items()}
 
@@ -312,14 +312,14 @@ def test_recboles_own(run, tmp_path, excluded, length):
 @pytest.mark.parametrize(
     ("model", "overrides", "words"),
     [
-        ("SASRec", {"mode": "uni6"}, "sampled candidates is not offered for RecBole's own SASRec"),
-        ("SASRec", {}, "with GAUC is not offered for RecBole's own SASRec"),
-        ("SASRec", {"metrics": ["Hit", "NDCG"]}, "fewer than topk 5 items"),
-        ("LLMEmbSASRec", {"split": RATIO, "mode": "uni6"}, "ranks all targets of a user together"),
+        ("SASRec", {"mode": "uni6"}, "own SASRec lacks it for sampled candidates"),
+        ("SASRec", {}, "own SASRec lacks it for GAUC"),
+        ("SASRec", {"metrics": ["Hit", "NDCG"]}, "leaves a user fewer than 5 items"),
+        ("LLMEmbSASRec", {"split": RATIO, "mode": "uni6"}, "ranks a user's targets together"),
         ("LLMEmbSASRec", {"exclude_history": "yes"}, "exclude_history is 'yes'"),
         ("LLMEmbSASRec", {"metrics": ["AUC"], "valid_metric": "AUC", "mode": "uni6"},
          "rank nothing"),
-        ("BPR", {}, "always removes the history"),
+        ("BPR", {}, "RecBole removes all but the target"),
     ],
     ids=str,
 )  # fmt: skip

@@ -24,7 +24,7 @@ from recbole_llmemb.models import registry  # isort: skip
 from recbole_llmemb.data.dataset import LazySequentialDataset  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin  # isort: skip
-from recbole_llmemb.training.trainer import LLMEmbTrainer, StockTrainer  # isort: skip
+from recbole_llmemb.training import LLMEmbTrainer, StockTrainer  # isort: skip
 
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
 

@@ -48,7 +48,8 @@ MOVED = {
     "results": {"run.result": "results_table write_result_json"},
     "serve": {"apps.serve": "Recommender"},
     "teacher": {"run.teacher": "teacher_config ensure_teacher read_item_embeddings"},
-    "trainer": {"training.trainer": "LLMEmbTrainer"},
+    "trainer": {"training": "LLMEmbTrainer"},
+    "training.trainer": {"training": "LLMEmbTrainer"},
     "cli.run": {"run.execute": "execute"},
     "config": {
         "config.values": "check",
@@ -94,5 +95,5 @@ def test_an_old_path_gives_the_same(old):
 
 def test_an_old_path_warns(monkeypatch):
     monkeypatch.delitem(importlib.import_module("sys").modules, "recbole_llmemb.trainer", False)
-    with pytest.warns(DeprecationWarning, match=r"recbole_llmemb\.training\.trainer"):
+    with pytest.warns(DeprecationWarning, match=r"is now recbole_llmemb\.training"):
         importlib.import_module("recbole_llmemb.trainer")

@@ -346,12 +346,12 @@ def test_bfloat16_on_the_cpu(run):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"item_text_fields": ["title"]}, "one attribute at most .title., so its two views"),
+        ({"item_text_fields": ["title"]}, "two of title, so its two views"),
         ({"item_text_fields": ["plot"]}, "no field 'plot'"),
         ({"llm_encoder": "./gone"}, "no encoder directory ./gone"),
         ({"scft_lora_targets": ["q_proj"]}, "scft_lora_targets names 'q_proj'"),
-        ({"scft_precision": "float16"}, "scft_precision is 'float16', in which a CPU"),
-        ({"scft_quantize": 4}, "scft_quantize is 4, which needs a GPU and bitsandbytes"),
+        ({"scft_precision": "float16"}, "scft_precision is 'float16', in which no CPU"),
+        ({"scft_quantize": 4}, "scft_quantize is set, which needs a GPU and bitsandbytes"),
         ({"llm_device": "cuda:3"}, "llm_device is 'cuda:3'.*CUDA_VISIBLE_DEVICES"),
         ({"scft_holdout": 0.99, "scft_batch_size": 2}, "leaves 1 item to train on"),
     ],

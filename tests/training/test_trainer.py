@@ -20,7 +20,7 @@ from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.evaluation import Groups  # isort: skip
 from recbole_llmemb.run.stages import train_and_evaluate  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
-from recbole_llmemb.training.trainer import LLMEmbTrainer  # isort: skip
+from recbole_llmemb.training import LLMEmbTrainer  # isort: skip
 
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
 RANDOM = {
@@ -229,7 +229,7 @@ def test_killed_process_is_continued(tiny_settings, tmp_path, capsys):
     killing = f"""
 import os, signal, sys
 from recbole_llmemb.cli.main import main
-from recbole_llmemb.training.trainer import LLMEmbTrainer
+from recbole_llmemb.training import LLMEmbTrainer
 train_epoch = LLMEmbTrainer._train_epoch
 def until(self, loader, epoch, *args, **kwargs):
     if epoch == 2:
@@ -270,7 +270,7 @@ def test_checkpoint_is_plain_and_complete(whole_run):
 def test_checkpoints_that_do_not_fit(tiny_run, whole_run, tmp_path):
     outcome, *_ = whole_run()
     for settings, match in (
-        ({"name": "LLMEmbGRU4Rec"}, "of model LLMEmbSASRec, not of LLMEmbGRU4Rec"),
+        ({"name": "LLMEmbGRU4Rec"}, "of model LLMEmbSASRec, not LLMEmbGRU4Rec"),
         ({"hidden_size": 16}, "does not fit this configuration"),
         ({"n_layers": 2}, "does not fit this configuration"),
     ):

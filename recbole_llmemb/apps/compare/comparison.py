@@ -70,7 +70,6 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
 
     ``metrics``: the columns; all that the files have if not given.
     ``main``: metric of the figures; the runs' ``valid_metric``, or NDCG@10, if not given.
-    ``test``: one of :data:`TESTS`.
     """
     runs = [run for group in groups for run in group.runs]
     _check_alike(runs)
@@ -114,10 +113,8 @@ def _choose_metrics(runs, wanted):
         if wanted and lacking:
             raise UserError(f"{has}, but no {', '.join(lacking)}; {advice}.", where=run.file)
         if not wanted and set(run.test) != set(first.test):
-            raise UserError(
-                f"{str(first.file)!r} has the metrics {', '.join(first.test)} and {has}; {advice}.",
-                where=run.file,
-            )
+            told = f"{str(first.file)!r} has the metrics {', '.join(first.test)} and {has}"
+            raise UserError(f"{told}; {advice}.", where=run.file)
     return wanted or list(first.test)
 
 
@@ -272,12 +269,8 @@ def check_same_users(file, users, other_file, others) -> None:
     """Refuse to pair the users of one file with others."""
     if users != others:
         apart = name_some(sorted(set(users) ^ set(others)), 3)
-        raise UserError(
-            f"{str(file)!r} and {str(other_file)!r} have different users ({len(users):,} and "
-            f"{len(others):,}; in one of them only: {apart}), so they cannot be compared user by "
-            "user; compare runs on the same data and split.",
-            where=other_file,
-        )
+        told = f"{str(file)!r} and {str(other_file)!r} have different users (only in one: {apart})"
+        raise UserError(f"{told}; compare runs on the same data and split.", where=other_file)
 
 
 def paired_p(ours, theirs, test: str = "t") -> float:

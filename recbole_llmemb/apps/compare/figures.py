@@ -14,7 +14,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.reports import DOTS, bare, dots, legend, new_figure, principal_plane, style
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.models.contract import as_method
-from recbole_llmemb.models.llmemb.settings import ItemSettings
+from recbole_llmemb.models.settings import ItemSettings
 from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category, read_dataset_items
 from recbole_llmemb.run.restore import restore
 from recbole_llmemb.table import EmbeddingTable, match
@@ -35,33 +35,19 @@ def figures_of(found) -> dict[str, tuple[str, Any]]:
     figures = {}
     without = [g.label for g in found.groups if not all(run.bins for run in g.runs)]
     for kind, words in _BINS.items() if len(without) < len(found.groups) else ():
-        caption = (
-            f"{found.main} of the test set by {words}, mean and standard deviation over "
-            "seeds. Bars: test users in each bin; those with hardly any at either end are put "
-            "together with the next."
-        )
-        figures[kind] = caption, draw_bins(found, kind)
+        caption = f"Test {found.main} by {words}, mean and standard deviation over seeds."
+        bars = "Bars: test users; bins with hardly any at either end are put together."
+        figures[kind] = f"{caption} {bars}", draw_bins(found, kind)
     if any(run.curve for run in found.runs):
-        caption = (
-            f"Validation {_watched(found)} and training loss at each validation, one line per run. "
-            "Losses of different kinds cannot be compared with each other."
-        )
-        figures["learning_curves"] = caption, draw_curves(found)
-    if without and figures:
-        found.notes.append(
-            f"Not in every figure: {', '.join(without)}; these result files hold no results by "
-            "popularity and history length."
-        )
-    elif without:
-        found.notes.append(
-            "No figures by popularity and history length, and no learning curves: the result "
-            "files do not hold what they need, as those of earlier versions."
-        )
+        caption = f"Validation {_watched(found)} and training loss, a line per run."
+        kinds = "Losses of different kinds do not compare."
+        figures["learning_curves"] = f"{caption} {kinds}", draw_curves(found)
+    if without:
+        where = "Not in every figure" if figures else "In no figure"
+        lacks = "their files hold no results by popularity and history length"
+        found.notes.append(f"{where}: {', '.join(without)}; {lacks}, as of earlier versions.")
     if any(run.seconds.get("train") for run in found.runs):
-        caption = (
-            f"Test {found.main} against seconds of training (small: single runs, large: their "
-            "mean), and seconds per epoch."
-        )
+        caption = f"Test {found.main} against seconds of training (large: means), and per epoch."
         figures["training_cost"] = caption, draw_cost(found)
     return figures
 
@@ -252,11 +238,8 @@ def _categories(config, tokens, wanted):
         return "", None
     text = read_dataset_items(file, config)
     if wanted is not None and wanted not in text.fields:
-        raise UserError(
-            f"--category_field is {wanted!r}, which {file} does not have; it has "
-            f"{', '.join(text.fields)}.",
-            key="category_field",
-        )
+        told = f"--category_field is {wanted!r}; of {file} it must be {', '.join(text.fields)}."
+        raise UserError(told, key="category_field")
     field = wanted or next((name for name in CATEGORY_FIELDS if name in text.fields), None)
     if field is None:
         return "", None
@@ -299,12 +282,9 @@ def maps_of(found, method, category_field, data_path) -> dict[str, tuple[str, An
         name = "item_map_" + "".join(c if c.isalnum() else "_" for c in group.label)
         while name in figures:
             name += "_"
-        caption = (
-            f"Items of {group.label} (seed {run.seed}), {len(shown.after):,} of them"
-            + (", before and after adaptation" if shown.before is not None else "")
-            + ". Each map has its own axes."
-        )
-        figures[name] = caption, draw_map(shown, method, group.label)
+        caption = f"{len(shown.after):,} items of {group.label} (seed {run.seed})"
+        both = "" if shown.before is None else ", before and after adaptation"
+        figures[name] = f"{caption}{both}.", draw_map(shown, method, group.label)
     found.notes += [f"No item map of {label}: {why}" for label, why in refused.items()]
     return figures
 
@@ -314,16 +294,17 @@ def draw_map(shown: ItemMap, method: str, title: str):
     stages = [("item embeddings", shown.after)]
     if shown.before is not None:
         stages = [("before: the table", shown.before), ("after adaptation", shown.after)]
-    drawers = [_by_category] if shown.categories else []
-    drawers.append(_by_popularity)
-    figure = new_figure(5, 6.2 / len(stages) * len(drawers) + 1, "compressed")
-    grid = figure.subplots(len(drawers), len(stages), squeeze=False)
-    for column, (words, vectors) in enumerate(stages):
+    rows = 2 if shown.categories else 1
+    figure = new_figure(5, 6.2 / len(stages) * rows + 1, "compressed")
+    grid = figure.subplots(rows, len(stages), squeeze=False)
+    for column, (words, vectors) in zip(grid.T, stages):
         points, how = flatten(vectors, method)
-        for axes, draw in zip(grid[:, column], drawers):
-            bare(axes, points, words if axes is grid[0, column] else "")
-            drawn = draw(axes, points.numpy(), shown)
-        grid[-1, column].set_xlabel(how.replace(", ", ",\n"), fontsize=9)
+        for axes in column:
+            bare(axes, points, words if axes is column[0] else "")
+        if shown.categories:
+            dots(column[0], points.numpy(), shown.categories)
+        drawn = _by_popularity(column[-1], points.numpy(), shown.popularity)
+        column[-1].set_xlabel(how.replace(", ", ",\n"), fontsize=9)
     figure.colorbar(drawn, ax=grid[-1], location="bottom", label="training interactions")
     if shown.categories:
         legend(figure, grid[0, 0], title=f"{title}, by {shown.field}", markerscale=2)
@@ -332,16 +313,12 @@ def draw_map(shown: ItemMap, method: str, title: str):
     return figure
 
 
-def _by_category(axes, points, shown):
-    dots(axes, points, shown.categories)
-
-
-def _by_popularity(axes, points, shown):
+def _by_popularity(axes, points, popularity):
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, LogNorm
 
-    order = np.argsort(shown.popularity, kind="stable")  # popular items, the few, on top
-    norm = LogNorm(1, max(2, int(shown.popularity.max())))
+    order = np.argsort(popularity, kind="stable")  # popular items, the few, on top
+    norm = LogNorm(1, max(2, int(popularity.max())))
     shades = ListedColormap(colormaps["viridis"](np.linspace(0.25, 0.9, 256)))
-    counts = np.maximum(shown.popularity[order], 1)
+    counts = np.maximum(popularity[order], 1)
     return axes.scatter(*points[order].T, c=counts, norm=norm, cmap=shades, **DOTS)

@@ -27,10 +27,6 @@ class Group:
     label: str
     runs: list[RunResult]
 
-    @property
-    def seeds(self) -> list[int]:
-        return [run.seed for run in self.runs]
-
 
 def read_groups(arguments) -> list[Group]:
     """Read result files and put those together that belong together.
@@ -66,11 +62,8 @@ def read_groups(arguments) -> list[Group]:
 def _read(file) -> RunResult:
     run = RunResult.read(file)
     if not run.test_result:
-        raise UserError(
-            f"{str(file)!r} cannot be compared: its 'test_result' has no metrics, as of a run "
-            "whose eval_args leave no test part; give files of runs that were tested.",
-            where=file,
-        )
+        told = f"{str(file)!r} cannot be compared, as its 'test_result' has no metrics"
+        raise UserError(f"{told}; give files of runs that were tested.", where=file)
     return run
 
 
@@ -122,11 +115,8 @@ def _refuse_repeated_seeds(runs):
     for run in runs:
         other = by_seed.setdefault(run.seed, run)
         if other is not run:
-            raise UserError(
-                f"{str(other.file)!r} and {str(run.file)!r} are the same run ({run.model}, "
-                f"seed {run.seed}, same settings); leave one out, or name them apart: "
-                "LABEL=FILE LABEL=FILE."
-            )
+            told = f"{str(other.file)!r} and {str(run.file)!r} are the same run (seed {run.seed})"
+            raise UserError(f"{told}; leave one out, or name them apart: LABEL=FILE LABEL=FILE.")
 
 
 def _names(groups, taken) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_llmemb import __version__
-from recbole_llmemb.apps.compare.comparison import Cell
+from recbole_llmemb.apps.compare.comparison import Cell, mean_std
 from recbole_llmemb.apps.compare.figures import figures_of, maps_of
 from recbole_llmemb.apps.compare.grouping import differing_settings
 from recbole_llmemb.core.reports import comment, no_html, render, svg
@@ -14,6 +14,8 @@ from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation.metrics import less_is_better
 
 LISTING = "report.html"
+# By their names in a result file, with the decimals that are shown.
+_COSTS = {"train_per_epoch": 1, "train": 1, "trainable": 0, "frozen": 0}
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -89,24 +91,11 @@ def _cost(found) -> Table:
     rows = []
     for group in found.groups:
         epochs = "/".join("-" if run.epochs is None else str(run.epochs) for run in group.runs)
-        seconds = [run.seconds for run in group.runs]
-        parameters = [run.parameters for run in group.runs]
-        rows.append(
-            [
-                group.label,
-                epochs,
-                _mean([each.get("train_per_epoch") for each in seconds], "{:,.1f}"),
-                _mean([each.get("train") for each in seconds], "{:,.1f}"),
-                _mean([each.get("trainable") for each in parameters], "{:,.0f}"),
-                _mean([each.get("frozen") for each in parameters], "{:,.0f}"),
-            ]
-        )
+        spent = [run.seconds | run.parameters for run in group.runs]
+        means = [mean_std([one.get(name) for one in spent])[0] for name in _COSTS]
+        shown = ["-" if m is None else f"{m:,.{d}f}" for m, d in zip(means, _COSTS.values())]
+        rows.append([group.label, epochs, *shown])
     return Table("What the runs cost", columns, rows)
-
-
-def _mean(values, form) -> str:
-    values = [value for value in values if value is not None]
-    return form.format(sum(values) / len(values)) if values else "-"
 
 
 def to_text(table: Table) -> str:
@@ -120,10 +109,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table, note: str | None = None) -> str:
-    """A ``table`` environment with booktabs rules, the best of each column in bold.
-
-    ``note``: put into the caption.
-    """
+    """A ``table`` environment with booktabs rules, the best of each column in bold."""
     caption = f"{table.title}. {note or ''}".rstrip()
     return render(__package__, "table.tex.j2", table=table, caption=caption, latex=latex)
 
@@ -136,7 +122,6 @@ def latex(text) -> str:
 def render_files(found, map_method="pca", category_field=None, data_path=None) -> dict[str, bytes]:
     """``table.md``, ``table.tex``, ``figures/*.svg`` and ``report.html``, by their paths.
 
-    ``found``: to which notes are added.
     ``map_method``: ``pca`` or ``tsne``; None draws no maps.
     ``category_field``, ``data_path``: see :func:`~recbole_llmemb.apps.compare.figures.read_map`.
     """

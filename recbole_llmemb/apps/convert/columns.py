@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llmemb.apps.convert.job import Report
+from recbole_llmemb.apps.convert import Report
 from recbole_llmemb.core.errors import UserError, name_some, nearest
 from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import is_number, one_line, text_of, token_of
@@ -38,7 +38,6 @@ KNOWN = {
 _BETTER = {("parentasin", "asin"), ("unixreviewtime", "reviewtime"), ("timestamp", "date"),
            ("timestamp", "datetime")}  # fmt: skip
 _OF_ITEMS = ("id", "code")
-_NEEDED = {"user": True, "item": True, "time": True, "rating": False}
 AMAZON = {"user": "user_id", "item": "parent_asin", "rating": "rating", "time": "timestamp"}
 
 #: Columns that say something of an item, in the order in which an item's text has them.
@@ -56,60 +55,47 @@ def find(given: dict[str, str | None], columns: list[str], where: str) -> dict[s
     """The columns of an interaction file by role; "" for one that is not needed.
 
     ``given``: the name that somebody gave for each role, if any; ``none``: there is to be none.
-    ``columns``: those there are.
-    ``where``: the file, for messages.
     """
     found, missing = {}, []
     for role, name in given.items():
         if name == "none" and name not in columns and role in ("time", "rating"):
             found[role] = ""
-        elif name is not None:
-            found[role] = _there(name, columns, where, f"--{role}")
-        else:
-            found[role] = _known(role, columns, where, f"--{role}")
-            if not found[role] and _NEEDED[role]:
-                missing.append(role)
-    if missing:
-        # All at once, so that one more try is enough.
+            continue
+        found[role] = _find(role, name, columns, where, role)
+        if not found[role] and role != "rating":
+            missing.append(role)
+    if missing:  # all at once, so that one more try is enough
         more = ", or --time=none where the lines are in the order of time"
-        raise UserError(
-            f"{where}: no column looks like the {' or the '.join(missing)}, it has "
-            f"{', '.join(columns)}; name it with "
-            f"{' and '.join(f'--{role}=COLUMN' for role in missing)}"
-            f"{more if 'time' in missing else ''}.",
-            key=missing[0],
-            where=where,
-        )
+        raise _none_known(missing, missing, columns, where, more if "time" in missing else "")
     for role, column in found.items():
         other = next(one for one in found if found[one] == column)
         if column and other != role:
-            raise UserError(
-                f"{where}: {column!r} cannot be both the {other} and the {role}; name another "
-                f"column with --{other} or --{role}.",
-                key=role,
-                where=where,
-            )
+            told = f"{where}: {column!r} cannot be both the {other} and the {role}"
+            advice = f"name another column with --{other} or --{role}"
+            raise UserError(f"{told}; {advice}.", key=role, where=where)
     return found
 
 
 def find_item(given: str | None, columns: list[str], where: str) -> str:
     """The column of the item in a file that says what the items are."""
-    if given is not None:
-        return _there(given, columns, where, "--items_id")
-    found = _known("item", columns, where, "--items_id")
+    found = _find("item", given, columns, where, "items_id")
     found = found or next((name for name in columns if plain(name) in _OF_ITEMS), "")
     if not found:
-        raise UserError(
-            f"{where}: no column looks like the item, it has {', '.join(columns)}; name it with "
-            "--items_id=COLUMN.",
-            key="items_id",
-            where=where,
-        )
+        raise _none_known(["item"], ["items_id"], columns, where)
     return found
 
 
-def _known(role, columns, where, option):
-    """The one column that is known as this role, or ""."""
+def _none_known(roles, options, columns, where, more="") -> UserError:
+    told = f"{where}: no column looks like the {' or the '.join(roles)}"
+    name = " and ".join(f"--{option}=COLUMN" for option in options)
+    told = f"{told}, it has {', '.join(columns)}; name it with {name}{more}."
+    return UserError(told, key=options[0], where=where)
+
+
+def _find(role, given, columns, where, option):
+    """The column that ``option`` names, or else the one that is known as this role, or ""."""
+    if given is not None:
+        return _there(given, columns, where, option)
     found = [name for name in columns if plain(name) in KNOWN[role]]
     keys = {plain(name) for name in found}
     worse = {bad for good, bad in _BETTER if good in keys}
@@ -117,11 +103,8 @@ def _known(role, columns, where, option):
     found = [name for name in found if plain(name) not in worse]
     if len(found) > 1:
         either = f"{', '.join(map(repr, found[:-1]))} and {found[-1]!r} each"
-        raise UserError(
-            f"{where}: {either} could be the {role}; say which with {option}=COLUMN.",
-            key=option[2:],
-            where=where,
-        )
+        told = f"{where}: {either} could be the {role}; say which with --{option}=COLUMN."
+        raise UserError(told, key=option, where=where)
     return found[0] if found else ""
 
 
@@ -129,11 +112,9 @@ def text_fields(columns: list[str], given: list[str] | None, item: str, where: s
     """The columns that make an item's text: those given, those known, or all of them."""
     others = [name for name in columns if name != item]
     if given:
-        return list(dict.fromkeys(_there(name, others, where, "--item_fields") for name in given))
+        return list(dict.fromkeys(_there(name, others, where, "item_fields") for name in given))
     if not others:
-        raise UserError(
-            f"{where} has nothing but the item's id; give a file that says what the items are."
-        )
+        raise UserError(f"{where} has nothing but the item's id; give a file that says more.")
     known = [name for name in others if plain(name) in TEXT]
     return sorted(known, key=lambda name: TEXT.index(plain(name))) or others
 
@@ -146,13 +127,9 @@ def plain(name: str) -> str:
 def _there(name: str, columns: list[str], where: str, option: str) -> str:
     """A column that somebody named, which must be there."""
     if name not in columns:
-        near = nearest(name, columns, 1)
-        raise UserError(
-            f"{where} has no column {name!r} ({option}), it has {', '.join(columns)}"
-            + (f"; did you mean {near[0]}?" if near else "."),
-            key=option[2:],
-            where=where,
-        )
+        hint = "".join(f"; did you mean {near}?" for near in nearest(name, columns, 1)) or "."
+        told = f"{where} has no column {name!r} (--{option}), it has {', '.join(columns)}{hint}"
+        raise UserError(told, key=option, where=where)
     return name
 
 
@@ -174,11 +151,8 @@ def check_names(columns: Sequence[str]) -> None:
     names = [_name(column) for column in columns]
     twice = [column for column, name in zip(columns, names) if names.count(name) > 1]
     if twice:
-        raise UserError(
-            f"The columns {name_some(twice)} would both be the field {_name(twice[0])}; name those "
-            "to keep with --item_fields.",
-            key="item_fields",
-        )
+        told = f"The columns {name_some(twice)} would both be the field {_name(twice[0])}"
+        raise UserError(f"{told}; name those to keep with --item_fields.", key="item_fields")
 
 
 def gather(
@@ -192,10 +166,6 @@ def gather(
     """Read files of items once; keep on disk what is said of those with interactions.
 
     ``files`` (RecordFile, str): each with its column of the item.
-    ``fields``: columns to keep.
-    ``item_tokens``: the items to keep.
-    ``path``: where to write.
-    ``progress``: whether to show how far it is.
     ``others``: keep the items without interactions, too.
     """
     numbers = {name: number for number, name in enumerate(item_tokens)}

@@ -11,25 +11,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from recbole_llmemb.apps.convert.columns import (
-    AMAZON,
-    ItemLines,
-    check_names,
-    find,
-    find_item,
-    gather,
-    line_of,
-    text_fields,
-)
-from recbole_llmemb.apps.convert.interactions import (
-    Clock,
-    Interactions,
-    k_core,
-    read_interactions,
-    repeated,
-    sizes,
-)
-from recbole_llmemb.apps.convert.job import Converted, ConvertJob
+from recbole_llmemb.apps.convert import Converted, ConvertJob, columns, interactions
+from recbole_llmemb.apps.convert.columns import AMAZON, ItemLines, line_of
+from recbole_llmemb.apps.convert.interactions import Interactions, sizes
 from recbole_llmemb.core.artifacts import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import asked_hash, refuse_inputs
@@ -57,11 +41,11 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     files = [_open(job, path) for path in job.items]
     roles, metadata = _columns(job, sources, files)
     fields = _fields(job, metadata)
-    check_names(fields)
-    clock = Clock(job.time_unit, roles["time"])
+    columns.check_names(fields)
+    clock = interactions.Clock(job.time_unit, roles["time"])
 
     with explained("A user or item is no text ({reason}).", UnicodeDecodeError, RecursionError):
-        found = read_interactions(sources, roles, clock, job.min_rating, job.progress)
+        found = interactions.read_interactions(sources, roles, clock, job.min_rating, job.progress)
     named = [f"{role} = {column}" for role, column in roles.items() if column and role != "time"]
     time = f"time = {roles['time']} ({clock})" if roles["time"] else "time = order of the lines"
     report(f"interactions: {', '.join(named)}, {time}")
@@ -77,7 +61,7 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
             where = Path(scratch) / "items"
             no_text = "A value is no text ({reason}); leave its column out with --item_fields."
             with explained(no_text, UnicodeDecodeError, RecursionError, key="item_fields"):
-                lines = gather(
+                lines = columns.gather(
                     metadata, fields, found.items, where, job.progress, job.keep_items == "all"
                 )
         kept = _filtered(job, found, lines)
@@ -108,15 +92,11 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
 
 def _check(job, out):
     if not job.interactions:
-        raise UserError(
-            "There is nothing to convert; give --interactions=FILE.", key="interactions"
-        )
+        told = "There is nothing to convert; give --interactions=FILE."
+        raise UserError(told, key="interactions")
     if any(letter.isspace() for letter in str(out)) or not out.name:
-        raise UserError(
-            f"--out is {str(out)!r}; give a folder without blanks, as settings files are "
-            "separated by them, whose name becomes the dataset's.",
-            key="out",
-        )
+        told = f"--out is {str(out)!r}; give a folder without blanks: its name is the dataset's."
+        raise UserError(told, key="out")
     refuse_inputs(out, [*job.interactions, *job.items])
     require_free(out, True, converted_files, _WHAT)
 
@@ -132,19 +112,14 @@ def _roles(job, sources):
     for source in sources:
         amazon = AMAZON if job.format == "amazon2023" else dict.fromkeys(AMAZON)
         given = {role: getattr(job, role) or amazon[role] for role in AMAZON}
-        for role, column in find(given, source.columns, source.path.name).items():
+        for role, column in columns.find(given, source.columns, source.path.name).items():
             if roles.setdefault(role, column) != column:
-                raise UserError(
-                    f"{source.path.name}: the {role} would be {column!r}, but {roles[role]!r} in "
-                    f"{sources[0].path.name}; say which with --{role}=COLUMN.",
-                    key=role,
-                    where=source.path,
-                )
+                told = f"{source.path.name}: the {role} would be {column!r}, but {roles[role]!r} in"
+                advice = f"{sources[0].path.name}; say which with --{role}=COLUMN"
+                raise UserError(f"{told} {advice}.", key=role, where=source.path)
     if job.min_rating is not None and not roles["rating"]:
-        raise UserError(
-            "--min_rating needs ratings, but no column looks like them; name it with --rating.",
-            key="rating",
-        )
+        told = "--min_rating needs ratings, but no column looks like them; name it with --rating."
+        raise UserError(told, key="rating")
     return roles
 
 
@@ -159,7 +134,7 @@ def _columns(job, sources, files):
     for file in files:
         given = roles.get("item") if roles.get("item") in file.columns else None
         try:
-            column = find_item(job.items_id or given, file.columns, file.path.name)
+            column = columns.find_item(job.items_id or given, file.columns, file.path.name)
             metadata.append((file, column))
         except UserError as error:
             problems.append(error)
@@ -174,15 +149,10 @@ def _fields(job, metadata):
     offered = list(dict.fromkeys(c for source, _ in metadata for c in source.columns))
     if metadata:
         source, item = metadata[0]
-        fields = text_fields(offered, job.item_fields, item, source.path.name)
-    elif job.item_fields:
-        raise UserError(
-            "--item_fields says what to take of --items; give that file, too.", key="items"
-        )
-    elif job.keep_items == "all":
-        raise UserError(
-            "--keep_items=all keeps lines of --items; give that file, too.", key="items"
-        )
+        fields = columns.text_fields(offered, job.item_fields, item, source.path.name)
+    elif job.item_fields or job.keep_items == "all":
+        option = "--item_fields" if job.item_fields else "--keep_items=all"
+        raise UserError(f"{option} is about --items; give that file, too.", key="items")
     return fields
 
 
@@ -193,7 +163,7 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
     """The interactions to write, by user and time; the report tells what each step dropped."""
     table, rows = found.table, found.rows
     table = table.iloc[np.lexsort((table["time"], table["user"]))]  # stable
-    repeats = repeated(table, job.dedupe)
+    repeats = interactions.repeated(table, job.dedupe)
     same = {"exact": "user, item and time", "none": "-"}.get(job.dedupe, "user and item")
     rows.row(f"  - repeated (same {same})", repeats.sum())
     table = table[~repeats]
@@ -202,7 +172,7 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
         rows.row("  - of items without metadata", (~has).sum())
         table = table[has]
     users, items = (table[name].to_numpy() for name in ("user", "item"))
-    left, rounds = k_core(users, items, job.min_user, job.min_item)
+    left, rounds = interactions.k_core(users, items, job.min_user, job.min_item)
     kept = table[left]
     gone = [was - now for was, now in zip(sizes(table), sizes(kept))]
     rows.row(
@@ -213,10 +183,9 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
     )
     if not len(kept):
         raise UserError(
-            f"Nothing is left of {rows[0].count:,} lines: {len(found.table):,} of them could be "
-            f"used, {len(table):,} after duplicates and items without metadata, and none has at "
-            f"least {job.min_user} interactions per user and {job.min_item} per item; lower "
-            "--min_user and --min_item (and --min_rating), or check the columns.",
+            f"Nothing is left of {rows[0].count:,} lines, {len(found.table):,} of which could be "
+            f"used and {len(table):,} are neither repeated nor of items without metadata; lower "
+            "--min_user, --min_item and --min_rating, or check the columns.",
             key="min_user",
         )
     for what, count in zip(("interactions written", "  users", "  items"), sizes(kept)):

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pandas as pd
 
-from recbole_llmemb.apps.convert.job import Report
+from recbole_llmemb.apps.convert import Report
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import one_line, token_of
@@ -20,7 +20,7 @@ _WORDS = {
     "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds",
     "number": "numbers, taken as they are", "text": "dates in text",
 }  # fmt: skip
-UNITS = ("auto", "s", "ms", "us", "ns", "number", "text")
+UNITS = ("auto", *_WORDS)
 # Numbers below are no seconds of our time: positions, years, days.
 _FIRST_SECOND = 1e8  # March 1973
 _NONE = {name: np.zeros(0, dtype=np.int32) for name in ("user", "item", "time", "rating")}
@@ -48,9 +48,6 @@ def read_interactions(
 
     ``roles``: column of the ``user``, ``item``, ``time`` and ``rating``; empty for a time that
     is the order of the lines, and for no rating.
-    ``clock``: reads the times.
-    ``min_rating``: lower ratings are left out.
-    ``progress``: whether to show how far it is.
     """
     rows = Report()
     read, malformed = rows.row("interactions read"), rows.row("  - malformed lines")
@@ -152,15 +149,12 @@ class Clock:
 
     ``unit``: one of :data:`UNITS`, or a format of ``strptime`` such as ``%d.%m.%Y``; ``auto`` looks
     at the first piece.
-    ``column``: for messages.
     """
 
     def __init__(self, unit: str = "auto", column: str = "time"):
         if unit not in UNITS and "%" not in unit:
-            raise UserError(
-                f"--time_unit is {unit!r}; it must be one of {', '.join(UNITS)}, or a format "
-                "such as %d.%m.%Y."
-            )
+            told = f"--time_unit is {unit!r}; it must be {', '.join(UNITS)}, or like %d.%m.%Y."
+            raise UserError(told, key="time_unit")
         self.unit, self.column = unit, column
         self.first, self.last = np.inf, -np.inf
 
@@ -190,11 +184,12 @@ class Clock:
             return next((unit for unit, limit in limits.items() if middle < limit), "ns")
         dates = _dates(values, None)
         if np.isfinite(dates).sum() * 2 < max(1, filled):
-            some = [str(value) for value in values if value not in (None, "")][:2]
+            some = [repr(str(value)) for value in values if value not in (None, "")][:2]
             raise UserError(
-                f"The times in {self.column!r} are neither numbers nor dates such as "
-                f"2024-05-01T12:30:00 ({', '.join(map(repr, some)) or 'all are empty'}); say how "
-                "they are written with --time_unit=%d.%m.%Y, or name another column with --time."
+                f"The times in {self.column!r} ({', '.join(some) or 'all empty'}) are neither "
+                "numbers nor dates as 2024-05-01T12:30:00; say how they are written with "
+                "--time_unit=%d.%m.%Y, or name another column with --time.",
+                key="time_unit",
             )
         return "text"
 

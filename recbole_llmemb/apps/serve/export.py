@@ -11,19 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recbole_llmemb.apps.serve import hub
+from recbole_llmemb.core import files
 from recbole_llmemb.core.artifacts import atomic_directory, files_in, require_free
 from recbole_llmemb.core.checkpoint import fingerprint
 from recbole_llmemb.core.errors import UserError, explained, reason_of
-from recbole_llmemb.core.files import (
-    asked_hash,
-    content_of,
-    damaged_file,
-    file_digests,
-    inputs_of,
-    refuse_inputs,
-    seal,
-    unseal,
-)
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.data.dataset import files_hash
 from recbole_llmemb.table.format import library_versions
@@ -51,24 +42,21 @@ def export(
     ``export.json``.
 
     ``recommender``: new items that it was given are exported with the rest.
-    ``out``: the directory.
     ``parts``: ``items``, ``users`` (vectors whose inner products are the scores), ``index`` (FAISS,
     over the items), ``encoder`` (history to user vector, by torch.export), ``table`` (the LLM table
     with a dataset card).
-    ``form``: of items and users.
     ``index``: FAISS' name of an index: ``Flat``, ``HNSW32``, ``IVF256,Flat``.
-    ``overwrite``: replace an export that is there.
     ``report``: told in one line each what was written and how well it agrees.
     """
     out = Path(out)
     for part in parts or [""]:
         check(recommender, part, form)
-    refuse_inputs(out, [recommender.path, *inputs_of(recommender.config)])
+    files.refuse_inputs(out, [recommender.path, *files.inputs_of(recommender.config)])
     asked = _asked(recommender, parts, form, index)
     # The same again takes the place of what nobody has touched: a command that was killed at its
     # last moment ends well, too.
     there = _read(out)
-    if there.get("asked") == asked and not damaged_file(out, there.get("digests")):
+    if there.get("asked") == asked and not files.damaged_file(out, there.get("digests")):
         overwrite = True
     with atomic_directory(out, overwrite, export_files, _WHAT) as folder:
         made = _Export(recommender, folder, form, index, show_progress)
@@ -76,8 +64,8 @@ def export(
             getattr(made, part)()
         written = files_in(folder)
         facts = made.facts | {"written": written, "asked": asked}
-        facts["digests"] = file_digests(folder, written)
-        (folder / MANIFEST).write_text(seal(facts), encoding="utf-8")
+        facts["digests"] = files.file_digests(folder, written)
+        (folder / MANIFEST).write_text(files.seal(facts), encoding="utf-8")
     for name, what in facts["files"].items():
         report(f"{out / name}: {what}")
     for name, found in facts["checks"].items():
@@ -88,27 +76,23 @@ def export(
 def check(recommender, part: str, form: str = "safetensors") -> None:
     """Refuse what cannot be exported; as :func:`export`."""
     if part not in PARTS:
-        raise UserError(
-            f"There is no part {part!r} to export; choose among {', '.join(PARTS)}.", key="what"
-        )
+        told = f"There is no part {part!r} to export; choose among {', '.join(PARTS)}."
+        raise UserError(told, key="what")
     if form not in FORMATS:
         raise UserError(f"--format is {form!r}; it must be {' or '.join(FORMATS)}.", key="format")
     if part != "table":
         recommender.require("vectors", "there are no vectors to export")
     if form == "parquet" or part == "table":
         _parquet()
+    why, config = "", recommender.config
     if part == "index":
         _faiss()
-    if part == "encoder":
-        why = recommender.method.why_not("user_encoder", recommender.config)
-        if why:
-            raise UserError(f"{why}; leave encoder out of --what.", key="what")
-    if part == "table" and not recommender.config["llm_table_used"]:
-        raise UserError(
-            f"The items of this {recommender.config['model']} have learned IDs and no table; leave "
-            "table out of --what.",
-            key="what",
-        )
+    elif part == "encoder":
+        why = recommender.method.why_not("user_encoder", config)
+    elif part == "table" and not config["llm_table_used"]:
+        why = f"The items of this {config['model']} have learned IDs and no table"
+    if why:
+        raise UserError(f"{why}; leave {part} out of --what.", key="what")
 
 
 def _asked(recommender, parts, form: str, index: str) -> str:
@@ -118,7 +102,7 @@ def _asked(recommender, parts, form: str, index: str) -> str:
         vectors["items"] = recommender.item_vectors
     asked = [sorted(set(parts)), form, index, recommender.item_index.tokens, fingerprint(vectors)]
     data = files_hash(recommender.config, ("inter", "item", "user"))
-    return asked_hash([*asked, data], [recommender.path])
+    return files.asked_hash([*asked, data], [recommender.path])
 
 
 def require_room(out) -> None:
@@ -135,7 +119,7 @@ def export_files(directory: Path) -> list[str]:
 def _read(directory: Path) -> dict:
     """What ``export.json`` holds, nothing where there is none that is whole."""
     try:
-        facts = unseal(content_of(directory / MANIFEST))
+        facts = files.unseal(files.content_of(directory / MANIFEST))
     except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
@@ -216,12 +200,8 @@ class _Export:
     def index(self):
         library, path = _faiss(), self.folder / "items.faiss"
         rows = self.recommender.item_vectors[1:].cpu().float().contiguous().numpy()
-        with explained(
-            f"FAISS makes no index {self.kind!r} of {len(rows)} vectors ({{reason}}); give --index "
-            "another name that its index_factory knows, such as Flat or HNSW32.",
-            RuntimeError,
-            key="index",
-        ):
+        told = f"FAISS makes no index {self.kind!r} of {len(rows)} vectors ({{reason}})"
+        with explained(f"{told}; give another --index, as HNSW32.", RuntimeError, key="index"):
             made = library.index_factory(rows.shape[1], self.kind, library.METRIC_INNER_PRODUCT)
             if not made.is_trained:
                 made.train(rows)
@@ -236,8 +216,8 @@ class _Export:
         self.facts["checks"][f"share of the best {k} that the index finds"] = float(share)
 
     def encoder(self):
-        path, people = self.folder / "user_encoder.pt2", self.people
-        gap, inputs = _write_encoder(path, self.recommender, people, self.queries)
+        path = self.folder / "user_encoder.pt2"
+        gap, inputs = _write_encoder(path, self.recommender, self.people, self.queries)
         self.facts["encoder_inputs"] = inputs
         told = f"user encoder of torch.export: {', '.join(inputs)} to a user vector"
         self.facts["files"][path.name] = told
@@ -292,10 +272,8 @@ def _write_encoder(path: Path, recommender, people, wanted) -> tuple[float, list
         with torch.no_grad():
             gap = max(gap, float((run(*given) - wanted[rows]).abs().max()))
     if not gap < 1e-3 * max(1.0, float(wanted.abs().max())):
-        raise UserError(
-            f"The exported user encoder of {config['model']} differs from the model by {gap:.3g}, "
-            "so it is not kept; leave encoder out of --what."
-        )
+        told = f"The exported user encoder of {config['model']} differs from it by {gap:.3g}"
+        raise UserError(f"{told}; leave encoder out of --what.", key="what")
     width = columns[0].shape[1]
     inputs = [f"items (b, {width if fixed else f'up to {width}'}) int64", "lengths (b,) int64"]
     return gap, inputs + ["users (b,) int64"] * reads_users
@@ -318,7 +296,6 @@ def _exported(encoder, columns, model):
             return torch.export.export(encoder, tuple(given), dynamic_shapes=tuple(shapes)), fixed
         except Exception as error:  # whatever a tracer meets in somebody's model
             failure = error
-    raise UserError(
-        f"{type(model).__name__} cannot be exported by torch.export ({type(failure).__name__}: "
-        f"{reason_of(failure, 200)}); leave encoder out of --what."
-    ) from failure
+    why = f"{type(failure).__name__}: {reason_of(failure, 200)}"
+    told = f"{type(model).__name__} cannot be exported by torch.export ({why})"
+    raise UserError(f"{told}; leave encoder out of --what.", key="what") from failure

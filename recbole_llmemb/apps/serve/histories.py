@@ -10,6 +10,7 @@ import torch
 from recbole_llmemb.core.errors import UserError, refuse_unknown
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.data.histories import POSITION, SortedInteractions, batch_of
+from recbole_llmemb.data.windows import stretches
 
 #: What is shown of a user: everything, or what evaluation on a split shows.
 SPLITS = ("all", "valid", "test")
@@ -42,10 +43,9 @@ class Histories:
 
     def seen(self, item_field: str):
         """Row numbers in ascending order, and the items of each, all of them."""
-        rows = torch.arange(len(self)).repeat_interleave(self.lengths)
-        before = self.lengths.cumsum(0) - self.lengths
-        offsets = torch.arange(len(rows)) - before[rows]
-        return rows, self.store.fields[item_field][(self.ends - self.lengths)[rows] + offsets]
+        found = stretches((self.ends - self.lengths).numpy(), self.lengths.numpy())
+        rows, places = map(torch.from_numpy, found)
+        return rows, self.store.fields[item_field][places]
 
     def in_parts(self, size: int, what: str, show_progress: bool = False) -> Iterator[Histories]:
         """``size`` rows at a time, under a bar that is called ``what``."""
@@ -64,20 +64,13 @@ class Histories:
         lengths = self.lengths.clamp(max=most)
         width = int(lengths.max()) if narrow else most
         columns = {dataset.uid_field: self.users, config["ITEM_LIST_LENGTH_FIELD"]: lengths}
-        offsets, fields = torch.arange(width), self.store.fields
-        inside = offsets < lengths.unsqueeze(1)
-        index = (self.ends - lengths).unsqueeze(1) + offsets
-        for name, listed in self.store.list_fields.items():
-            values = fields[listed]
-            columns[name] = values[index.clamp_(max=len(values) - 1)] * inside
+        for name in self.store.list_fields:
+            columns[name] = self.store.history(name, self.ends, lengths, width)
         return batch_of(columns)
 
 
 class People:
-    """Finds histories: of users by their tokens, of anybody else by those of items.
-
-    ``splits``: training, validation and test rows.
-    """
+    """Finds histories: of users by their tokens, of anybody else by those of items."""
 
     def __init__(self, dataset, splits):
         self.dataset, self.splits = dataset, splits
@@ -115,10 +108,8 @@ class People:
         else:
             rows = self.splits[SPLITS.index(split)].inter_feat
             if not len(rows):
-                raise UserError(
-                    f"The dataset {self.dataset.config['dataset']} has no {split} part under "
-                    "the eval_args of the checkpoint; leave --split at all."
-                )
+                told = f"The checkpoint's eval_args leave no {split} part; leave --split at all."
+                raise UserError(told, key="split")
             places, order = rows[POSITION].sort()  # by user, then time
             known, counts = torch.unique_consecutive(rows[user_field][order], return_counts=True)
             ends = places[counts.cumsum(0) - counts]  # a split by ratio has several of each user
@@ -137,10 +128,8 @@ class People:
         found = row[[self.number[user] for user in users]]
         absent = [user for user, at in zip(users, found.tolist()) if at < 0]
         if absent:
-            raise UserError(
-                f"User {absent[0]!r} has too few interactions to be part of the {split} split "
-                f"({len(absent)} of those asked for); leave --split at all."
-            )
+            told = f"User {absent[0]!r} has too few interactions for the {split} split"
+            raise UserError(f"{told} ({len(absent)} do); leave --split at all.", key="split")
         return found
 
     def of_items(
@@ -156,9 +145,7 @@ class People:
         """Histories of people the dataset does not know.
 
         ``histories``: item tokens, oldest first; may be empty.
-        ``number``: ids of the item tokens.
         ``names``: what to call them; ``history 1`` and so on by default.
-        ``times``: for each a time per item.
         ``skip_unknown``: leave unknown items out instead of refusing them.
         ``where``, ``places``: who does not know an item, and where each history stands, for
         messages.

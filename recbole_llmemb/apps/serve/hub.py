@@ -20,8 +20,6 @@ _SIZES = {"n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10
 def write_table(directory: Path, config) -> EmbeddingTable:
     """Write the table of a model, a Parquet file of the same and a dataset card.
 
-    ``directory``: new.
-    ``config``: that names the table in use.
     Returns what :meth:`EmbeddingTable.load` reads from there again.
     """
     table = EmbeddingTable.load(config["llm_table_used"]["path"])
@@ -63,21 +61,16 @@ def _card(table: EmbeddingTable, dataset: str) -> str:
 def push_table(directory: Path, repo: str, private: bool = True) -> str:
     """Upload an exported table to the Hugging Face hub, as a dataset; returns where it is.
 
-    ``directory``: what :func:`write_table` wrote.
     ``repo``: ``USER/NAME``; made if there is none.
-    ``private``: of a new one.
     """
     from huggingface_hub import HfApi
 
     EmbeddingTable.load(directory)
     if not (directory / "README.md").is_file():
         raise TableError(f"{directory} has no dataset card; export the table (--what=table) first.")
-    with explained(
-        f"{repo} cannot be written on the Hugging Face hub ({{reason}}); log in with `hf auth "
-        "login` and check the name.",
-        Exception,  # whatever a network does
-        key="push",
-    ):
+    told = f"{repo} cannot be written on the Hugging Face hub ({{reason}})"
+    advice = "log in with `hf auth login` and check the name"
+    with explained(f"{told}; {advice}.", Exception, key="push"):  # whatever a network does
         api = HfApi()
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=str(directory))

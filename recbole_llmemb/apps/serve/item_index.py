@@ -37,7 +37,6 @@ class ItemIndex:
     """Item tokens by position: padding at 0, the dataset's items, new items.
 
     ``tokens``: the dataset's by id, padding first; later those of new items too, ``(n,)``.
-    ``titles``: by token.
     ``first_new_id``: the id that the model reads the first new item under: it may use some after
     the items (BERT4Rec's mask).
 
@@ -67,8 +66,6 @@ class ItemIndex:
 
     def ids(self, places: torch.Tensor) -> torch.Tensor:
         """What the model reads for items at these positions."""
-        if not self.new_tokens:
-            return places
         shift = self.first_new_id - self.item_count
         return places + shift * (places >= self.item_count)
 
@@ -110,9 +107,7 @@ def read_new_items(given, config) -> NewItems:
     if path.is_dir():
         table = EmbeddingTable.load(path)
         return NewItems(table.tokens, [{} for _ in table.tokens], table.vectors.float())
-    used = config["llm_table_used"]
-    wanted = read_manifest(used["path"]).get("fields") if used else None
-    found = read_dataset_items(path, config, also=wanted or ())
+    found = read_dataset_items(path, config, also=_text_fields(config))
     return NewItems(found.tokens, found.attributes)
 
 
@@ -123,9 +118,13 @@ def described(items: NewItems, config) -> list[int]:
     """
     if items.vectors is not None:
         return list(range(len(items.tokens)))
-    used = config["llm_table_used"]
-    fields = read_manifest(used["path"]).get("fields") if used else None
+    fields = _text_fields(config)
     return [i for i, one in enumerate(items.attributes) if any(f in one for f in fields or one)]
+
+
+def _text_fields(config):
+    """What the table's texts are made of, as far as it tells."""
+    return read_manifest(config["llm_table_used"]["path"]).get("fields") or ()
 
 
 def _of_mappings(items, id_field) -> NewItems:
@@ -146,10 +145,8 @@ def vectors_of(items: NewItems, config) -> torch.Tensor:
         vectors = encode_new_items(table, items.attributes, config)
     broken = (~torch.isfinite(vectors)).any(1).nonzero().flatten().tolist()
     if broken:
-        raise UserError(
-            f"{len(broken)} of the new items have NaN or infinity in their vectors: "
-            f"{name_some(items.tokens[i] for i in broken)}; make these finite or leave them out."
-        )
+        named = name_some(items.tokens[i] for i in broken)
+        raise UserError(f"New items have vectors that are no numbers: {named}; leave them out.")
     # Through the PCA of a table that came reduced; llm_pca_dim's is part of the model.
     pca = None if config["llm_pca_dim"] else read_projection(table)
     if pca is not None and vectors.shape[1] == len(pca["mean"]):

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 
+from recbole_llmemb.apps.serve import item_index
 from recbole_llmemb.apps.serve.histories import Histories, People
-from recbole_llmemb.apps.serve.item_index import (
-    ExcludedPairs,
-    ItemIndex,
-    best_scores,
-    described,
-    read_new_items,
-    top_k_inner_products,
-    vectors_of,
-)
+from recbole_llmemb.apps.serve.item_index import ItemIndex, best_scores, top_k_inner_products
 from recbole_llmemb.apps.serve.recommendations import Recommendations
+from recbole_llmemb.core.checkpoint import no_numbers
 from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.evaluation.loaders import ExcludedPairs
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.records.items import item_titles, title_of
 from recbole_llmemb.run.restore import Restored, restore
@@ -59,7 +55,6 @@ class Recommender:
             for layer in self._learns_users:
                 layer.weight[0] = layer.weight[1:].mean(0)
         self._items = self._item_matrix() if self.method.products else None
-        self._counts = None
 
     # -- asking -----------------------------------------------------------------------
 
@@ -97,19 +92,15 @@ class Recommender:
             return self._people.of_users(users, split)
         dated = "times" in self.method.reads
         if dated and (times is None or any(one is None for one in times)):
-            raise UserError(
-                "The prompts of this LLMSRec name dates; give a time per item with each history "
-                '({"history": [...], "times": [...]} in a --history_file).'
-            )
+            told = "The prompts of this LLMSRec name dates; give each history a time per item"
+            raise UserError(f"{told} (times in a --history_file).", key="history_file")
         times = [self.dataset.time_scaling.scaled(each) for each in times] if dated else None
         number, where = self.item_index.number, f"The model of {self.path}"
         found = self._people.of_items(histories, number, names, times, skip_unknown, where, places)
         _, items = found.seen(self.dataset.iid_field)
         if "item_fields" in self.method.reads and (items >= self.item_index.item_count).any():
-            raise UserError(
-                f"{self.config['model']} reads fields of a history's items, which new items do not "
-                "have; leave new items out of histories."
-            )
+            told = f"{self.config['model']} reads fields of a history's items, which new ones lack"
+            raise UserError(f"{told}; leave new items out of histories.")
         return found
 
     def stream(
@@ -196,20 +187,17 @@ class Recommender:
         Returns the tokens of those that were added, at least one.
         """
         self.require("new_items", "new items cannot be ranked")
-        found = read_new_items(items, self.config)
+        found = item_index.read_new_items(items, self.config)
         fresh = [i for i, token in enumerate(found.tokens) if token not in self.item_index.number]
         self.known_again = len(found.tokens) - len(fresh)
         if not fresh:
-            raise UserError(
-                f"All of the new items are known already ({name_some(found.tokens)}): they are "
-                f"items of {self.config['dataset']} or were added before; give some that the model "
-                "does not know."
-            )
+            told = f"All of the new items are known already ({name_some(found.tokens)})"
+            raise UserError(f"{told}; give some that the model does not know.", key="new_items")
         found = found.only(fresh)
-        known = described(found, self.config)
+        known = item_index.described(found, self.config)
         self.without_text = len(found.tokens) - len(known)
         found = found.only(known) if known else found  # which is refused when it is encoded
-        self.method.extend(vectors_of(found, self.config))
+        self.method.extend(item_index.vectors_of(found, self.config))
         self._items = self._item_matrix()
         titles = [title_of(attributes, self.config) for attributes in found.attributes]
         named = {token: title for token, title in zip(found.tokens, titles) if title}
@@ -219,10 +207,7 @@ class Recommender:
     def _item_matrix(self):
         items = self.method.item_matrix()
         if not torch.isfinite(items).all():
-            raise UserError(
-                f"The model of {self.path} has vectors of items that are no numbers; train anew "
-                "with a lower learning_rate or with clip_grad_norm."
-            )
+            raise no_numbers(f"The items' vectors of the model of {self.path}")
         return items
 
     # -- inside -----------------------------------------------------------------------
@@ -269,16 +254,15 @@ class Recommender:
             scores = self.method.scores(batch).float().view(len(part), -1)
             value, column = best_scores(scores[:, _rows(chosen)].clone(), k, forbidden)
         if value.isnan().any():
-            raise UserError(
-                "The model's scores are no numbers, as its weights are too large; train anew with "
-                "a lower learning_rate or with clip_grad_norm."
-            )
+            raise no_numbers("The model's scores")
         return value.cpu(), column.cpu()
+
+    @cached_property
+    def _counts(self):
+        return self.dataset.training_counts(self.splits[0])[0].float()
 
     def _popularity(self):
         """How often each item was met in training, ``(n,)``; new ones never."""
-        if self._counts is None:
-            self._counts = self.dataset.training_counts(self.splits[0])[0].float()
         return torch.nn.functional.pad(self._counts, (0, len(self.item_index) - len(self._counts)))
 
 

@@ -9,9 +9,7 @@ import importlib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
-from recbole_llmemb.core.checked import Checked
+from recbole_llmemb.core.checked import Checked, option
 
 __all__ = ["search", "trainable"]
 
@@ -21,32 +19,23 @@ _WHERE = {"search": "searching", "trainable": "trial", "final_table": "report"}
 class SearchOptions(Checked):
     """Options of a search."""
 
-    num_samples: int = Field(8, ge=1, description="trials")
-    max_concurrent: int | None = Field(
-        None, ge=1, description="trials at a time (default: as many as there is room for)"
+    num_samples: int = option(8, "trials", ge=1)
+    max_concurrent: int | None = option(None, "trials at a time (default: as many as fit)", ge=1)
+    cpus_per_trial: int = option(1, "CPUs and threads of a trial", ge=1)
+    gpus_per_trial: float = option(
+        0, "GPUs of a trial, 0.5 for two trials on one (default: 0)", ge=0
     )
-    cpus_per_trial: int = Field(1, ge=1, description="CPUs and threads of a trial")
-    gpus_per_trial: float = Field(
-        0, ge=0, description="GPUs of a trial, 0.5 for two trials on one (default: 0)"
+    scheduler: Literal["asha", "none"] = option("asha", "asha: stop trials that are behind")
+    grace_epochs: int | None = option(
+        None, "epochs before which asha stops nothing (default: epochs / 10)", ge=1
     )
-    scheduler: Literal["asha", "none"] = Field(
-        "asha", description="asha: stop trials that are behind"
+    search: Literal["random", "optuna"] = option("random", "or optuna's TPE")
+    metric: str | None = option(
+        None, 'such as ndcg@10 or "tail_items ndcg@10" (default: valid_metric)'
     )
-    grace_epochs: int | None = Field(
-        None, ge=1, description="epochs before which asha stops nothing (default: epochs / 10)"
-    )
-    search: Literal["random", "optuna"] = Field("random", description="or optuna's TPE")
-    metric: str | None = Field(
-        None,
-        description='such as ndcg@10 or "tail_items ndcg@10" (default: valid_metric)',
-    )
-    storage: str | Path = Field(
-        "tune", description="where searches are kept: a folder or s3://bucket/folder"
-    )
-    name: str | None = Field(
-        None, description="of the search, below storage (default: MODEL-DATASET)"
-    )
-    resume: bool = Field(False, description="continue a search that was interrupted")
+    storage: str | Path = option("tune", "where searches are kept: a folder or s3://bucket/folder")
+    name: str | None = option(None, "of the search, below storage (default: MODEL-DATASET)")
+    resume: bool = option(False, "continue a search that was interrupted")
 
 
 # The terminal is ours; a search that is killed at any moment finds on disk what it had a second
@@ -77,7 +66,3 @@ def __getattr__(name):
         require_ray()
         return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted([*globals(), *_WHERE])

@@ -60,7 +60,6 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     """Read the configuration of a search.
 
     ``files``: configuration files, later ones win.
-    ``settings``: wins over the files.
     ``metric``: ``valid_metric`` of the configuration if not given.
     Returns the :class:`Plan` and the configuration it starts from.
     """
@@ -85,12 +84,9 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
         merged["valid_metric"] = config["valid_metric"] = metric
         config = make_config(model, dataset, overrides=merged)
     most = config["epochs"] if space is None or "epochs" not in space.keys else math.inf
-    if not 1 <= (config["eval_step"] or 0) <= most:
-        raise UserError(
-            f"A search needs validation scores, but eval_step is {config['eval_step']} and epochs "
-            f"{config['epochs']}; set eval_step to 1, and epochs to at least that.",
-            key="eval_step",
-        )
+    if not 1 <= (step := config["eval_step"] or 0) <= most:
+        told = f"A search validates, but eval_step is {step} and epochs {config['epochs']}"
+        raise UserError(f"{told}; set eval_step: 1, and as many epochs.", key="eval_step")
     plan = Plan(model, config["dataset"], merged, decides, config["epochs"], space)
     if space is not None:
         _check_space(space, config, merged)
@@ -107,15 +103,9 @@ def _metric(asked, config):
     if group is not None and group not in GROUP_NAMES:
         wrong = f"names the group {group!r}; it must be one of {', '.join(GROUP_NAMES)}."
     elif len(words) not in (1, 2) or words[-1] not in [*cut, *known]:
-        wrong = (
-            f"is {name!r}, which is not measured; take one of {', '.join(cut)}, a group before it "
-            "or not, or set metrics and topk."
-        )
+        wrong = f"is {name!r}; it must be one of {', '.join(cut)}, with a group before it or not."
     elif group is not None and not is_ours(config["model"]):
-        wrong = (
-            f"is {name!r}, but groups are measured for models of this package only, not for "
-            f"RecBole's {config['model']}; take {words[-1]}."
-        )
+        wrong = f"is {name!r}, but RecBole's {config['model']} has no groups; take {words[-1]}."
     if wrong:
         raise UserError(f"--metric {wrong}", key="metric")
     return Metric(name, group, "min" if less_is_better(words[-1]) else "max")

@@ -7,9 +7,8 @@ they lie there; files are written to a node's cache, unless they are on the node
 from __future__ import annotations
 
 import copyreg
-import hashlib
 import io
-import json
+import math
 import pickle
 import warnings
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from recbole_llmemb.apps.tune.plan import Plan
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import atomic_file
+from recbole_llmemb.core.files import asked_hash, atomic_file
 from recbole_llmemb.models.registry import find, is_ours
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.artifacts import item_table
@@ -59,9 +58,6 @@ def prepare(plan, config, report=print) -> Prepared:
     """Read the dataset, and make the table and the teacher where there are none.
 
     The dataset is prepared for each choice of settings that it depends on.
-
-    ``config``: without the searched keys.
-    ``report``: called with one line per stage.
     """
     report(f"prepare: reading {config['dataset']} …")
     prepared = Prepared(plan)
@@ -70,11 +66,8 @@ def prepare(plan, config, report=print) -> Prepared:
         data = stages.prepare_data(own, artifacts=False)
         _, train, valid, _ = data.parts
         if not len(valid):
-            raise UserError(
-                f"A search needs a validation part, but eval_args leave none of {own['dataset']} "
-                f"({own['eval_args']['split']}); give another split.",
-                key="eval_args",
-            )
+            told = "A search needs a validation part, and eval_args leave none; give another split."
+            raise UserError(told, key="eval_args")
         prepared.data[data_key(own)] = pack_data(own, data)
     report(
         f"prepare: {train.user_num - 1:,} users, {train.item_num - 1:,} items; "
@@ -92,10 +85,8 @@ def prepare(plan, config, report=print) -> Prepared:
 def _data_choices(config, space):
     own = data_keys(config)
     found = [one for one in (space.dimensions if space else ()) if one.key in own]
-    count = 1
-    for one in found:
-        count *= len(one.values) if one.kind == "choice" and not one.when else _VARIANTS + 1
-    if count > _VARIANTS:
+    countable = all(one.kind == "choice" and not one.when for one in found)
+    if not countable or math.prod(len(one.values) for one in found) > _VARIANTS:
         found = []
     return [dict(zip([o.key for o in found], v)) for v in product(*(o.values for o in found))]
 
@@ -132,8 +123,7 @@ def data_keys(config) -> set[str]:
 
 def data_key(config) -> str:
     """Hash of those settings."""
-    values = {key: config[key] for key in sorted(data_keys(config))}
-    return hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest()[:12]
+    return asked_hash({key: config[key] for key in sorted(data_keys(config))})
 
 
 def pack_data(config, data: stages.Data) -> list:
@@ -188,10 +178,7 @@ def unpack(packed: list[np.ndarray]):
 
 
 class Files:
-    """A file, or the files of a directory, to be found on every node.
-
-    ``path``: where they are on this machine.
-    """
+    """A file, or the files of a directory, to be found on every node."""
 
     def __init__(self, path):
         self.path = Path(path).absolute()  # trials work in folders of their own
@@ -202,8 +189,7 @@ class Files:
             files = [file for file in files if not file.name.startswith(".")]
         self.times = {file.name: file.stat().st_mtime_ns for file in files}
         self.contents = {file.name: np.fromfile(file, dtype=np.uint8) for file in files}
-        digests = {name: _digest(content) for name, content in self.contents.items()}
-        self.mark = _digest(json.dumps(digests).encode())
+        self.mark = asked_hash("", files)
 
     def on_this_node(self, folder, inner: str = "") -> str:
         """Their path here; the first who asks writes them.
@@ -230,7 +216,3 @@ class Files:
             return False
         same = file.stat().st_mtime_ns == self.times[file.name]
         return same or np.array_equal(np.fromfile(file, dtype=np.uint8), content)
-
-
-def _digest(content) -> str:
-    return hashlib.blake2b(content, digest_size=8).hexdigest()

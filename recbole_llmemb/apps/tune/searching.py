@@ -20,8 +20,7 @@ from recbole_llmemb.apps.tune.plan import make_plan
 from recbole_llmemb.apps.tune.prepare import prepare
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trial import evaluate
-from recbole_llmemb.apps.tune.trials import Trial, best_of, collect
-from recbole_llmemb.apps.tune.tuning import make_tuner
+from recbole_llmemb.apps.tune.tuning import Trial, best_of, collect, make_tuner
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.devices import connected, preserve_cuda_visible_devices
 from recbole_llmemb.core.errors import UserError, explained
@@ -93,6 +92,7 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
         "data": files_hash(config),
         **options.model_dump(include=_RECORDED),
     }
+    record = json.loads(json.dumps(record, default=str))
     place.require_same_search(record, options.resume)
     with preserve_cuda_visible_devices():
         prepared = prepare(plan, config, report)
@@ -128,22 +128,18 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
 def _description(here, nodes):
     """The Ray that a search runs on, in a line."""
     cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-    return (
-        f"ray {ray.__version__}: {here}, {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}, "
-        f"{cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
-    )
+    count = f"{len(nodes)} node{'s' * (len(nodes) != 1)}, {cpus:g} CPUs"
+    return f"ray {ray.__version__}: {here}, {count}" + (f", {gpus:g} GPUs" if gpus else "")
 
 
 def _require_room(nodes, cpus, gpus):
     """Refuse trials that no node has room for, which Ray would wait for without end."""
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         have = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
-        raise UserError(
-            f"A trial wants {cpus} CPUs and {gpus:g} GPUs (--cpus_per_trial, --gpus_per_trial), "
-            f"but no node of Ray has both; the largest has {have.get('CPU', 0):g} CPUs and "
-            f"{have.get('GPU', 0):g} GPUs.",
-            key="gpus_per_trial" if gpus else "cpus_per_trial",
-        )
+        largest = f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
+        key = "gpus_per_trial" if gpus else "cpus_per_trial"
+        told = f"No node of Ray has {cpus} CPUs and {gpus:g} GPUs, the largest has {largest}"
+        raise UserError(f"{told}; set --cpus_per_trial and --gpus_per_trial lower.", key=key)
 
 
 def _evaluated(prepared, best, cpus, gpus):
@@ -162,7 +158,6 @@ class Storage:
     """The place of one search, below where searches are kept.
 
     ``root``: a folder, or an address that pyarrow's file systems know.
-    ``name``: of the search.
     """
 
     def __init__(self, root: str | Path, name: str):
@@ -193,7 +188,6 @@ class Storage:
 
     def write(self, record: dict) -> None:
         """Keep what the search is begun with."""
-        record = json.loads(json.dumps(record, default=str))
         self.write_file(_RECORD, seal(record).encode())
 
     def write_file(self, name: str, content: bytes) -> None:
@@ -217,9 +211,8 @@ class Storage:
         elif not resume:
             wrong = f"There is a search in {self.path} already; continue it with --resume, or"
         else:
-            wanted = json.loads(json.dumps(record, default=str))
             # Older searches noted less.
-            others = [key for key in wanted if earlier.get(key, wanted[key]) != wanted[key]]
+            others = [key for key, value in record.items() if earlier.get(key, value) != value]
             if others:
                 begun = f"The search in {self.path} was begun with another {others[0]}"
                 wrong = f"{begun}, so it cannot go on;"

@@ -34,10 +34,6 @@ class Dimension:
     # Searched only where these other keys have one of these values.
     when: dict = field(default_factory=dict)
 
-    def active(self, drawn: dict) -> bool:
-        """Whether the key is searched, given what was drawn for the keys before it."""
-        return all(key in drawn and drawn[key] in allowed for key, allowed in self.when.items())
-
     def suggest(self, trial):
         """A value, from an :class:`optuna.trial.Trial`."""
         if self.kind == "choice":  # by number, as Optuna takes no lists for values
@@ -54,10 +50,7 @@ class Dimension:
 
 
 class Space:
-    """The searched keys of a file, each after the keys that it depends on.
-
-    ``where``: what messages call the space.
-    """
+    """The searched keys of a file, each after the keys that it depends on."""
 
     def __init__(self, dimensions, where="the space"):
         self.where = where
@@ -87,7 +80,7 @@ class Space:
         """A configuration: ``{key: value}`` of the keys that are searched in it."""
         drawn: dict[str, Any] = {}
         for one in self.dimensions:
-            if one.active(drawn):
+            if all(key in drawn and drawn[key] in allowed for key, allowed in one.when.items()):
                 drawn[one.key] = one.suggest(trial)
         return drawn
 
@@ -164,10 +157,8 @@ def _from_lines(text: str, where: str) -> Space:
             continue
         with _refusals(f"{where}, line {number}", key):
             if not rest or kind not in KINDS or kind == "randint":
-                raise ValueError(
-                    "it must be followed by choice, uniform, loguniform or quniform and its "
-                    "values, such as `learning_rate choice [0.01,0.001]`"
-                )
+                kinds = "choice, uniform, loguniform or quniform"
+                raise ValueError(f"{kinds} and values must follow, as in `{key} choice [1,2]`")
             if key in found:
                 raise ValueError("it is searched a second time; drop one of the lines")
             values = value_of(rest)

@@ -16,17 +16,16 @@ from ray import tune
 
 from recbole_llmemb.apps.tune.plan import make_plan
 from recbole_llmemb.apps.tune.prepare import load_data, prepare
-from recbole_llmemb.apps.tune.trials import EXTRA, settings_of
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import random_state, set_random_state
-from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.errors import UserError, in_a_sentence, reason_of
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.evaluation.metrics import measure_of_run
 from recbole_llmemb.run import stages
 
-#: Files of a trial's checkpoint beside what else it needs: where it stands, and its best epoch.
-STATE, BEST = "state.pth", "best.pth"
+#: Files of a trial's checkpoint: where it stands, its best epoch, and what else it needs and tells.
+STATE, BEST, EXTRA = "state.pth", "best.pth", "rest.pth"
 
 
 def trainable(model, dataset=None, config_files=(), metric=None, report=print, **settings):
@@ -67,21 +66,18 @@ def run_trial(config, shared=None, records_failures=False):
 
 def why_failed(error: BaseException) -> str:
     """Why a trial failed, in one line."""
-    text = " ".join(str(error).split())
     if isinstance(error, UserError):
-        return text
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"out of memory ({text[:200]})" if text else "out of memory"
-    return f"{type(error).__name__}: {reason_of(error)}"
+        return " ".join(str(error).split())
+    return in_a_sentence(error) or f"{type(error).__name__}: {reason_of(error)}"
+
+
+def settings_of(config: dict) -> dict:
+    """The searched keys of what Ray calls a trial's configuration."""
+    return dict(config["trial"]["settings"] if "trial" in config else config)
 
 
 def trial_config(prepared, chosen, scratch, resources):
-    """The configuration of a trial where it runs.
-
-    ``chosen``: the searched keys.
-    ``scratch``: a folder of the trial's own.
-    ``resources``: ``CPU`` and ``GPU`` that Ray gave it.
-    """
+    """The configuration of a trial where it runs."""
     plan = prepared.plan
     values = plan.values(chosen) | {"show_progress": False, "checkpoint_dir": str(scratch)}
     values |= {"use_gpu": False, "gpu_id": ""}
@@ -159,8 +155,6 @@ def _is_whole(folder) -> bool:
 def evaluate(prepared, settings, kept, cpus, gpus):
     """Rank validation and test with a trial's best epoch.
 
-    ``settings``: the searched keys.
-    ``kept``: the trial's checkpoint.
     Returns ``result``, ``groups``, ``labels``, ``users`` and ``measure`` on validation and on test.
     """
     found = []
@@ -186,12 +180,7 @@ def evaluate(prepared, settings, kept, cpus, gpus):
 
 
 class TrialReporter:
-    """Sees every validation of a trainer: reports it, with a checkpoint to continue from.
-
-    ``trainer``: ours or RecBole's own.
-    ``loader``: of the training data.
-    ``scratch``: an own folder.
-    """
+    """Sees every validation of a trainer: reports it, with a checkpoint to continue from."""
 
     def __init__(self, trainer, loader, metric, scratch):
         self.trainer, self.loader, self.metric, self.scratch = trainer, loader, metric, scratch

@@ -1,6 +1,9 @@
-"""Ray Tune's part of a search: what draws configurations, what is said, and its ``Tuner``."""
+"""Ray Tune's part of a search: its ``Tuner``, what draws, what is said, and what came of trials."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from ray import tune
 from ray.tune.logger import JsonLoggerCallback
@@ -8,9 +11,9 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
-from recbole_llmemb.apps.tune.trial import bind
-from recbole_llmemb.apps.tune.trials import in_words, number_of, settings_of, stopped_early
-from recbole_llmemb.core.errors import explained
+from recbole_llmemb.apps.tune.trial import EXTRA, bind, settings_of
+from recbole_llmemb.core import checkpoint
+from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.terminal import progress_bar
 
 #: How often a trial whose process died is begun again, at its last epoch.
@@ -74,10 +77,7 @@ def _folder_of(trial):
 
 
 class SpaceByOptuna(OptunaSearch):
-    """Suggests configurations of a space by Optuna's TPE, with trials that fail.
-
-    ``mode``: ``max`` or ``min``, of the score.
-    """
+    """Suggests configurations of a space by Optuna's TPE, with trials that fail."""
 
     def __init__(self, space, seed, mode):
         super().__init__(_Suggest(space), metric="score", mode=mode, seed=seed)
@@ -104,14 +104,10 @@ class _Suggest:
 
 
 class Progress(tune.Callback):
-    """A bar that counts trials and names the best score so far; a line for each that ends.
-
-    ``total``: trials of the search.
-    """
+    """A bar that counts trials and names the best score so far; a line for each that ends."""
 
     def __init__(self, total, metric):
         self.total, self.metric = total, metric
-        self.bar = None
         self.best, self.ended, self.running = None, set(), {}
 
     def setup(self, **info):
@@ -140,8 +136,7 @@ class Progress(tune.Callback):
         tqdm.write(f"{_name(trial)}: its process died; going on after epoch {after}")
 
     def on_experiment_end(self, trials, **info):
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
     def _better(self, result):
         scores = [one for one in (self.best, result.get("score")) if one is not None]
@@ -149,17 +144,15 @@ class Progress(tune.Callback):
             self.best = max(scores) if self.metric.mode == "max" else min(scores)
 
     def _show(self, trials):
-        if self.bar is not None:
-            running = sum(trial.status == "RUNNING" for trial in trials)
-            best = "-" if self.best is None else f"{self.best:.4f}"
-            self.bar.set_postfix_str(f"{running} running, best {self.metric.name} {best}")
+        running = sum(trial.status == "RUNNING" for trial in trials)
+        best = "-" if self.best is None else f"{self.best:.4f}"
+        self.bar.set_postfix_str(f"{running} running, best {self.metric.name} {best}")
 
     def _end(self, trial, result, note=""):
         if trial.trial_id in self.ended:
             return
         self.ended.add(trial.trial_id)
-        if self.bar is not None:
-            self.bar.update()
+        self.bar.update()
         result = self.running.pop(trial.trial_id, {}) | (result or {})
         self._better(result)
         score = result.get("score")
@@ -174,3 +167,116 @@ class Progress(tune.Callback):
 
 def _name(trial):
     return f"trial {number_of(trial.config)}"
+
+
+# -- what came of the trials ------------------------------------------------------------
+
+
+@dataclass
+class Trial:
+    """One trial of a finished search."""
+
+    number: int  # From 1, in the order in which they were begun
+    settings: dict  # The searched keys
+    score: float | None = None  # The search's metric at the trial's best epoch
+    failed: str | None = None  # Why there is none
+    epochs: int = 0
+    best_epoch: int = 0
+    stopped: bool = False  # Whether the scheduler ended it before it had ended itself
+    seconds: float = 0.0
+    curve: list = field(default_factory=list)  # Epoch, and the metric at that epoch
+    node: str = ""  # Where it ran: the address, and how Ray calls the node
+    checkpoint: object = None
+
+    @property
+    def status(self) -> str:
+        """In a word, for tables."""
+        return "failed" if self.failed else "stopped early" if self.stopped else "finished"
+
+
+def number_of(config: dict) -> int:
+    """A trial's number, from 1."""
+    return config["trial"]["number"] if "trial" in (config or {}) else 0
+
+
+def stopped_early(result: dict) -> bool:
+    """Whether a last result is of a trial that had not ended itself."""
+    return "epoch" in result and not result.get("ended")
+
+
+def in_words(settings: dict) -> str:
+    """``learning_rate=0.00123, n_layers=2``."""
+    return ", ".join(f"{key}={short(value)}" for key, value in settings.items())
+
+
+def short(value) -> str:
+    """A value for tables, floats to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def collect(grid, metric) -> list[Trial]:
+    """The trials of a :class:`ray.tune.ResultGrid`, in the order in which they began."""
+    return sorted((_trial(result, metric) for result in grid), key=lambda trial: trial.number)
+
+
+def _trial(result, metric) -> Trial:
+    last, frame = dict(result.metrics or {}), result.metrics_dataframe
+    rows = [last] if frame is None else frame.to_dict("records")
+    # Without NaN; of an epoch that was trained twice, the later.
+    rows = [{key: value for key, value in row.items() if value == value} for row in rows]
+    trial = Trial(number_of(result.config), settings_of(result.config))
+    kept = _kept(result.checkpoint)
+    trial.settings = kept.get("settings", trial.settings)
+    told = kept.get("rows", rows)
+    epochs = {int(row["epoch"]): row for row in told if row.get("score") is not None}
+    trial.failed = next((row["failed"] for row in [last, *rows] if row.get("failed")), None)
+    if result.error is not None and not trial.failed:
+        trial.failed = _why(result.error)
+    trial.seconds = float(last.get("time_total_s") or 0.0)
+    nodes = [row["node"] for row in rows if "node" in row]
+    trial.node = " ".join(filter(None, (last.get("node_ip"), *nodes[-1:])))
+    trial.checkpoint = result.checkpoint
+    name = metric.name
+    trial.curve = [
+        (epoch, epochs[epoch][name]) for epoch in sorted(epochs) if name in epochs[epoch]
+    ]
+    if epochs:
+        trial.epochs = max(epochs)
+        final = epochs[trial.epochs]
+        trial.best_epoch = int(final["best_epoch"])
+        trial.stopped = not trial.failed and stopped_early(final)
+        trial.score = None if trial.failed else final["score"]
+    elif not trial.failed:
+        trial.failed = "it was never begun"
+    return trial
+
+
+def _kept(given) -> dict:
+    """What a checkpoint tells, by whose checksums damage is seen; Ray's files have none."""
+    if given is None:
+        return {}
+    with given.as_directory() as folder:
+        return checkpoint.load(Path(folder) / EXTRA)
+
+
+def _why(error) -> str:
+    text = " ".join(str(error).split())
+    if "died" in text.lower() or "ActorDied" in type(error).__name__:
+        return "its process died, 3 times (killed, or the machine was out of memory)"
+    return text[-300:]
+
+
+def best_of(trials, metric) -> Trial:
+    """The trial with the best score, the first of equals."""
+    scored = [trial for trial in trials if trial.score is not None and trial.checkpoint]
+    if scored:
+        return ranked_trials(scored, metric)[0]
+    reasons = [trial.failed for trial in trials if trial.failed]
+    first = max(set(reasons), key=reasons.count) if reasons else "none was begun"
+    raise UserError(f"All {len(trials)} trials failed, most of them with: {first.rstrip('.')}.")
+
+
+def ranked_trials(trials, metric) -> list[Trial]:
+    """The best first, failed ones last."""
+    sign = -1 if metric.mode == "max" else 1
+    return sorted(trials, key=lambda t: (t.score is None, sign * (t.score or 0.0), t.number))

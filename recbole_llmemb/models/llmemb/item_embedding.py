@@ -265,10 +265,8 @@ def _prepared(vectors, prepare, width, device):
     """Vectors as the rows of a table were prepared, which are so wide, on this device."""
     width = len(prepare[0].mean) if prepare else width
     if vectors.dim() != 2 or vectors.shape[1] != width:
-        raise UserError(
-            f"The vectors to embed are of shape {tuple(vectors.shape)}, the table's are "
-            f"{width} wide; encode the items as the table was."
-        )
+        told = f"The vectors to embed are {tuple(vectors.shape)}, the table's {width} wide"
+        raise UserError(f"{told}; encode the items as the table was.")
     vectors = vectors.to(device)
     return prepare(vectors) if prepare else vectors
 

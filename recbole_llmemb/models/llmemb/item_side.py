@@ -7,12 +7,11 @@ import copy
 import torch
 from torch import nn
 
-from recbole_llmemb.models.contract import Method, Needs
-from recbole_llmemb.models.given import given_to
+from recbole_llmemb.models.contract import Method, Needs, given_to
 from recbole_llmemb.models.llmemb.item_embedding import TrainedRows, WithNewItems
 from recbole_llmemb.models.llmemb.parts import LOSSES, prepared, table_dtype
-from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.losses import Items
+from recbole_llmemb.models.settings import ItemSettings
 
 
 class ItemSide(Method):
@@ -96,10 +95,7 @@ class ItemSide(Method):
     def new_item_note(self):
         if not isinstance(_trained(self.item_embedding), TrainedRows):
             return ""
-        return (
-            "this model has learned a vector of every item (its table was trained); new items have "
-            "the one from which that begins"
-        )
+        return "this model's table was trained; new items have what training begins with"
 
     @torch.no_grad()
     def unseen(self, config, dataset, tokens):
@@ -108,7 +104,7 @@ class ItemSide(Method):
         """
         layer = self.output_items
         if self.needs(config).table:
-            table = given_to(config["model"], dataset, config, "table")
+            table = given_to(dataset, config, "table")
             rows = prepared(config, table, tokens).to(layer.weight.device)
             return self._new_items(layer.embed(rows, prepared=True).float())
         torch.manual_seed(config["seed"])

@@ -17,18 +17,12 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.loaders import ALIGN_ITEMS, BATCH_ITEMS, LOSS_POSITION
-from recbole_llmemb.models.contract import Method, forward_roles
-from recbole_llmemb.models.given import given_to
+from recbole_llmemb.models import losses
+from recbole_llmemb.models.contract import Method, forward_roles, given_to
 from recbole_llmemb.models.llmemb.item_embedding import TableItemEmbedding
 from recbole_llmemb.models.llmemb.item_side import ItemSide
 from recbole_llmemb.models.llmemb.parts import LOSSES, item_layer, use_fast_ops
-from recbole_llmemb.models.llmemb.settings import ItemSettings
-from recbole_llmemb.models.losses import (
-    AlignmentLoss,
-    ItemScores,
-    log_popularity,
-    sampled_cross_entropy,
-)
+from recbole_llmemb.models.settings import ItemSettings
 
 __all__ = ["LLMEmbMixin"]
 
@@ -92,14 +86,14 @@ class LLMEmbMixin(ItemSide):
             self.reads = self.reads | {"users"}
         self._put_items(config, dataset)
         settings = ItemSettings.of(config)
-        self.item_scores = ItemScores(
+        self.item_scores = losses.ItemScores(
             settings.item_similarity == "cosine",
             settings.similarity_temperature,
             settings.learn_temperature,
         )
         adjusted, shift = config["popularity_adjustment"], None
         if adjusted:
-            shift = log_popularity(dataset.training_counts(dataset)[0], adjusted)
+            shift = losses.log_popularity(dataset.training_counts(dataset)[0], adjusted)
         self.register_buffer("log_popularity", shift, persistent=False)
         self.offset_decay = settings.offset_decay or 0.0
         drawn = config["softmax_negatives"]
@@ -116,24 +110,20 @@ class LLMEmbMixin(ItemSide):
     def _put_items(self, config, dataset):
         replaced = getattr(self, "item_embedding", None)
         if not isinstance(replaced, nn.Embedding):
-            raise UserError(
-                f"{type(self).__name__} has no self.item_embedding (an nn.Embedding of the items), "
-                "which a table could replace; name it so in the class."
-            )
+            told = f"{type(self).__name__} has no nn.Embedding of its items called item_embedding"
+            raise UserError(f"{told}, which a table could replace; name it so in the class.")
         self.item_count, self._added = dataset.item_num, None
         self._replace_items(replaced, item_layer(config, dataset, replaced, self.n_special_ids))
 
     def _put_teacher(self, config, dataset, settings):
         self.align_weight = settings.align_weight
         self.align_positions = settings.align_items == "positions"
-        self.alignment = AlignmentLoss(settings.align_temperature)
-        teacher = given_to(config["model"], dataset, config, "teacher")
+        self.alignment = losses.AlignmentLoss(settings.align_temperature)
+        teacher = given_to(dataset, config, "teacher")
         size = self.item_embedding.embedding_dim
         if teacher.shape[1] != size:
-            raise UserError(
-                f"align_teacher {settings.align_teacher} has item embeddings of size "
-                f"{teacher.shape[1]}, the model of size {size}; take another or align_weight: 0."
-            )
+            told = f"align_teacher {settings.align_teacher} has items of size {teacher.shape[1]}"
+            raise UserError(f"{told}, the model of {size}; take another or align_weight: 0.")
         self.register_buffer("teacher", teacher, persistent=False)
 
     def backbone_settings(self, config):
@@ -258,7 +248,7 @@ class LLMEmbMixin(ItemSide):
             positive = positive + self.log_popularity[targets]
             negative = negative + self.log_popularity[drawn]
         same = drawn == targets.unsqueeze(1)
-        return sampled_cross_entropy(positive, negative.masked_fill(same, -torch.inf))
+        return losses.sampled_cross_entropy(positive, negative.masked_fill(same, -torch.inf))
 
     def pair_scores(self, states, ids):
         """Scores of these items: states ``(n, d)``, ids ``(n,)`` or ``(n, k)``."""

@@ -11,10 +11,10 @@ from recbole_llmemb.core.devices import fits, refuse_too_large
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry
 from recbole_llmemb.models import adapters
-from recbole_llmemb.models.given import given_to
+from recbole_llmemb.models.contract import given_to
 from recbole_llmemb.models.llmemb.item_embedding import ItemOffsets, TableItemEmbedding, TrainedRows
-from recbole_llmemb.models.llmemb.settings import ItemSettings
 from recbole_llmemb.models.losses import BCELoss, BPRLoss, CELoss, Loss
+from recbole_llmemb.models.settings import ItemSettings
 
 __all__ = ["ADAPTERS", "ITEM_EMBEDDINGS", "LOSSES"]
 
@@ -48,23 +48,19 @@ def item_layer(config, dataset, layer, n_special_ids=0):
     """The item embedding layer that a configuration asks for.
 
     ``dataset``: the training split: items that it has no interaction of get no part of their own.
-    ``layer``: the backbone's own.
     ``n_special_ids``: learned rows after the items (BERT4Rec's mask).
     """
     settings = ItemSettings.of(config)
     kind, freeze, size = settings.item_embedding, settings.llm_freeze, layer.embedding_dim
     if kind == "id":
         return layer
-    given = given_to(config["model"], dataset, config, "table")
+    given = given_to(dataset, config, "table")
     table = given.rows()
     width, narrow = table.shape[1], not settings.learns_adapter
     if narrow and width != size:
         change = f"set llm_pca_dim: {size}" if width > size else "use a wider table"
-        raise UserError(
-            f"adapter is {settings.adapter!r}, of no layers, but the table is {width} wide and the "
-            f"model's item embeddings {size}; {change} or use an adapter.",
-            key="adapter",
-        )
+        told = f"adapter is {settings.adapter!r}, but the table is {width} wide and items {size}"
+        raise UserError(f"{told}; {change} or use an adapter.", key="adapter")
     prepare = _preparation(settings, table)
     if prepare is not None:
         table, prepare = prepare.of_table(table), prepare.float()

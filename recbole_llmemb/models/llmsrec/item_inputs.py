@@ -10,20 +10,11 @@ from torch import nn
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import progress_bar
+from recbole_llmemb.models.llmsrec import prompts
 from recbole_llmemb.models.llmsrec.layers import learned_token, slot_projection, standardized
 from recbole_llmemb.models.llmsrec.llm import PrefixKVCache
-from recbole_llmemb.models.llmsrec.prompts import (
-    ITEM_END,
-    USER_END,
-    USER_START,
-    dates_of,
-    history_text,
-    item_text,
-    pad_codes,
-    recent,
-    slot,
-)
-from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
+from recbole_llmemb.models.llmsrec.prompts import history_text, item_text, pad_codes, recent, slot
+from recbole_llmemb.models.settings import LLMSRecSettings
 
 #: Columns of a batch with the prompts of its users and of its items.
 USER_PROMPT, ITEM_PROMPT = "user_prompt", "item_prompt"
@@ -31,7 +22,7 @@ USER_PROMPT, ITEM_PROMPT = "user_prompt", "item_prompt"
 # that have no digit of their years in common.
 _BEGINNINGS = ("A b", "the", "7", "(x", "#1", "'s", '"', ".5", "&", "É", " ", "")
 _MOST_KEPT = 500_000  # texts whose tokens are known; more are forgotten and tokenized again
-_DATES = dates_of([86_400.0 * 4001 * number for number in range(len(_BEGINNINGS))])
+_DATES = prompts.dates_of([86_400.0 * 4001 * number for number in range(len(_BEGINNINGS))])
 
 
 class _Form(nn.Module):
@@ -50,11 +41,8 @@ class _Form(nn.Module):
         self.llm, self.most = llm, config[self.size_key]
         self.left = config["llm_padding_side"] == "left"
         if self.left and not llm.supports_kv_prefix:
-            raise UserError(
-                "llm_padding_side is 'left', but this LLM is an encoder, whose positions are "
-                "counted from the left; leave it at 'right'.",
-                key="llm_padding_side",
-            )
+            told = "llm_padding_side is 'left', which is for decoders; leave it at 'right'."
+            raise UserError(told, key="llm_padding_side")
         vectors = teacher.item_embeddings
         if config["cf_standardize"]:
             vectors = standardized(vectors)
@@ -97,7 +85,7 @@ class TableForm(_Form):
         self.register_buffer("table", table, persistent=False)
         self.table_projection = slot_projection(table.shape[1], llm.width, llm.embedding_std)
         self.item_width = table.shape[1] + self.cf_items.shape[1]
-        begin, end = llm.tokenize([USER_START.rstrip(), USER_END])
+        begin, end = llm.tokenize([prompts.USER_START.rstrip(), prompts.USER_END])
         begin = llm.head + begin
         if llm.supports_kv_prefix:
             self.shared_prefix_tokens, begin = begin, []
@@ -108,11 +96,10 @@ class TableForm(_Form):
         self._sizes = torch.tensor([len(row) for row in self._rows])
         longest = int(self._sizes.max()) + len(self.shared_prefix_tokens)
         if longest > llm.max_prompt_tokens:
-            raise UserError(
-                f"{self.size_key} is {self.most}, which takes {longest} tokens, but the LLM reads "
-                f"{llm.max_prompt_tokens}; set it lower, or name another LLM (llm_model).",
-                key=self.size_key,
-            )
+            told = f"{self.size_key} is {self.most}, which takes {longest} tokens"
+            advice = "set it lower, or name another LLM (llm_model)"
+            reads = f"the LLM reads {llm.max_prompt_tokens}"
+            raise UserError(f"{told}, but {reads}; {advice}.", key=self.size_key)
 
     def prompt_sizes(self, items, lengths):
         """Tokens of each user's prompt, ``(b,)``: what is to be batched together."""
@@ -145,11 +132,8 @@ class CausalForm(TableForm):
 
     def __init__(self, config, llm, teacher, table):
         if not llm.supports_kv_prefix:
-            raise UserError(
-                "causal_pass is True, but this LLM cannot read from left to right; name a decoder, "
-                "or an encoder of BERT's kind (llm_model).",
-                key="causal_pass",
-            )
+            told = "causal_pass is True, but this LLM cannot read from left to right"
+            raise UserError(f"{told}; name a decoder, or a BERT (llm_model).", key="causal_pass")
         super().__init__(config, llm, teacher, table)
         self.user_out = None
         self.dropout = nn.Dropout(LLMSRecSettings.of(config).input_dropout)
@@ -193,7 +177,7 @@ class TextForm(_Form):
         self.item_out = learned_token(llm.width, llm.embedding_std)
         self.item_width = llm.width
         self.batch_size = config["llm_batch_size"]
-        user_end, item_end = llm.tokenize([USER_END, ITEM_END])
+        user_end, item_end = llm.tokenize([prompts.USER_END, prompts.ITEM_END])
         self._user_end = array("i", [*user_end, slot(0), *llm.tail])
         self._item_end = array("i", [slot(1), *item_end, slot(0), *llm.tail])
         self._title_sizes = torch.tensor([len(ids) for ids in llm.tokenize(titles)])
@@ -228,11 +212,10 @@ class TextForm(_Form):
         most = self.llm.max_prompt_tokens
         over = (sizes > most).nonzero().flatten().tolist()
         if over:
-            first = self.titles[over[0] + 1]
             raise UserError(
                 f"{len(over)} of {len(sizes)} items have titles too long for the LLM, which reads "
-                f"{most} tokens ({first[:40]!r}… has {len(first):,} characters); set "
-                "item_value_max_chars lower, or name another LLM (llm_model).",
+                f"{most} tokens ({self.titles[over[0] + 1][:40]!r}…); set item_value_max_chars "
+                "lower, or name another LLM (llm_model).",
                 key="item_value_max_chars",
             )
 
@@ -254,7 +237,7 @@ class TextForm(_Form):
         """
         dates = None
         if self.time_scaling is not None and times is not None:
-            dates = dates_of(self.time_scaling.times(times.cpu().numpy()))
+            dates = prompts.dates_of(self.time_scaling.times(times.cpu().numpy()))
         histories = []
         for row, (ids, length) in enumerate(zip(items.tolist(), lengths.tolist())):
             when = [None] * length if dates is None else dates[row, :length].tolist()
@@ -265,19 +248,14 @@ class TextForm(_Form):
             while len(rows[row]) > self.llm.max_prompt_tokens:
                 dropped += 1
                 if dropped == len(history):
-                    raise UserError(
-                        f"The LLM reads {self.llm.max_prompt_tokens} tokens, which no user prompt "
-                        "fits into; name another one (llm_model), or use item_input: table.",
-                        key="llm_model",
-                    )
+                    told = f"The LLM reads {self.llm.max_prompt_tokens} tokens, fewer than a prompt"
+                    advice = "name another one (llm_model), or use item_input: table"
+                    raise UserError(f"{told}; {advice}.", key="llm_model")
                 (rows[row],) = self._user_rows([history[dropped:]], dropped)
         n_shared = len(self.shared_prefix_tokens)
         if any(row[:n_shared].tolist() != self.shared_prefix_tokens for row in rows):
-            raise UserError(
-                "The tokenizer of this LLM joins the instruction and the title after it in a way "
-                "that cannot be cut apart; set prefix_cache: 0.",
-                key="prefix_cache",
-            )
+            told = "The LLM's tokenizer joins an instruction and a title; set prefix_cache: 0."
+            raise UserError(told, key="prefix_cache")
         return pad_codes([row[n_shared:] for row in rows], self.left).to(items.device)
 
     def _user_rows(self, histories, dropped=0):

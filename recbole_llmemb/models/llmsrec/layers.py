@@ -56,10 +56,7 @@ def standardized(vectors: torch.Tensor) -> torch.Tensor:
 
 
 class UnitLength(nn.Module):
-    """Vectors scaled to one length, so that dot products of two such are cosines, times a number.
-
-    ``length``: they come out with.
-    """
+    """Vectors scaled to one length, so that dot products are cosines, times a number."""
 
     def __init__(self, length: float = 1.0) -> None:
         super().__init__()
@@ -80,22 +77,20 @@ def score_spread(users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
 def retrieval_loss(
     users: torch.Tensor,
     candidates: torch.Tensor,
-    targets: torch.Tensor | None = None,
     target_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy of each user's next item against its candidates.
 
     Shapes: ``users`` (b, s).
     ``candidates`` (b, 1 + k, s): each row's next item first, then its random ones.
-    ``targets`` (b, s): the next items of all rows, which then are candidates of all others too.
-    ``target_ids`` (b,): their ids: another row's next item is none of the wrong answers if it is
-    also this one's.
+    ``target_ids`` (b,): of the next items, which then are candidates of all other rows too: another
+    row's is none of the wrong answers if it is also this one's.
     Returns mean over users.
     """
     logits = torch.einsum("bs,bks->bk", users, candidates)
-    if targets is not None and target_ids is not None:
+    if target_ids is not None:
         same = target_ids.unsqueeze(1) == target_ids
-        others = (users @ targets.t()).masked_fill(same, -torch.inf)
+        others = (users @ candidates[:, 0].t()).masked_fill(same, -torch.inf)
         logits = torch.cat([logits, others], dim=1)
     return F.cross_entropy(logits, logits.new_zeros(len(users), dtype=torch.long))
 
@@ -111,7 +106,6 @@ def contrastive_distillation(
     """The paper's ablation: a user's CF state told from those of the batch's other users.
 
     Shapes: ``users``, ``teachers`` (b, s).
-    ``temperature``: of the cosine similarities.
     """
     logits = F.normalize(users, dim=-1) @ F.normalize(teachers, dim=-1).t() / temperature
     return F.cross_entropy(logits, torch.arange(len(users), device=users.device))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from logging import getLogger
 from os.path import commonprefix
 
@@ -12,7 +11,7 @@ from torch.nn.functional import pad
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import progress_bar
-from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quiet_loading
+from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quantization, quiet_loading
 from recbole_llmemb.encode.source import find_encoder, refuse_code
 from recbole_llmemb.models.llmsrec.prompts import PAD, fill, slot
 
@@ -20,10 +19,7 @@ from recbole_llmemb.models.llmsrec.prompts import PAD, fill, slot
 class FrozenLLM:
     """Prompts to states of their slot 0. Not a module: it is neither trained nor saved.
 
-    ``model``: without a head; on its device.
-
     ``width``: H, the size of its states and input embeddings.
-    ``embedding_std``: of its token embeddings.
     ``supports_kv_prefix``: whether it can go on from keys and values of a prompt's beginning, as
     decoders can: tried out here, not told by the model's name.
     head, tail: The special tokens before and after any text.
@@ -145,7 +141,6 @@ class PrefixKVCache:
     ``llm``: one that ``supports_kv_prefix``.
     ``rows``: token ids of each beginning; all begin with the same token at least, and have more.
     ``budget``: gigabytes.
-    ``batch_size``: beginnings per forward pass.
     """
 
     def __init__(self, llm, rows, budget, batch_size=64, show_progress=False):
@@ -243,10 +238,9 @@ def load_llm(config, report=None):
     source = find_encoder(config["llm_model"] or config["llm_encoder"])
     needed = config["llm_model_used"]
     if needed and needed["identity"] != source.identity:
-        raise UserError(
-            f"{source.name} is not the LLM this model was trained with ({needed['name']}, "
-            f"{needed['identity']}); set llm_model to that one."
-        )
+        told = f"{source.name} is not the LLM this model was trained with"
+        was = f"{needed['name']}, {needed['identity']}"
+        raise UserError(f"{told} ({was}); set llm_model to that one.", key="llm_model")
     config["llm_model_used"] = {"name": source.name, "identity": source.identity}
     device = torch.device(config["device"])
     name = config["llm_model_dtype"] or ("bfloat16" if device.type == "cuda" else "float32")
@@ -258,7 +252,8 @@ def load_llm(config, report=None):
     }
     kinds = {"dtype": DTYPES[name]}
     if config["llm_quantize"]:
-        kinds |= _quantization(config["llm_quantize"], DTYPES[name], device)
+        bits = int(config["llm_quantize"].removesuffix("bit"))
+        kinds |= quantization(bits, "llm_quantize", DTYPES[name], device)
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
@@ -276,26 +271,6 @@ def load_llm(config, report=None):
     except Exception as error:  # loaders of many libraries, each with its own errors
         raise not_loaded("LLM", source.name, error) from error
     if model.config.is_encoder_decoder or model.get_input_embeddings() is None:
-        raise UserError(
-            f"The LLM {source.name!r} does not read input embeddings and give states of its last "
-            "layer; name an encoder or a decoder (llm_model)."
-        )
+        told = f"The LLM {source.name!r} does not turn input embeddings into states"
+        raise UserError(f"{told}; name an encoder or a decoder (llm_model).", key="llm_model")
     return FrozenLLM(model, tokenizer)
-
-
-def _quantization(kind, dtype, device):
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError(
-            f"llm_quantize is {kind!r}, which needs the package bitsandbytes; install it, or "
-            "leave llm_quantize empty."
-        )
-    if device.type != "cuda":
-        raise UserError(f"llm_quantize is {kind!r}, which needs a GPU; leave it empty.")
-    from transformers import BitsAndBytesConfig
-
-    chosen = (
-        BitsAndBytesConfig(load_in_8bit=True)
-        if kind == "8bit"
-        else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype)
-    )
-    return {"quantization_config": chosen, "device_map": {"": device}}

@@ -11,27 +11,13 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_llmemb.core.devices import refuse_too_large
-from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_sequences
+from recbole_llmemb.data.histories import over_sampled, over_shuffled
 from recbole_llmemb.data.loaders import LOSS_POSITION, SequenceTrainDataLoader
 from recbole_llmemb.models.adapters import whiten
-from recbole_llmemb.models.contract import Method, Needs, as_method
-from recbole_llmemb.models.given import given_to
-from recbole_llmemb.models.llmsrec import layers, prompts
-from recbole_llmemb.models.llmsrec.item_inputs import (
-    ITEM_PROMPT,
-    USER_PROMPT,
-    CausalForm,
-    TableForm,
-    TextForm,
-)
-from recbole_llmemb.models.llmsrec.prompts import (
-    CANDIDATE_ITEMS,
-    CANDIDATES,
-    PairTrainDataLoader,
-    recent,
-)
-from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
+from recbole_llmemb.models.contract import Method, Needs, as_method, given_to
+from recbole_llmemb.models.llmsrec import item_inputs, layers, prompts
 from recbole_llmemb.models.losses import EvalCache, Items, ItemScores, item_cross_entropy
+from recbole_llmemb.models.settings import LLMSRecSettings
 
 
 class LLMSRec(Method, SequentialRecommender):
@@ -40,9 +26,6 @@ class LLMSRec(Method, SequentialRecommender):
     Trained are the projections into the LLM's input, the learned tokens and the heads
     (section 4 of the paper); the LLM and the CF model are not even part of the module, so no
     optimizer, checkpoint or change of mode reaches them.
-
-    ``config``: see ``properties/model/LLMSRec.yaml``.
-    ``dataset``: the training split.
 
     ``form``: How items come before the LLM (``item_input``).
     """
@@ -61,31 +44,21 @@ class LLMSRec(Method, SequentialRecommender):
 
     @classmethod
     def train_loader(cls, config):
-        if not config["causal_pass"]:
-            return PairTrainDataLoader
-
-        def windows(config, dataset, sampler, shuffle=False):
-            if config["shuffle_train"]:
-                dataset = with_shuffled_sequences(dataset, config["seed"])
-            if config["user_sample"]:
-                dataset = with_sampled_users(dataset, config["user_sample"])
-            return SequenceTrainDataLoader(config, dataset, sampler, shuffle)
-
-        return windows
+        if config["causal_pass"]:
+            return over_shuffled(over_sampled(SequenceTrainDataLoader))
+        return prompts.PairTrainDataLoader
 
     @classmethod
     def why_not(cls, ability, config):
         return {
-            "new_items": "an item of LLMSRec is also its vector in the CF model, which a new one "
-            "has not",
+            "new_items": "an item of LLMSRec is its vector in the CF model, too",
             "cold_items": "LLMSRec reads its items through a CF model, which knows no others",
-            "user_encoder": "LLMSRec reads a history as the prompt of an LLM, which is no part of "
-            "a program that could be exported",
+            "user_encoder": "LLMSRec reads a history by an LLM, which is no part of an export",
         }.get(ability, "")
 
     def __init__(self, config, dataset):
         super().__init__(config, dataset)
-        given = partial(given_to, config["model"], dataset, config)
+        given = partial(given_to, dataset, config)
         self.llm, self.teacher = given("llm"), given("teacher")
         self.time_list = config["TIME_FIELD"] + config["LIST_SUFFIX"]
         if config["item_input"] == "table":
@@ -94,12 +67,12 @@ class LLMSRec(Method, SequentialRecommender):
                 table = whiten(table, config["llm_whiten"])
             refuse_too_large(*table.shape, table.dtype, config["device"])
             table = table.to(config["device"])
-            form = CausalForm if config["causal_pass"] else TableForm
+            form = item_inputs.CausalForm if config["causal_pass"] else item_inputs.TableForm
             self.form = form(config, self.llm, self.teacher, table)
         else:
             titles = prompts.item_titles(config, dataset)
             time_scaling = dataset.time_scaling if prompts.has_dates(config, dataset) else None
-            self.form = TextForm(config, self.llm, self.teacher, titles, time_scaling)
+            self.form = item_inputs.TextForm(config, self.llm, self.teacher, titles, time_scaling)
         hidden, size = config["head_hidden_size"], config["representation_size"]
         cf_size = self.teacher.item_embeddings.shape[1]
         self.user_head = layers.two_layers(self.llm.width, hidden, size)
@@ -127,16 +100,18 @@ class LLMSRec(Method, SequentialRecommender):
     def user_vectors(self, interaction):
         """Representations of the users of a batch, ``(b, s)``."""
         items, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        codes = interaction.interaction.get(USER_PROMPT)
+        codes = interaction.interaction.get(item_inputs.USER_PROMPT)
         if codes is None:
             times = interaction.interaction.get(self.time_list)
             codes = self.form.user_prompts(items, lengths, times)
         return self.user_head(self.form.user_states(items, lengths, codes))
 
+    forward = user_vectors
+
     def item_vectors(self, ids, interaction=None):
         """Representations of these items ``(m,)``, none of them padding, ``(m, s)``."""
-        codes = None if interaction is None else interaction.interaction.get(ITEM_PROMPT)
-        return self.item_head(self.form.item_states(ids, codes))
+        made = {} if interaction is None else interaction.interaction
+        return self.item_head(self.form.item_states(ids, made.get(item_inputs.ITEM_PROMPT)))
 
     @torch.no_grad()
     def items(self):
@@ -172,10 +147,10 @@ class LLMSRec(Method, SequentialRecommender):
             users = self.user_head(states[ends])
         else:
             users = self.user_vectors(interaction)
-            rows = self.item_vectors(interaction[CANDIDATE_ITEMS], interaction)
-            chosen, targets = rows[interaction[CANDIDATES]], interaction[self.POS_ITEM_ID]
-            others = (chosen[:, 0], targets) if own.in_batch_negatives else ()
-            terms = {"retrieval": layers.retrieval_loss(users, chosen, *others)}
+            rows = self.item_vectors(interaction[prompts.CANDIDATE_ITEMS], interaction)
+            chosen, targets = rows[interaction[prompts.CANDIDATES]], interaction[self.POS_ITEM_ID]
+            shared = targets if own.in_batch_negatives else None
+            terms = {"retrieval": layers.retrieval_loss(users, chosen, shared)}
         if own.distill_weight or own.uniformity_weight:
             states = self.teacher.user_states(*history, dropout=own.cf_dropout)
             teachers = self.teacher_head(states)
@@ -189,10 +164,6 @@ class LLMSRec(Method, SequentialRecommender):
             both = layers.uniformity_loss(users) + layers.uniformity_loss(teachers)
             terms["uniformity"] = own.uniformity_weight * both
         return terms
-
-    def forward(self, interaction):
-        """The user representations of a batch, ``(b, s)``."""
-        return self.user_vectors(interaction)
 
     def states(self, interaction):
         users, weight = self.user_vectors(interaction), self.settings.cf_score_weight
@@ -208,7 +179,6 @@ class LLMSRec(Method, SequentialRecommender):
 class FrozenTeacher:
     """Item embeddings E and user states O_u of a trained model. Not a module of ours.
 
-    ``model``: on its device.
     ``ids`` (n_items,): the model's id of each of our items.
 
     ``item_embeddings``: (n_items, d): By our item ids; row 0 is zero.
@@ -234,7 +204,7 @@ class FrozenTeacher:
         ``dropout``: whether the model is in training mode, though nothing of it is trained.
         """
         self.set_mode(dropout)
-        shown = recent(items, lengths, self.width)
+        shown = prompts.recent(items, lengths, self.width)
         shown = nn.functional.pad(shown, (0, self.width - shown.shape[1]))
         read = self.ids[shown], lengths.clamp(max=self.width)
         return self.model.states(Interaction(dict(zip(self.fields, read)))).float()

@@ -20,8 +20,8 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import POSITION, sampled_users, with_shuffled_histories
 from recbole_llmemb.data.loaders import SequenceTrainDataLoader
 from recbole_llmemb.data.windows import plan_batches, trim_histories
-from recbole_llmemb.models.llmsrec.settings import LLMSRecSettings
-from recbole_llmemb.records.items import read_items
+from recbole_llmemb.models.settings import LLMSRecSettings
+from recbole_llmemb.records.items import read_dataset_items
 
 USER_START = "This user has made a series of purchases in the following order: "
 USER_END = ". Based on this sequence of purchases, generate user representation token:"
@@ -97,20 +97,13 @@ def item_titles(config, dataset):
     Returns by item id; the first, padding, is empty.
     """
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
-    chosen = config["item_title_field"]
-    found = read_items(
-        path,
-        [chosen] if chosen else None,
-        id_field=config["ITEM_ID_FIELD"],
-        field_separator=config["field_separator"],
-        encoding=config["encoding"] or "utf-8",
-    )
-    if not chosen:
-        fields = ["title", *(config["item_text_fields"] or ())]
-        chosen = next((name for name in fields if name in found.fields), None)
-    if not chosen:
+    named = [name for name in [config["item_title_field"]] if name]
+    found = read_dataset_items(path, config, also=named)
+    fields = named or ["title", *(config["item_text_fields"] or ())]
+    chosen = next((name for name in fields if name in found.fields), None)
+    if chosen is None:
         raise UserError(
-            f"{path} has no field called title; name the one with the items' titles by "
+            f"{path} has no field {fields[0]!r}; name the one with the items' titles by "
             f"item_title_field (it has {', '.join(found.fields)}).",
             key="item_title_field",
             where=path,
@@ -220,8 +213,7 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
         :data:`CANDIDATE_ITEMS`; and the prompts.
         """
         batch = self.rows[index].materialize()
-        suffix, width = self.config["LIST_SUFFIX"], self.config["MAX_ITEM_LIST_LENGTH"]
-        trim_histories(batch, self.length_field, suffix, width)
+        trim_histories(batch, self.config)
         targets = batch[self.iid_field]
         k = self.negatives_per_target
         owners = batch[self.uid_field].repeat_interleave(k)

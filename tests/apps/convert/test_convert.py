@@ -336,7 +336,7 @@ def test_items_that_nobody_bought_can_be_kept(write):
 
 def test_times_of_another_form_and_none(write):
     path = write("r.csv", "user,item,time\nu,a,05.03.2020\nu,b,01.03.2020\n")
-    with pytest.raises(UserError, match=r"neither numbers nor dates.*'05.03.2020'.*--time_unit"):
+    with pytest.raises(UserError, match=r"'05.03.2020'.*neither numbers nor dates.*--time_unit"):
         job(interactions=[path])
     _, told = job(interactions=[path], time_unit="%d.%m.%Y")
     assert "dates like %d.%m.%Y, 2020-03-01 to 2020-03-05" in told[0]
@@ -429,8 +429,8 @@ def test_several_files(write):
         ("user,item,time", {"min_rating": 3.0}, "--min_rating needs ratings"),
         ("user,item,time,rating", {"min_rating": float("nan")}, "min_rating is nan"),
         ("user,user,time", {}, "has two columns 'user'"),
-        ("user,item,time", {"item_fields": ["title"]}, "--item_fields says what to take"),
-        ("user,item,time", {"keep_items": "all"}, "--keep_items=all keeps lines of --items"),
+        ("user,item,time", {"item_fields": ["title"]}, "--item_fields is about --items"),
+        ("user,item,time", {"keep_items": "all"}, "--keep_items=all is about --items"),
         ("user,item,time", {"dedupe": "all"}, "dedupe is 'all'"),
         ("user,item,time", {"time_unit": "min"}, "--time_unit is 'min'"),
         ("user,item,time", {"time_unit": "%Q"}, "--time_unit is '%Q'"),

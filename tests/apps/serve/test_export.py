@@ -224,6 +224,6 @@ def test_an_encoder_that_differs_is_not_kept(saved, tmp_path, monkeypatch):  # n
     monkeypatch.setattr(
         item_side.UserEncoder, "forward", lambda self, a, b: 1.1 * forward(self, a, b)
     )
-    with pytest.raises(UserError, match="differs from the model by"):
+    with pytest.raises(UserError, match="differs from it by"):
         export(Recommender(saved()), tmp_path / "out", ["encoder"], report=lambda line: None)
     assert not (tmp_path / "out").exists()

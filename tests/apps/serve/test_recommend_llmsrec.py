@@ -29,9 +29,9 @@ def test_lists_are_those_of_full_sort_topk(path):
 
 def test_what_it_cannot_do_is_said(path, tmp_path):
     recommender = Recommender(path)
-    with pytest.raises(UserError, match="also its vector in the CF model"):
+    with pytest.raises(UserError, match="is its vector in the CF model"):
         recommender.add_items([{"item_id": "a", "title": "soap"}])
-    with pytest.raises(UserError, match="as the prompt of an LLM"):
+    with pytest.raises(UserError, match="reads a history by an LLM"):
         export(recommender, tmp_path / "out", ["encoder"])
     export(recommender, tmp_path / "out", ["items", "users"], report=lambda line: None)
 
@@ -39,7 +39,7 @@ def test_what_it_cannot_do_is_said(path, tmp_path):
 def test_prompts_with_dates_need_times(llmsrec, tmp_path):  # noqa: F811
     run = llmsrec(item_input="text", prompt_dates=True)
     recommender = Recommender(save(run, tmp_path / "text.pth"))
-    with pytest.raises(UserError, match="name dates; give a time per item"):
+    with pytest.raises(UserError, match="name dates; give each history a time per item"):
         recommender.recommend(histories=[["i1", "i2"]])
     day = 86_400
     one, other = (

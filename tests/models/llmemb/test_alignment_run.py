@@ -108,7 +108,7 @@ def test_a_teacher_of_recboles_own(tiny_config, teachers):
 
 def test_cut_short_is_not_taken_for_trained(tiny_config, teachers, monkeypatch):
     """Killed after two of four epochs: the file of the best epoch is there already."""
-    from recbole_llmemb.training.trainer import LLMEmbTrainer
+    from recbole_llmemb.training import LLMEmbTrainer
 
     config = tiny_config(align_weight=0.01, epochs=4)
     epoch_of = LLMEmbTrainer._train_epoch
@@ -163,7 +163,7 @@ def test_refusals(tiny_run, tiny, tmp_path):
         assert "\n" not in str(caught.value)
 
     wide = given(tmp_path / "wide.pth", tiny.items, size=12)
-    refused("wide.pth has item embeddings of size 12, the model of size 8", align_teacher=wide)
+    refused("wide.pth has items of size 12, the model of 8", align_teacher=wide)
     refused("align_teacher .*none.pth does not exist", align_teacher=str(tmp_path / "none.pth"))
     few = given(tmp_path / "few.pth", tiny.items[2:])
     refused(f"2 of the dataset's 60 items.*{tiny.items[0]}", align_teacher=few)

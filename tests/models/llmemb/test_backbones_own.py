@@ -191,12 +191,12 @@ def test_what_gets_no_table(small, tiny_run, forget):
     for wrong in (BPR, torch.nn.Linear, "SASRec", None):
         with pytest.raises(UserError, match="is no sequential model of RecBole"):
             llmemb(wrong)
-    with pytest.raises(UserError, match="FPMC is not supported as a backbone"):
+    with pytest.raises(UserError, match="FPMC is no backbone"):
         llmemb(FPMC)
     with pytest.raises(UserError, match="LLMEmbSASRec is a model already"):
         llmemb(type("SASRec", (Mine,), {}))
     llmemb(NoItems)
-    with pytest.raises(UserError, match="NoItems has no self.item_embedding"):
+    with pytest.raises(UserError, match="NoItems has no nn.Embedding of its items"):
         tiny_run("LLMEmbNoItems", **small("NoItems"))
     again = type("Mine", (Mine,), {"__module__": __name__})  # a cell of a notebook run again
     assert llmemb(Mine) is not llmemb(again) is registry.MODELS["LLMEmbMine"]

@@ -51,15 +51,11 @@ _FIELDS = _not_ours("embeddings of every field and scores one item at a time")
 BACKBONES: dict[str, BackboneSpec] = {
     "SASRec": _CausalHidden(),
     "GRU4Rec": _Causal(),
-    "BERT4Rec": _CausalHidden(
-        one_pass="cloze", note="its own cloze task; in sequence mode each sequence is read once"
-    ),
+    "BERT4Rec": _CausalHidden(one_pass="cloze", note="its own cloze task, read once in sequence"),
     "NARM": BackboneSpec(padding_free=True),
     "STAMP": BackboneSpec(padding_free="table"),
     "NextItNet": BackboneSpec(
-        one_pass="causal",
-        note="in sequence mode the state is read at the last item, in prefix mode at the last "
-        "padded position, as RecBole does",
+        one_pass="causal", note="its state is the last item's in sequence, padding's in prefix mode"
     ),
     "Caser": BackboneSpec(note="one filter size per position of MAX_ITEM_LIST_LENGTH"),
     "HGN": BackboneSpec(note="scores through a second layer over the same table"),
@@ -69,19 +65,14 @@ BACKBONES: dict[str, BackboneSpec] = {
     "SINE": BackboneSpec(),
     "GCSAN": _Hidden(padding_free=True, note="builds graphs row by row, in Python"),
     "SRGNN": BackboneSpec(padding_free=True, note="builds graphs row by row, in Python"),
-    "SHAN": BackboneSpec(
-        padding_free=True,
-        note="ranks on the reversed history, as it trains (RecBole ranks on the padded one)",
-    ),
+    "SHAN": BackboneSpec(padding_free=True, note="ranks on the reversed history, as it trains"),
     "NPE": BackboneSpec(padding_free="table", note="scores with the rectified item embedding"),
     "HRM": BackboneSpec(),
     "TransRec": _Causal(
         losses=("BPR", "BCE"), products=False, note="scores by distance, plus a bias per item"
     ),
     "FOSSIL": BackboneSpec(),
-    "S3Rec": _CausalHidden(
-        item_fields=True, note="fine-tuning, from scratch or from the weights in `pre_model_path`"
-    ),
+    "S3Rec": _CausalHidden(item_fields=True, note="fine-tuning, maybe from `pre_model_path`"),
     "GRU4RecF": _Causal(item_fields=True),
     "SASRecF": _CausalHidden(item_fields=True),
     "FDSA": _CausalHidden(item_fields=True),

@@ -282,11 +282,9 @@ class S3RecModel(LLMEmbMixin):
         state = checkpoint.load(path)["state_dict"]
         if not isinstance(self.item_embedding, nn.Embedding):  # the table's stay as they are
             state = {k: v for k, v in state.items() if not k.startswith("item_embedding.")}
-        told = (
-            f"pre_model_path {path} does not hold weights of this S3Rec ({{reason}}); give a "
-            "checkpoint of RecBole's S3Rec of the same sizes and data, or leave it empty."
-        )
-        with explained(told, RuntimeError, key="pre_model_path", where=path):
+        told = f"pre_model_path {path} is not of RecBole's S3Rec of the same sizes and data"
+        why = f"{told} ({{reason}}); give another, or leave it empty."
+        with explained(why, RuntimeError, key="pre_model_path", where=path):
             missing = self.load_state_dict(state, strict=False).missing_keys
             for key in missing:
                 if not key.startswith(("item_embedding.", "item_sc")):
@@ -322,10 +320,8 @@ class SASRecCPRModel(LLMEmbMixin):
         if not hasattr(self.item_embedding, "bias"):  # GRU4RecCPR gives its layer one
             self.item_embedding.bias = None
         if dataset.item_num < max(self.reranker_CAN_NUM):
-            raise UserError(
-                f"reranker_CAN_NUM is {config['reranker_CAN_NUM']}, more than the dataset's "
-                f"{dataset.item_num - 1} items; give a smaller one."
-            )
+            told = f"reranker_CAN_NUM is {config['reranker_CAN_NUM']}, but there are only"
+            raise UserError(f"{told} {dataset.item_num - 1} items; give a smaller one.")
 
     def own_scores(self, batch):
         batch = self._trim_padding(batch)
