@@ -8,6 +8,8 @@
 - :mod:`.cold` ranks items that were held out.
 """
 
+from recbole_llmemb.core.imports import lazy
 from recbole_llmemb.evaluation.groups import GROUP_NAMES, Groups, group_results
 
+__getattr__ = lazy(__name__, loaders="CandidateEvalDataLoader LengthSortedFullSortEvalDataLoader")
 __all__ = ["GROUP_NAMES", "Groups", "group_results"]
