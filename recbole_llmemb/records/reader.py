@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import text_encoding, wrong_encoding
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.terminal import progress_bar
@@ -142,7 +142,7 @@ class RecordFile:
                 if row and (number or not self.header):
                     yield first, row
         except csv.Error as error:
-            advice = "if a quote is never closed, double it, or write tabs between columns instead"
+            advice = "a quote that is never closed may be why: double it, or use tabs and no quotes"
             self.refuse(line, f"{error}; {advice}")
 
     def _atomic(self, progress: bool) -> Rows:
@@ -166,16 +166,13 @@ class RecordFile:
     @contextmanager
     def readable(self) -> Iterator[None]:
         """Errors of reading as sentences."""
-        try:
-            yield
-        except UserError:
-            raise
-        except (UnicodeError, LookupError) as error:
-            told = wrong_encoding(self.path, self.encoding, error)
-            raise UserError(told, key="encoding", where=self.path) from error
-        except (OSError, EOFError, ValueError, NotImplementedError, zlib.error, csv.Error) as error:
-            reason = reason_of(error)
-            raise UserError(f"{self.path} cannot be read ({reason}).", where=self.path) from error
+        errors = OSError, EOFError, ValueError, NotImplementedError, zlib.error, csv.Error
+        with explained(f"{self.path} cannot be read ({{reason}}).", *errors, where=self.path):
+            try:
+                yield
+            except (UnicodeError, LookupError) as error:
+                told = wrong_encoding(self.path, self.encoding, error)
+                raise UserError(told, key="encoding", where=self.path) from error
 
 
 def open_records(
