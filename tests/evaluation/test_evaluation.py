@@ -83,7 +83,6 @@ def make_config(data_path, model="SASRec", **settings):
         "embedding_size": 8,
         "n_heads": 1,
         "eval_batch_size": 16,
-        "device": "cpu",
         "use_gpu": False,
         "gpu_id": "",
     }
