@@ -283,7 +283,7 @@ def _fit(config, data, trainer):
             raise UserError(f"{told}; look at load_col and threshold.") from error
         # Not all of RecBole's pairwise models read them, so it shows only here.
         args = config["train_neg_sample_args"]
-        told = f"{config['model']} needs negatives, but train_neg_sample_args is {args}"
+        told = f"{config['model']} needs sampled negatives, but train_neg_sample_args is {args}"
         advice = "give it a distribution ('uniform' or 'popularity') and a sample_num of at least 1"
         raise UserError(f"{told}; {advice}.") from None
     except ValueError as error:
