@@ -47,8 +47,6 @@ _WITHOUT_DEFAULT = {
     "encoding", "eta", "beta", "tail_ratio", "contrast", "sim", "valid_neg_sample_args",
     "test_neg_sample_args", "token_num_threshold", "xgb_early_stopping_rounds", "exclude_history",
 }  # fmt: skip
-# What RecBole finds out from the model and the machine.
-_COMPUTED = {"MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "device", "valid_metric_bigger"}
 #: Keys of RecBole before 1.2 by what to set today; "": nothing has taken their place.
 _TODAY = {
     "eval_args": "eval_setting",
@@ -295,8 +293,9 @@ def warn_of_keys(config: Any) -> None:
     Those of other models are no mistake: one file often serves several.
     """
     given = {key: one for key, one in config.external_config_dict.items() if isinstance(key, str)}
-    for key in sorted(given.keys() & _COMPUTED):
-        raise UserError(f"{key} is no setting but follows from the model; leave it out.", key=key)
+    if "MODEL_TYPE" in given:  # what else RecBole finds out itself, it finds out in spite of files
+        told = "MODEL_TYPE is no setting but follows from the model; leave it out."
+        raise UserError(told, key="MODEL_TYPE")
     known, warn = known_keys(config), getLogger().warning
     strange = sorted(given.keys() - known)
     everything = known | keys_of_any_model() if strange else known

@@ -85,7 +85,6 @@ def test_yaml_that_means_something_else_than_it_looks_like_is_refused(tmp_path, 
         {"eval_args": {"topk": [5]}},
         {"loss_type": "BPR", "train_neg_sample_args": {"uniform": 2}},
         {"MODEL_TYPE": 1e20},  # which RecBole finds out from the model
-        {"device": "cuda:7"},
     ],
 )
 def test_parts_of_keys_that_nothing_reads_are_refused(caplog, given):
