@@ -3,11 +3,11 @@
     python -m benchmarks.measures_study --data_path=DIR [--only=TEXT] [--list | --table]
 
 LLMEmbSASRec on Amazon_Beauty, Toys and ml-100k, cross-entropy and full ranking; one seed, three for
-``best`` and ``id_best``, which have their own width and dropout and alone are trained on Toys.
-Training stops early by the history kept. The same checkpoint's test users are then ranked under
-both measures, and ``DATASET-PRESET.json`` notes what came out. Runs that are done already,
-``DATASET-PRESET.json`` of ``--result_json`` in the folder that ``--trained`` names, are not trained
-again.
+``best``, ``best_longtail`` and ``id_best``, which have their own width and dropout and alone are
+trained on Toys. Training stops early by the history kept. The same checkpoint's test users are then
+ranked under both measures, and ``DATASET-PRESET.json`` notes what came out. Runs that are done
+already, ``DATASET-PRESET.json`` of ``--result_json`` in the folder that ``--trained`` names, are
+not trained again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SHARED = [
     "--show_progress=False",
 ]
 #: Presets with settings of their own for what DATASETS settles for the others.
-WHOLE = ("best", "id_best")
+WHOLE = ("best", "best_longtail", "id_best")
 _TRAINING = ["--tail_item_threshold=0.8", "--stopping_step=5"]
 _SMALL = ["--hidden_size=64", "--n_heads=2", "--hidden_dropout_prob=0.2", "--attn_dropout_prob=0.2"]
 #: Name of the dataset, the settings of every preset, and what those have beside that are not WHOLE.

@@ -8,8 +8,8 @@ not have them.
   --dataset, -d   the dataset's name (default: ml-100k, which RecBole carries)
   --data_path     where the dataset's folder is (default: dataset/)
   --preset        a variant of items and scores: best where items have
-                  telling texts, longtail for rare items, id_only to
-                  compare; all of them:
+                  telling texts, best_longtail for rare items, id_only
+                  to compare; all of them:
                   {presets}
   --protocol      paper: sampled negatives, ranking among 100;
                   full: cross-entropy, full ranking

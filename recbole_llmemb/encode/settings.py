@@ -67,8 +67,8 @@ class Workers(Checked):
         None, "encoders, at most (default: as many as fit)", ge=1, name="num_workers", group=_RAY
     )
     gpus: float | None = option(
-        None, "may be a fraction (default: 1 if there are GPUs)", ge=0, name="gpus_per_worker",
-        group=_RAY,
+        None, "may be a fraction (default: 1 if there are GPUs)", ge=0, le=1024,
+        name="gpus_per_worker", group=_RAY,
     )  # fmt: skip
 
     @field_validator("gpus", mode="after")

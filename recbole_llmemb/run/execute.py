@@ -103,7 +103,8 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
         report(f"results:    {result_json}")
     report(f"total:      {perf_counter() - began:.1f} s")
     if preset is None and _may_gain(config):
-        report(f"next:       --preset={RECOMMENDED}, or longtail for rare items (docs/variants.md)")
+        told = f"--preset={RECOMMENDED}, or best_longtail for rare items (docs/variants.md)"
+        report(f"next:       {told}")
     return Results(result.content(result_json))
 
 
