@@ -207,7 +207,7 @@ def loader_like(loader, split, config):
 def under_a_bar(loader, what, device, shown):
     """The batches of a loader, under a bar like RecBole's if one is to be shown."""
     title = set_color(what, "pink")
-    bar = progress_bar(loader, total=len(loader), desc=title, disable=not shown)
+    bar = progress_bar(loader, desc=title, disable=not shown)
     for batch in bar:
         yield batch
         if shown and device.type == "cuda":

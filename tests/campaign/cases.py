@@ -95,5 +95,8 @@ def _judged(case: Case, status: Any, out: str, err: str, warned: list[str]) -> t
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
     if status != 2 or len(lines) != 1 or "Traceback" in err:
         return "odd", f"exit code {status}: {err[-2000:]}"
-    names = case.named and not any(word in lines[0] for word in case.named)
+    words = [word.lower() for word in case.named]
+    words += [word.encode("unicode_escape").decode() for word in words]
+    words += [word.replace("//", "/") for word in words]  # as a path
+    names = words and not any(word in lines[0].lower() for word in words)
     return ("odd" if names or not re.search(r"[.?]$", lines[0]) else "refused"), lines[0]

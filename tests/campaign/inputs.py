@@ -291,12 +291,7 @@ def options(draw: random.Random) -> Iterator[Case]:
         given = [word for word in given if not word.startswith(f"{option}=")]
         text = _written(value)
         argv = [command, *given, f"{option}={text}"]
-        names = [
-            option,
-            option.strip("-").replace("-", "_"),
-            text[:40],
-            text[:40].encode("unicode_escape").decode(),
-        ]
+        names = [option, option.strip("-").replace("-", "_"), text[:40]]
         yield Case(f"{command} {option}={text:.60}", argv, names, key=option)
 
 

@@ -88,6 +88,7 @@ def find_item(given: str | None, columns: list[str], where: str) -> str:
 def _none_known(roles, options, columns, where, more="") -> UserError:
     told = f"{where}: no column looks like the {' or the '.join(roles)}"
     name = " and ".join(f"--{option}=COLUMN" for option in options)
+    more += "" if len(columns) > 1 else ", or set --delimiter"
     told = f"{told}, it has {', '.join(columns)}; name it with {name}{more}."
     return UserError(told, key=options[0], where=where)
 
