@@ -54,6 +54,7 @@ def apply() -> None:
         reading.read_files_as_they_are()
         datasets.fill_missing_values()
         datasets.check_numerical_features()
+        datasets.name_filters_that_leave_nothing()
         datasets.tell_filtered_interactions()
         datasets.check_presplit_histories()
         datasets.keep_times_exact()

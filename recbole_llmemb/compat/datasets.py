@@ -61,6 +61,19 @@ def check_numerical_features() -> None:
         discretize(self)
 
 
+def name_filters_that_leave_nothing() -> None:
+    """Name the settings that left a dataset without interactions; RecBole names none."""
+    from recbole.data.dataset import Dataset
+
+    @around(Dataset, "_reset_index")
+    def checked(reset_index, self):
+        if self.inter_feat.empty:
+            keys = "val_interval, user_inter_num_interval, item_inter_num_interval and load_col"
+            told = f"No interactions of {self.dataset_name} are left after {keys}"
+            raise UserError(f"{told}; filter less.", key="val_interval")
+        reset_index(self)
+
+
 def tell_filtered_interactions() -> None:
     """Say how many interactions go because their user or item has no line in its file."""
     from recbole.data.dataset import Dataset

@@ -296,6 +296,10 @@ def warn_of_keys(config: Any) -> None:
     if "MODEL_TYPE" in given:  # what else RecBole finds out itself, it finds out in spite of files
         told = "MODEL_TYPE is no setting but follows from the model; leave it out."
         raise UserError(told, key="MODEL_TYPE")
+    for key, value in given.items():  # even logs make floats of them
+        if isinstance(value, int) and abs(value) > 1e300:
+            told = f"{key} has {len(f'{value:x}')} digits (in hexadecimal); write a smaller number."
+            raise UserError(told, key=key)
     known, warn = known_keys(config), getLogger().warning
     strange = sorted(given.keys() - known)
     everything = known | keys_of_any_model() if strange else known

@@ -107,13 +107,26 @@ def test_numerical_features_that_are_no_numbers(settings, field):
 
 @pytest.mark.parametrize(
     "given",
-    [{"threshold": {"when": 10**400}}, {"additional_feat_suffix": "x" * 400}],
+    [
+        {"threshold": {"when": 10**400}},
+        {"additional_feat_suffix": "x" * 400},
+        {"contrast": -(10**400)},
+    ],
     ids=lambda given: next(iter(given)),
 )
 def test_what_no_file_and_no_number_can_be(settings, given):
     with pytest.raises(UserError) as caught:
         make_config("SASRec", "tiny", overrides=settings("SASRec", **given, **KEYS))
     assert caught.value.key in given
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "BPR"])
+def test_filters_that_leave_nothing_are_named(settings, model):
+    given = settings(model, user_inter_num_interval="[99,inf)", **KEYS)
+    if model == "BPR":
+        del given["train_neg_sample_args"]
+    with pytest.raises(UserError, match="user_inter_num_interval"):
+        prepare_data(make_config(model, "tiny", overrides=given))
 
 
 def test_an_empty_text_is_told_of_none(settings):

@@ -396,10 +396,11 @@ def test_without_argv(monkeypatch):
 def test_the_thread_of_a_run_s_curves_ends_with_it(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    before = threading.active_count()
+    before = set(threading.enumerate())
     writer = SummaryWriter(str(tmp_path))
     writer.add_scalar("loss", 1.0, 0)
-    assert threading.active_count() > before
+    begun = set(threading.enumerate()) - before
+    assert begun
     del writer
     gc.collect()
-    assert threading.active_count() == before
+    assert not any(thread.is_alive() for thread in begun)
