@@ -69,7 +69,7 @@ def name_filters_that_leave_nothing() -> None:
     def checked(reset_index, self):
         if self.inter_feat.empty:
             keys = "val_interval, user_inter_num_interval, item_inter_num_interval and load_col"
-            told = f"No interactions of {self.dataset_name} are left after {keys}"
+            told = f"Dataset {self.dataset_name}: no interactions are left after {keys}"
             raise UserError(f"{told}; filter less.", key="val_interval")
         reset_index(self)
 

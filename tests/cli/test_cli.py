@@ -174,7 +174,7 @@ BAD = [
     (["--topk=61", "--valid_metric=NDCG@61"], ["only 60 items"]),
     (["--TIME_FIELD=when"], ["TIME_FIELD", "when"]),
     (["--ITEM_ID_FIELD=sku"], ["ITEM_ID_FIELD", "sku"]),
-    (["--user_inter_num_interval=[999,inf)"], ["Dataset tiny", "filtering"]),
+    (["--user_inter_num_interval=[999,inf)"], ["Dataset tiny", "user_inter_num_interval"]),
     (["--checkpoint_dir=settings.yaml/x"], ["Checkpoints cannot be kept in settings.yaml/x"]),
     (["--result_json=settings.yaml/x.json"], ["settings.yaml/x.json", "cannot be written"]),
     (["--result_json=settings.yaml/r.json"], ["cannot be written"]),
