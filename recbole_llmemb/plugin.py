@@ -125,7 +125,7 @@ def _ranking_loader(config, phase, model):
 def _prepare_training():
     @around(recbole.data.utils, "create_samplers")
     def provided(original, config, dataset, built_datasets):
-        datasets.note(config, built_datasets)
+        datasets.note_training_data(config, built_datasets)
         if getattr(dataset, "given", None) is None:  # else whoever prepares the data sees to it
             artifacts.provide(config, built_datasets[0])
         return original(config, dataset, built_datasets)

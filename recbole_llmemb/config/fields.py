@@ -40,7 +40,7 @@ class FieldSettings(Settings):
     unused_col: Columns = key(None, ANY, _BY_FILE)
     """Fields of each file that filters read and nothing after them."""
     additional_feat_suffix: str | list[Field] | None = key(
-        None, ANY, "the ending of a file's name, or a list of such", pattern=r"^[^/\\]{1,99}$"
+        None, ANY, "the ending of a file's name, or a list of such", pattern=r"^[^/\\\s]{1,99}$"
     )
     """Files beside that are read as well."""
     seq_len: dict[Field, Annotated[int, Interval(ge=1, le=2**20)]] | None = key(
@@ -73,10 +73,9 @@ class FieldSettings(Settings):
         None, ANY, "a dictionary by field such as {'price': {'method': 'ED', 'bucket': 10}}"
     )
     """Fields of numbers that are put into bins."""
-    threshold: (
-        Annotated[dict[Field, Annotated[int | float, Interval(ge=-1e300, le=1e300)]], Len(1, 1)]
-        | None
-    ) = key(None, ANY, "a dictionary of one field and a number, such as {'rating': 4}")
+    threshold: Annotated[dict[Field, Number], Len(1, 1)] | None = key(
+        None, ANY, "a dictionary of one field and a number, such as {'rating': 4}"
+    )
     """From which value of which field on an interaction is a positive one."""
 
 

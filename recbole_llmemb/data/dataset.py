@@ -232,7 +232,7 @@ class LazySequentialDataset(SequentialDataset):
 # -- what a model was trained on ---------------------------------------------------------
 
 
-def note(config, splits) -> None:
+def note_training_data(config, splits) -> None:
     """Note in the configuration what is trained on; refuse a split without training interactions.
 
     ``splits``: training, validation and test, built. RecBole's own models pass here, too.

@@ -239,26 +239,26 @@ def with_sampled_users(dataset, count, seed=0):
     return dataset.copy(rows[np.flatnonzero(keep)])
 
 
-def over_shuffled(loader):
-    """A loader over shuffled sequences, where a configuration asks for these."""
+def _over(key, change):
+    """What makes of a loader one over a changed dataset, where a configuration has ``key``."""
 
-    def shuffled(config, dataset, sampler, shuffle=False):
-        if config["shuffle_train"]:
-            dataset = with_shuffled_sequences(dataset, config["seed"])
-        return loader(config, dataset, sampler, shuffle=shuffle)
+    def over(loader):
+        def changed(config, dataset, sampler, shuffle=False):
+            if config[key]:
+                dataset = change(dataset, config)
+            return loader(config, dataset, sampler, shuffle=shuffle)
 
-    return shuffled
+        return changed
+
+    return over
 
 
-def over_sampled(loader):
-    """A loader over a sample of users, where a configuration asks for one."""
-
-    def sampled(config, dataset, sampler, shuffle=False):
-        if config["user_sample"]:
-            dataset = with_sampled_users(dataset, config["user_sample"])
-        return loader(config, dataset, sampler, shuffle=shuffle)
-
-    return sampled
+over_shuffled = _over(
+    "shuffle_train", lambda dataset, config: with_shuffled_sequences(dataset, config["seed"])
+)
+over_sampled = _over(
+    "user_sample", lambda dataset, config: with_sampled_users(dataset, config["user_sample"])
+)
 
 
 def sampled_users(dataset, count, seed=0):

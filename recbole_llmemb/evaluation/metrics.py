@@ -109,7 +109,7 @@ def check_candidates(config, dataset) -> None:
         sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         unlabeled = config["LABEL_FIELD"] not in dataset.inter_feat
         why = ""
-        if mode == "labeled" and sequential and (ranks or unlabeled):
+        if mode == "labeled" and (unlabeled or (sequential and ranks)):
             why = "that is for AUC and its like, over labels (threshold makes them)"
         sampled = int(mode[3:]) if mode[:3] in ("uni", "pop") else 0
         if sampled > max(_SAMPLED, items):

@@ -184,7 +184,7 @@ def _written(value: Any) -> str:
 def _of_another_kind(key, value, model) -> str:
     """Whether RecBole's documentation, or our schema, says that the value is none for the key."""
     wanted = kinds().get(key)
-    if wanted is None or value is None:
+    if wanted is None or value is None or key == "gpu_id":  # which RecBole takes as a number, too
         return ""
     fits = {
         "int": isinstance(value, int) and not isinstance(value, bool),

@@ -111,6 +111,9 @@ def test_numerical_features_that_are_no_numbers(settings, field):
         {"threshold": {"when": 10**400}},
         {"additional_feat_suffix": "x" * 400},
         {"contrast": -(10**400)},
+        {"preload_weight": {"iid": "\t"}},
+        {"additional_feat_suffix": " "},
+        {"clip_grad_norm": {"max_norm": 5.0, "norm_type": 1e100}},
     ],
     ids=lambda given: next(iter(given)),
 )
@@ -127,6 +130,15 @@ def test_filters_that_leave_nothing_are_named(settings, model):
         del given["train_neg_sample_args"]
     with pytest.raises(UserError, match="user_inter_num_interval"):
         prepare_data(make_config(model, "tiny", overrides=given))
+
+
+def test_labels_that_are_not_there(settings):
+    args = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "labeled"}
+    given = settings("BPR", eval_args=args, **KEYS)
+    del given["train_neg_sample_args"]
+    with pytest.raises(UserError) as caught:
+        prepare_data(make_config("BPR", "tiny", overrides=given))
+    assert caught.value.key == "eval_args"
 
 
 def test_an_empty_text_is_told_of_none(settings):

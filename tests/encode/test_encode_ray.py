@@ -231,6 +231,7 @@ def test_a_text_that_kills_its_workers(tmp_path, cluster, job, stubbed):
     [
         (["--ray", "--num_workers=0"], "--num_workers is 0"),
         (["--ray", "--gpus_per_worker=-1"], "--gpus_per_worker is -1"),
+        (["--ray", "--gpus_per_worker=1e400"], "--gpus_per_worker is inf"),
         (["--ray", "--gpus_per_worker=1.5"], "--gpus_per_worker is 1.5"),
         (["--ray", "--gpus_per_worker=nan"], "--gpus_per_worker is nan"),
         (["--ray", "--device=cuda:1"], "--device is 'cuda:1', but with --ray"),

@@ -135,6 +135,12 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(write, name
     assert caught.value.where == str(file) and "too long" in str(caught.value)
 
 
+def test_utf_16_without_a_mark_is_told_of_the_encoding(write):
+    with pytest.raises(UserError) as caught:
+        open_records(write("x.csv", "user,item\na,b\n", encoding="utf-16-le"))
+    assert caught.value.key == "encoding"
+
+
 def test_a_first_line_that_csv_cannot_take_apart(write):
     with pytest.raises(UserError) as caught:
         open_records(write("x.csv", '"a' * 1_000_000))

@@ -79,6 +79,14 @@ def test_damaged_npy(tmp_path, tokens_file):
         assert caught.value.where == str(tmp_path / "v.npy")
 
 
+def test_the_file_of_wrong_tokens_is_named(tmp_path):
+    np.save(tmp_path / "v.npy", VECTORS)
+    (tmp_path / "twice.txt").write_text("a\nb\nc\na\n")
+    with pytest.raises(TableError) as caught:
+        import_table(tmp_path / "v.npy", tmp_path / "twice.txt")
+    assert "twice.txt" in str(caught.value)
+
+
 def test_npz(tmp_path, tokens_file):
     np.savez(tmp_path / "v.npz", tokens=np.array(TOKENS), embeddings=VECTORS)
     check(import_table(tmp_path / "v.npz"))

@@ -108,7 +108,7 @@ class People:
         else:
             rows = self.splits[SPLITS.index(split)].inter_feat
             if not len(rows):
-                told = f"The checkpoint's eval_args leave no {split} part; leave --split at all."
+                told = f"The checkpoint's eval_args leave no {split} part; take --split=all."
                 raise UserError(told, key="split")
             places, order = rows[POSITION].sort()  # by user, then time
             known, counts = torch.unique_consecutive(rows[user_field][order], return_counts=True)
@@ -129,7 +129,7 @@ class People:
         absent = [user for user, at in zip(users, found.tolist()) if at < 0]
         if absent:
             told = f"User {absent[0]!r} has too few interactions for the {split} split"
-            raise UserError(f"{told} ({len(absent)} do); leave --split at all.", key="split")
+            raise UserError(f"{told} ({len(absent)} do); take --split=all.", key="split")
         return found
 
     def of_items(

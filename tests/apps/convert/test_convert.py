@@ -423,6 +423,7 @@ def test_several_files(write):
     ("header", "settings", "words"),
     [
         ("user,item_id,product_id,time", {}, "'item_id' and 'product_id' each could be the item"),
+        ("user;item;time", {"delimiter": ","}, "or set --delimiter"),
         ("who,item,time", {}, "no column looks like the user, it has who, item, time; name"),
         ("user,item,day", {}, "or --time=none where the lines are in the order"),
         ("user,item,time", {"item": "itm"}, "it has user, item, time; did you mean item?"),

@@ -319,6 +319,16 @@ def test_large_arrays_are_not_copied():
     assert torch.equal(found["b"], small) and np.shares_memory(found["c"], array)
 
 
+def test_files_given_by_a_relative_path_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("teacher.pth").write_bytes(b"weights")
+    files = Files("teacher.pth")
+    (tmp_path / "trial").mkdir()
+    monkeypatch.chdir("trial")
+    assert files.on_this_node("node") == str(tmp_path / "teacher.pth")
+    assert not Path("node").exists()
+
+
 def test_files_are_put_where_they_are_missing(tmp_path):
     there, node = tmp_path / "table", tmp_path / "node"
     there.mkdir()
