@@ -8,10 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -31,10 +33,11 @@ from recbole_llmemb.apps.tune.prepare import (
 from recbole_llmemb.apps.tune.report import _parallel, _parameters
 from recbole_llmemb.apps.tune.searching import Storage
 from recbole_llmemb.apps.tune.space import read_space
-from recbole_llmemb.apps.tune.tuning import Trial, best_of
+from recbole_llmemb.apps.tune.trial import EXTRA
+from recbole_llmemb.apps.tune.tuning import Trial, best_of, collect
 from recbole_llmemb.cli.tune import _space, read_arguments
 from recbole_llmemb.config.values import properties_folder
-from recbole_llmemb.core import devices
+from recbole_llmemb.core import checkpoint, devices
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run import stages
 
@@ -551,3 +554,19 @@ def test_labels_of_figures_do_not_overlap():
             boxes = [text.get_window_extent() for text in texts if axes.get_visible()]
             pairs = itertools.combinations(boxes, 2)
             assert not any(one.overlaps(other) for one, other in pairs), axes.get_xlabel()
+
+
+def test_what_came_of_a_trial_is_read_from_its_checkpoint(tmp_path):
+    """Ray gives no rows where its own file of them is damaged, and has no checksum of it."""
+    rows = [{"epoch": n, "score": n / 10, "best_epoch": n, "ndcg@10": n / 10} for n in (1, 2)]
+    checkpoint.save({"rows": rows, "settings": {"n_layers": 2}}, tmp_path / EXTRA)
+    result = SimpleNamespace(
+        metrics={"epoch": 1, "score": 0.9},
+        metrics_dataframe=pd.DataFrame(),
+        config={"trial": {"number": 3, "settings": {"n_layers": 7}}},
+        checkpoint=SimpleNamespace(as_directory=lambda: nullcontext(tmp_path)),
+        error=None,
+    )
+    (trial,) = collect([result], Metric("ndcg@10", None, "max"))
+    assert (trial.number, trial.settings, trial.failed) == (3, {"n_layers": 2}, None)
+    assert (trial.score, trial.epochs, trial.curve) == (0.2, 2, [(1, 0.1), (2, 0.2)])
