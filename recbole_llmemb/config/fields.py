@@ -103,7 +103,7 @@ def check_others(values: Mapping[str, Any], defaults: Mapping[str, Any], ours: b
         default = defaults.get(name)
         kind = next((kind for kind in _WORDS if type(default) in kind), None)
         kind = (str,) if default is None and name.endswith("_path") else kind
-        if name in known or kind is None or value == default:
+        if name in known or kind is None or (type(value), value) == (type(default), default):
             continue
         entries = value if isinstance(value, (list, tuple)) else [value]
         numbers = [one for one in entries if isinstance(one, (int, float))]
@@ -111,6 +111,6 @@ def check_others(values: Mapping[str, Any], defaults: Mapping[str, Any], ours: b
         fits = type(value) in kind and all(abs(one) <= _MOST for one in numbers)
         fits = fits or (of == {str} and type(value) is str)  # one of a list
         if not fits or (of == {int} and not all(type(one) is int for one in entries)):
-            words = f"{_WORDS[kind]} such as {default!r}"
+            words = _WORDS[kind] + ("" if kind == (bool,) else f" such as {default!r}")
             shown = "empty" if value is None or value == "" else f"{value!r:.200}"
             raise UserError(f"{name} is {shown}; it must be {words}.", key=name)

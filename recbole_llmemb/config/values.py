@@ -29,6 +29,7 @@ _FOLDERS = {"preset": "preset", "protocol": "protocol", "space": "tune"}  # of b
 # Text that would make more than this stays text: 9**9**9 takes a computer with it.
 _MOST_BITS = 4096
 _MOST_LETTERS = 50_000
+_LONGEST_NAME = 200  # bytes; what is called after it still is a file's name
 _OPERATIONS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -175,8 +176,9 @@ def recboles_models() -> list[str]:
 def check_dataset(dataset: Any) -> None:
     """Datasets go by names: files of settings are read that are called so."""
     name = str(dataset)
-    if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0")):
-        told = f"dataset is {name!r}; it must be the name of a folder, not a path"
+    too_long = len(name.encode(errors="replace")) > _LONGEST_NAME
+    if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0") or too_long):
+        told = f"dataset is {name!r:.200}; it must be the name of a folder, not a path"
         raise UserError(f"{told}: data_path says in which one that folder is.", key="dataset")
 
 

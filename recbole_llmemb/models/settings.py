@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from recbole_llmemb.config import keys
+from recbole_llmemb.config.fields import Field
 from recbole_llmemb.config.keys import Settings, Use, contradiction, key
 from recbole_llmemb.core.registry import ImportPath
 
@@ -98,7 +99,7 @@ class ItemSettings(Settings):
     """Who to align with: a RecBole model, trained once and cached, or the path of a checkpoint."""
     align_teacher_unchecked: bool = key(False, Use.MACHINE)
     """Whether a checkpoint may be the teacher that was trained on another split or other data."""
-    align_teacher_config: dict[str, Any] | None = None
+    align_teacher_config: dict[Field, Any] | None = None
     """Configuration of a trained teacher where it should differ from this run's."""
     item_similarity: Literal["dot", "cosine"] = "dot"
     """How a state and an item make a score, in training and ranking: 'dot' product or 'cosine'."""
@@ -185,7 +186,7 @@ class LLMSRecSettings(Settings):
 
     align_teacher: str = key("SASRec", **keys.NAME)
     """The CF model: a RecBole model, trained once and cached, or the path of a checkpoint."""
-    align_teacher_config: dict[str, Any] | None = {"loss_type": "CE"}
+    align_teacher_config: dict[Field, Any] | None = {"loss_type": "CE"}
     """Configuration of a trained CF model where it should differ from its own defaults."""
     cf_standardize: bool = key(True, Use.LATER)
     """Whether the CF model's item embeddings are brought to mean 0 and standard deviation 1."""

@@ -578,12 +578,13 @@ def test_models_go_by_names(model, tiny_config, capsys):
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
-@pytest.mark.parametrize("kind", ["above", "absolute", "dots"])
+@pytest.mark.parametrize("kind", ["above", "absolute", "dots", "long"])
 def test_datasets_go_by_names(kind, model, tiny_config, tmp_path, capsys):
     """RecBole's defaults of a dataset are a yaml file of its name, wherever that leads."""
     (tmp_path / "theirs.yaml").write_text("llm_trust_remote_code: True\nseed: 7\n")
     above = "../" * 30 + str(tmp_path).lstrip("/") + "/theirs"
-    name = {"above": above, "absolute": str(tmp_path / "theirs"), "dots": ".."}[kind]
+    name = {"above": above, "absolute": str(tmp_path / "theirs"), "dots": "..",
+            "long": "9" * 400}[kind]  # fmt: skip
     plain = config_to_plain(tiny_config(model))
     with pytest.raises(UserError, match="dataset is "):
         config_from_plain({**plain, "dataset": name})

@@ -128,6 +128,8 @@ BAD = [
     ({"unload_col": {"inter": "rating"}}, "unload_col is"),
     ({"numerical_features": None}, "numerical_features is empty"),
     ({"require_pow": "x"}, "require_pow is 'x'; it must be True or False"),
+    ({"require_pow": 0}, "require_pow is 0"),
+    ({"align_teacher_config": {"\ud800": 1}}, "align_teacher_config is"),
     ({"POSITION_FIELD": 3}, "POSITION_FIELD is 3; it must be text"),
     ({"load_col": {"inter": "user_id"}}, "load_col is .*user_id.*; it must be"),
     ({"val_interval": {"rating": "3"}}, "val_interval is .*intervals"),
