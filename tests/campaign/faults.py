@@ -29,7 +29,7 @@ def run(minutes: float, seed: int, folder: Path) -> Counts:
     cases: dict[str, list[Case]] = {}
     fresh = draw.sample(list(COMMANDS), len(COMMANDS))
     for number in within(minutes):
-        if number % 4 == 3:
+        if number % 6 == 5:
             _full(world, counts, draw.choice(list(COMMANDS)), draw)
             continue
         # Each command, then as many of each as are left, then those at moments in the midst.
