@@ -275,9 +275,13 @@ def asked_hash(asked: Any, files: Iterable[AnyPath | None] = ()) -> str:
 
 def hash_file(path: AnyPath, digest: Any) -> None:
     """Feed a file to a hash, part by part."""
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    except OSError as error:  # one of reading does not say of which file
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 # -- yaml --------------------------------------------------------------------------------

@@ -12,7 +12,14 @@ import pytest
 from recbole_llmemb.core import artifacts
 from recbole_llmemb.core.artifacts import atomic_directory, build_lock, files_in
 from recbole_llmemb.core.errors import TableError, UserError, in_a_sentence, storage_error
-from recbole_llmemb.core.files import atomic_file, damaged_file, file_digests, seal, unseal
+from recbole_llmemb.core.files import (
+    asked_hash,
+    atomic_file,
+    damaged_file,
+    file_digests,
+    seal,
+    unseal,
+)
 
 FACTS = {"name": "äé", "value": 0.1, "nested": {"b": [1, None], 2: "two"}}
 
@@ -124,3 +131,10 @@ def test_what_is_made_again_stays(tmp_path):
             write(text, again)
     assert (target / "file").read_text() == "one"
     assert [file.name for file in tmp_path.iterdir() if file.suffix != ".lock"] == ["out"]
+
+
+def test_a_file_that_cannot_be_read_is_named():
+    """A disk that fails while it is read does not say of which file."""
+    with pytest.raises(OSError) as caught:
+        asked_hash({}, ["/proc/self/mem"])
+    assert "/proc/self/mem" in in_a_sentence(caught.value)
