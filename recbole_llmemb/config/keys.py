@@ -59,6 +59,7 @@ SEED: dict[str, Any] = {"ge": 0, "le": 2**32 - 1}
 SHARE: dict[str, Any] = {"ge": 0, "le": 1}
 WEIGHT: dict[str, Any] = {"ge": 0, "le": 10**6}
 POSITIVE: dict[str, Any] = {"gt": 0, "le": 10**6}
+TEMPERATURE: dict[str, Any] = {"ge": 1e-4, "le": 10**6}  # below it gradients are beyond floats
 NAME: dict[str, Any] = {"min_length": 1}
 
 

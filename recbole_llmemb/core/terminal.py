@@ -35,6 +35,11 @@ def progress_bar(*args: Any, **settings: Any) -> Any:
     return tqdm(*args, **settings)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def text_table(
     rows: Sequence[Sequence[object]],
     headers: Sequence[str],

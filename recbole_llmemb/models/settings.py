@@ -91,7 +91,7 @@ class ItemSettings(Settings):
     """Learning rate of IDs, offsets and a trained table; empty: learning_rate."""
     align_weight: float = key(0.01, **keys.WEIGHT)
     """Weight of the alignment with the teacher (alpha in the paper); 0: none, no teacher needed."""
-    align_temperature: float = key(2.0, **keys.POSITIVE)
+    align_temperature: float = key(2.0, **keys.TEMPERATURE)
     """Temperature of the alignment (tau in the paper)."""
     align_items: Literal["distinct", "positions"] = "distinct"
     """Over each 'distinct' positive item of a batch, or all 'positions' (the authors' code)."""
@@ -103,7 +103,7 @@ class ItemSettings(Settings):
     """Configuration of a trained teacher where it should differ from this run's."""
     item_similarity: Literal["dot", "cosine"] = "dot"
     """How a state and an item make a score, in training and ranking: 'dot' product or 'cosine'."""
-    similarity_temperature: float | None = key(None, **keys.POSITIVE)
+    similarity_temperature: float | None = key(None, **keys.TEMPERATURE)
     """What a score is divided by; empty: 0.07 for cosine, 1 for dot."""
     learn_temperature: bool = False
     """Whether the temperature is learned, from that value, between 0.01 and 10."""
@@ -214,11 +214,11 @@ class LLMSRecSettings(Settings):
     """Weight of the distillation; 0: none."""
     distill_loss: Literal["mse", "contrastive"] = "mse"
     """'mse' of unit vectors, or 'contrastive' over the batch (an ablation of the paper)."""
-    distill_temperature: float = key(0.1, **keys.POSITIVE)
+    distill_temperature: float = key(0.1, **keys.TEMPERATURE)
     """Of the contrastive distillation."""
     uniformity_weight: float = key(1.0, **keys.WEIGHT)
     """Weight of the uniformity of users and of projected CF states; 0: none."""
-    cosine_temperature: float | None = key(None, Use.LATER, **keys.POSITIVE)
+    cosine_temperature: float | None = key(None, Use.LATER, **keys.TEMPERATURE)
     """Scores are cosines divided by this; empty: they are dot products."""
     cf_score_weight: float = key(0.0, Use.LATER, **keys.WEIGHT)
     """Weight of the CF model's scores beside the LLM's in every ranking, both brought to the same

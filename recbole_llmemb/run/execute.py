@@ -14,7 +14,7 @@ from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.config.values import RECOMMENDED, property_files, settings_of
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
-from recbole_llmemb.core.terminal import text_table
+from recbole_llmemb.core.terminal import counted, text_table
 from recbole_llmemb.evaluation import cold
 from recbole_llmemb.evaluation.metrics import measure_of_run
 from recbole_llmemb.models.registry import is_ours, look_up, model_class
@@ -71,13 +71,13 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
     model, trainer = stages.build(config, data)
     report(
         f"train: {config['model']} on {config['device']}, {torch.get_num_threads()} threads, "
-        f"at most {config['epochs']} epochs …"
+        f"at most {counted(config['epochs'], 'epoch')} …"
     )
     result = stages.train_and_evaluate(
         config, data, model, trainer, resume=config["resume"] is not False, report=report
     )
     result.seconds = {**seconds, **result.seconds}
-    report(f"train: {result.epochs} epochs in {result.seconds['train']:.1f} s")
+    report(f"train: {counted(result.epochs, 'epoch')} in {result.seconds['train']:.1f} s")
     table = results_table(
         result.best_valid_result,
         result.test_result,

@@ -27,7 +27,7 @@ class ScftSettings(Settings):
     """Whether a run fine-tunes the encoder on the items first; the adapter is kept in the cache."""
     scft_loss: Literal["soft", "infonce"] = key("soft", TABLE)
     """'soft' targets (the authors' code), or 'infonce': the other view against the batch's."""
-    scft_temperature: Number = key(3.0, TABLE, **keys.POSITIVE)
+    scft_temperature: Number = key(3.0, TABLE, **keys.TEMPERATURE)
     """Where the learned temperature starts (tau in the paper)."""
     scft_drop_ratio: Number = key(0.4, TABLE, **keys.SHARE)
     """Share of an item's attributes that each view drops."""

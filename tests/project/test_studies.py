@@ -1,13 +1,16 @@
 """The studies behind the documented results: which runs they name, and which one they choose."""
 
 import json
+from functools import partial
 
 import pytest
+import torch
 import yaml
 
 from benchmarks import (
     alignment_study,
     beauty_study,
+    cold_study,
     llmsrec_study,
     measures_study,
     scft_study,
@@ -16,6 +19,10 @@ from benchmarks import (
 )
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.values import bundled_names
+from recbole_llmemb.run.restore import restore
+from recbole_llmemb.table import EmbeddingTable
+
+cosine = partial(torch.cosine_similarity, dim=0)
 
 
 def write(out, name, overall, tail):
@@ -180,3 +187,44 @@ def test_what_the_study_of_the_alignment_keeps(tiny_settings, tmp_path, monkeypa
     kept = json.loads((tmp_path / "out/tiny/CE-0.1-2020.json").read_text())
     assert kept["epochs"] == 1 and kept["gradients"]["alignment"] > 0
     assert 0 <= kept["test"] <= 1 and 0 <= kept["valid"] <= 1
+
+
+def test_the_study_of_new_items(tiny_settings, tmp_path, monkeypatch, capsys):
+    """Neighbors of held-out items by text and by the model, one by one; done once; the table."""
+    settings = tiny_settings("LLMEmbSASRec", epochs=1, align_weight=0.0, holdout_items=0.2)
+    settings.pop("gpu_id")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
+    assert len({name for name, _ in cold_study.jobs("data")}) == 24
+    monkeypatch.setattr(cold_study, "DATASETS", {"toy": "tiny"})
+    monkeypatch.setattr(cold_study, "RIDGES", ("1",))
+    monkeypatch.setattr(cold_study, "SAMPLES", (2020,))
+    arguments = ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=s.yaml"]
+    arguments += ["--holdout_targets=all", "--metrics=['NDCG']", "--topk=[10]"]
+    assert main([*arguments, "--valid_metric=NDCG@10", "--result_json=done/toy-1-2020.json"]) == 0
+    monkeypatch.setattr(study, "run", lambda *_: None)  # trains nothing
+    options = [f"--data_path={settings['data_path']}", "--out=out", "--trained=done"]
+    cold_study.main(options)
+    found = json.loads((tmp_path / "out/toy-1-2020.json").read_text())
+    run = json.loads((tmp_path / "done/toy-1-2020.json").read_text())
+    assert found["cold"] == run["cold_items"]["all_items"]["model"]["ndcg@10"]
+
+    restored = restore(tmp_path / "done" / run["checkpoint"], loaders=True)
+    train, model = restored.data.train._dataset, restored.model
+    rows = EmbeddingTable.load(settings["llm_table"])
+    texts = dict(zip(rows.tokens, rows.vectors))
+    names = [str(token) for token in train.field2id_token["item_id"][1:]]
+    with torch.no_grad():
+        learned = dict(zip(names, model.items().vectors[1:]))
+        unseen = model.unseen(restored.config, train, train.held_out.tokens).vectors
+    shares = []
+    for token, vector in zip(train.held_out.tokens, unseen):
+        near = [
+            set(sorted(names, key=lambda n: -float(cosine(of[n], mine)))[: cold_study.NEIGHBORS])
+            for of, mine in ((texts, texts[token]), (learned, vector))
+        ]
+        shares.append(len(near[0] & near[1]) / cold_study.NEIGHBORS)
+    assert found["recall"] == pytest.approx(sum(shares) / len(shares), abs=1e-6)
+    assert 0 < found["recall"] < 1
+    capsys.readouterr()
+    cold_study.main([*options, "--table"])
+    assert f"| tiny | 1 | {found['recall']:.4f} |" in capsys.readouterr().out

@@ -228,7 +228,7 @@ def test_command(command, tmp_path, capsys):
         ("--loss=triplet", "--loss is 'triplet'; it must be one of 'soft', 'infonce'"),
         ("--steps=0", "--steps is 0; it must be a whole number from 1"),
         ("--drop_ratio=1.5", "--drop_ratio is 1.5; it must be a number from 0 to 1"),
-        ("--temperature=0", "--temperature is 0.0; it must be a number of more than 0"),
+        ("--temperature=0", "--temperature is 0.0; it must be a number from 0.0001 to"),
         ("--precision=int8", "--precision is 'int8'; it must be one of"),
         ("--quantize=3", "--quantize is '3'; it must be one of 4, 8"),
         ("--fields=plot", "has no field 'plot'"),

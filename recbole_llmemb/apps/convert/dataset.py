@@ -17,6 +17,7 @@ from recbole_llmemb.apps.convert.interactions import Interactions, sizes
 from recbole_llmemb.core.artifacts import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import asked_hash, refuse_inputs
+from recbole_llmemb.core.terminal import counted
 from recbole_llmemb.records.reader import RecordFile, open_records
 
 _WHAT = "a converted dataset"
@@ -178,8 +179,7 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
     rows.row(
         f"  - fewer than {job.min_user} per user or {job.min_item} per item",
         gone[0],
-        f"in {rounds} round{'s' * (rounds != 1)}; {gone[1]:,} users and {gone[2]:,} items went "
-        "with them",
+        f"in {counted(rounds, 'round')}; {gone[1]:,} users and {gone[2]:,} items went with them",
     )
     if not len(kept):
         raise UserError(

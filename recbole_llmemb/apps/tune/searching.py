@@ -26,6 +26,7 @@ from recbole_llmemb.core.devices import connected, preserve_cuda_visible_devices
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import atomic_file, seal, unseal
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.terminal import counted
 from recbole_llmemb.data.dataset import files_hash
 
 _RECORD = "search.json"
@@ -128,7 +129,7 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
 def _description(here, nodes):
     """The Ray that a search runs on, in a line."""
     cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
-    count = f"{len(nodes)} node{'s' * (len(nodes) != 1)}, {cpus:g} CPUs"
+    count = f"{counted(len(nodes), 'node')}, {cpus:g} CPUs"
     return f"ray {ray.__version__}: {here}, {count}" + (f", {gpus:g} GPUs" if gpus else "")
 
 
