@@ -310,7 +310,7 @@ def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None
         raise TableError(f"{told}: {name_some(bad)}; {advice}.")
     if len(tokens) > 1 and not any((rows != vectors[0]).any() for rows in parts):
         told = f"{where}: all {len(tokens)} embeddings are equal, so items cannot be told apart"
-        raise TableError(f"{told}; check what the encoder was given.")
+        raise TableError(f"{told}; check what the encoder was given, and its max_length.")
 
 
 def _fingerprint(tokens: list[str], vectors: torch.Tensor) -> str:
