@@ -279,7 +279,7 @@ def _evaluation(args: dict[str, Any]) -> dict[str, Any]:
     """RecBole fails late over ways to rank and to split that it does not have."""
     modes, split = args.get("mode", "full"), args.get("split")
     by_part = modes if isinstance(modes, dict) else {"test": modes}
-    if not (by_part and by_part.keys() <= {"valid", "test"}):
+    if modes is None or not (by_part and by_part.keys() <= {"valid", "test"}):
         example = "{'valid': 'uni99', 'test': 'full'}"
         told = f"eval_args.mode is {modes!r}; it must be full, or a dictionary such as {example}."
         raise UserError(told)

@@ -86,7 +86,7 @@ def _judged(case: Case, status: Any, out: str, err: str, warned: list[str]) -> t
         printed = out
         if case.argv[0] == "recommend":  # a title may be called so
             printed = " ".join(re.findall(r"^ *\d+  \S+ +(\S+)", out, re.MULTILINE))
-        numbers = re.findall(r"(?<![\w.-])(?:nan|-?inf)(?![\w).\]])", printed)
+        numbers = re.findall(r"(?<![\w.-])(?:nan|-?inf)(?![\w).\]/])", printed)
         numbers = [one for one in numbers if not any(w.endswith(f"={one}") for w in case.argv)]
         if numbers:
             return "believed", f"prints {numbers[0]}"

@@ -111,6 +111,7 @@ BAD = [
     ({"repeatable": False}, "repeatable"),
     ({"eval_args": {"mode": "some"}}, "mode is 'some'; it must be full, or uniNNN"),
     ({"eval_args": {"mode": {"valid": "full", "test": "uni0"}}}, "mode is 'uni0'"),
+    ({"eval_args": {"mode": None}}, "eval_args.mode is None"),
     ({"eval_args": {"mode": "pop-3"}}, "mode is 'pop-3'"),
     ({"clip_grad_norm": {"foo": 1}}, "clip_grad_norm is {'foo': 1}; .*max_norm"),
     ({"clip_grad_norm": {"max_norm": "a"}}, "clip_grad_norm is {'max_norm': 'a'}"),
