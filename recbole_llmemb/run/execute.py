@@ -77,7 +77,7 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
         config, data, model, trainer, resume=config["resume"] is not False, report=report
     )
     result.seconds = {**seconds, **result.seconds}
-    report(f"train: {counted(result.epochs, 'epoch')} in {result.seconds['train']:.1f} s")
+    report(f"train: {counted(result.epochs or 0, 'epoch')} in {result.seconds['train']:.1f} s")
     table = results_table(
         result.best_valid_result,
         result.test_result,

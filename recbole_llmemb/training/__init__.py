@@ -210,9 +210,9 @@ class LLMEmbTrainer(Trainer):
         self._train_data = train_data
         self.model.before_training(train_data)
         self.know_groups(train_data._dataset)
+        self._restore_rng()
         if saved:
             self._keep_best()
-        self._restore_rng()
         at_its_end = self.cur_step > self.stopping_step or self.start_epoch >= self.epochs
         if self.start_epoch > 0 and at_its_end:
             self.eval_collector.data_collect(train_data)  # which tests read, too

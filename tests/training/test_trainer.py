@@ -429,6 +429,23 @@ def test_begins_anew_from_what_is_whole(whole_run):
             assert not last.exists()
 
 
+def test_a_best_checkpoint_that_is_gone_is_written_as_it_was(whole_run):
+    """Its random numbers, too, are those of its validation and not of the time it is written."""
+    expected, _, trainer, _ = whole_run()
+    best, last = Path(expected.checkpoint), Path(trainer.resume_file)
+    best.unlink()
+    with pytest.raises(Interrupted):
+        whole_run(stop_before=1)
+    kept = checkpoint.load(last)
+    assert kept["cur_step"] == 0
+    best.unlink()
+    with pytest.raises(Interrupted):
+        whole_run(stop_before=1)
+    found = checkpoint.load(best)
+    assert torch.equal(found["rng"]["torch"], kept["rng"]["torch"])
+    assert torch.equal(found["loader_rng"], kept["loader_rng"])
+
+
 def flip(file, byte):
     """Change one byte in the middle of the weights."""
     content = bytearray(file.read_bytes())
@@ -441,8 +458,13 @@ def test_a_flipped_checkpoint_is_not_believed(whole_run):
     outcome, *_ = whole_run(epochs=1)
     file = Path(outcome.checkpoint)
     assert checkpoint.is_whole(file)
-    flip(file, b"\x3f")
-    assert not checkpoint.is_whole(file)
-    with pytest.raises(UserError) as refused:
-        checkpoint.load(file)
-    assert refused.value.where == str(file)
+    content = file.read_bytes()
+    size = content.index(b"PK\x01\x02") + 21  # in the archive's list of contents
+    for place in (content.index(b"\x3f", len(content) // 2), size):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        assert not checkpoint.is_whole(file)
+        with pytest.raises(UserError) as refused:
+            checkpoint.load(file)
+        assert refused.value.where == str(file)

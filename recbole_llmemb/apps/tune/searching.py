@@ -205,17 +205,19 @@ class Storage:
         """Refuse to begin over what is here, or to go on with another search."""
         earlier, wrong = self.read(), ""
         if earlier is None:
-            found = self.files.get_file_info(fs.FileSelector(self.folder))
-            if found:
-                first = min(file.base_name for file in found)
-                wrong = f"{self.path} holds something else than a search ({first});"
+            entries = self.files.get_file_info(fs.FileSelector(self.folder))
+            names = [file.base_name for file in entries]
+            # One that was killed while it began leaves half a record behind.
+            others = [name for name in names if not name.startswith(f".{_RECORD}.")]
+            if others:
+                wrong = f"{self.path} holds something else than a search ({min(others)});"
         elif not resume:
             wrong = f"There is a search in {self.path} already; continue it with --resume, or"
         else:
             # Older searches noted less.
-            others = [key for key, value in record.items() if earlier.get(key, value) != value]
-            if others:
-                begun = f"The search in {self.path} was begun with another {others[0]}"
+            differ = [key for key, value in record.items() if earlier.get(key, value) != value]
+            if differ:
+                begun = f"The search in {self.path} was begun with another {differ[0]}"
                 wrong = f"{begun}, so it cannot go on;"
         if wrong:
             raise UserError(f"{wrong} give this one another --name.", key="name", where=self.path)
