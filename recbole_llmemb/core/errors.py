@@ -88,6 +88,8 @@ def storage_error(error: BaseException) -> OSError | None:
         found = re.search(r"\(os error (\d+)\)", str(cause))  # as Rust says it
         if found and int(found[1]) in _STORAGE:
             return OSError(int(found[1]), os.strerror(int(found[1])))
+        if "iostream error" in str(cause):  # as C++ says it, which does not know which
+            return OSError(errno.EIO, "the disk may be full")
     return None
 
 

@@ -72,6 +72,7 @@ def test_storage_error_is_found_behind_errors_of_libraries():
     except RuntimeError as error:
         assert storage_error(error).filename == "there" and "there" in in_a_sentence(error)
     assert storage_error(ValueError("I/O error: … (os error 28)")).errno == 28
+    assert storage_error(RuntimeError("basic_ios::clear: iostream error")) is not None
     assert storage_error(ValueError("28")) is None
     assert storage_error(FileNotFoundError(errno.ENOENT, "no such file")) is None
 
