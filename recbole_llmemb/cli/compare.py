@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
-    folder = OutFolder(options.out, compare.LISTING) if options.out else None
+    folder = OutFolder(options.out, compare.LISTING, compare.NAMES) if options.out else None
     groups = compare.read_groups([*options.labels, *options.files])
     groups = compare.choose_baseline(groups, options.baseline)
     found = compare.compare(groups, options.metrics, options.metric, options.test)

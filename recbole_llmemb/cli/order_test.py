@@ -92,7 +92,8 @@ def main(argv: list[str]) -> int:
     from recbole_llmemb.apps.order_test import in_words, order_tests, render_files, to_text
     from recbole_llmemb.core.reports import OutFolder
 
-    folder = OutFolder(options.out, "order.json") if options.out else None
+    names = r"order\.(json|md|svg|png)"  # png: of earlier versions
+    folder = OutFolder(options.out, "order.json", names) if options.out else None
     found = order_tests(
         chosen, options.teacher, shuffles=options.shuffles, seed=options.seed, last=options.last,
         changes={**changes.model_dump(exclude_none=True), "show_progress": not options.quiet},

@@ -29,6 +29,8 @@ MARKERS = "osD^vPX*"  # one more than colors, so that no pair of the two comes b
 LINES = ("-", "--", "-.", ":")
 #: How the items of a map look: as pixels, or thousands of them would make a file of megabytes.
 DOTS: dict[str, Any] = {"s": 7, "alpha": 0.7, "linewidths": 0, "rasterized": True}
+# The list of files that a report begins with: a comment of a page, or the first key of JSON.
+_LIST = re.compile(r'(?:<!doctype html>\n<!-- |\{\s*")files"?: (\[.*?\])', re.DOTALL)
 _STYLE = '<style type="text/css">'
 _THEME = (
     ":root { color: #1d2330; fill: currentColor }"
@@ -74,12 +76,13 @@ class OutFolder:
     """A folder for tables and figures; made before any work, so that it can refuse.
 
     ``folder``: made if it is not there; files of an earlier run in it are replaced, no others.
-    ``listing``: the file that lists those: its first ``files`` with a list of names, in JSON or in
-    a comment (:func:`comment`).
+    ``listing``: the file that lists those at its beginning: JSON under ``files``, or a page in a
+    comment (:func:`comment`).
+    ``names``: a pattern of the names that such files have.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], listing: str) -> None:
-        self.folder, self.listing = Path(folder), listing
+    def __init__(self, folder: str | os.PathLike[str], listing: str, names: str) -> None:
+        self.folder, self.listing, self.names = Path(folder), listing, names
         self._check([listing])
         optional("matplotlib", "figures", "--out")
         require_writable(self.folder / listing)
@@ -108,7 +111,7 @@ class OutFolder:
         """The files of an earlier run, those below the folder whatever links there are."""
         try:
             text = (self.folder / self.listing).read_text(encoding="utf-8")
-            found = re.search(r"\bfiles\"?: (\[.*?\])", text, re.DOTALL)
+            found = _LIST.match(text)
             names = json.loads(found[1] if found else "[]")
         except (OSError, ValueError):
             return set()
@@ -116,7 +119,9 @@ class OutFolder:
         return {
             name
             for name in names
-            if isinstance(name, str) and folder in (folder / name).resolve().parents
+            if isinstance(name, str)
+            and re.fullmatch(self.names, name)
+            and folder in (folder / name).resolve().parents
         }
 
 

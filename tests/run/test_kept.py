@@ -138,6 +138,18 @@ def result(path, seed=1):
     Path(path).write_text(json.dumps(content))
 
 
+@pytest.mark.parametrize("page", ["<script>{}</script>", "<p>\n<!-- {} -->"])
+def test_a_page_of_others_is_no_list_of_ours(page, capsys):
+    result("a.json")
+    Path("out").mkdir()
+    Path("out/report.html").write_text(page.format('files: ["table.md", "report.html"]'))
+    Path("out/table.md").write_text("mine")
+    before = look_at("out", ["report.html", "table.md"])
+    assert main(["compare", "a.json", "--map=none", "--out=out"]) == 2
+    assert str(Path("out/report.html")) in capsys.readouterr().err
+    assert look_at("out", os.listdir("out")) == before
+
+
 @pytest.mark.parametrize("name", ["report.html", "table.md", "table.tex"])
 def test_a_comparison_replaces_only_its_own(name, capsys):
     result("a.json")
@@ -410,14 +422,15 @@ def test_a_listing_names_files_of_its_folder_alone(tmp_path):
     out.mkdir()
     (out / "figures").symlink_to("../mine")
     (out / ".probe").write_text("mine")
-    (out / "x.json").write_text(json.dumps({"files": [*names, "x.json", "old.md"]}))
+    (out / "x.json").write_text(json.dumps({"files": [*names, ".probe", "x.json", "old.md"]}))
     (out / "old.md").write_text("of an earlier run")
-    OutFolder(out, "x.json").write({"x.json": b"{}"})
+    ours = r"x\.json|old\.md|.*\.png"
+    OutFolder(out, "x.json", ours).write({"x.json": b"{}"})
     assert sorted(os.listdir(tmp_path / "mine")) == ["a.png", "b.png", "c.png"]
     assert sorted(os.listdir(out)) == [".probe", "figures", "x.json"]
     (out / "x.json").write_text('{"files": [1, {"a": 1}]}')
     with pytest.raises(UserError, match="x.json"):
-        OutFolder(out, "x.json")
+        OutFolder(out, "x.json", ours)
 
 
 def test_interrupted_work_of_other_tables_stays(tiny, encoder, capsys):

@@ -10,5 +10,5 @@ __getattr__ = lazy(
     __name__,
     grouping="choose_baseline read_groups",
     comparison="compare",
-    report="LISTING render_files tables_of to_text verdict",
+    report="LISTING NAMES render_files tables_of to_text verdict",
 )

@@ -13,7 +13,8 @@ from recbole_llmemb.core.reports import comment, no_html, render, svg
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation.metrics import less_is_better
 
-LISTING = "report.html"
+#: The file that lists the others, and what these may be called, in earlier versions too.
+LISTING, NAMES = "report.html", r"report\.html|table\.(md|tex)|figures/\w+\.(svg|png)"
 # By their names in a result file, with the decimals that are shown.
 _COSTS = {"train_per_epoch": 1, "train": 1, "trainable": 0, "frozen": 0}
 _LATEX = {
