@@ -7,8 +7,10 @@ your own come by import path.
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
 from recbole.evaluator.base_metric import AbstractMetric
 from recbole.evaluator.register import (
     metric_information,
@@ -29,6 +31,34 @@ METRICS = Registry("metrics", AbstractMetric, **metrics_dict)
 KEEP_TARGET = "keep_target"
 # So many candidates may be drawn, the same one more than once, where there are fewer items.
 _SAMPLED = 1000
+# Metrics that are shares, whoever computes them.
+_SHARES = ("hit", "ndcg", "mrr", "map", "recall", "precision", "auc", "gauc", "itemcoverage")
+
+
+def _measures(*counts: str) -> AfterValidator:
+    """Checks numbers by name: ``counts`` are there, shares are from 0 to 1, no name is twice."""
+
+    def check(row: dict) -> dict:
+        for name, value in {**dict.fromkeys(counts), **row}.items():
+            share = name.lower().partition("@")[0] in _SHARES and value is not None
+            whole = name not in counts or (isinstance(value, int) and 0 <= value < 2**53)
+            if not whole or (share and not -0.001 <= value <= 1.001):  # sums are rounded
+                raise ValueError(f"{name} is {value!r:.80}")
+        twice = [name for name, times in Counter(map(str.lower, row)).items() if times > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is there twice")
+        return row
+
+    return AfterValidator(check)
+
+
+# None: not measured. Such numbers have squares and sums.
+Number = Annotated[int | float, Field(gt=-1e150, lt=1e150)] | None
+Amount = Annotated[int | float, Field(ge=0, lt=1e150)] | None
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Metrics = Annotated[dict[str, Number], _measures()]
+Group = Annotated[dict[str, Number], _measures("users")]
+Bin = Annotated[dict[str, Number], _measures("from", "to", "users")]
 
 
 def excluded_of(config):

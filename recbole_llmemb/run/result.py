@@ -7,15 +7,17 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator, with_config
 from tabulate import tabulate
+from typing_extensions import TypedDict
 
 from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable, sealed, unseal
 from recbole_llmemb.core.terminal import text_table
+from recbole_llmemb.evaluation.metrics import Amount, Bin, Count, Group, Metrics, Number
 
 __all__ = ["Results", "RunResult", "results_table"]
 
@@ -26,14 +28,14 @@ _KEY = "result_json"
 _FILES = ("checkpoint", "users_file")  # Named in a result file as seen from its folder
 
 
-def _has_users(group: dict) -> dict:
-    if not isinstance(group.get("users"), int):
-        raise ValueError("it has no number of users")
-    return group
+@with_config(ConfigDict(strict=True, allow_inf_nan=False, extra="allow"))
+class Validation(TypedDict):
+    """A point of the learning curve."""
 
-
-Number = int | float | None  # None: not measured
-Group = Annotated[dict[str, Number], AfterValidator(_has_users)]
+    epoch: Count
+    train_loss: list[Number]
+    valid_score: Number
+    seconds: Amount
 
 
 class RunResult(BaseModel):
@@ -66,16 +68,16 @@ class RunResult(BaseModel):
     model: str
     dataset: str
     seed: int
-    best_valid_result: dict[str, Number] = {}
-    test_result: dict[str, Number]
+    best_valid_result: Metrics = {}
+    test_result: Metrics
     groups: dict[str, Group] = {}
-    seconds: dict[Stage, Number] = {}
-    epochs: int | None = None
-    parameters: dict[Kind, Number] = {}
+    seconds: dict[Stage, Amount] = {}
+    epochs: Count | None = None
+    parameters: dict[Kind, Amount] = {}
     valid_groups: dict[str, Group] | None = None
     config: dict[str, Any] | None = None
-    curve: list[dict[str, Any]] | None = None
-    bins: dict[str, list[dict[str, Any]]] | None = None
+    curve: list[Validation] | None = None
+    bins: dict[str, list[Bin]] | None = None
     checkpoint: str | os.PathLike | None = None
     users_file: str | os.PathLike | None = None
     cold_items: dict[str, Any] | None = None
@@ -86,7 +88,9 @@ class RunResult(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain(cls, values):
-        apart = {*_FILES, "file", "details"}
+        if "file" in values:  # read from there
+            return values
+        apart = {*_FILES, "details"}
         return {key: value if key in apart else plain(value) for key, value in values.items()}
 
     @property
@@ -133,7 +137,7 @@ class RunResult(BaseModel):
             raise _no_result(path, "it is no file")
         sentence = f"{str(path)!r} is no result file that can be read ({{reason}})."
         with explained(sentence, OSError, where=path):
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = path.read_text(encoding="utf-8-sig", errors="replace")
         try:
             content = unseal(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
@@ -146,16 +150,27 @@ class RunResult(BaseModel):
         for key in _FILES:
             if isinstance(known.get(key), str) and known[key]:
                 known[key] = path.parent / known[key]
-        if known.get("config"):  # older files were all measured so
+        if known.get("config") and isinstance(known["config"], dict):  # older files: measured so
             known["config"] = {"exclude_history": False, **known["config"]}
+        for key, names in (("seconds", SECONDS), ("parameters", PARAMETERS)):
+            if isinstance(known.get(key), dict):  # newer files may hold more
+                known[key] = {name: n for name, n in known[key].items() if name in names}
         try:
             return cls(**{"config": {}, "curve": [], "bins": {}, **known, "file": path})
         except ValidationError as error:
             first = error.errors()[0]
+            inner: Any = known
+            places = []
+            for part in first["loc"]:  # at last pydantic names kinds of values
+                if type(inner) in (dict, list):
+                    places.append(str(part))
+                    inner = inner[part] if first["type"] != "missing" else {}
+            place, cause = ".".join(places), first.get("ctx", {}).get("error")
             if first["type"] == "missing":
-                raise _no_result(path, f"it has no {first['loc'][0]!r}") from None
-            place = ".".join(str(part) for part in first["loc"][:2])
-            raise _no_result(path, f"its {place} is {first['input']!r}") from None
+                raise _no_result(path, f"it has no {place!r}") from None
+            if cause:
+                raise _no_result(path, f"its {place}.{cause}") from None
+            raise _no_result(path, f"its {place} is {first['input']!r:.80}") from None
 
 
 class Results(dict):
@@ -285,7 +300,7 @@ def _cell(values, key) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def curve_of(history, epoch_seconds) -> list[dict] | None:
+def curve_of(history, epoch_seconds) -> Any:
     """The learning curve from what a trainer has kept, or None if it has kept nothing.
 
     ``history``: ``epoch``, ``train_loss`` and ``valid_score`` of each validation.

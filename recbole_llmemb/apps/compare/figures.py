@@ -78,8 +78,8 @@ def _together(low, high) -> dict:
     users = low["users"] + high["users"]
     merged = {"from": low["from"], "to": high["to"], "users": users}
     for name in low.keys() - merged.keys():
-        parts = [(row[name], row["users"]) for row in (low, high)]
-        known = all(value is not None for value, _ in parts)
+        parts = [(row.get(name), row["users"]) for row in (low, high)]
+        known = users and all(value is not None for value, _ in parts)
         merged[name] = sum(value * count for value, count in parts) / users if known else None
     return merged
 
@@ -131,7 +131,8 @@ def draw_curves(found):
             few = {"marker": ".", "markersize": 5} if len(epochs) < 30 else {"marker": ""}
             look = {**style(number), "linewidth": 1.2, **few}
             upper.plot(epochs, [row["valid_score"] for row in run.curve], label=label, **look)
-            lower.plot(epochs, [sum(row["train_loss"]) for row in run.curve], **look)
+            losses = [row["train_loss"] for row in run.curve]
+            lower.plot(epochs, [None if None in each else sum(each) for each in losses], **look)
             label = None
     upper.set(ylabel=f"validation {_watched(found)}")
     lower.set(xlabel="epoch", ylabel="training loss, sum of an epoch")

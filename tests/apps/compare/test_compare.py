@@ -1,5 +1,6 @@
 """Comparing runs: which belong together, means, changes, tests, tables, bad input."""
 
+import json
 import math
 
 import numpy as np
@@ -390,10 +391,10 @@ def test_bad_input(tmp_path, capsys):
         (result(tmp_path, "m", 0.1, test_result={"hit@10": "x"}),): "its test_result.hit@10 is 'x'",
         (result(tmp_path, "g", 0.1, groups=[1]),): "(its groups is [1])",
         (result(tmp_path, "h", 0.1, groups={"tail_items": 3}),): "its groups.tail_items is 3",
-        (result(tmp_path, "i", 0.1, groups={"a": {"hit@10": 1.0}}),): "its groups.a is {'hit@10'",
+        (result(tmp_path, "i", 0.1, groups={"a": {"hit@10": 1.0}}),): "its groups.a.users is None",
         (result(tmp_path, "j", 0.1, seconds={"train": "x"}),): "its seconds.train is 'x'",
         (result(tmp_path, "k", 0.1, curve=[1]),): "its curve.0 is 1",
-        (result(tmp_path, "l", 0.1, bins={"popularity": [1]}),): "its bins.popularity is 1",
+        (result(tmp_path, "l", 0.1, bins={"popularity": [1]}),): "its bins.popularity.0 is 1",
         (result(tmp_path, "p", 0.1, test_result={"hit@10": float("nan")}),): "NaN",
         (good, result(tmp_path, "o", 0.1, dataset="other")): "of dataset toy and",
         (good, result(tmp_path, "t", 0.1, test_result={"mrr@5": 1.0})): "has the metrics hit@10",
@@ -416,6 +417,58 @@ def test_bad_input(tmp_path, capsys):
     status, _, err = run(capsys, good, result(tmp_path, "t", 0.1, test_result={"hit@10": 1.0}))
     assert "add --metrics=hit@10." in err
     assert run(capsys, good, tmp_path / "t.json", "--metrics=hit@10")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("bins.item_popularity.0.from", "x"),
+        ("bins.item_popularity.0.to", None),
+        ("bins.item_popularity.0.users", "3"),
+        ("bins.item_popularity.0.users", 10**400),
+        ("bins.item_popularity.0.ndcg@10", "x"),
+        ("curve.0.train_loss", "abc"),
+        ("curve.0.train_loss", 1.5),
+        ("curve.0.valid_score", 1e299),
+        ("curve.0.epoch", "1"),
+        ("config", [1]),
+        ("groups.tail_items.users", -1),
+        ("test_result.mae", 10**400),
+        ("test_result.mae", 1.7e308),
+        ("test_result.mae", float("1e999")),
+        ("test_result.hit@10", 17.0),
+        ("test_result.HIT@10", 0.5),
+        ("seconds.train", -5),
+        ("checkpoint", 5),
+    ],
+)
+def test_what_no_run_has_is_refused_where_it_stands(tmp_path, path, value):
+    """With what to look for in the file, and before anything is computed with it."""
+    file = result(tmp_path, "a-1", 0.1, new=True)
+    content = inner = json.loads(file.read_text())
+    *above, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in above:
+        inner = inner[part]
+    inner[last] = value
+    file.write_text(json.dumps(content).replace("Infinity", "1e999"))
+    with pytest.raises(UserError) as refused:
+        read_groups([file])
+    assert refused.value.where == str(file)
+    assert f"(its {path.lower()} is " in str(refused.value).lower()
+
+
+def test_newer_files_hold_more(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    file = result(tmp_path, "a-1", 0.1, new=True)
+    content = json.loads(file.read_text())
+    for inner in (content, content["seconds"], content["parameters"], content["curve"][0]):
+        inner["more"] = 1
+    del content["bins"]["item_popularity"][0]["hit@10"]  # and bins less; one of no users
+    content["bins"]["history_length"][0]["users"] = 0
+    content["curve"][1]["train_loss"] = [None]
+    content["test_result"]["averagepopularity@10"] = 1e20
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    assert run(capsys, file, f"--out={tmp_path}/out")[::2] == (0, "")
 
 
 def test_other_rows_and_protocols_are_refused(tmp_path, capsys):
