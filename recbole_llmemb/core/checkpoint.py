@@ -182,9 +182,11 @@ def _is_of_objects(path: AnyPath, error: Exception) -> bool:
 def _has_the_form(state: dict[str, Any]) -> bool:
     """Whether what is there of a trainer's entries is of their kinds."""
     config = state.get("config") or {}
-    tokens = state.get("item_tokens") or []
+    tokens = [state.get(f"{kind}_tokens") or [] for kind in ("item", "user")]
     named = [*(state.get(key) or {} for key in ("state_dict", "other_parameter")), config]
-    if not (all(isinstance(entry, Mapping) for entry in named) and isinstance(tokens, list)):
+    if not all(isinstance(entry, Mapping) for entry in named):
+        return False
+    if not all(isinstance(entry, list) for entry in tokens):
         return False
     used = [value or {} for key, value in config.items() if str(key).endswith("_used")]
     noted = [(config.get(key), marks) for key, marks in _USED.items()]

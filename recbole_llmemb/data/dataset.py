@@ -24,6 +24,11 @@ def item_tokens(dataset) -> list[str]:
     return [str(token) for token in dataset.field2id_token[dataset.iid_field]]
 
 
+def user_tokens(dataset) -> list[str]:
+    """A dataset's users by id, padding first."""
+    return [str(token) for token in dataset.field2id_token[dataset.uid_field]]
+
+
 def check_parts(parts, config):
     """Refuse a split dataset that leaves nothing to train on, or nobody to evaluate.
 

@@ -17,7 +17,7 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state, usable_device
 from recbole_llmemb.core.errors import TableError, UserError, name_some
 from recbole_llmemb.core.registry import import_paths_in, trust
-from recbole_llmemb.data.dataset import LazySequentialDataset, item_tokens
+from recbole_llmemb.data.dataset import LazySequentialDataset, item_tokens, user_tokens
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
@@ -110,9 +110,12 @@ def restore(
     with preserve_random_state():
         data = prepare_data(config, artifacts=False) if loaders else None
         dataset, *splits = data.parts if data else _read(config)
-        _check_items(state, dataset, config, path)
+        _check_tokens(state, dataset, config, path)
         if model is None:
             model = rebuilt(state, config, splits[0], path)
+        if "users" in getattr(model, "reads", ()) and not state.get("user_tokens"):
+            told = f"{path} does not say which users its data had, nor in which order: whether "
+            getLogger().warning(f"{told}they are those of {config['data_path']} cannot be checked.")
     return Restored(path, config, dataset, tuple(splits), model, data)
 
 
@@ -131,6 +134,7 @@ def load_data_and_model(model_file):
     init_logger(config)
     getLogger().info(config)
     dataset = create_dataset(config)
+    _check_tokens(state, dataset, config, model_file)
     getLogger().info(dataset)
     loaders = data_preparation(config, dataset)
     init_seed(config["seed"], config["reproducibility"])
@@ -192,18 +196,20 @@ def _read(config):
         return dataset, *dataset.build()
 
 
-def _check_items(state, dataset, config, path):
-    tokens, found = state.get("item_tokens"), item_tokens(dataset)
-    if tokens is None or list(tokens) == found:
-        return
-    known = set(tokens)
-    more = [token for token in found if token not in known]
-    less = sorted(known - set(found))
-    what = "has its items in another order than"
-    if more:
-        what = f"has {len(more)} items ({name_some(more)}) that are unknown to"
-    elif less:
-        what = f"lacks {len(less)} items ({name_some(less)}) of"
-    told = f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint {path}"
-    advice = "give the data that it was trained on with --data_path"
-    raise UserError(f"{told}; {advice}.", key="data_path")
+def _check_tokens(state, dataset, config, path):
+    """Refuse data whose items or users have other numbers than a checkpoint learned them by."""
+    for kind, found in (("item", item_tokens(dataset)), ("user", user_tokens(dataset))):
+        tokens = state.get(f"{kind}_tokens")
+        if tokens is None or list(tokens) == found:
+            continue
+        known = set(tokens)
+        more = [token for token in found if token not in known]
+        less = sorted(known - set(found))
+        what = f"has its {kind}s in another order than"
+        if more:
+            what = f"has {len(more)} {kind}s ({name_some(more)}) that are unknown to"
+        elif less:
+            what = f"lacks {len(less)} {kind}s ({name_some(less)}) of"
+        told = f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint"
+        advice = "give the data that it was trained on with --data_path"
+        raise UserError(f"{told} {path}; {advice}.", key="data_path")

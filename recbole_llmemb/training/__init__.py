@@ -17,7 +17,7 @@ from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import moved, random_state, set_random_state
 from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.data.dataset import item_tokens
+from recbole_llmemb.data.dataset import item_tokens, user_tokens
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate, under_a_bar
 
@@ -241,6 +241,7 @@ class LLMEmbTrainer(Trainer):
     def _state(self, epoch):
         data = self._train_data  # None before any training
         generator = getattr(data, "generator", None)
+        users = data is not None and "users" in self.model.reads  # who have numbers of their own
         return {
             "config": config_to_plain(self.config),
             "epoch": epoch,
@@ -249,6 +250,7 @@ class LLMEmbTrainer(Trainer):
             "other_parameter": self.model.other_parameter(),
             "optimizer": self.optimizer.state_dict(),
             "item_tokens": None if data is None else item_tokens(data._dataset),
+            **({"user_tokens": user_tokens(data._dataset)} if users else {}),
             "rng": random_state(),
             "loader_rng": None if generator is None else generator.get_state(),
         }

@@ -264,6 +264,7 @@ def test_entries_that_nobody_wrote_are_damage(tmp_path, value):
         {"config": {}, "state_dict": 3},
         {"other_parameter": [1]},
         {"item_tokens": {"a": 1}},
+        {"user_tokens": {"a": 1}},
         {"config": {"eval_args": "x"}},
         {"config": {"eval_args": None}},
         {"config": {"llm_table_used": "x"}},

@@ -11,8 +11,9 @@ from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 from serve_runs import save, saved  # noqa: F401
 
 from recbole_llmemb.cli.main import main
+from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.run.restore import restore
+from recbole_llmemb.run.restore import load_data_and_model, restore
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -124,3 +125,36 @@ def test_changed_settings(saved):  # noqa: F811
     assert restored.data.test._dataset is restored.splits[2] and not restored.model.training
     again = restore(path, loaders=True, model=restored.model)
     assert again.model is restored.model and Path(again.path) == Path(os.fspath(path))
+
+
+def test_what_is_learned_per_user_stays_with_the_user(saved, tiny, tmp_path, caplog):  # noqa: F811
+    folder = tmp_path / "data" / "tiny"
+    folder.mkdir(parents=True)
+    head, *rows = (tiny.folder / "tiny.inter").read_text().splitlines()
+    first = [f"all\t{item}\t{time}\t1" for time, item in enumerate(tiny.items)]
+    for place in tiny.folder.glob("*.item"):
+        shutil.copy(place, folder)
+
+    def write(lines):
+        (folder / "tiny.inter").write_text("\n".join([head, *first, *lines]) + "\n")
+
+    write(rows)
+    path = saved("LLMEmbHGN", data_path=str(folder.parent), embedding_size=8)
+    other = saved("LLMEmbSASRec", data_path=str(folder.parent))
+    assert "user_tokens" not in checkpoint.load(other)
+    restore(path)
+    assert not caplog.messages
+    for lines in (rows[::-1], [*rows, "new\ti1\t1\t1"]):
+        write(lines)
+        for made in (restore, load_data_and_model):
+            with pytest.raises(UserError) as caught:
+                made(path)
+            assert caught.value.key == "data_path" and "users" in str(caught.value)
+    restore(other)
+    assert not [one for one in caplog.messages if "users" in one]
+    write(rows)
+    state = checkpoint.load(path)  # as an earlier version wrote it
+    del state["user_tokens"]
+    checkpoint.save(state, path)
+    restore(path)
+    assert "users" in caplog.text

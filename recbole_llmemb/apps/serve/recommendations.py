@@ -25,8 +25,10 @@ _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet"
 _LONGEST_TITLE, _SHORTEST_TITLE = 60, 20
 _SHOWN = 10  # people in a notebook
 _NOTHING = "(nothing is left to recommend)"
-# How files of text begin that were written here.
-_OURS = re.compile(r'$|\{"user": .*, "items": |.*\n\s*item +(score|met)\b|.*\n\(nothing is left ')
+# How tables begin that were written here.
+_OURS = re.compile(
+    rf".*\n(?:\s*item +(?:score|met)(?: +title)?\n--+(?:  -+)+\n|{re.escape(_NOTHING)}\n)"
+)
 _COLUMNS = {"user": "string", "rank": "int32", "item": "string", "title": "string",
             "score": "float32", "new": "bool_", "popular": "bool_"}  # fmt: skip
 _USERS = 64  # scored at a time
@@ -138,12 +140,20 @@ def format_of(out, chosen: str | None) -> str:
 def _is_ours(path):
     """Whether a file looks like one that was written here, in whichever format; or is empty."""
     with open(path, "rb") as file:
-        begins = file.read(1 << 20)
-    if not begins.startswith(b"PAR1"):
-        return _OURS.match(begins.decode("utf-8", "replace")) is not None
+        begins = file.readline(1 << 28)
+        rest = file.read(1 << 20)
+    if begins.startswith(b"PAR1"):
+        try:
+            return set(_parquet().read_schema(path).names) == set(_COLUMNS)
+        except (OSError, ValueError):
+            return False
+    if not begins or _OURS.match((begins + rest).decode("utf-8", "replace")):
+        return True
     try:
-        return set(_parquet().read_schema(path).names) == set(_COLUMNS)
-    except (OSError, ValueError):
+        row = json.loads(begins)
+        kept = [item.keys() >= {"item", "score"} for item in row.pop("items")]
+        return all(kept) and {"user"} <= row.keys() <= {"user", "popular"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

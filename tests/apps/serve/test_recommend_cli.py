@@ -61,6 +61,30 @@ def test_jsonl_and_parquet_hold_the_same(saved, run, tmp_path):  # noqa: F811
     assert sorted(p.name for p in tmp_path.glob("*all*")) == ["all.jsonl", "all.parquet"]
 
 
+def test_what_was_written_here_is_replaced_and_nothing_else(saved, run, tmp_path):  # noqa: F811
+    path = saved()
+    people = tmp_path / "people.jsonl"
+    people.write_text('["i1"]\n{"user": "{}", "history": []}\n')
+    whom = (["--users=u3"], ["--history_file=people.jsonl"], ["--history="], ["--users=all"])
+    for name in ("a.jsonl", "a.txt", "a.parquet"):
+        for options in whom + whom[:1]:
+            assert run(path, *options, "--exclude_seen", f"--out={name}")[0] == 0
+        (tmp_path / "none.txt").write_text("i1\n")
+        for _ in range(2):  # nothing is left
+            assert run(path, "--history=i1", "--exclude_seen", "--candidates=none.txt",
+                       f"--out={name}")[0] == 0  # fmt: skip
+    for name, own in {
+        "1.jsonl": '{"user": "u1", "items": ["i1", "i2"]}\n',
+        "2.jsonl": '{"user": "u1", "items": [{"item": "A", "score": 1}], "paid": true}\n',
+        "3.jsonl": '{"user":"u1","basket":3,"items":[{"sku":"A"}]}\n',
+        "4.txt": "My list\nitem  score of my exam\nA 5\n",
+        "5.txt": "My list\n    item  score\n",
+    }.items():
+        (tmp_path / name).write_text(own)
+        status, _, err = run(path, "--users=u3", f"--out={name}")
+        assert status == 2 and name in err and (tmp_path / name).read_text() == own
+
+
 def test_histories_are_typed_or_in_a_file(saved, run, tmp_path):  # noqa: F811
     path = saved()
     file = tmp_path / "people.jsonl"
