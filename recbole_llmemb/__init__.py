@@ -7,7 +7,17 @@ when RecBole is imported, by whomever: until then this package costs next to not
 
 __version__ = "0.1.0"
 
-from recbole_llmemb.core.imports import after_import, know_old_names, lazy
+import os
+import signal
+import sys
+
+_command = os.path.basename(getattr(sys.modules.get("__main__"), "__file__", None) or "")
+if _command.startswith(("recbole-llm", "run_recbole_llm.py")) and (
+    signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):  # Ctrl-C ends a command without a word, until its main can say one
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from recbole_llmemb.core.imports import after_import, know_old_names, lazy  # noqa: E402
 
 __all__ = ["Recommender", "llmemb"]
 

@@ -9,8 +9,10 @@ import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     logging.raiseExceptions = False  # a log that cannot be written stops nothing
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _pass_over_storage
+    if any(word.startswith("error") for word in sys.warnoptions):
+        warnings.simplefilter("default")  # those of libraries are no errors of ours
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the package has left it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         _refuse_broken(argv)
         status = _run(command, argv)
         sys.stdout.flush()  # while a reader that has enough can be told from an error

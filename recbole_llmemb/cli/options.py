@@ -17,10 +17,30 @@ from pydantic.fields import FieldInfo
 
 from recbole_llmemb.core.checked import choices_of, refused_value
 from recbole_llmemb.core.errors import UserError, nearest
-from recbole_llmemb.core.files import split_tokens
+from recbole_llmemb.core.files import at_home, split_tokens
 
 Model = TypeVar("Model", bound=BaseModel)
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class _Once(argparse.Action):
+    """Refuses another value than before: either may be the one that is meant."""
+
+    def __call__(self, parser: Any, found: Any, value: Any, option: str | None = None) -> None:
+        before = getattr(found, self.dest, None)
+        super().__call__(parser, found, value, option)
+        now = getattr(found, self.dest)
+        if before not in (None, now):
+            told = f"{option} is given twice, as {before!r} and as {now!r}; give it once."
+            raise UserError(told, key=self.dest)
+
+
+class _Value(_Once, argparse._StoreAction):
+    pass
+
+
+class _Flag(_Once, argparse.BooleanOptionalAction):
+    pass
 
 
 class Options(argparse.ArgumentParser):
@@ -59,7 +79,7 @@ class Options(argparse.ArgumentParser):
         about: dict[str, Any] = {"help": help_text, "default": argparse.SUPPRESS}
         listed = many and not extra.get("repeat")
         if kind is bool:
-            about["action"] = argparse.BooleanOptionalAction
+            about["action"] = _Flag
         elif choices_of(field):
             about["metavar"] = "|".join(map(str, choices_of(field)))
         else:
@@ -72,8 +92,8 @@ class Options(argparse.ArgumentParser):
         if extra.get("positional"):
             place.add_argument(name, nargs="*" if many else None, **about)
             return name
-        if extra.get("repeat"):
-            about["action"] = "append"
+        if kind is not bool:
+            about["action"] = "append" if extra.get("repeat") else _Value
         option, required = f"--{extra['name']}", field.is_required()
         action = place.add_argument(option, dest=name, required=required, **about)
         for other in extra.get("also", ()):  # which the help is not to show
@@ -103,7 +123,7 @@ class Options(argparse.ArgumentParser):
         kind, many = _kind(field.annotation)
         if kind is bool:
             return given
-        entries = given if isinstance(given, list) else [given]
+        entries = [at_home(text) for text in (given if isinstance(given, list) else [given])]
         if many and isinstance(given, str):
             entries = split_tokens(given, where=option)
         entry = FieldInfo(annotation=kind)
@@ -126,7 +146,7 @@ class Options(argparse.ArgumentParser):
         """``--flag=True`` as argparse has it, whose switches take no value."""
         option, given, text = word.partition("=")
         action = self._option_string_actions.get(option)
-        if not isinstance(action, argparse.BooleanOptionalAction) or option.startswith("--no-"):
+        if not isinstance(action, _Flag) or option.startswith("--no-"):
             return word
         chosen = _SWITCH.get(text.lower()) if given else True
         if chosen is None:

@@ -17,7 +17,7 @@ import yaml
 from recbole_llmemb.config.keys import Use, declared, sections_of, text_keys
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError, nearest
-from recbole_llmemb.core.files import read_yaml
+from recbole_llmemb.core.files import at_home, read_yaml
 
 # Options of commands that are names or paths, and no keys.
 _OPTIONS = ("result_json", "name", "storage", "space")
@@ -189,13 +189,14 @@ def typed_value(key: str, text: str) -> Any:
     """What the text of a setting means: a number, list, dictionary, switch, or itself.
 
     Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
-    paths stay text: 2026-11-21 is a folder.
+    paths stay text: 2026-11-21 is a folder, ~/x one of one's own.
     """
     value = value_of(text)
     if isinstance(value, str) and value == text:
         value = {"true": True, "false": False}.get(text.lower(), text)
     stays = key in _OPTIONS or key.endswith(("_path", "_dir")) or key in text_keys()
-    return text if stays and not isinstance(value, (str, type(None))) else value
+    value = text if stays and not isinstance(value, (str, type(None))) else value
+    return at_home(value) if isinstance(value, str) else value
 
 
 def value_of(text: str) -> Any:

@@ -32,6 +32,11 @@ _ENTRY = {
 _NOT_INPUTS = ("model", "dataset", "data_path", "checkpoint_dir", "llm_cache_dir")
 
 
+def at_home(text: str) -> str:
+    """A path as a shell would have it: of ``--out=~/x`` it has left the tilde."""
+    return os.path.expanduser(text) if text.startswith("~/") else text
+
+
 def text_encoding(encoding: str | None) -> str:
     """The encoding to read a text file with: UTF-8 may begin with a byte order mark."""
     encoding = encoding or "utf-8"

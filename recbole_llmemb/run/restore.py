@@ -23,6 +23,7 @@ from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.stages import Data, prepare_data, usable
+from recbole_llmemb.table.format import read_manifest
 
 #: What may be elsewhere now, and the key under which a checkpoint that needs it says so.
 USED = {
@@ -166,6 +167,8 @@ def _use_places(config, path, given):
     for key, place in given.items():
         if not config[USED[key]]:
             raise UserError(f"The model of {path} needs no {key}; leave --{key}.", key=key)
+        if key == "llm_table":
+            read_manifest(place)  # what is no table is refused, though the old one is still there
         config[key] = str(place)
     table, teacher = config["llm_table_used"], config["teacher_used"]
     if table and "llm_table" not in given and Path(table["path"]).is_dir():

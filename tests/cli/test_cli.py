@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -412,3 +413,25 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(arguments, typ
 
 def opened_to_write(given):
     return isinstance(given[0], (str, os.PathLike)) and given[2] & (os.O_WRONLY | os.O_RDWR)
+
+
+@pytest.mark.parametrize("name", ["recbole-llm", "other.py"])
+def test_an_interrupted_start_says_nothing(tmp_path, name):
+    """Until ``main`` can say a word; what merely uses the package is left alone."""
+    script = tmp_path / name
+    script.write_text(
+        "import signal\nimport recbole_llmemb\nprint(signal.getsignal(2) == signal.SIG_DFL)\n"
+        "from recbole_llmemb.cli.main import main\nmain(['--version'])\n"
+        "assert signal.getsignal(2) is signal.default_int_handler\n"
+    )
+    found = subprocess.run(
+        [sys.executable, script], env=child_env(), capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split()[0] == str(name == "recbole-llm")
+
+
+def test_warnings_of_libraries_are_no_errors(arguments, typed, monkeypatch):
+    monkeypatch.setattr(sys, "warnoptions", ["error"])
+    warnings.simplefilter("error")
+    assert typed(["run", *arguments(model="SASRec"), "--epochs=1"])[0] == 0

@@ -1,6 +1,7 @@
 """Options made from the fields of a model."""
 
 from collections.abc import Sequence
+from os.path import expanduser
 from typing import Literal
 
 import pytest
@@ -9,6 +10,8 @@ from pydantic import Field
 from recbole_llmemb.cli.options import Options
 from recbole_llmemb.core.checked import Checked
 from recbole_llmemb.core.errors import UserError
+
+HOME = expanduser("~")
 
 
 class Job(Checked):
@@ -50,6 +53,14 @@ def parser():
         (["--bits=8", "--size=7", "--share=1e-3"], {"bits": 8, "size": 7, "share": 0.001}),
         (["--found=a,b", "--found=c"], {"found": ["a,b", "c"]}),
         (["--depth=2"], {"depth": 2}),
+        (
+            ["--depth=2", "--depth=2", "--overwrite", "--overwrite=True"],
+            {"depth": 2, "overwrite": True},
+        ),
+        (
+            ["--id=~/a", "--found=~/b", "~/c"],
+            {"id_field": f"{HOME}/a", "found": [f"{HOME}/b"], "files": [f"{HOME}/c"]},
+        ),
     ],
     ids=str,
 )
@@ -69,6 +80,9 @@ def test_what_was_typed(parser, argv, values):
         (["--feilds=a"], "feilds", ["--feilds", "--fields"]),
         (["--siz=3"], "siz", ["--siz"]),  # no abbreviations
         (["--secret=1"], "secret", ["--secret"]),
+        (["--depth=2", "--depth=3"], "depth", ["--depth", "'2'", "'3'"]),
+        (["--id=a", "--item_id_field=b"], "id_field", ["'a'", "'b'"]),
+        (["--overwrite", "--no-overwrite"], "overwrite", ["twice"]),
         (["--size"], None, ["--size", "--help"]),
     ],
     ids=str,

@@ -1,5 +1,7 @@
 """Settings that are written as arithmetic, and those that only look like it."""
 
+from os.path import expanduser
+
 import pytest
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
@@ -13,6 +15,7 @@ ARITHMETIC = {
     "[64]*3": [64, 64, 64], "[64]*2+[32]": [64, 64, 32], "2*(1,)": (1, 1), "(0.1, 0.2)": (0.1, 0.2),
     "{'RS': [8/10, 1/10, 1/10]}": {"RS": [0.8, 0.1, 0.1]}, "0,1": (0, 1), "True": True,
     "true": True, "None": None, "'text'": "text", "": "", "uni100": "uni100", "NDCG@10": "NDCG@10",
+    "~/x": f"{expanduser('~')}/x", "~": "~",
 }  # fmt: skip
 STAYS = ["9**9**9", "[0]*10**9", "[[[0]*999]*999]*999", "10**5000", "10.0**400", "1/0", "(-1)**.5",
          "len([1])", "__import__('os')", "[1]*1.5", "'a'*9", "{1, 2}", "b'x'", "1j", "[1,", "x+1",

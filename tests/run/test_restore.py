@@ -12,7 +12,7 @@ from serve_runs import save, saved  # noqa: F401
 
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.run.restore import load_data_and_model, restore
 from recbole_llmemb.table import EmbeddingTable
 
@@ -21,6 +21,9 @@ def test_a_copy_of_the_table_is_taken_though_the_first_has_changed(saved, tiny_t
     own, copied = (shutil.copytree(tiny_table, tmp_path / name) for name in ("own", "copied"))
     path = saved(llm_table=str(own))
     before = restore(path).model.item_embedding.weight.detach()
+    for no_table in (own / "tokens.txt", tmp_path):  # though the first is still there
+        with pytest.raises(TableError):
+            restore(path, llm_table=no_table)
     table = EmbeddingTable.load(own)
     EmbeddingTable(table.tokens, table.vectors * 2, {}).save(own, overwrite=True)
     with pytest.raises(UserError) as caught:
