@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import os
 import re
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -84,7 +87,7 @@ class OutFolder:
     def __init__(self, folder: str | os.PathLike[str], listing: str, names: str) -> None:
         self.folder, self.listing, self.names = Path(folder), listing, names
         self._check([listing])
-        optional("matplotlib", "figures", "--out")
+        need_matplotlib("figures", "--out")
         require_writable(self.folder / listing)
 
     def write(self, contents: dict[str, bytes]) -> list[Path]:
@@ -130,6 +133,16 @@ def comment(names: Iterable[str]) -> str:
     return f"<!-- files: {json.dumps(sorted(names))} -->"
 
 
+def need_matplotlib(extra: str, who: str) -> None:
+    """Import matplotlib, as :func:`optional`; a screen that it does not know is none."""
+    screen = None if "matplotlib" in sys.modules else os.environ.pop("MPLBACKEND", None)
+    matplotlib = optional("matplotlib", extra, who)
+    if screen is not None:
+        os.environ["MPLBACKEND"] = screen
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = screen
+
+
 def new_figure(
     width: float, height: float, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Figure:
@@ -162,19 +175,40 @@ def legend(figure: Figure, axes: Any, **look: Any) -> None:
     figure.legend(list(named.values()), list(named), **look)
 
 
+def plain_log(axis: Any, low: float, high: float) -> None:
+    """Ticks of a logarithmic axis that are numbers, not formulas."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1,) if high >= 1000 * low else (1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, file: Any, **how: Any) -> None:
+    """``figure.savefig`` with all text as it is: dollars and carets begin no formula."""
+    from matplotlib import rc_context
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
+    # Labels of ticks are made when they are drawn.
+    style: Any = {
+        "text.parse_math": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "recbole-llmemb",
+    }
+    with rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a reader's font has it
+        figure.savefig(file, **how)
+
+
 def svg(figure: Figure) -> bytes:
     """The figure as an SVG file on no ground, whose black is white in the dark.
 
     Text stays text. Equal figures give equal bytes.
     """
-    from matplotlib import rc_context
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math("$" not in text.get_text())  # type: ignore[attr-defined]
     file = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "recbole-llmemb"}):
-        figure.savefig(file, format="svg", dpi=130, transparent=True, metadata={"Date": None})
+    save(figure, file, format="svg", dpi=130, transparent=True, metadata={"Date": None})
     written = file.getvalue().replace(": #000000", ": currentColor")
     return written.replace(_STYLE, _STYLE + _THEME, 1).encode()
 

@@ -9,8 +9,16 @@ import torch.nn.functional as F
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, require_writable
-from recbole_llmemb.core.imports import optional
-from recbole_llmemb.core.reports import bare, dots, legend, new_figure, principal_plane, svg
+from recbole_llmemb.core.reports import (
+    bare,
+    dots,
+    legend,
+    need_matplotlib,
+    new_figure,
+    principal_plane,
+    save,
+    svg,
+)
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.shards import item_prompts
 from recbole_llmemb.encode.source import find_adapter
@@ -27,7 +35,7 @@ def check_figure(file: str) -> None:
     if Path(file).is_file() and b"atplotlib" not in Path(file).read_bytes():  # it signs its files
         told = f"{file} is no figure that was drawn here, so it is not replaced"
         raise UserError(f"{told}; give --figure another file.", key="figure", where=file)
-    optional("matplotlib", "figures", "--figure")
+    need_matplotlib("figures", "--figure")
 
 
 def draw(job, adapter: Path, file: str) -> None:
@@ -80,4 +88,4 @@ def plot(before, after, file: str, title: str, categories: list[str]) -> None:
         if Path(file).suffix == ".svg":
             fresh.write_bytes(svg(figure))
         else:
-            figure.savefig(fresh, dpi=120, format=Path(file).suffix[1:])
+            save(figure, fresh, dpi=120, format=Path(file).suffix[1:])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
+import os
+import subprocess
+import sys
 
 import pytest
 from jinja2 import UndefinedError
 
-from recbole_llmemb.core.reports import legend, new_figure, render, svg
+from recbole_llmemb.core.reports import legend, new_figure, plain_log, render, save, svg
 
 
 @pytest.fixture
@@ -53,3 +57,28 @@ def test_figures_follow_the_color_scheme_and_are_the_same_each_time():
     assert "prefers-color-scheme: dark" in text and ">a title</text>" in text
     assert "stroke: currentColor" in text and "#000000" not in text
     assert "#ffffff" not in text  # nor a ground of its own
+
+
+def test_what_is_drawn_is_no_formula(recwarn):
+    """Labels of ticks neither, which are made anew when they are drawn."""
+    pytest.importorskip("matplotlib")
+    odd = "cost $5_^ to $9 \u4e2d"
+    figure = new_figure(5, 3)
+    axes = figure.subplots()
+    axes.barh([odd], [1000], label=odd)
+    axes.set_xlim(1, 2000)
+    axes.set_xscale("log")
+    plain_log(axes.xaxis, 1, 2000)
+    legend(figure, axes)
+    text = svg(figure).decode()
+    assert text.count(odd) >= 2 and ">1,000</text>" in text and "mathdefault" not in text
+    save(figure, io.BytesIO(), format="png")
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_figures_need_no_screen():
+    pytest.importorskip("matplotlib")
+    code = "from recbole_llmemb.core.reports import need_matplotlib, new_figure, svg\n"
+    code += "need_matplotlib('figures', '--out'); svg(new_figure(1, 1))"
+    environment = os.environ | {"MPLBACKEND": "bogus"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)

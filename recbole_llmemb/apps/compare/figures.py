@@ -11,7 +11,16 @@ import torch
 
 from recbole_llmemb.apps.compare.comparison import mean_std
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.reports import DOTS, bare, dots, legend, new_figure, principal_plane, style
+from recbole_llmemb.core.reports import (
+    DOTS,
+    bare,
+    dots,
+    legend,
+    new_figure,
+    plain_log,
+    principal_plane,
+    style,
+)
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.settings import ItemSettings
@@ -145,8 +154,6 @@ def draw_curves(found):
 
 def draw_cost(found):
     """Test score against seconds of training; seconds per epoch."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     bars_height = 0.3 * len(found.groups) + 0.6
     figure = new_figure(5, 3.2 + bars_height)
     upper, lower = figure.subplots(2, 1, height_ratios=(3.2, bars_height))
@@ -166,9 +173,7 @@ def draw_cost(found):
     seconds = [run.seconds["train"] for run in found.runs if run.seconds.get("train")]
     if max(seconds) > 5 * min(seconds):
         upper.set_xscale("log")
-        upper.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        upper.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        upper.xaxis.set_minor_formatter(NullFormatter())
+        plain_log(upper.xaxis, min(seconds), max(seconds))
     upper.set(xlabel="seconds of training, with validation", ylabel=f"test {found.main}")
     upper.grid(alpha=0.25)
     legend(figure, upper)
@@ -306,7 +311,8 @@ def draw_map(shown: ItemMap, method: str, title: str):
             dots(column[0], points.numpy(), shown.categories)
         drawn = _by_popularity(column[-1], points.numpy(), shown.popularity)
         column[-1].set_xlabel(how.replace(", ", ",\n"), fontsize=9)
-    figure.colorbar(drawn, ax=grid[-1], location="bottom", label="training interactions")
+    bar = figure.colorbar(drawn, ax=grid[-1], location="bottom", label="training interactions")
+    plain_log(bar.ax.xaxis, *drawn.get_clim())
     if shown.categories:
         legend(figure, grid[0, 0], title=f"{title}, by {shown.field}", markerscale=2)
     else:

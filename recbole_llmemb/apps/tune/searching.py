@@ -26,6 +26,7 @@ from recbole_llmemb.core.devices import connected, preserve_cuda_visible_devices
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.files import atomic_file, seal, unseal
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.reports import need_matplotlib
 from recbole_llmemb.core.terminal import counted
 from recbole_llmemb.data.dataset import files_hash
 
@@ -65,7 +66,7 @@ def search(
     began = perf_counter()
     given = {key: settings.pop(key) for key in SearchOptions.model_fields if key in settings}
     options = SearchOptions(**given)
-    optional("matplotlib", "tune", "The report of a search")
+    need_matplotlib("tune", "The report of a search")
     optuna = optional("optuna", "tune", "A search")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if space is None:
