@@ -222,16 +222,23 @@ def seal(facts: Mapping[str, Any]) -> str:
 
 
 def unseal(text: str | bytes, **options: Any) -> Any:
-    """What :func:`seal` was given; ValueError where it is damaged.
+    """What :func:`seal` was given; ValueError where it is damaged, or has a key twice.
 
     JSON without ``sha256``, of an earlier version or of others, is taken as it is.
     """
-    facts = json.loads(text, **options)
+    facts = json.loads(text, object_pairs_hook=_once, **options)
     if isinstance(facts, dict) and "sha256" in facts:
         was = facts.pop("sha256")
         if was != _digest_of(facts):
             raise ValueError("it was changed or damaged after it was written, says its sha256")
     return facts
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+    if twice:
+        raise ValueError(f"it has {twice[0]!r} twice")
+    return dict(pairs)
 
 
 def _digest_of(facts: Any) -> str:

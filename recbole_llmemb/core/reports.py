@@ -71,6 +71,11 @@ def no_html(markdown: str) -> str:
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", markdown)
 
 
+def in_markdown(text: str) -> str:
+    """Text in Markdown, cells of tables too, as which it is read again."""
+    return no_html(re.sub(r"[\\`*|\[\]~]|(?<![^\W_])_", r"\\\g<0>", text))
+
+
 def _data_uri(svg: bytes) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 

@@ -18,6 +18,7 @@ from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import atomic_file, is_stream, require_writable, sealed, unseal
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation.metrics import Amount, Bin, Count, Group, Metrics, Number
+from recbole_llmemb.records.values import one_line
 
 __all__ = ["Results", "RunResult", "results_table"]
 
@@ -96,7 +97,7 @@ class RunResult(BaseModel):
     @property
     def test(self) -> dict:
         """Overall test metrics, names in lower case."""
-        return {name.lower(): value for name, value in self.test_result.items()}
+        return {one_line(name.lower()): value for name, value in self.test_result.items()}
 
     @property
     def rows(self) -> float | None:
@@ -168,9 +169,8 @@ class RunResult(BaseModel):
             place, cause = ".".join(places), first.get("ctx", {}).get("error")
             if first["type"] == "missing":
                 raise _no_result(path, f"it has no {place!r}") from None
-            if cause:
-                raise _no_result(path, f"its {place}.{cause}") from None
-            raise _no_result(path, f"its {place} is {first['input']!r:.80}") from None
+            what = f".{cause}" if cause else f" is {first['input']!r:.80}"
+            raise _no_result(path, f"its {place}{what}") from None
 
 
 class Results(dict):

@@ -28,6 +28,8 @@ def test_sealed_json_tells_any_flipped_byte():
     text = seal(FACTS).encode()
     assert unseal(text) == json.loads(json.dumps(FACTS))
     assert unseal('{"of": "an earlier version"}') == {"of": "an earlier version"}
+    with pytest.raises(ValueError, match="'b'"):
+        unseal('{"a": {"b": 1, "b": 1}}')
     for place in range(len(text)):
         flipped = bytearray(text)
         flipped[place] ^= 1

@@ -10,6 +10,7 @@ import numpy as np
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
 from recbole_llmemb.evaluation.metrics import less_is_better
+from recbole_llmemb.records.values import one_line
 from recbole_llmemb.run.per_user import read_users
 
 #: Paired tests over users: name on the command line → in words.
@@ -74,7 +75,8 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
     runs = [run for group in groups for run in group.runs]
     _check_alike(runs)
     metrics = _choose_metrics(runs, metrics)
-    found = Comparison(groups, runs[0].dataset, metrics, _main_metric(runs, metrics, main))
+    dataset = one_line(runs[0].dataset)
+    found = Comparison(groups, dataset, metrics, _main_metric(runs, metrics, main))
     found.overall = _rows(groups, metrics, lambda run, metric: run.test[metric])
     _tell_best(found.overall, less_is_better)
     _by_group(found)

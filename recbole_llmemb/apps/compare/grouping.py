@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.files import split_tokens
+from recbole_llmemb.records.values import one_line
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.schema import Use, keys
 
@@ -51,11 +52,12 @@ def read_groups(arguments) -> list[Group]:
             elif label not in (None, seen[place]):
                 raise UserError(f"{str(file)!r} is given twice, as {label!r} and before.")
     unnamed = [runs for key, runs in found.items() if key[0] != "label"]
-    for runs in unnamed:
+    for runs in found.values():
         _refuse_repeated_seeds(runs)
     names = iter(_names(unnamed, {key[1] for key in found if key[0] == "label"}))
     return [
-        Group(key[1] if key[0] == "label" else next(names), runs) for key, runs in found.items()
+        Group(key[1] if key[0] == "label" else one_line(next(names)), runs)
+        for key, runs in found.items()
     ]
 
 
@@ -85,10 +87,11 @@ def _split(argument) -> tuple[str | None, list[Path]]:
     label, equals, rest = str(argument).partition("=")
     if not equals or Path(argument).exists() or "/" in label:
         return None, _files(str(argument))
-    if not label.strip() or not rest.strip(", "):
+    label = one_line(label)
+    if not label or not rest.strip(", "):
         raise UserError(f"{argument!r} is neither a file nor of the form LABEL=FILE,FILE.")
     files = [file for part in split_tokens(rest, where=str(argument)) for file in _files(part)]
-    return label.strip(), files
+    return label, files
 
 
 def _files(text) -> list[Path]:
@@ -111,9 +114,9 @@ def _identity(run) -> tuple:
 
 
 def _refuse_repeated_seeds(runs):
-    by_seed: dict[int, RunResult] = {}
+    first: dict[tuple, RunResult] = {}
     for run in runs:
-        other = by_seed.setdefault(run.seed, run)
+        other = first.setdefault((run.seed, *_identity(run)), run)
         if other is not run:
             told = f"{str(other.file)!r} and {str(run.file)!r} are the same run (seed {run.seed})"
             raise UserError(f"{told}; leave one out, or name them apart: LABEL=FILE LABEL=FILE.")

@@ -9,7 +9,7 @@ from recbole_llmemb import __version__
 from recbole_llmemb.apps.compare.comparison import Cell, mean_std
 from recbole_llmemb.apps.compare.figures import figures_of, maps_of
 from recbole_llmemb.apps.compare.grouping import differing_settings
-from recbole_llmemb.core.reports import comment, no_html, render, svg
+from recbole_llmemb.core.reports import comment, in_markdown, render, svg
 from recbole_llmemb.core.terminal import text_table
 from recbole_llmemb.evaluation.metrics import less_is_better
 
@@ -64,20 +64,23 @@ def verdict(found) -> list[str]:
             continue
         way, size = _judged(overall, smaller)
         untested = "" if overall.p is None else " (not tested)"
-        of = {"ahead": " of", "behind": ""}.get(way, " from")
-        parts = [f"{group.label} is {way}{of} {found.groups[0].label} {size}"]
+        of = {"ahead": " of", "behind": "", "equal": " to"}.get(way, " from")
+        parts = [f"{group.label} is {way}{of} {found.groups[0].label} {size}".rstrip()]
         for name, cell in found.by_group[place].items() if found.by_group else ():
             if name.endswith("items") and cell.change is not None:
                 before, (way, size) = way, _judged(cell, smaller, untested)
-                words = "" if way == before else f"{way} "
-                parts.append(f"on {name.replace('_', ' ')} {words}{size}")
-        end = "; not tested for significance." if overall.p is None else "."
+                words = "" if way == before != "equal" else f"{way} "
+                parts.append(f"on {name.replace('_', ' ')} {words}{size}".rstrip())
+        tested = overall.p is not None or not overall.change
+        end = "." if tested else "; not tested for significance."
         said.append((overall.change * (1 if smaller else -1), ", ".join(parts) + end))
     return [sentence for _, sentence in sorted(said, key=lambda each: each[0])]
 
 
 def _judged(cell, smaller, untested="") -> tuple[str, str]:
     """Which way, and by how much."""
+    if not cell.change:
+        return "equal", ""
     way = "ahead" if (cell.change > 0) != smaller else "behind"
     if cell.p is None or cell.p != cell.p:
         return way, f"by {abs(cell.change):.1%}{untested}"
@@ -106,7 +109,7 @@ def to_text(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     """A pipe table, the best of each column in bold."""
-    return render(__package__, "table.md.j2", table=table)
+    return render(__package__, "table.md.j2", table=table, md=in_markdown)
 
 
 def to_latex(table: Table, note: str | None = None) -> str:
@@ -131,16 +134,16 @@ def render_files(found, map_method="pca", category_field=None, data_path=None) -
         figures |= maps_of(found, map_method, category_field, data_path)
     drawn = {name: (caption, svg(figure)) for name, (caption, figure) in figures.items()}
     tables = tables_of(found)
-    markdown = [f"## {each.title}\n\n{to_markdown(each)}" for each in tables]
+    markdown = [f"## {in_markdown(each.title)}\n\n{to_markdown(each)}" for each in tables]
     # LaTeX has what the marks mean in the caption of the table that has them.
     latex_tables = [to_latex(each, found.marks if each.has_marks else None) for each in tables]
-    notes = "".join(f"\n{note}\n" for note in found.notes)
-    said = "".join(f"- {sentence}\n" for sentence in verdict(found))
+    notes = "".join(f"\n{in_markdown(note)}\n" for note in found.notes)
+    said = "".join(f"- {in_markdown(sentence)}\n" for sentence in verdict(found))
     if said:
-        markdown.insert(0, f"## By {found.main}\n\n{said}")
+        markdown.insert(0, f"## By {in_markdown(found.main)}\n\n{said}")
     contents: dict[str, Any] = {
         **{f"figures/{name}.svg": data for name, (_, data) in drawn.items()},
-        "table.md": no_html("\n\n".join(markdown) + f"\n{notes}"),
+        "table.md": "\n\n".join(markdown) + f"\n{notes}",
         "table.tex": "% Needs \\usepackage{booktabs}.\n" + "\n\n".join(latex_tables) + "\n",
     }
     page = _page(found, tables, drawn)

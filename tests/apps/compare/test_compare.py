@@ -258,6 +258,9 @@ def test_verdict():
     assert judged(gain, untested, loss)[0].endswith(
         "on tail items by 20.0% (not tested), on head items behind by 10.0% (p = 0.02)."
     )
+    assert judged(Cell(0.1, change=0.0)) == ["new is equal to base."]
+    same = Cell(0.1, change=0.0, p=1.0)
+    assert judged(gain, same, same)[0].endswith("on tail items equal, on head items equal.")
     # Less is better for some metrics; where there is no change there is no verdict.
     assert judged(loss, main="giniindex@10") == ["new is ahead of base by 10.0% (p = 0.02)."]
     assert judged(Cell(None)) == []
@@ -305,6 +308,26 @@ def test_markdown():
         "| worse | 3 | 0.1500 ± 0.0200 -25.0% |\n"
         "| none | 1 | - |"
     )
+    odd = Table("t", ["run", "a|b"], [["**b** `c` [d](e) <i> __f_ g_h", Cell(0.1)]])
+    assert to_markdown(odd) == (
+        "| run | a\\|b |\n| --- | ---: |\n"
+        "| \\*\\*b\\*\\* \\`c\\` \\[d\\](e) &lt;i> \\_\\_f_ g_h | 0.1000 |"
+    )
+
+
+def test_names_stay_on_their_line(tmp_path, capsys):
+    """In the terminal and in Markdown, whatever they are."""
+    pytest.importorskip("matplotlib")
+    files = [
+        result(tmp_path, name, 0.1, dataset="d\n\n# e", test_result={"x\n# y|z": 0.5})
+        for name in "ab"
+    ]
+    status, out, err = run(capsys, f"a\x1b\n# b={files[0]}", files[1], f"--out={tmp_path}/out")
+    assert (status, err) == (0, "")
+    written = (tmp_path / "out/table.md").read_text()
+    for text in (out, written):
+        assert "\n#" not in text.replace("\n## ", "") and "\x1b" not in text
+    assert "## Test set of d # e\n" in written and "x # y\\|z |" in written
 
 
 def test_latex():
@@ -488,6 +511,8 @@ def test_repeated_runs_are_refused_unless_named(tmp_path, capsys):
     status, _, err = run(capsys, one, two)
     assert status == 2 and "are the same run" in err and "x.json" in err and "y.json" in err
     assert run(capsys, f"x={one}", f"y={two}")[0] == 0
+    status, _, err = run(capsys, f"x={one},{two}")  # one run is no two seeds
+    assert status == 2 and "x.json" in err and "y.json" in err
 
 
 def test_files_of_different_users(tmp_path, capsys):
