@@ -77,7 +77,7 @@ class ItemFile:
         token = token_of(given)
         wrong = wrong_token(token)
         if not is_token(given):
-            wrong = f"is {given!r}; it must be text or a whole number"
+            wrong = f"is {given!r}; it must be text or a whole number, below 2**53 if it is a float"
         if wrong:
             self.file.refuse(number, f"the item token ({self.id_field}) {wrong}")
         return token

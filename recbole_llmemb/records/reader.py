@@ -11,19 +11,20 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from logging import getLogger
 from pathlib import Path
 from typing import Any, NoReturn
 
 from recbole_llmemb.core.errors import UserError, explained, reason_of
 from recbole_llmemb.core.files import text_encoding, wrong_encoding
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.core.terminal import progress_bar
+from recbole_llmemb.core.terminal import counted, progress_bar
+from recbole_llmemb.records.parse import JSON, csv_rows, ended, json_entries
 from recbole_llmemb.records.values import is_number, is_vector
 
 KINDS = {
@@ -38,7 +39,6 @@ FIELD_TYPES = ("token", "token_seq", "float", "float_seq")
 _DELIMITERS = ("\t", ",", ";", "|")
 _PEEKED = 1000  # rows of json, whose keys may differ
 _LONGEST_LINE = 1 << 26
-_LONGEST_FIELD = 1 << 20
 _NO_OBJECT = "not a JSON object with a field per attribute"
 
 #: Told of a record that is not as it should be: its number, and what is wrong with it.
@@ -104,7 +104,7 @@ class RecordFile:
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line.decode().removeprefix("\ufeff"))
+                    value = JSON.decode(line.decode().removeprefix("\ufeff"))
                 except (ValueError, RecursionError) as error:  # broken encodings included
                     (on_bad or self.refuse)(number, f"not JSON ({reason_of(error)})")
                     continue
@@ -124,31 +124,35 @@ class RecordFile:
                     on_bad(number, _NO_OBJECT)
             return
         places, width = [self.columns.index(name) for name in wanted], len(self.columns)
-        for number, row in (self._csv if self.kind == "csv" else self._atomic)(progress):
+        spread: list[int] = []
+        lines = _lines(self, progress)
+        rows = csv_rows(lines, self.delimiter) if self.kind == "csv" else self._atomic(lines)
+        for number, row, held in rows:
+            if number == 1 and self.header:
+                continue
+            if isinstance(row, str):
+                on_bad(number, row)
+                continue
+            if len(held) > 1 and all(line.count(self.delimiter) >= width - 1 for line in held):
+                spread.append(number)
             if len(row) != width:
                 if self.kind == "csv" or any(cell.strip() for cell in row[width:]):
                     fields = f"{len(row)} fields where the first line names {width}"
-                    on_bad(number, f"{fields}; check the separator")
+                    for line in range(number, number + max(1, len(held))):
+                        on_bad(line, f"{fields}; check the separator")
                     continue
                 row += [""] * (width - len(row))
             yield number, [row[place] for place in places]
+        if spread:
+            said = f"{self.path}: {counted(len(spread), 'record')} in quotes over several lines"
+            said += f", each of which could be one; check their quotes: line {first_lines(spread)}"
+            getLogger().warning(said)
 
-    def _csv(self, progress: bool) -> Rows:
-        csv.field_size_limit(_LONGEST_FIELD)
-        rows, line = csv.reader(map(_ended, _lines(self, progress)), delimiter=self.delimiter), 1
-        try:
-            for number, row in enumerate(rows):
-                first, line = line, rows.line_num + 1  # a row in quotes may take several lines
-                if row and (number or not self.header):
-                    yield first, row
-        except csv.Error as error:
-            advice = "a quote that is never closed may be why: double it, or use tabs and no quotes"
-            self.refuse(line, f"{error}; {advice}")
-
-    def _atomic(self, progress: bool) -> Rows:
-        for number, line in enumerate(_lines(self, progress), start=1):
-            if number > 1 and line.strip():
-                yield number, line.removesuffix("\n").removesuffix("\r").split(self.delimiter)
+    def _atomic(self, lines: Iterator[str]) -> Iterator[tuple[int, Any, list[str]]]:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                row = line.removesuffix("\n").removesuffix("\r").split(self.delimiter)
+                yield number, row, []
 
     def _parquet(self, wanted: Sequence[str], progress: bool, size: int) -> Iterator[Piece]:
         file, done = _open_parquet(self.path), 0
@@ -167,7 +171,9 @@ class RecordFile:
     def readable(self) -> Iterator[None]:
         """Errors of reading as sentences."""
         errors = OSError, EOFError, ValueError, NotImplementedError, zlib.error, csv.Error
-        with explained(f"{self.path} cannot be read ({{reason}}).", *errors, where=self.path):
+        advice = "copy it again or unpack it, and check that it is what its name says"
+        told = f"{self.path} cannot be read ({{reason}}); {advice}."
+        with explained(told, *errors, where=self.path):
             try:
                 yield
             except (UnicodeError, LookupError) as error:
@@ -197,6 +203,10 @@ def open_records(
     if not path.is_file():
         raise UserError(f"There is no file {path}; check the path.", where=path)
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
+    with open(path, "rb") as start:
+        if start.read(4) == b"PK\3\4":
+            advice = "unpack it, or if it is Excel's (.xlsx), save it as csv"
+            raise UserError(f"{path} is a zip archive; {advice}.", key="format", where=path)
     kind = kind or KINDS.get(endings[-1] if endings else "", otherwise)
     if kind is None:
         told = f"{path}: its name does not tell what it is; give --format=csv, parquet or json."
@@ -208,7 +218,7 @@ def open_records(
             file.columns = list(schema.names)
             file.text = [name for name in schema.names if _is_text(schema.field(name).type)]
         elif kind == "json":
-            file.entries = _entries(path)
+            file.entries = json_entries(path)
             seen = _json_columns(file, peek)
             file.columns, file.text = list(seen), [name for name, text in seen.items() if text]
         else:
@@ -217,7 +227,8 @@ def open_records(
     if twice:
         file.refuse(0, f"it has two columns {twice[0]!r}; rename one of them")
     if not (file.columns or peek == 0):
-        file.refuse(0, "it has no columns: it is empty, or not what its name says")
+        known = "one object per line, or one list of objects" if kind == "json" else "its name says"
+        file.refuse(0, f"it has no columns: it is empty, or not what {known}")
     return file
 
 
@@ -225,7 +236,10 @@ def open_records(
 
 
 def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] | None) -> None:
-    first = _ended(next(_lines(file), "")).removesuffix("\n")
+    first = ended(next(_lines(file), "")).removesuffix("\n")
+    if file.kind == "csv" and first[:4] == "sep=" and len(first) == 5:
+        said = f"its first line is {first!r}, which is Excel's; take it out"
+        file.refuse(0, f"{said} and set delimiter to {first[4:]!r}", "delimiter")
     if "\0" in first:
         file.refuse(0, "zero bytes in its first line; set encoding, perhaps utf-16-le", "encoding")
     if delimiter is None and file.kind == "csv":
@@ -258,21 +272,6 @@ def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] 
         said = f"the first line does not name the columns ({first.strip()[:60]!r})"
         file.refuse(0, f"{said}; name them in their order, as in --columns=user,item", "columns")
     file.text = file.columns
-
-
-def _entries(path: Path) -> list[Any] | None:
-    """What a file called .json lists, None where it is json lines."""
-    if path.suffix.lower() != ".json":
-        return None
-    with open(path, "rb") as file:
-        if not file.read(1 << 12).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-            return None
-        file.seek(0)
-        try:
-            found = json.load(file)
-        except (ValueError, RecursionError):
-            return None
-    return found if all(isinstance(entry, (dict, list)) for entry in found) else None
 
 
 def _json_columns(file: RecordFile, peek: int | None) -> dict[str, bool]:
@@ -335,8 +334,3 @@ def _lines(file: RecordFile, progress: bool = False, text: bool = True) -> Itera
             if number % 10_000 == 0:
                 bar.update(raw.tell() - bar.n)
         bar.update(raw.tell() - bar.n)
-
-
-def _ended(line: str) -> str:
-    """A line of a csv file, in which a carriage return that ends none is a blank."""
-    return line.replace("\r\n", "\n").replace("\r", " ") if "\r" in line else line

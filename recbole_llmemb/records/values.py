@@ -49,9 +49,12 @@ def token_of(value: Any) -> str:
 
 
 def is_token(value: Any) -> bool:
-    """Whether a value can name a user or item: text, or a whole number."""
+    """Whether a value can name a user or item: text, or a whole number.
+
+    Of floats, only those that are sure to be the number that somebody wrote.
+    """
     if isinstance(value, float):
-        return value != value or value.is_integer()
+        return value != value or (value.is_integer() and abs(value) < 2**53)
     return not isinstance(value, bool | list | dict)
 
 
@@ -62,6 +65,12 @@ def wrong_token(token: str) -> str | None:
     if "\n" in token or "\r" in token:
         return f"is {token!r}, which holds a line break"
     return f"is {token!r}, which is no text" if _HALVES.search(token) else None
+
+
+def kept_token(value: Any) -> str | None:
+    """A user or item as a line of a dataset holds it; empty: none is there; None: none can be."""
+    token = token_of(value).strip(" \t\r\n") if is_token(value) else None
+    return None if token and (_CONTROL.search(token) or wrong_token(token)) else token
 
 
 def one_line(value: Any) -> str:

@@ -37,6 +37,7 @@ def all_of(path, wanted=("a", "b"), **settings):
         ("x.csv", "b:float,a:token\n2,1\n4,3\n", [2, 3]),  # an atomic file with commas
         ("x.jsonl.gz", '{"b": "2", "a": "1"}\n\n{"a": "3", "b": "4"}\n', [1, 3]),
         ("x.json", '\ufeff{"b": "2", "a": "1"}\n{"a": "3", "b": "4"}\n', [1, 2]),
+        ("x.json.gz", '[{"b": "2", "a": "1"}, {"a": "3", "b": "4"}]', [1, 2]),
         ("x.json", ' [{"b": "2",\n "a": "1"}, {"a": "3", "b": "4"}]', [1, 2]),
     ],
 )
@@ -75,6 +76,7 @@ def test_other_encodings(write, encoding):
     ("name", "text", "number"),
     [
         ("x.csv", "a,b\n1,2\n3\n", 3),
+        ("x.csv", 'a,b\n1,"2\n3,4\n', 2),
         ("x.item", "a:token\tb:token\n1\t2\t3\n", 2),
         ("x.jsonl", '{"a": 1, "b": 2}\n{"a"\n', 2),
         ("x.jsonl", '{"a": 1, "b": 2}\n[3]\n', 2),

@@ -9,6 +9,7 @@ Here is what to convert, and how, of which command options are made, and what ca
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -94,6 +95,7 @@ class Count:
     note: str = ""
     # ``line 7``, or ``file.csv line 7`` where several files are read.
     places: list[str] = field(default_factory=list)
+    why: str = ""  # What is wrong with the first one, or what to do
 
     def add(self, lines: Iterable[int], where: str = "") -> None:
         """Count these lines of a file; ``where`` stands before their numbers."""
@@ -104,7 +106,12 @@ class Count:
 
     def within(self, where: str) -> OnBad:
         """What counts the bad lines of a file."""
-        return lambda line, why: self.add([line], where)
+
+        def add(line: int, why: str) -> None:
+            self.why = self.why or why
+            self.add([line], where)
+
+        return add
 
     def __str__(self) -> str:
         more = [self.note] if self.note else ["…"] if self.count > len(self.places) > 0 else []
@@ -114,9 +121,9 @@ class Count:
 class Report(list):
     """Rows of :class:`Count`."""
 
-    def row(self, what: str, count: int = 0, note: str = "") -> Count:
+    def row(self, what: str, count: int = 0, note: str = "", **more) -> Count:
         """Add a row, which may go on counting."""
-        self.append(Count(what, int(count), note))
+        self.append(Count(what, int(count), note, **more))
         return self[-1]
 
 
@@ -148,7 +155,6 @@ class Converted:
     def command(self) -> str:
         """What to type next."""
         preset = RECOMMENDED if self.has_text else "id_only"
-        return (
-            f"recbole-llm --model=LLMEmbSASRec --preset={preset} --dataset={self.path.name} "
-            f"--data_path={self.path.parent} --config_files={self.settings}"
-        )
+        given: dict = {"model": "LLMEmbSASRec", "preset": preset, "dataset": self.path.name}
+        given |= {"data_path": self.path.parent, "config_files": self.settings}
+        return shlex.join(["recbole-llm", *(f"--{key}={value}" for key, value in given.items())])

@@ -11,7 +11,7 @@ import numpy as np
 from recbole_llmemb.apps.convert import Report
 from recbole_llmemb.core.errors import UserError, name_some, nearest
 from recbole_llmemb.records.reader import RecordFile
-from recbole_llmemb.records.values import is_number, one_line, text_of, token_of
+from recbole_llmemb.records.values import is_number, kept_token, text_of
 
 #: Names by which a column is known, without case, blanks and underscores.
 KNOWN = {
@@ -88,7 +88,7 @@ def find_item(given: str | None, columns: list[str], where: str) -> str:
 def _none_known(roles, options, columns, where, more="") -> UserError:
     told = f"{where}: no column looks like the {' or the '.join(roles)}"
     name = " and ".join(f"--{option}=COLUMN" for option in options)
-    more += "" if len(columns) > 1 else ", or set --delimiter"
+    more += "" if len(columns) > 1 else ", or set --delimiter (of json: one object per record)"
     told = f"{told}, it has {', '.join(columns)}; name it with {name}{more}."
     return UserError(told, key=options[0], where=where)
 
@@ -174,6 +174,7 @@ def gather(
     rows = Report()
     read, malformed = rows.row("item lines read"), rows.row("  - malformed lines")
     no_item = rows.row("  - without item")
+    odd = rows.row("  - whose item is no plain text or whole number")
     repeated = rows.row("  - of an item that was there already")
     unmet = rows.row("  - of items without interactions")
     kinds: list[set[bool]] = [set() for _ in fields]  # Whether what a field holds are numbers
@@ -185,11 +186,13 @@ def gather(
             for lines, columns in file.pieces([column, *own], malformed.within(where), progress):
                 read.count += len(lines)
                 for line, (given, *values) in zip(lines, zip(*columns)):
-                    item = one_line(token_of(given))
+                    item = kept_token(given)
                     if item and others:
                         numbers.setdefault(item, len(numbers))
-                    number = numbers.get(item)
-                    if not item:
+                    number = numbers.get(item or "")
+                    if item is None:
+                        odd.add([line], where)
+                    elif not item:
                         no_item.add([line], where)
                     elif number is None:
                         unmet.count += 1
@@ -206,6 +209,8 @@ def gather(
                                 kind.add(is_number(cell))
                         output.write(line_of([number, *cells]))
     read.count += malformed.count
+    if not odd.count:
+        rows.remove(odd)
     numeric = [kind == {True} for kind in kinds]
     has_line, bare = (np.isin(np.arange(len(numbers)), list(some)) for some in (has, empty))
     names = [_name(field) for field in fields]

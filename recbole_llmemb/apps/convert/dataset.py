@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,11 @@ def _check(job, out):
     if any(letter.isspace() for letter in str(out)) or not out.name:
         told = f"--out is {str(out)!r}; give a folder without blanks: its name is the dataset's."
         raise UserError(told, key="out")
+    if out.name.strip("'\"").lower() in ("", "none", "null", "~"):
+        told = (
+            f"--out is {str(out)!r}; its name would be the dataset's, and means that there is none"
+        )
+        raise UserError(f"{told}; give the folder another.", key="out")
     refuse_inputs(out, [*job.interactions, *job.items])
     require_free(out, True, converted_files, _WHAT)
 
@@ -182,12 +188,12 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
         f"in {counted(rounds, 'round')}; {gone[1]:,} users and {gone[2]:,} items went with them",
     )
     if not len(kept):
-        raise UserError(
-            f"Nothing is left of {rows[0].count:,} lines, {len(found.table):,} of which could be "
-            f"used and {len(table):,} are neither repeated nor of items without metadata; lower "
-            "--min_user, --min_item and --min_rating, or check the columns.",
-            key="min_user",
-        )
+        most = max(rows[1:], key=lambda row: row.count)
+        told = f"Nothing is left of {rows[0].count:,} lines"
+        if most.count:
+            told += f": {most.count:,} of them are gone as {most.what.strip(' -')!r} ({most})"
+        advice = most.why or "check the columns, or lower --min_user, --min_item and --min_rating"
+        raise UserError(f"{told}; {advice}.", key="min_user")
     for what, count in zip(("interactions written", "  users", "  items"), sizes(kept)):
         rows.row(what, count)
     return kept
@@ -245,10 +251,13 @@ def write_interactions(path: Path, table, users: list[str], items: list[str]) ->
             cells: list[Any] = [map(users.__getitem__, piece["user"])]
             cells.append(map(items.__getitem__, piece["item"]))
             if ratings:
-                cells.append(f"{value:g}" for value in piece["rating"])
-            times = piece["time"].tolist()
-            cells.append(int(time) if time == int(time) else time for time in times)
+                cells.append(map(_shown, piece["rating"].tolist()))
+            cells.append(map(_shown, piece["time"].tolist()))
             file.writelines(map(line_of, zip(*cells)))
+
+
+def _shown(value: float) -> float:
+    return int(value) if value.is_integer() else value
 
 
 def write_items(path: Path, lines, kept) -> None:
@@ -271,6 +280,6 @@ def write_settings(path: Path, about: list[str], settings: dict[str, tuple]) -> 
     lines = [_MARK + f" {about[0]}", *(f"# {line}" for line in about[1:])]
     lines += [_HAS_ITEMS] * path.with_suffix(".item").is_file()
     for key, (value, meaning) in settings.items():
-        shown = yaml.safe_dump(value, default_flow_style=True, width=1000).split("\n")[0]
+        shown = yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]
         lines.append(f"{key}: {shown}  # {meaning}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

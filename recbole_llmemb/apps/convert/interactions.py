@@ -1,4 +1,4 @@
-"""Who did what and when, kept as numbers: 20 bytes an interaction, and each token once."""
+"""Who did what and when, kept as numbers: 24 bytes an interaction, and each token once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pandas as pd
 from recbole_llmemb.apps.convert import Report
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.records.reader import RecordFile
-from recbole_llmemb.records.values import one_line, token_of
+from recbole_llmemb.records.values import kept_token
 
 _PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9, "number": 1}
 _WORDS = {
@@ -23,6 +23,8 @@ _WORDS = {
 UNITS = ("auto", *_WORDS)
 # Numbers below are no seconds of our time: positions, years, days.
 _FIRST_SECOND = 1e8  # March 1973
+_LAST_SECOND = 1e11  # Numbers from here on are milliseconds
+_FAR = 7_258_118_400  # The year 2200
 _NONE = {name: np.zeros(0, dtype=np.int32) for name in ("user", "item", "time", "rating")}
 
 
@@ -52,15 +54,18 @@ def read_interactions(
     rows = Report()
     read, malformed = rows.row("interactions read"), rows.row("  - malformed lines")
     # Why a line is left out while it is read, in the order in which it is looked at.
-    no_id, no_time, no_rating = (
-        rows.row(f"  - without {what}")
-        for what in ("user or item", "a time that can be read", "a rating that can be read")
-    )
+    no_id = rows.row("  - without user or item")
+    told = "nested values, fractions and line breaks name nobody; check --user and --item"
+    odd = rows.row("  - whose user or item is no plain text or whole number", why=told)
+    no_time = rows.row("  - without a time that can be read", why="check --time and --time_unit")
+    told = "check --rating and the separator; a number is written as 4.5"
+    no_rating = rows.row("  - without a rating that can be read", why=told)
     low = None if min_rating is None else rows.row(f"  - rated below {min_rating:g}")
     known: dict[str, dict[str, int]] = {"user": {}, "item": {}}
     wanted = [column for column in dict.fromkeys(roles.values()) if column]
     parts = []
     for file in files:
+        clock.begin()
         where = "line " if len(files) == 1 else f"{file.path.name} line "
         for lines, columns in file.pieces(wanted, malformed.within(where), progress):
             given = dict(zip(wanted, columns))
@@ -72,7 +77,8 @@ def read_interactions(
             read.count += len(lines)
             good = np.ones(len(lines), dtype=bool)
             for reason, mask in (
-                (no_id, [not (user and item) for user, item in zip(*tokens.values())]),
+                (no_id, ["" in pair for pair in zip(*tokens.values())]),
+                (odd, [None in pair for pair in zip(*tokens.values())]),
                 (no_time, np.isnan(times)),
                 (no_rating, ~np.isfinite(ratings)),
                 (low, ratings < (-np.inf if min_rating is None else min_rating)),
@@ -83,16 +89,18 @@ def read_interactions(
                 good &= ~bad
             chosen = np.flatnonzero(good)
             part = {role: _numbered(tokens[role], chosen, known[role]) for role in known}
-            part |= {"time": times[chosen], "rating": ratings[chosen].astype(np.float32)}
+            part |= {"time": times[chosen], "rating": ratings[chosen]}
             parts.append(pd.DataFrame(part))
     read.count += malformed.count
+    if not odd.count:
+        rows.remove(odd)  # as nearly always
     table = pd.concat(parts or [pd.DataFrame(_NONE)], ignore_index=True)
     table = table if roles["rating"] else table.drop(columns="rating")
     return Interactions(table, list(known["user"]), list(known["item"]), rows)
 
 
 def _tokens(values, known):
-    return [v if type(v) is str and v in known else one_line(token_of(v)) for v in values]
+    return [v if type(v) is str and v in known else kept_token(v) for v in values]
 
 
 def _numbered(tokens, chosen, known):
@@ -148,22 +156,39 @@ class Clock:
     """Turns a column of times into seconds since 1970.
 
     ``unit``: one of :data:`UNITS`, or a format of ``strptime`` such as ``%d.%m.%Y``; ``auto`` looks
-    at the first piece.
+    at the first piece of each file.
     """
 
     def __init__(self, unit: str = "auto", column: str = "time"):
         if unit not in UNITS and "%" not in unit:
             told = f"--time_unit is {unit!r}; it must be {', '.join(UNITS)}, or like %d.%m.%Y."
             raise UserError(told, key="time_unit")
-        self.unit, self.column = unit, column
+        self.asked, self.unit, self.column = unit, unit, column
+        self.seen: dict[str, int] = {}  # Units, and how many times were of another one
         self.first, self.last = np.inf, -np.inf
 
+    def begin(self) -> None:
+        """Look at another file."""
+        self.unit = self.asked
+
     def seconds(self, values: list) -> np.ndarray:
-        """Times ``(n,)`` in seconds; NaN where there is none to read, or one before 1970."""
+        """Times ``(n,)`` in seconds; NaN where there is none to read, or one before 1970.
+
+        So is what can only be of another unit.
+        """
         if self.unit == "auto":
             self.unit = self._recognized(values)
+        self.seen.setdefault(self.unit, 0)
+        if "number" in self.seen and len(self.seen) > 1:
+            told = f"The times in {self.column!r} are positions in one file and dates in another"
+            raise UserError(f"{told}; convert them apart, or set --time_unit.", key="time_unit")
         if self.unit in _PER_SECOND:
             found = numbers(values) / _PER_SECOND[self.unit]
+            if self.unit != "number":
+                low = 0 if self.unit == "s" else _FIRST_SECOND
+                other = np.isfinite(found) & (found >= _LAST_SECOND) | (found >= 0) & (found < low)
+                self.seen[self.unit] += int(other.sum())
+                found[other] = np.nan
         else:
             found = _dates(values, None if self.unit == "text" else self.unit)
         found[~np.isfinite(found) | (found < 0)] = np.nan
@@ -194,10 +219,12 @@ class Clock:
         return "text"
 
     def __str__(self):
-        words = _WORDS.get(self.unit, f"dates like {self.unit}")
-        if self.unit == "number" or not np.isfinite(self.first):
-            return words
-        return f"{words}, {_day(self.first)} to {_day(self.last)}"
+        words = " and ".join(_WORDS.get(unit, f"dates like {unit}") for unit in self.seen)
+        if "number" not in self.seen and np.isfinite(self.first):
+            words += f", {_day(self.first)} to {_day(self.last)}"
+            words += ", which is far ahead: check --time_unit" if self.last > _FAR else ""
+        others = sum(self.seen.values())
+        return f"{words}; {others:,} of another unit are left out" if others else words
 
 
 def numbers(values) -> np.ndarray:

@@ -16,7 +16,7 @@ import yaml
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.cli.main import main  # isort: skip
-from recbole_llmemb.apps.convert import ConvertJob, convert  # isort: skip
+from recbole_llmemb.apps.convert import ConvertJob, Converted, convert  # isort: skip
 from recbole_llmemb.apps.convert.interactions import k_core  # isort: skip
 from recbole_llmemb.records.items import read_items  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
@@ -201,8 +201,87 @@ def test_quotes_hold_lines_and_delimiters(write):
     text = 'user;item;time\n"a";"x;y";1\n"b";"two\nlines";2\nc;z\nd;q;4\n'
     done, _ = job(interactions=[write("r.csv", text)])
     rows = table("dataset/mine/mine.inter")[1]
-    assert rows == [["a", "x;y", "1"], ["b", "two lines", "2"], ["d", "q", "4"]]
+    assert rows == [["a", "x;y", "1"], ["d", "q", "4"]]
     assert places(done)["malformed lines"] == "line 5"
+    assert places(done)["whose user or item is no plain text or whole number"] == "line 3"
+
+
+def _clicks(lines):
+    """100 lines, of which some are others."""
+    rows = [f"u{n % 5},i{n % 7},{1_500_000_000 + n}" for n in range(100)]
+    for place, line in lines.items():
+        rows[place] = line
+    return "user,item,time\n" + "\n".join(rows) + "\n"
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.tsv"])
+@pytest.mark.parametrize("places_of", [[10], [10, 60], [10, 11, 99]])
+def test_a_stray_quote_takes_its_own_line_only(write, name, places_of):
+    text = _clicks(dict.fromkeys(places_of, 'u1,"i1,1500000010'))
+    done, _ = job(interactions=[write(name, text.replace(",", "\t") if "tsv" in name else text)])
+    assert places(done)["malformed lines"] == ", ".join(f"line {n + 2}" for n in places_of)
+    assert counts(done)["interactions read"] == 100
+    assert done.interactions == 100 - len(places_of) and done.items == 7
+
+
+def test_quotes_that_swallow_lines_in_due_form_are_warned_of(write, caplog):
+    text = _clicks({10: 'u1,"i1,1500000010', 13: 'u2,i2",1500000013'})
+    done, _ = job(interactions=[write("r.csv", text)])
+    assert places(done)["whose user or item is no plain text or whole number"] == "line 12"
+    assert "line 12" in caplog.text
+    caplog.clear()
+    items = write("i.csv", 'item,title,brand\ni1,"One,\n""two"", 3,\nfour",x\ni2,12" LP,y\n')
+    done, _ = job("dataset/b", interactions=[write("r.csv", _clicks({}))], items=[items])
+    assert table("dataset/b/b.item")[1] == [
+        ["i1", 'One, "two", 3, four', "x"],
+        ["i2", '12" LP', "y"],
+    ]
+    assert not caplog.text
+
+
+def test_tokens_are_kept_apart(write):
+    ids = ["a  b", "a b", "a\u00a0b", "'a'", " c ", "c\t"]
+    rows = [{"user": name, "item": name, "time": 1} for name in ids]
+    done, _ = job(interactions=[write("r.jsonl", lines_of(rows))])
+    assert sorted(row[0] for row in table("dataset/mine/mine.inter")[1]) == sorted(
+        ["a  b", "a b", "a\u00a0b", "'a'", "c"]
+    )
+
+
+def test_what_names_nobody_is_counted(write):
+    odd = [{"id": "a"}, ["i"], True, 1.5, 9007199254740993.0, "a\tb", "a\nb"]
+    rows = [{"user": "u", "item": value, "time": 1} for value in [*odd, 3.0, "x"]]
+    items = write("i.jsonl", lines_of({"item": row["item"], "title": "t"} for row in rows))
+    done, _ = job(interactions=[write("r.jsonl", lines_of(rows))], items=[items])
+    assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["3", "x"]
+    assert counts(done)["whose user or item is no plain text or whole number"] == len(odd)
+    assert counts(done)["whose item is no plain text or whole number"] == len(odd)
+
+
+def test_two_values_for_one_key_are_malformed(write):
+    text = '{"user": "u", "item": "a", "item": "b", "time": 1}\n' + lines_of(
+        [{"user": "u", "item": "c", "time": 1}]
+    )
+    done, _ = job(interactions=[write("r.jsonl", text)])
+    assert places(done)["malformed lines"] == "line 1" and done.items == 1
+    with pytest.raises(UserError, match="two values for 'item'"):
+        job("dataset/b", interactions=[write("r.json", f"[{text.splitlines()[0]}]")])
+
+
+def test_ratings_are_kept(write):
+    given = ["1234567", "12345.678", "5", "4.0", "3.5", "0.1"]
+    text = "user,item,rating,time\n" + "".join(f"u,i{n},{r},{n}\n" for n, r in enumerate(given))
+    job(interactions=[write("r.csv", text)])
+    assert [row[2] for row in table("dataset/mine/mine.inter")[1]] == [
+        "1234567", "12345.678", "5", "4", "3.5", "0.1"
+    ]  # fmt: skip
+
+
+def test_many_fields_can_be_read_again(write):
+    names = [f"a_field_with_a_name_{n}" for n in range(80)]
+    items = write("i.csv", ",".join(["item", *names]) + "\na" + ",x" * 80 + "\n")
+    done, _ = job(interactions=[write("r.csv", "user,item,time\nu,a,1\n")], items=[items])
+    assert yaml.safe_load(done.settings.read_text())["item_text_fields"] == names
 
 
 def test_columns_without_names(write):
@@ -265,6 +344,41 @@ def test_times_that_cannot_be_are_dropped_and_counted(write):
     assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["i0", "i4"]
     assert counts(done)["without a time that can be read"] == 3
     assert "(seconds, 2020-05-05 to 2020-05-05)" in told[0]
+
+
+@pytest.mark.parametrize(("odd", "unit"), [(1_500_000_100_000, "seconds"), (3, "milliseconds")])
+def test_a_time_of_another_unit_is_none(write, odd, unit):
+    factor = 1 if unit == "seconds" else 1000
+    times = [
+        1_500_000_000 * factor,
+        odd if unit == "seconds" else 1_500_000_001,
+        1_500_000_002 * factor,
+    ]
+    text = "user,item,time\n" + "".join(f"u,i{n},{time}\n" for n, time in enumerate(times))
+    done, told = job(interactions=[write("r.csv", text)])
+    assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["i0", "i2"]
+    assert counts(done)["without a time that can be read"] == 1
+    assert f"({unit}, " in told[0] and "1 of another unit" in told[0]
+
+
+def test_each_file_has_its_own_unit(write):
+    one = write("a.csv", "user,item,time\nu,a,1500000000\n")
+    two = write("b.csv", "user,item,time\nu,b,1500000100000\n")
+    _, told = job(interactions=[one, two])
+    assert table("dataset/mine/mine.inter")[1] == [
+        ["u", "a", "1500000000"],
+        ["u", "b", "1500000100"],
+    ]
+    assert "seconds and milliseconds, 2017-07-14 to 2017-07-14" in told[0]
+    three = write("c.csv", "user,item,time\nu,b,7\n")
+    with pytest.raises(UserError) as refused:
+        job("dataset/b", interactions=[one, three])
+    assert refused.value.key == "time_unit"
+
+
+def test_a_time_far_ahead_is_told(write):
+    _, told = job(interactions=[write("r.csv", "user,item,time\nu,a,15000000000\n")])
+    assert "2445-05-01, which is far ahead" in told[0]
 
 
 def test_numbers_beyond_all_times_are_dropped(tmp_path):
@@ -441,6 +555,7 @@ def test_several_files(write):
         ("user,item,time", {"out": "data set/x"}, "a folder without blanks"),
         ("user,item,time", {"format": "xls"}, "format is 'xls'"),
         ("user,item,time", {"delimiter": ";;"}, "it must be one character"),
+        ("user,item,time", {"out": "dn/None"}, "means that there is none"),
     ],
 )  # fmt: skip
 def test_refused(write, tmp_path, header, settings, words):
@@ -462,6 +577,14 @@ def test_refused(write, tmp_path, header, settings, words):
         ("r.jsonl.gz", "not gzip", None),
         ("r.parquet", "not parquet", "r.parquet cannot be read"),
         ("r.jsonl", "[1]\nnull\n", "has no columns"),
+        ("r.json", '{"data": [{"user": 1, "item": 2}]}', "of json: one object per record"),
+        ("r.csv", b"PK\3\4...", "save it as csv"),
+        ("r.xlsx", b"PK\3\4...", "save it as csv"),
+        ("r.csv", "sep=;\nuser;item;time\nu;a;1\n", "take it out and set delimiter to ';'"),
+        ("r.csv.gz", gzip.compress(b"user,item,time\nu,a,1\n") + b"garbage", "unpack it"),
+        ("r.csv", "user;item;rating;time\nu;a;4,5;1\n", "without a rating that .*line 2.* as 4.5"),
+        ("r.csv", "user,item,time\nu,a,1,\n", "malformed lines.*line 2.*check the separator"),
+        ("r.csv", "user,item,time\nu,a,-1\n", "without a time that can be read.*--time_unit"),
     ],
 )
 def test_files_that_are_not_what_they_seem(tmp_path, name, content, words):
@@ -587,6 +710,9 @@ def test_without_items_the_next_command_learns_ids(write, capsys):
     assert main(["convert", f"--interactions={path}", "--out=dataset/ids", "--min_item=1"]) == 0
     out = capsys.readouterr().out
     (command,) = [line for line in out.splitlines() if line.startswith("next:")]
+    assert (
+        "'--dataset=$(id)'" in Converted(Path("d/$(id)"), Path("d"), 1, 1, 1, False, []).command()
+    )
     assert "--preset=id_only" in command and "item lines" not in out
     typed = command.split()[2:]
     more = ["--epochs=1", "--hidden_size=8", "--n_heads=1", "--inner_size=8", "--use_gpu=False"]
