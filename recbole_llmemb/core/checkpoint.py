@@ -95,6 +95,9 @@ def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
     UserError
         When the file is missing, or holds pickled Python objects.
     """
+    if os.path.isdir(path):
+        told = f"The checkpoint '{path}' is a folder"
+        raise UserError(f"{told}: give a .pth file, or the result file of a run.", where=path)
     if not os.path.isfile(path):
         raise UserError(f"There is no checkpoint at '{path}': check the path.", where=path)
     told = f"The checkpoint '{path}' cannot be read: it is damaged or not a checkpoint"

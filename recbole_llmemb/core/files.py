@@ -109,7 +109,12 @@ def atomic_file(path: AnyPath, key: str | None = None) -> Iterator[Path]:
     ``key``: the option that names it.
     """
     if is_stream(path):
-        yield Path(path)
+        try:
+            yield Path(path)
+        except OSError as error:  # one of writing does not say of which file
+            if error.filename:
+                raise
+            raise OSError(error.errno or errno.EIO, reason_of(error), os.fspath(path)) from error
         return
     with _writing(path, key):
         target, fresh = _beside(path)
@@ -139,7 +144,10 @@ def _beside(path: AnyPath) -> tuple[Path, Path]:
     target = Path(os.path.realpath(path) if os.path.islink(path) else path)
     if target.is_dir():
         raise IsADirectoryError(21, "it is a directory")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise NotADirectoryError(errno.ENOTDIR, f"{target.parent} is no folder") from None
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     os.close(handle)
     return target, Path(name)

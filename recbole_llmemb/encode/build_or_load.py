@@ -50,7 +50,7 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
     if values_of(config).get("scft"):
         told = "scft is set, whose adapter comes before the table"
         raise UserError(f"{told}; recbole_llmemb.scft.ensure_table makes both.", key="scft")
-    settings, cache = EncodeSettings.of(config), cache_directory(config)
+    settings = EncodeSettings.of(config)
     if settings.llm_table:
         path = Path(os.path.expanduser(settings.llm_table))
         if not path.is_dir():
@@ -60,18 +60,25 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
             report(f"table: using {path}")
     else:
         job = job_from_config(config)
-        path = cache / f"{values_of(config)['dataset']}-{job.source.short_name}-{job.key[:12]}"
+        name = f"{values_of(config)['dataset']}-{job.source.short_name}-{job.key[:12]}"
+        path = cache_directory(config) / name
         # A damaged table in the cache is replaced: nobody but this function puts tables there.
         run_job(job, path, overwrite=True, report=report)
     if settings.llm_pca_dim:
-        path = _reduced(path, settings.llm_pca_dim, cache, report)
+        path = _reduced(path, settings.llm_pca_dim, cache_directory(config), report)
     return path
 
 
 def cache_directory(config: Mapping[str, Any]) -> Path:
     """``llm_cache_dir``, else $RECBOLE_LLMEMB_CACHE, else ``~/.cache/recbole-llmemb``."""
     chosen = EncodeSettings.of(config).llm_cache_dir or os.environ.get(CACHE_VARIABLE)
-    return Path(os.path.expanduser(chosen or os.path.join("~", ".cache", "recbole-llmemb")))
+    path = Path(os.path.expanduser(chosen or os.path.join("~", ".cache", "recbole-llmemb")))
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        told = f"{path} cannot be the cache of tables and teachers, as {there} is no folder"
+        advice = f"set llm_cache_dir, or the variable {CACHE_VARIABLE}, to one"
+        raise UserError(f"{told}; {advice}.", key="llm_cache_dir", where=there)
+    return path
 
 
 def job_from_config(config: Mapping[str, Any], items: Path | None = None) -> EncodeJob:

@@ -146,7 +146,7 @@ def read_catalog(file: ItemFile, prompt: Callable[[Mapping[str, str]], str]) -> 
         n_without_text += not item
     digests = np.frombuffer(b"".join(numbers), dtype=np.uint8).reshape(-1, 16)
     del numbers
-    check_tokens(tokens, file.file.path)
+    check_tokens(tokens, file)
     texts_hash = hash_lists(tokens, (texts[number] for number in text_of))
     return Catalog(
         tokens, file.fields, texts, np.array(text_of), digests, texts_hash, n_without_text

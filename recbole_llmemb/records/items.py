@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.core.errors import UserError, explained, name_some, refuse_twice
-from recbole_llmemb.core.files import split_tokens
+from recbole_llmemb.core.files import NO_TEXT, split_tokens
 from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
 from recbole_llmemb.records.values import is_token, text_of, token_of, wrong_token
 
@@ -70,7 +70,7 @@ class ItemFile:
         for token, attributes in self.rows():
             found.tokens.append(token)
             found.attributes.append(attributes)
-        check_tokens(found.tokens, self.file.path)
+        check_tokens(found.tokens, self)
         return found
 
     def _token(self, given: Any, number: int) -> str:
@@ -151,11 +151,13 @@ def read_dataset_items(
     return file.read()
 
 
-def check_tokens(tokens: Sequence[str], path: Path) -> None:
+def check_tokens(tokens: Sequence[str], items: ItemFile) -> None:
     """Refuse a file without items, and one that has an item twice."""
+    path = items.file.path
     if not tokens:
         raise UserError(f"{path} has no items below its first line.", where=path)
-    refuse_twice(tokens, path, "keep one line per item")
+    other = f"set item_id_field, if it is not {items.id_field} that names them"
+    refuse_twice(tokens, path, f"keep one line per item, or {other}")
 
 
 # -- titles -------------------------------------------------------------------------------
@@ -234,10 +236,17 @@ def read_histories(
             raise UserError(told, where=path)
         times.append(_times(value.get("times"), len(history), where))
         histories.append([token_of(token) for token in history])
-        names.append(token_of(value.get("user")) or place)
+        user = value.get("user")
+        name = token_of(user) if is_token(user) else "\0"
+        if NO_TEXT.search(name):
+            told = f"{where} has a user {user!r:.100}; write text, or a whole number."
+            raise UserError(told, where=path)
+        names.append(name or place)
         places.append(where)
     if not histories:
-        raise UserError(f"{path} is empty; give one history per line.", where=path)
+        told = "is empty" if file.kind == "json" else "has nothing below its line of names"
+        advice = "give one history per line" + ", below user,history" * (file.kind != "json")
+        raise UserError(f"{path} {told}; {advice}.", where=path)
     return histories, names, times, places
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -167,6 +168,9 @@ def _asked(typed):
     _refuse_of_others(model, typed)
     config = make_config(model, str(dataset), files, typed, strict=typed)
     _refuse_of_others(model, config)
+    if config["log_wandb"] and importlib.util.find_spec("wandb") is None:
+        told = "log_wandb needs wandb, which is not installed; run `pip install wandb`"
+        raise UserError(f"{told}, or leave log_wandb.", key="log_wandb")
     if config["holdout_items"]:
         cold.require_cold_ranking(config, model_class(model))
     if folder:

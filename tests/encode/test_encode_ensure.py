@@ -166,3 +166,16 @@ def test_real_items_with_the_bundled_encoder(tmp_path):
     model = SentenceTransformer(find_encoder().location, device="cpu")
     assert table.tokens == [str(i) for i in range(1, 51)]
     assert torch.allclose(table.vectors, model.encode(prompts, convert_to_tensor=True), atol=1e-5)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_cache_that_can_be_no_folder(config, tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RECBOLE_LLMEMB_CACHE", str(tmp_path / place))
+    with pytest.raises(UserError) as caught:
+        ensure_table({**config, "llm_cache_dir": None})
+    assert caught.value.key == "llm_cache_dir" and caught.value.where == str(tmp_path / "file")
+    assert "RECBOLE_LLMEMB_CACHE" in str(caught.value)
+    EmbeddingTable(["a"], torch.ones(1, 2), {}).save(tmp_path / "ready")  # which needs no cache
+    ready = {**config, "llm_cache_dir": None, "llm_table": str(tmp_path / "ready")}
+    assert ensure_table(ready) == tmp_path / "ready"

@@ -1,6 +1,7 @@
 """A run by ``execute``: what it reports, returns and refuses."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -35,6 +36,13 @@ def test_everything_is_reported_and_nothing_printed(typed, tmp_path, capsys):
     assert lines[-1].startswith("total:")
     assert result == json.loads((tmp_path / "r.json").read_text())
     assert "checkpoint" not in execute(typed(), report=lines.append)
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is there")
+def test_a_library_that_is_absent_is_told_before_any_work(typed):
+    with pytest.raises(UserError) as caught:
+        execute({**typed("SASRec"), "log_wandb": True}, silent)
+    assert caught.value.key == "log_wandb" and "pip install wandb" in str(caught.value)
 
 
 def silent(line):

@@ -18,6 +18,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, is_stream
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.terminal import progress_bar, text_table, width
+from recbole_llmemb.records.values import one_line
 
 FORMATS = ("table", "jsonl", "parquet")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
@@ -201,7 +202,7 @@ def _table(user, items, popular):
     rows = [row[:columns] for row in rows]
     text = tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
     why = " (no history: popular items)" if popular else ""
-    return f"{user}{why}\n{text if rows else _NOTHING}\n"
+    return f"{one_line(user)}{why}\n{text if rows else _NOTHING}\n"
 
 
 def _write_parquet(batches, path):

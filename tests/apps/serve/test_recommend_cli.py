@@ -149,6 +149,20 @@ def test_what_cannot_work_is_told_in_one_sentence(saved, run, options, message):
     assert err.count("error: ") == 1 and len(err.strip().splitlines()) == 1
 
 
+def test_names_move_no_cursor_and_outputs_are_named(saved, run, tmp_path):  # noqa: F811
+    path, file = saved(), tmp_path / "people.jsonl"
+    file.write_text('{"user": "a\\u001b[2Jb\\nu9\\n  item  score", "history": ["i1"]}\n')
+    _, out, _ = run(path, f"--history_file={file}")
+    assert out.startswith("a [2Jb u9 item score\n") and "\x1b" not in out
+    for out in ("/dev/full", f"{file}/x.jsonl"):
+        status, _, err = run(path, f"--history_file={file}", f"--out={out}", "--format=jsonl")
+        assert status == 2 and out.removesuffix("/x.jsonl") in err and "File exists" not in err
+    csv = tmp_path / "people.csv"
+    csv.write_text("a,i1 i2\n")
+    status, _, err = run(path, f"--history_file={csv}")
+    assert status == 2 and "user,history" in err and "is empty" not in err
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -161,6 +175,9 @@ def test_what_cannot_work_is_told_in_one_sentence(saved, run, options, message):
         ('{"history": ["i1"], "times": [NaN]}', "line 2 has times that are not all numbers"),
         ('{"history": ["i1"], "times": [1e400]}', "line 2 has times that are not all numbers"),
         ('{"history": ["i1", "soap"]}', "line 2: The model of"),
+        ('{"user": {"id": 3}, "history": ["i1"]}', "line 2 has a user {'id': 3}"),
+        ('{"user": true, "history": ["i1"]}', "line 2 has a user True"),
+        ('{"user": "\\ud800", "history": ["i1"]}', "line 2 has a user"),
     ],
 )
 def test_a_bad_line_is_named_by_its_number(saved, run, tmp_path, line, message):  # noqa: F811
@@ -222,6 +239,8 @@ def test_the_table_is_not_looked_for_by_the_text_of_today(from_text, tiny, run, 
 
 
 def test_what_is_no_checkpoint_of_a_sequence_model_is_refused(saved, run, tmp_path):  # noqa: F811
+    status, _, err = run(tmp_path, "--users=u1")
+    assert status == 2 and "is a folder" in err
     status, _, err = run(tmp_path / "gone.pth", "--users=u1")
     assert status == 2 and "There is no checkpoint at" in err
     checkpoint.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "bare.pth")
