@@ -1,4 +1,4 @@
-"""Do new items come to lie beside their kind: ``best`` with more and less ridge in its whitening.
+"""Do new items come to lie beside their kind: by the whitening's ridge, and by where they are put.
 
     python -m benchmarks.cold_study --data_path=DIR [--only=TEXT] [--list | --table]
 
@@ -21,7 +21,11 @@ import torch.nn.functional as F
 
 from benchmarks import study
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.contract import given_to
+from recbole_llmemb.encode.build_or_load import ensure_table
+from recbole_llmemb.evaluation.cold import evaluate_cold
+from recbole_llmemb.models.contract import ItemTable, given_to
+from recbole_llmemb.models.llmemb.parts import prepared
+from recbole_llmemb.models.losses import Items
 from recbole_llmemb.run.restore import restore
 
 DATASETS = {"ml-100k": "ml-100k", "beauty": "Amazon_Beauty", "toys": "Toys"}
@@ -43,12 +47,12 @@ SHARED = [
 NEIGHBORS = 10
 COLUMNS = {
     "recall": f"text neighbors found, of {NEIGHBORS}",
-    "cold": "held out, NDCG@10 among all",
+    "cold": "NDCG@10 among all",
     "among_cold": "among held out",
     "auc": "AUC",
-    "valid": "others, validation NDCG@10",
-    "test": "others, test NDCG@10",
 }
+#: Where held-out items are put: where training begins, and where the model puts new ones.
+PLACES = {"begun": "where training begins", "placed": "as the model does"}
 
 
 def jobs(data_path):
@@ -62,21 +66,46 @@ def jobs(data_path):
 
 
 @torch.no_grad()
-def neighbors_found(checkpoint, changes) -> float:
-    """Which share of the nearest known items by text is among a held-out item's nearest here.
+def measure(checkpoint, llm_table, changes) -> dict:
+    """How held-out items are ranked, and which share of their nearest items by text is found.
 
-    Cosines both: of the encoder's vectors, and of what the model scores with.
+    Those are the known items whose vectors of the encoder have the largest cosines with its own;
+    found are those with the largest cosines of what the model scores with.
+    ``llm_table``: as the run was given it.
     """
     restored = restore(checkpoint, device="cpu", changes=changes, loaders=True)
     config, model, train = restored.config, restored.model, restored.data.train._dataset
-    table, tokens = given_to(train, config, "table"), train.held_out.tokens
-    known = model.items().vectors[1:]
-    fresh = model.unseen(config, train, tokens).vectors
-    near = []
-    for those, all_others in ((table.rows_of(tokens), table.rows()[1:]), (fresh, known)):
-        cosines = F.normalize(those.float(), dim=1) @ F.normalize(all_others.float(), dim=1).T
-        near.append(cosines.topk(NEIGHBORS).indices)
-    return (near[0].unsqueeze(2) == near[1].unsqueeze(1)).any(2).float().mean().item()
+    tokens, texts = train.held_out.tokens, _texts(config, llm_table, train)
+    near = _nearest(texts.rows_of(tokens), texts.rows()[1:])
+    begun = model.scored(prepared(config, given_to(train, config, "table"), tokens))
+    found = {}
+    for place, items in (("begun", Items(begun)), ("placed", model.unseen(config, train, tokens))):
+        model.unseen = lambda *_, items=items: items
+        cold = evaluate_cold(config, restored.data, model)
+        same = near.unsqueeze(2) == _nearest(items.vectors, model.items().vectors[1:]).unsqueeze(1)
+        ranked = cold["all_items"]["model"]
+        found[place] = {
+            "recall": same.any(2).float().mean().item(),
+            "cold": ranked["ndcg@10"],
+            "among_cold": cold["cold_items"]["model"]["ndcg@10"],
+            "auc": ranked["auc"],
+        }
+    return found
+
+
+def _texts(config, llm_table, train):
+    """The encoder's vectors, of which a model's table may be the principal components."""
+    kept = {key: config[key] for key in ("llm_table", "llm_pca_dim")}
+    config["llm_table"], config["llm_pca_dim"] = llm_table, None
+    path = ensure_table(config)
+    for key, value in kept.items():
+        config[key] = value
+    return ItemTable(path, train.field2id_token[train.iid_field], config["llm_missing"])
+
+
+def _nearest(those, others):
+    cosines = F.normalize(those.float(), dim=1) @ F.normalize(others.float(), dim=1).T
+    return cosines.topk(NEIGHBORS).indices
 
 
 def run(name, arguments, options):
@@ -95,40 +124,33 @@ def run(name, arguments, options):
     with tempfile.TemporaryDirectory() as folder:  # for what RecBole leaves behind
         os.chdir(folder)
         try:
-            recall = neighbors_found(trained / found["checkpoint"], changes)
+            scores = measure(
+                trained / found["checkpoint"], found["config"].get("llm_table"), changes
+            )
         except UserError as error:
             print(f"{name}: {error}", flush=True)
             return
         finally:
             os.chdir(here)
-    cold = found["cold_items"]
-    scores = {
-        "recall": recall,
-        "cold": cold["all_items"]["model"]["ndcg@10"],
-        "among_cold": cold["cold_items"]["model"]["ndcg@10"],
-        "auc": cold["all_items"]["model"]["auc"],
-        "valid": found["best_valid_result"]["ndcg@10"],
-        "test": found["test_result"]["ndcg@10"],
-    }
-    about = {"epochs": found["epochs"], "items": cold["items"], "targets": cold["targets"]}
+    scores |= {"valid": found["best_valid_result"]["ndcg@10"], "epochs": found["epochs"]}
+    scores |= {"test": found["test_result"]["ndcg@10"], "items": found["cold_items"]["items"]}
     options.out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(about | scores, indent=1) + "\n")
+    record.write_text(json.dumps(scores, indent=1) + "\n")
     print(f"{name}: {scores}", flush=True)
 
 
 def table(out) -> str:
     """A Markdown table, mean and standard deviation over the samples that are there."""
-    lines = ["| | `llm_whiten_ridge` | " + " | ".join(COLUMNS.values()) + " |"]
-    lines.append("|---" * (len(COLUMNS) + 2) + "|")
+    heads = ["", "`llm_whiten_ridge`", "held-out items", *COLUMNS.values(), "others, test NDCG@10"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for short, dataset in DATASETS.items():
-        shown = dataset
         for ridge in RIDGES:
             files = [Path(out) / f"{short}-{ridge}-{sample}.json" for sample in SAMPLES]
             runs = [json.loads(file.read_text()) for file in files if file.is_file()]
-            if runs:
-                cells = [study.mean_std([one[key] for one in runs]) for key in COLUMNS]
-                lines.append(f"| {shown} | {ridge} | {' | '.join(cells)} |")
-                shown = ""
+            for place, words in PLACES.items() if runs else ():
+                cells = [study.mean_std([one[place][key] for one in runs]) for key in COLUMNS]
+                cells.append(study.mean_std([one["test"] for one in runs]))
+                lines.append(f"| {' | '.join([dataset, ridge, words, *cells])} |")
     return "\n".join(lines)
 
 

@@ -191,7 +191,9 @@ def test_what_the_study_of_the_alignment_keeps(tiny_settings, tmp_path, monkeypa
 
 def test_the_study_of_new_items(tiny_settings, tmp_path, monkeypatch, capsys):
     """Neighbors of held-out items by text and by the model, one by one; done once; the table."""
-    settings = tiny_settings("LLMEmbSASRec", epochs=1, align_weight=0.0, holdout_items=0.2)
+    trained = {"adapter": "whitening", "llm_freeze": False, "llm_whiten": 0.3, "llm_pca_dim": 8}
+    trained |= {"align_weight": 0.0, "loss_type": "CE", "holdout_items": 0.2, "epochs": 1}
+    settings = tiny_settings("LLMEmbSASRec", **trained)
     settings.pop("gpu_id")
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
     assert len({name for name, _ in cold_study.jobs("data")}) == 24
@@ -206,7 +208,10 @@ def test_the_study_of_new_items(tiny_settings, tmp_path, monkeypatch, capsys):
     cold_study.main(options)
     found = json.loads((tmp_path / "out/toy-1-2020.json").read_text())
     run = json.loads((tmp_path / "done/toy-1-2020.json").read_text())
-    assert found["cold"] == run["cold_items"]["all_items"]["model"]["ndcg@10"]
+    ranked = run["cold_items"]["all_items"]["model"]
+    assert found["placed"]["cold"] == pytest.approx(ranked["ndcg@10"], abs=1e-6)
+    assert found["placed"]["auc"] == pytest.approx(ranked["auc"], abs=1e-6)
+    assert found["begun"]["auc"] != found["placed"]["auc"]
 
     restored = restore(tmp_path / "done" / run["checkpoint"], loaders=True)
     train, model = restored.data.train._dataset, restored.model
@@ -223,8 +228,9 @@ def test_the_study_of_new_items(tiny_settings, tmp_path, monkeypatch, capsys):
             for of, mine in ((texts, texts[token]), (learned, vector))
         ]
         shares.append(len(near[0] & near[1]) / cold_study.NEIGHBORS)
-    assert found["recall"] == pytest.approx(sum(shares) / len(shares), abs=1e-6)
-    assert 0 < found["recall"] < 1
+    assert found["placed"]["recall"] == pytest.approx(sum(shares) / len(shares), abs=1e-6)
+    assert 0 < found["placed"]["recall"] < 1
     capsys.readouterr()
     cold_study.main([*options, "--table"])
-    assert f"| tiny | 1 | {found['recall']:.4f} |" in capsys.readouterr().out
+    row = f"| tiny | 1 | as the model does | {found['placed']['recall']:.4f} |"
+    assert row in capsys.readouterr().out

@@ -17,6 +17,9 @@ __all__ = ["TableItemEmbedding"]
 
 # Bytes of a table on the host that are on the device at a time, where all of it is adapted.
 _BLOCK = 1 << 28
+#: Whose trained embeddings a new item gets, where tables are trained, and how alike they count.
+NEIGHBORS, NEIGHBOR_TEMPERATURE = 20, 0.1
+_NEW = 256  # New items whose neighbors are sought at a time
 
 
 class TableItemEmbedding(nn.Module):
@@ -193,16 +196,30 @@ class TrainedRows(nn.Embedding):
 
     ``rows`` (n, d): where training starts; row 0 is padding.
     ``prepare``: how they were made from the vectors that :meth:`embed` is given.
+    ``special`` (m, d): learned rows after the items.
     """
 
-    def __init__(self, rows, prepare):
-        super().__init__(*rows.shape, padding_idx=0, _weight=rows)
+    def __init__(self, rows, prepare, special):
+        super().__init__(len(rows) + len(special), rows.shape[1], padding_idx=0,
+                         _weight=torch.cat([rows, special]))  # fmt: skip
         self.prepare = prepare
+        # Where the items began, by direction. No buffer: no device needs it while it trains.
+        self.begun = F.normalize(rows[1:], dim=1).half()
 
     def embed(self, vectors, prepared=False):
-        """As of :class:`TableItemEmbedding`: where training would have started."""
+        """As of :class:`TableItemEmbedding`: among what the items next to them have become.
+
+        Training moves known items away from where new ones would begin, so each is the mean of the
+        :data:`NEIGHBORS` items that began nearest, weighted by the softmax of the cosines.
+        """
         prepare, weight = None if prepared else self.prepare, self.weight
-        return _prepared(vectors, prepare, weight.shape[1], weight.device).to(weight.dtype)
+        rows = _prepared(vectors, prepare, weight.shape[1], weight.device).float()
+        begun, found = self.begun.to(weight.device).float(), [weight[:0]]
+        for part in F.normalize(rows, dim=1).split(_NEW):
+            near = (part @ begun.T).topk(min(NEIGHBORS, len(begun)))
+            shares = torch.softmax(near.values / NEIGHBOR_TEMPERATURE, dim=1)
+            found.append(torch.einsum("nk,nkd->nd", shares, weight[near.indices + 1].float()))
+        return torch.cat(found).to(weight.dtype)
 
 
 class WithNewItems(nn.Embedding):

@@ -66,7 +66,7 @@ def item_layer(config, dataset, layer, n_special_ids=0):
         table, prepare = prepare.of_table(table), prepare.float()
     way = nn.Sequential(*filter(None, (given.projection(), prepare)))
     if narrow and not freeze and kind == "table":
-        return TrainedRows(torch.cat([table, torch.randn(n_special_ids, size) * 0.02]), way)
+        return TrainedRows(table, way, torch.randn(n_special_ids, size) * 0.02)
     adapter = _adapter(settings, width, size)
     if freeze:
         kept = table_dtype(settings.llm_table_dtype, width, config["device"])
