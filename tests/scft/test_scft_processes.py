@@ -21,7 +21,7 @@ from recbole_llmemb.scft.job import Processes  # noqa: E402
 from recbole_llmemb.scft.trainer import last_checkpoint  # noqa: E402
 
 
-def arguments(folder, kind, out, *options):
+def arguments(folder, kind, out, *options, save_steps=3):
     values = settings(folder, kind)
     return [
         "scft",
@@ -30,7 +30,7 @@ def arguments(folder, kind, out, *options):
         f"--encoder={values['llm_encoder']}",
         f"--out={folder / out}",
         "--device=cpu",
-        "--save_steps=3",
+        f"--save_steps={save_steps}",
         "--learning_rate=0.01",
         *options,
     ]
@@ -95,8 +95,8 @@ def test_two_processes_are_one_with_a_larger_batch(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
 def test_killed_and_continued(tmp_path):
-    options = ["--steps=200", "--batch_size=8", "--save_steps=25"]
-    command = arguments(tmp_path, "bert", "cut", *options)
+    options = ["--steps=200", "--batch_size=8"]
+    command = arguments(tmp_path, "bert", "cut", *options, save_steps=25)
     child = subprocess.Popen(
         [sys.executable, str(ROOT / "run_recbole_llm.py"), *command],
         env=child_env(),
@@ -118,7 +118,7 @@ def test_killed_and_continued(tmp_path):
     assert not (tmp_path / "cut").exists()
     assert last_checkpoint(works[0])
     assert main(command) == 0
-    assert main(arguments(tmp_path, "bert", "whole", *options)) == 0
+    assert main(arguments(tmp_path, "bert", "whole", *options, save_steps=25)) == 0
     cut, whole = weights(tmp_path, "cut"), weights(tmp_path, "whole")
     assert all(torch.equal(cut[name], value) for name, value in whole.items())
     assert not list(tmp_path.glob(".cut.work-*"))

@@ -238,7 +238,9 @@ def test_command(command, tmp_path, capsys):
     ],
 )
 def test_user_errors_of_the_command(command, tmp_path, capsys, option, message):
-    assert main([*command, option]) == 2
+    name = option.partition("=")[0]
+    others = [word for word in command if not word.startswith(f"{name}=")]
+    assert main([*others, option]) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -177,8 +177,8 @@ class Recommender:
         """Let items that nobody has met be ranked with the rest, without training.
 
         Their text is encoded with the encoder, prompt and fields of the model's table. Where that
-        was trained (``llm_freeze: False`` without an adapter), a new item has the mean of the
-        vectors that the known items next to it have learned.
+        was trained (``llm_freeze: False`` without an adapter), a new item is put beside what
+        the known items of the most similar texts have learned.
 
         ``items``: A ``.item`` or jsonl file, a table directory with ready vectors, or mappings with
         a token under the item id field and attributes. Items that are known already stay as they

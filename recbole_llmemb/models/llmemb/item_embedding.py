@@ -207,10 +207,11 @@ class TrainedRows(nn.Embedding):
         self.begun = F.normalize(rows[1:], dim=1).half()
 
     def embed(self, vectors, prepared=False):
-        """As of :class:`TableItemEmbedding`: among what the items next to them have become.
+        """As of :class:`TableItemEmbedding`: beside what the items next to them have become.
 
-        Training moves known items away from where new ones would begin, so each is the mean of the
-        :data:`NEIGHBORS` items that began nearest, weighted by the softmax of the cosines.
+        Training moves known items away from where new ones would begin. So half of each is the mean
+        of the :data:`NEIGHBORS` items that began nearest, weighted by the softmax of the cosines;
+        the other half, as long, is where it would begin itself.
         """
         prepare, weight = None if prepared else self.prepare, self.weight
         rows = _prepared(vectors, prepare, weight.shape[1], weight.device).float()
@@ -218,7 +219,8 @@ class TrainedRows(nn.Embedding):
         for part in F.normalize(rows, dim=1).split(_NEW):
             near = (part @ begun.T).topk(min(NEIGHBORS, len(begun)))
             shares = torch.softmax(near.values / NEIGHBOR_TEMPERATURE, dim=1)
-            found.append(torch.einsum("nk,nkd->nd", shares, weight[near.indices + 1].float()))
+            mean = torch.einsum("nk,nkd->nd", shares, weight[near.indices + 1].float())
+            found.append((mean + mean.norm(dim=1, keepdim=True) * part) / 2)
         return torch.cat(found).to(weight.dtype)
 
 

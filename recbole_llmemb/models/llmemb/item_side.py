@@ -95,7 +95,7 @@ class ItemSide(Method):
     def new_item_note(self):
         if not isinstance(_trained(self.item_embedding), TrainedRows):
             return ""
-        return "this model's table was trained; new items lie among the known ones of like text"
+        return "this model's table was trained; new items lie beside the known ones of like text"
 
     @torch.no_grad()
     def unseen(self, config, dataset, tokens):
