@@ -47,6 +47,10 @@ class DamagedError(UserError):
     """A file of ours that is not as it was written, so that work has to start without it."""
 
 
+class TwiceError(ValueError):
+    """Two values for one key of JSON."""
+
+
 class TableError(UserError):
     """An embedding table that cannot be used: damaged, incomplete or not matching."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from recbole_llmemb.core.errors import DamagedError, UserError, explained, reason_of
+from recbole_llmemb.core.errors import DamagedError, TwiceError, UserError, explained, reason_of
 
 AnyPath = str | os.PathLike[str]
 #: The letters that no file and no name can hold: NUL, and halves of characters.
@@ -234,7 +234,7 @@ def unseal(text: str | bytes, **options: Any) -> Any:
 
     JSON without ``sha256``, of an earlier version or of others, is taken as it is.
     """
-    facts = json.loads(text, object_pairs_hook=_once, **options)
+    facts = json.loads(text, object_pairs_hook=once, **options)
     if isinstance(facts, dict) and "sha256" in facts:
         was = facts.pop("sha256")
         if was != _digest_of(facts):
@@ -242,11 +242,13 @@ def unseal(text: str | bytes, **options: Any) -> Any:
     return facts
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
-    if twice:
-        raise ValueError(f"it has {twice[0]!r} twice")
-    return dict(pairs)
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, each key of which is there once."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise TwiceError(f"two values for {max(names, key=names.count)!r}")
+    return found
 
 
 def _digest_of(facts: Any) -> str:

@@ -9,25 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recbole_llmemb.core.errors import TwiceError
+from recbole_llmemb.core.files import once
+
 _LONGEST_FIELD = 1 << 20
 _LONGEST_LIST = 1 << 30
 _MOST_LINES = 10_000  # that a record in quotes takes
 _OPEN = "a quote that is never closed may be why: take it out, or write it twice in a quoted field"
 
 
-class TwiceError(ValueError):
-    """Two values for one key."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise TwiceError(f"two values for {max(names, key=names.count)!r}")
-    return found
-
-
-JSON = json.JSONDecoder(object_pairs_hook=_object)
+JSON = json.JSONDecoder(object_pairs_hook=once)
 
 
 def json_entries(path: Path) -> list[Any] | None:

@@ -3,6 +3,7 @@
 import pytest
 
 from recbole_llmemb.core import terminal
+from recbole_llmemb.core.terminal import counted
 
 ROWS = [["short", "1", "0.5", "0.25", "0.125"], ["a longer name", "20", "-", "0.75", "1.0"]]
 HEADERS = ["", "users", "hit@10", "ndcg@10", "mrr@10"]
@@ -41,3 +42,8 @@ def test_indents_stay_and_tables_without_rows_have_their_head(monkeypatch):
 def test_a_file_is_as_wide_as_need_be(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
     assert terminal.width() >= 1000  # pytest's capture is no terminal
+
+
+def test_one_thing_is_one():
+    found = [counted(number, "epoch") for number in (0, 1, 2, 1200)]
+    assert found == ["0 epochs", "1 epoch", "2 epochs", "1,200 epochs"]
