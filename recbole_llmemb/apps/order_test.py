@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.reports import COLORS, legend, new_figure, no_html, svg
+from recbole_llmemb.core.reports import COLORS, in_markdown, legend, new_figure, svg
 from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_histories
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.metrics import history_in_words, measure_of
@@ -214,8 +214,9 @@ def render_files(found) -> dict[str, bytes]:
     """The files of ``--out``: all numbers, ``{"tests": [...]}``, the table, the figure."""
     tests = [{**vars(order), "summary": order.summary()} for order in found]
     numbers = json.dumps({"files": _FILES, "tests": tests}, indent=2, allow_nan=False) + "\n"
-    table = f"{_table(_rows(found), 'pipe')}\n\n{in_words(found)}\n"
-    return dict(zip(_FILES, (numbers.encode(), no_html(table).encode(), svg(draw(found)))))
+    rows = [[in_markdown(name), *cells] for name, *cells in _rows(found)]
+    table = f"{_table(rows, 'pipe')}\n\n{in_markdown(in_words(found))}\n"
+    return dict(zip(_FILES, (numbers.encode(), table.encode(), svg(draw(found)))))
 
 
 def _rows(found):

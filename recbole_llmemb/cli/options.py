@@ -55,6 +55,10 @@ class Options(argparse.ArgumentParser):
         )
         self._options: dict[str, tuple[FieldInfo, str]] = {}
 
+    def print_help(self, file: Any = None) -> None:
+        """As argparse's, which says nothing of a disk that is full."""
+        print(self.format_help(), end="", file=file, flush=True)
+
     def add(
         self, model: type[BaseModel], names: Mapping[str, str] | None = None, group: str = ""
     ) -> Options:

@@ -363,10 +363,12 @@ def test_arguments_that_are_no_text(typed, argv):
     refused(typed(argv), "is no text")
 
 
-@pytest.mark.parametrize("way", [">&-", "2>&-", ">/dev/full"])
+@pytest.mark.parametrize(
+    "way", ["help >&-", "help 2>&-", "help >/dev/full", "convert --help >/dev/full"]
+)
 def test_a_closed_or_full_output(tmp_path, way):
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} {ROOT / 'run_recbole_llm.py'} help {way}"],
+        ["bash", "-c", f"{sys.executable} {ROOT / 'run_recbole_llm.py'} {way}"],
         cwd=tmp_path, env=child_env(), capture_output=True, text=True,
     )  # fmt: skip
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr

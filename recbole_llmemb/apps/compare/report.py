@@ -71,7 +71,7 @@ def verdict(found) -> list[str]:
                 before, (way, size) = way, _judged(cell, smaller, untested)
                 words = "" if way == before != "equal" else f"{way} "
                 parts.append(f"on {name.replace('_', ' ')} {words}{size}".rstrip())
-        tested = overall.p is not None or not overall.change
+        tested = overall.p is not None or not round(overall.change, 3)
         end = "." if tested else "; not tested for significance."
         said.append((overall.change * (1 if smaller else -1), ", ".join(parts) + end))
     return [sentence for _, sentence in sorted(said, key=lambda each: each[0])]
@@ -79,7 +79,7 @@ def verdict(found) -> list[str]:
 
 def _judged(cell, smaller, untested="") -> tuple[str, str]:
     """Which way, and by how much."""
-    if not cell.change:
+    if not round(cell.change, 3):  # as it is shown
         return "equal", ""
     way = "ahead" if (cell.change > 0) != smaller else "behind"
     if cell.p is None or cell.p != cell.p:

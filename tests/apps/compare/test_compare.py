@@ -258,7 +258,8 @@ def test_verdict():
     assert judged(gain, untested, loss)[0].endswith(
         "on tail items by 20.0% (not tested), on head items behind by 10.0% (p = 0.02)."
     )
-    assert judged(Cell(0.1, change=0.0)) == ["new is equal to base."]
+    for none in (0.0, -0.0004):  # which is shown as 0.0%
+        assert judged(Cell(0.1, change=none)) == ["new is equal to base."]
     same = Cell(0.1, change=0.0, p=1.0)
     assert judged(gain, same, same)[0].endswith("on tail items equal, on head items equal.")
     # Less is better for some metrics; where there is no change there is no verdict.

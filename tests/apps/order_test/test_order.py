@@ -172,7 +172,8 @@ def test_numbers_by_hand():
     assert none["drop"] is None and none["std"] is None
     text = to_text([hand_made(), hand_made(name="B", mode="uni99")])
     assert "0.3000 ± 0.1414" in text and "40.0%" in text
-    assert "1,234 users" in render_files([hand_made()])["order.md"].decode()
+    shown = render_files([hand_made(name="A|B")])["order.md"].decode()
+    assert "1,234 users" in shown and r"| A\|B " in shown
     figure = draw([hand_made(), hand_made(name="B", mode="uni99")])
     heights = [[bar.get_height() for bar in axes.patches] for axes in figure.axes]
     assert heights == [[0.5, pytest.approx(0.3)]] * 2
