@@ -235,10 +235,13 @@ def unseal(text: str | bytes, **options: Any) -> Any:
     JSON without ``sha256``, of an earlier version or of others, is taken as it is.
     """
     facts = json.loads(text, object_pairs_hook=once, **options)
-    if isinstance(facts, dict) and "sha256" in facts:
-        was = facts.pop("sha256")
-        if was != _digest_of(facts):
+    if isinstance(facts, dict) and facts:
+        name = "sha256" if "sha256" in facts else next(reversed(facts))
+        rest = {key: value for key, value in facts.items() if key != name}
+        # Under another name: the name was damaged.
+        if (facts[name] == _digest_of(rest)) != (name == "sha256"):
             raise ValueError("it was changed or damaged after it was written, says its sha256")
+        return rest if name == "sha256" else facts
     return facts
 
 

@@ -33,13 +33,8 @@ def test_sealed_json_tells_any_flipped_byte():
     for place in range(len(text)):
         flipped = bytearray(text)
         flipped[place] ^= 1
-        try:
-            found = unseal(bytes(flipped))
-        except ValueError:
-            continue
-        # White space, or the name of the digest itself: nothing that anybody reads.
-        found = {key: value for key, value in found.items() if key in FACTS}
-        assert found == json.loads(json.dumps(FACTS)), place
+        with pytest.raises(ValueError):
+            unseal(bytes(flipped))
 
 
 def test_digests_name_the_file_that_is_damaged(tmp_path):
