@@ -155,6 +155,8 @@ class TrainingSettings(Settings):
     """In sequence mode: user sequences per step, on average; in prefix mode: rows."""
     learning_rate: float = key(0.001, ANY | LEARNING, **keys.WEIGHT)
     """Of Adam."""
+    learning_rate_decay: float = key(1.0, LEARNING | LATER, **keys.POSITIVE)
+    """What it is multiplied by after each epoch."""
     adam_betas: keys.Pair = key([0.9, 0.999], LEARNING | LATER, "two numbers from 0 to below 1")
     """Of Adam: how long it remembers gradients, and their squares."""
     initialization: Literal["own", "xavier"] = key("own", LEARNING | LATER)

@@ -60,6 +60,7 @@ class LLMEmbTrainer(Trainer):
         self.resume_file = self.best_valid_groups = None
         self.epoch_seconds, self.history = [], []
         self._train_data = self._pending_rng = None
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
     @property
     def groups_of_last_evaluation(self):
@@ -178,10 +179,11 @@ class LLMEmbTrainer(Trainer):
             self.tensorboard.add_scalar(f"{tag} {name}", loss, epoch_idx)
 
     def _decay_learning_rate(self, epoch):
-        """``learning_rate · learning_rate_decay ** epoch``, where a model's schedule has it."""
-        if self.config["learning_rate_decay"]:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate * self.config["learning_rate_decay"] ** epoch
+        """Each rate times ``learning_rate_decay ** epoch``."""
+        decay = TrainingSettings.of(self.config).learning_rate_decay
+        if decay != 1:
+            for group, rate in zip(self.optimizer.param_groups, self._rates):
+                group["lr"] = rate * decay**epoch
 
     # -- evaluation -------------------------------------------------------------------
 
