@@ -398,6 +398,19 @@ def test_betas_of_adam(tiny_run):
         torch.testing.assert_close(weight.detach(), expected)
 
 
+def test_the_learning_rate_falls_after_each_epoch(tiny_run):
+    rates = {"learning_rate": 0.5, "learning_rate_decay": 0.1, "item_learning_rate": 4.0}
+    _, data, _, trainer = tiny_run(item_embedding="residual", **rates, epochs=3)
+    seen = []
+    trainer.optimizer.register_step_post_hook(
+        lambda used, *_: seen.append([group["lr"] for group in used.param_groups])
+    )
+    trainer.fit(data.train, data.valid)
+    steps = len(seen) // 3
+    for epoch, factor in enumerate((1, 0.1, 0.01)):
+        assert seen[epoch * steps] == pytest.approx([0.5 * factor, 4.0 * factor])
+
+
 def test_nothing_to_train_on(tiny_data, tiny_run):
     _, data, _, trainer = tiny_run()
     with pytest.raises(UserError, match="nothing to train on"):
