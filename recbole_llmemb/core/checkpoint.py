@@ -169,7 +169,9 @@ def _sums_fit(path: AnyPath) -> bool:
     if not zipfile.is_zipfile(path):
         return True  # the format of old, or no checkpoint at all: loading tells
     with zipfile.ZipFile(path) as archive:
-        return archive.testzip() is None
+        # Of what is marked as a folder PyTorch reads nothing, and takes what lies in memory.
+        folders = any(part.external_attr & 0x10 for part in archive.infolist())
+        return not folders and archive.testzip() is None
 
 
 def _is_of_objects(path: AnyPath, error: Exception) -> bool:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -61,7 +60,8 @@ def refuse_endless(folder: Path) -> None:
 def lines_of(path: AnyPath) -> list[str]:
     """Lines of a text file without their ends; a lone carriage return is none."""
     if not (os.path.isfile(path) or os.fspath(path).startswith("/dev/fd/")):  # as <(…) is
-        raise FileNotFoundError(errno.ENOENT, "there is no such file", os.fspath(path))
+        told = "it is no file" if os.path.exists(path) else "there is no such file"
+        raise FileNotFoundError(errno.ENOENT, told, os.fspath(path))
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         return [line.removesuffix("\r") for line in file.read().split("\n")]
 
@@ -235,6 +235,7 @@ def unseal(text: str | bytes, **options: Any) -> Any:
     JSON without ``sha256``, of an earlier version or of others, is taken as it is.
     """
     facts = json.loads(text, object_pairs_hook=once, **options)
+    json.dumps(facts, ensure_ascii=False).encode()  # escapes may be halves of characters
     if isinstance(facts, dict) and facts:
         name = "sha256" if "sha256" in facts else next(reversed(facts))
         rest = {key: value for key, value in facts.items() if key != name}
@@ -331,11 +332,12 @@ class _Loader(yaml.SafeLoader):  # no !!python/… in it
                 raise yaml.MarkedYAMLError(None, None, told, node.start_mark)
             parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
             if isinstance(node, yaml.MappingNode):
-                names = Counter(n.value for n, _ in parts if isinstance(n, yaml.ScalarNode))
-                twice = [name for name, times in names.items() if times > 1 and name != "<<"]
-                if twice:
-                    told = f"it has {twice[0]!r} twice"
-                    raise yaml.MarkedYAMLError(None, None, told, node.start_mark)
+                seen = {"<<": 0}
+                for name in (n for n, _ in parts if isinstance(n, yaml.ScalarNode)):
+                    seen[name.value] = seen.get(name.value, 0) + (name.value != "<<")
+                    if seen[name.value] > 1:
+                        told = f"it has {name.value!r} twice"
+                        raise yaml.MarkedYAMLError(None, None, told, name.start_mark)
                 parts = [part for pair in parts for part in pair]
             known[id(node)] = 1 + sum(self.size(part, known, depth + 1) for part in parts)
         if known[id(node)] > 100_000:
@@ -348,4 +350,6 @@ def read_yaml(file: str | Path, what: str) -> Any:
     told = f"{what} is not valid yaml: {{reason}}."
     with explained(told, yaml.YAMLError, ValueError, RecursionError, OSError, where=file):
         text = content_of(file).decode("utf-8-sig")
-        return yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        loader.name = Path(file).name  # for marks of places
+        return loader.get_single_data()

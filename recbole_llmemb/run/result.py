@@ -163,9 +163,12 @@ class RunResult(BaseModel):
             inner: Any = known
             places = []
             for part in first["loc"]:  # at last pydantic names kinds of values
-                if type(inner) in (dict, list):
-                    places.append(str(part))
-                    inner = inner[part] if first["type"] != "missing" else {}
+                try:
+                    inner = inner[part]
+                except (KeyError, TypeError):
+                    if first["type"] != "missing":
+                        continue
+                places.append(str(part))
             place, cause = ".".join(places), first.get("ctx", {}).get("error")
             if first["type"] == "missing":
                 raise _no_result(path, f"it has no {place!r}") from None

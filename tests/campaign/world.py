@@ -265,7 +265,8 @@ def _wait(child, began, kill_after, limit) -> int | None:
 
 # -- what is compared ------------------------------------------------------------------------
 
-_TIMES = {"seconds", "epoch_seconds", "sha256"}  # the latter is of them, too
+# The digests are of times, too, and of bits of a checkpoint that mean nothing.
+_TIMES = {"seconds", "epoch_seconds", "sha256", "asked"}
 _PASSED = {"log", "log_tensorboard", "log_tune"}
 
 

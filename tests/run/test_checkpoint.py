@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 from recbole_llmemb import compat
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain, without_argv
 from recbole_llmemb.core import checkpoint
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import DamagedError, UserError
 
 compat.apply()
 
@@ -298,3 +300,21 @@ def test_bytes_that_changed_are_damage(tmp_path, zipped):
         file.write_bytes(changed.tobytes())
         with contextlib.suppress(UserError):
             checkpoint.load(file)
+
+
+def test_a_part_that_is_marked_as_a_folder_is_damage(tmp_path):
+    """PyTorch reads nothing of it, and says nothing."""
+    file = tmp_path / "a.pth"
+    checkpoint.save({"a": torch.ones(3)}, file)
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        start, count = archive.start_dir, len(archive.infolist())
+    for _ in range(count):
+        changed = bytearray(whole)
+        changed[start + 38] |= 0x10  # of the attributes, in the archive's list of contents
+        file.write_bytes(changed)
+        with pytest.raises(DamagedError):
+            checkpoint.load(file)
+        assert not checkpoint.is_whole(file)
+        name, extra, comment = struct.unpack("<HHH", whole[start + 28 : start + 34])
+        start += 46 + name + extra + comment

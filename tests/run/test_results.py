@@ -286,3 +286,29 @@ def test_a_flipped_file_of_users_is_not_believed(tmp_path):
     assert refused.value.where == str(path)
     path.write_bytes(save(tensors, about))  # of an earlier version
     assert read_users(path).users == ["a", "b"]
+
+
+@pytest.mark.parametrize("odd", [[], {}, [[1]], {"a": {"b": [1]}}], ids=str)
+def test_a_container_where_there_is_none_is_told(tmp_path, odd):
+    path = tmp_path / "out.json"
+    RunResult(**PARTS, valid_groups=GROUPS).write(path)
+    whole = json.loads(path.read_text())
+    del whole["sha256"]
+    for place in (["checkpoint"], ["users_file"], ["seconds", "train"], ["valid_groups", "x"]):
+        content = json.loads(json.dumps(whole))
+        inner = content
+        for key in place[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[place[-1]] = odd
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError) as refused:
+            RunResult.read(path)
+        assert refused.value.where == str(path) and place[0] in str(refused.value)
+
+
+def test_half_a_letter_is_damage(tmp_path):
+    path = tmp_path / "out.json"
+    path.write_text('{"model": "\\ud800"}')
+    with pytest.raises(UserError) as refused:
+        RunResult.read(path)
+    assert refused.value.where == str(path)

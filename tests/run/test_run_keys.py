@@ -25,7 +25,8 @@ def earlier_name(config):
         "align_teacher_used", "trained_on", "align_teacher_unchecked", "config_files", "resume",
         "data_path", "save_users", "holdout_seed", "holdout_targets", "holdout_items",
         "shuffle_train", "llm_table_device", "train_targets", "adam_betas", "initialization",
-        "item_lines", "llm_end_token", "softmax_negatives", "llm_whiten_ridge", "learning_rate_decay",
+        "item_lines", "llm_end_token", "softmax_negatives", "llm_whiten_ridge",
+        "learning_rate_decay",
     }  # fmt: skip
     kept = {key: value for key, value in config_to_plain(config).items() if key not in gone}
     file = Path(config["data_path"]) / f"{config['dataset']}.inter"
