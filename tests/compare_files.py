@@ -44,6 +44,8 @@ def result(folder, name, hit, *, seed=1, new=False, users=None, **other):
         ]
         content["bins"] = {"item_popularity": bins, "history_length": bins}
     if users is not None:
+        mean = float(np.mean([*users.values()]))
+        content["test_result"] = {"hit@10": mean, "ndcg@10": mean / 2}
         file = folder / f"{name}.users.safetensors"
         user_file(file, users)
         content["users_file"] = file.name

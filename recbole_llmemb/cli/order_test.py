@@ -88,6 +88,9 @@ def main(argv: list[str]) -> int:
         raise UserError("--checkpoint names no file; give the path of a checkpoint.")
     if len(chosen) > 1:  # models' names would not tell them apart
         chosen = [(name or Path(file).stem, file) for name, file in chosen]
+        if len({name for name, _ in chosen}) < len(chosen):
+            told = "--checkpoint gives two models one name; give each its own, as NAME=FILE."
+            raise UserError(told, key="checkpoint")
 
     from recbole_llmemb.apps.order_test import in_words, order_tests, render_files, to_text
     from recbole_llmemb.core.reports import OutFolder

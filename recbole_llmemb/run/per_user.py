@@ -42,12 +42,15 @@ class UserResults:
             {name: each[at] for name, each in self.values.items()},
         )
 
-    def by_user(self) -> tuple[list[str], dict[str, np.ndarray]]:
-        """User tokens in order, and the mean of each user's rows, ``{metric: (n_users,)}``."""
+    def by_user(self) -> tuple[dict[str, list[str]], dict[str, np.ndarray]]:
+        """Targets of each user, in order, and the mean of its rows, ``{metric: (n_users,)}``."""
         tokens, place = np.unique(np.array(self.users, dtype=object), return_inverse=True)
         rows = np.bincount(place)
         means = {name: np.bincount(place, each) / rows for name, each in self.values.items()}
-        return tokens.tolist(), means
+        targets: dict[str, list[str]] = {token: [] for token in tokens.tolist()}
+        for user, item in sorted(zip(self.users, self.items)):
+            targets[user].append(item)
+        return targets, means
 
 
 def write_users(path, details, dataset) -> None:

@@ -111,6 +111,8 @@ def restore(
     with preserve_random_state():
         data = prepare_data(config, artifacts=False) if loaders else None
         dataset, *splits = data.parts if data else _read(config)
+        if data and config["user_sample"] == state["config"].get("user_sample"):
+            tell_other_data(state["config"].get("trained_on"), config["trained_on"], path)
         _check_tokens(state, dataset, config, path)
         if model is None:
             model = rebuilt(state, config, splits[0], path)
@@ -118,6 +120,18 @@ def restore(
             told = f"{path} does not say which users its data had, nor in which order: whether "
             getLogger().warning(f"{told}they are those of {config['data_path']} cannot be checked.")
     return Restored(path, config, dataset, tuple(splits), model, data)
+
+
+def tell_other_data(then, now, path) -> None:
+    """Warn where a model was trained on other interactions than its data has for training now.
+
+    ``then``, ``now``: as of :func:`~recbole_llmemb.data.dataset.note_training_data`.
+    """
+    if then and now:
+        kinds = {one["interactions"].partition("-")[0] for one in (then, now)}
+        if len(kinds) == 1 and then["interactions"] != now["interactions"]:
+            told = f"{path} was trained on other interactions than its data has for training now"
+            getLogger().warning(f"{told}: it may have learned what it is tested on.")
 
 
 def load_data_and_model(model_file):

@@ -222,33 +222,48 @@ def _test(found, test) -> None:
 def _raw(found, metrics, part, test) -> tuple[dict[tuple, float], int]:
     """p-values by place of the group and metric, and over how many users; see :func:`values_of`."""
     raw: dict = {}
-    (users, base), *others = [values_of(group, part) or ([], {}) for group in found.groups]
+    (users, base), *others = [values_of(group, part) or ({}, {}) for group in found.groups]
     for place, (each, values) in enumerate(others, start=1):
         tested = [name for name in metrics if name in base and name in values]
         if tested:
-            files = [found.groups[at].runs[0].users_file for at in (0, place)]
-            check_same_users(files[0], users, files[1], each)
+            first, other = (found.groups[at].runs[0] for at in (0, place))
+            alike = first.seed == other.seed  # some splits are drawn by it
+            pair = (users, each) if alike else ([*users], [*each])
+            check_same_users(first.users_file, pair[0], other.users_file, pair[1])
         raw |= {(place, name): paired_p(values[name], base[name], test) for name in tested}
     return raw, len(users)
 
 
-def values_of(group, part=None) -> tuple[list[str], dict[str, np.ndarray]] | None:
+def values_of(group, part=None) -> tuple[dict[str, list[str]], dict[str, np.ndarray]] | None:
     """Each user's metrics, averaged over the group's seeds.
 
     ``part``: ``tail_items`` or the like; all rows if not given.
-    Returns user tokens and ``{metric: (n_users,)}``; None if not every run has a per-user file
-    that tells which rows these are.
+    Returns each user's targets in the first run, and ``{metric: (n_users,)}``; None if not every
+    run has a per-user file that tells which rows these are.
     """
     files = [run.users_file for run in group.runs]
     rows = [file and _rows_of(read_users(file), run, part) for file, run in zip(files, group.runs)]
     if not all(rows):
         return None
+    for run, each in zip(group.runs, rows) if part is None else ():
+        _refuse_others(run, each)
     found = [each.by_user() for each in rows]
     users, first = found[0]
     for file, (others, _) in zip(files, found, strict=True):
-        check_same_users(files[0], users, file, others)
+        check_same_users(files[0], [*users], file, [*others])
     names = [name for name in first if all(name in values for _, values in found)]
     return users, {name: np.mean([values[name] for _, values in found], axis=0) for name in names}
+
+
+def _refuse_others(run, rows) -> None:
+    """Refuse a per-user file whose means are not the result of the run that names it."""
+    rounding = 10.0 ** -run.config.get("metric_decimal_place", 4)
+    for name, values in rows.values.items():
+        said = run.test_result.get(name)
+        if said is not None and abs(values.mean() - said) > rounding:
+            told = f"{str(run.users_file)!r} is of another run than {str(run.file)!r}, as the mean"
+            told = f"{told} of its {name} is {values.mean():.4f}, not {said}"
+            raise UserError(f"{told}; give the two that belong together.", where=run.users_file)
 
 
 def _rows_of(rows, run, part):
@@ -268,10 +283,13 @@ def _rows_of(rows, run, part):
 
 
 def check_same_users(file, users, other_file, others) -> None:
-    """Refuse to pair the users of one file with others."""
-    if users != others:
-        apart = name_some(sorted(set(users) ^ set(others)), 3)
-        told = f"{str(file)!r} and {str(other_file)!r} have different users (only in one: {apart})"
+    """Refuse to pair users of one file with others; mappings are of the users' targets."""
+    apart, what = sorted(set(users) ^ set(others)), "users (only in one"
+    if not apart and users != others:
+        apart, what = [user for user in users if users[user] != others[user]], "test items (for"
+    if apart:
+        told = f"{str(file)!r} and {str(other_file)!r} have different {what}"
+        told = f"{told}: {name_some(apart, 3)})"
         raise UserError(f"{told}; compare runs on the same data and split.", where=other_file)
 
 

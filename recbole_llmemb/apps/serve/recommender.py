@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from numbers import Integral
 
 import torch
 
@@ -13,10 +14,11 @@ from recbole_llmemb.apps.serve.item_index import ItemIndex, best_scores, top_k_i
 from recbole_llmemb.apps.serve.recommendations import Recommendations
 from recbole_llmemb.core.checkpoint import no_numbers
 from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.data.dataset import interactions_digest
 from recbole_llmemb.evaluation.loaders import ExcludedPairs
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.records.items import item_titles, title_of
-from recbole_llmemb.run.restore import Restored, restore
+from recbole_llmemb.run.restore import Restored, restore, tell_other_data
 
 BATCH_SIZE = 1024
 _SCORES_AT_ONCE = 1 << 26  # of a model that makes all scores of a batch at once
@@ -89,6 +91,9 @@ class Recommender:
         if (users is None) == (histories is None):
             raise UserError("Recommendations are for users or for histories; give one of both.")
         if users is not None:
+            if split != "all":
+                now = {"interactions": interactions_digest(self.splits[0])}
+                tell_other_data(self.config["trained_on"], now, self.path)
             return self._people.of_users(users, split)
         dated = "times" in self.method.reads
         if dated and (times is None or any(one is None for one in times)):
@@ -116,7 +121,7 @@ class Recommender:
         ``batch_size``: people at a time.
         ``show_progress``: show a bar.
         """
-        if isinstance(topk, bool) or not isinstance(topk, int) or topk < 1:
+        if isinstance(topk, bool) or not isinstance(topk, Integral) or topk < 1:
             raise UserError(f"topk is {topk!r}; it must be a whole number of at least 1.")
         if not len(people):
             raise UserError("There is nobody to recommend to; name a user or give a history.")
@@ -206,7 +211,11 @@ class Recommender:
 
     def _item_matrix(self):
         items = self.method.item_matrix()
-        if not torch.isfinite(items).all():
+        broken = (~torch.isfinite(items)).any(1).nonzero().flatten().tolist()
+        if broken and broken[0] >= self.item_index.item_count:
+            told = "New items get vectors that are no numbers: theirs in the table are too large"
+            raise UserError(f"{told}; leave them out.", key="new_items")
+        if broken:
             raise no_numbers(f"The items' vectors of the model of {self.path}")
         return items
 

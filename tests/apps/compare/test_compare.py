@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from compare_files import result
+from compare_files import result, user_file
 from scipy import stats
 
 import recbole_llmemb  # noqa: F401
@@ -521,6 +521,13 @@ def test_files_of_different_users(tmp_path, capsys):
     two = result(tmp_path, "b-1", 0.1, users={"u1": 0.0, "u2": 1.0, "other": 1.0})
     status, _, err = run(capsys, one, two)
     assert status == 2 and "have different users (only in one: 'other', 'u3')" in err
+    user_file(tmp_path / "b-1.users.safetensors", {"u1": 1.0, "u2": 1.0, "u3": 1.0})
+    status, _, err = run(capsys, one, two)
+    assert status == 2 and "is of another run than" in err and "hit@10 is 1.0000, not 0.66" in err
+    targets = {"u2": 1.0, "u1": 0.0, "u3": 1.0}  # each with the item of its place
+    user_file(tmp_path / "b-1.users.safetensors", targets)
+    status, _, err = run(capsys, one, two)
+    assert status == 2 and "have different test items (for: 'u1', 'u2')" in err
     (tmp_path / "b-1.users.safetensors").write_bytes(b"rubbish")
     status, _, err = run(capsys, one, two)
     assert status == 2 and "is no per-user file or is damaged" in err

@@ -130,8 +130,8 @@ def test_several_rows_of_a_user_are_averaged():
     users = UserResults(
         ["b", "a", "b"], ["x", "y", "z"], np.zeros(3), np.zeros(3), {"hit@1": np.array([1, 0, 0])}
     )
-    tokens, values = users.by_user()
-    assert tokens == ["a", "b"] and values["hit@1"].tolist() == [0.0, 0.5]
+    targets, values = users.by_user()
+    assert targets == {"a": ["y"], "b": ["x", "z"]} and values["hit@1"].tolist() == [0.0, 0.5]
 
 
 def test_columns_of_several_lengths_are_damage(tmp_path):

@@ -260,6 +260,11 @@ def test_a_model_trained_on_shuffled_sequences(tiny_config, tiny_data):
         tiny_config("LLMEmbSASRec", shuffle_train="yes")
 
 
+def test_two_models_of_one_name(capsys):
+    assert main(["order-test", "--checkpoint=x=a.pth,x=b.pth"]) == 2
+    assert "--checkpoint" in capsys.readouterr().err
+
+
 def test_a_dataset_that_has_moved(tiny_run, tiny, tmp_path):
     """As everywhere, data_path is the folder that holds the dataset's folder."""
     config, data, model, trainer = tiny_run("LLMEmbSASRec", epochs=1)
@@ -270,3 +275,20 @@ def test_a_dataset_that_has_moved(tiny_run, tiny, tmp_path):
     assert order.true == pytest.approx(dict(outcome.test_result))
     with pytest.raises(UserError, match="nowhere"):
         order_test(outcome.checkpoint, changes={"data_path": str(tmp_path / "nowhere")})
+
+
+def test_a_dataset_that_is_another_by_now(tiny_run, tiny, tmp_path, caplog):
+    """Lines that have gone: what is tested then was trained on."""
+    config, data, model, trainer = tiny_run(item_embedding="id", loss_type="CE", epochs=1)
+    path = train_and_evaluate(config, data, model, trainer).checkpoint
+    order_test(path, shuffles=0, report=lambda _: None)
+    assert "trained on other interactions" not in caplog.text
+    copied = Path(shutil.copytree(tiny.folder, tmp_path / "moved" / "tiny"))
+    file = copied / "tiny.inter"
+    lines = file.read_text().splitlines(keepends=True)
+    users = [line.split("\t")[0] for line in lines]
+    last = max(n for n, user in enumerate(users) if users.count(user) > 4)
+    file.write_text("".join(line for n, line in enumerate(lines) if n != last))
+    changes = {"data_path": str(copied.parent)}
+    order_test(path, shuffles=0, report=lambda _: None, changes=changes)
+    assert "trained on other interactions" in caplog.text
