@@ -161,6 +161,8 @@ def _check_lines(file: RecordFile) -> bool:
                 if "".join(more).strip():  # separators alone end some lines
                     fields = f"{most + 1 + len(more)} fields where the first line names {most + 1}"
                     file.refuse(number, f"{fields}; check the file and field_separator")
+            if "\0" in line:
+                file.refuse(number, "it holds a NUL, which is no letter; take it out")
             if "\r" in line and "\r" in line.removesuffix("\n").removesuffix("\r"):
                 found = True
     return found
@@ -257,6 +259,9 @@ def _complete(dataset, file, frame, kind):
         whole = pd.to_numeric(_read(file, {time: str})[time][kept])
         if whole.dtype == np.int64:  # beyond the exact floats
             frame[time] = whole.reindex(frame.index, fill_value=0)
+        else:
+            said = f"numbers of {time} that are so near count as equal: they have more digits"
+            dataset.logger.warning(f"{file.path}: {said} than 64 bits hold, or a point among them.")
     return frame if kept.all() else frame[kept].reset_index(drop=True)
 
 

@@ -11,6 +11,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from recbole_llmemb.config.fields import check_others
@@ -199,10 +200,15 @@ def make_config(
     """
     from recbole.config import Config
 
-    for file in config_files:
+    files = [config_files] if isinstance(config_files, str | os.PathLike) else list(config_files)
+    for file in files:
         read_settings(file)
+    given = {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in (overrides or {}).items()
+    }
     with without_argv(), _explained("The configuration"):
-        config = Config(model, dataset, list(config_files) or None, dict(overrides or {}))
+        config = Config(model, dataset, files or None, given)
     EvaluationSettings.of(config, only=Use.ANY).check_valid_metric()
     refuse_keys(strict, known_keys(config), config["model"])
     return config

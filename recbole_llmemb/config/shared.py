@@ -110,6 +110,9 @@ class DataSettings(Settings):
         if self.benchmark_filename and self.holdout_items:
             advice = "those are split already; leave one out"
             raise contradiction(self, "holdout_items", "benchmark_filename", advice)
+        if len({*(self.benchmark_filename or ())}) < len(self.benchmark_filename or ()):
+            told = f"benchmark_filename is {self.benchmark_filename}, with one part twice"
+            raise UserError(f"{told}; name three files.", key="benchmark_filename")
         if self.save_dataloaders or self.dataloaders_save_path:
             told = "save_dataloaders and dataloaders_save_path keep pickles, which are not read"
             raise UserError(f"{told}; leave them off.", key="save_dataloaders")

@@ -214,6 +214,7 @@ def load_pipeline(
     if max_length is not None:
         model.max_seq_length = max_length
     _prepare_tokenizer(model, source.name)
+    _refuse_short(getattr(model, "tokenizer", None), max_length)
     if end_token:
         _end_texts(getattr(model, "tokenizer", None), source.name)
     return model
@@ -289,6 +290,14 @@ def _prepare_tokenizer(model: Any, name: str) -> None:
             told = f"The tokenizer of the encoder {name!r} has neither a padding nor an end token"
             raise UserError(f"{told}; set its pad_token and save it again.")
         tokenizer.pad_token = stand_in
+
+
+def _refuse_short(tokenizer: Any, max_length: int | None) -> None:
+    """Refuse a length that the tokens around a text fill: nothing would be cut to it."""
+    around = getattr(tokenizer, "num_special_tokens_to_add", int)()
+    if max_length is not None and max_length <= around:
+        told = f"llm_max_length is {max_length}, but {around} tokens stand around each text"
+        raise UserError(f"{told}; set a larger one.", key="llm_max_length")
 
 
 def _end_texts(tokenizer: Any, name: str) -> None:

@@ -54,7 +54,7 @@ class EncodeSettings(Settings):
     """Whether attributes begin on a line of their own, with '.' for ';' in their values (as by the
     LLMEmb authors)."""
     item_value_max_chars: int = key(100, TABLE, **keys.WHOLE)
-    """Longer attribute values are cut here."""
+    """Longer attribute values are cut here; 0: none is."""
 
 
 _RAY = "on a cluster"

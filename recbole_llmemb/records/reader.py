@@ -201,7 +201,8 @@ def open_records(
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise UserError(f"There is no file {path}; check the path.", where=path)
+        told = f"{path} is no file" if path.exists() else f"There is no file {path}"
+        raise UserError(f"{told}; check the path.", where=path)
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     with open(path, "rb") as start:
         if start.read(4) == b"PK\3\4":
@@ -227,8 +228,8 @@ def open_records(
     if twice:
         file.refuse(0, f"it has two columns {twice[0]!r}; rename one of them")
     if not (file.columns or peek == 0):
-        known = "one object per line, or one list of objects" if kind == "json" else "its name says"
-        file.refuse(0, f"it has no columns: it is empty, or not what {known}")
+        known = "one object per line or one list" if kind == "json" else "what its name says"
+        file.refuse(0, f"it has no columns: it is empty, or not {known}")
     return file
 
 

@@ -69,7 +69,10 @@ def wrong_token(token: str) -> str | None:
 
 def kept_token(value: Any) -> str | None:
     """A user or item as a line of a dataset holds it; empty: none is there; None: none can be."""
-    token = token_of(value).strip(" \t\r\n") if is_token(value) else None
+    try:
+        token = token_of(value).strip(" \t\r\n") if is_token(value) else None
+    except UnicodeDecodeError:
+        return None
     return None if token and (_CONTROL.search(token) or wrong_token(token)) else token
 
 

@@ -306,7 +306,7 @@ def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None
     bad = [token for token, is_finite in zip(tokens, finite) if not is_finite]
     if bad:
         told = f"{where}: {len(bad)} of {len(tokens)} items have NaN or infinity in their embedding"
-        advice = "leave them out, or encode in float32 or bfloat16, as float16 may overflow"
+        advice = "leave them out, or encode in float32 or bfloat16: too large a number is infinity"
         raise TableError(f"{told}: {name_some(bad)}; {advice}.")
     if len(tokens) > 1 and not any((rows != vectors[0]).any() for rows in parts):
         told = f"{where}: all {len(tokens)} embeddings are equal, so items cannot be told apart"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from recbole_llmemb.records.reader import FIELD_TYPES, open_records
 from recbole_llmemb.table.format import EmbeddingTable
 
 # What the names of types begin with in Parquet.
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # what pandas adds of its own
 _LISTS = ("list<", "large_list<", "fixed_size_list<")
 _NUMBERS = ("int", "uint", "halffloat", "float", "double")
 
@@ -157,8 +159,12 @@ def _from_parquet(
     with _readable(path, "Parquet file"):
         frame = pq.read_table(path)
     kinds = {column.name: str(column.type) for column in frame.schema}
+    kinds = {name: kind for name, kind in kinds.items() if not _PANDAS_INDEX.match(name)}
     if token_column is None:
         named = [name for name in ("item_id", "item", "token") if name in kinds]
+        if len(named) > 1:
+            what = f"{' and '.join(named)} each could be the item tokens; say which"
+            raise _unusable(path, f"{what} (--token_column)", "token_column")
         texts = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
         token_column = named[0] if named else texts[0] if len(texts) == 1 else None
     elif token_column not in kinds:

@@ -249,3 +249,15 @@ def test_another_encoding_is_read_where_it_is_named(dataset):
     assert found.config["encoding"] == "latin-1"
     with pytest.raises(UserError, match="encoding is 'latin-99'"):
         dataset(lines, encoding="latin-99")
+
+
+def test_a_letter_that_no_text_has_is_refused(dataset):
+    """NumPy drops it from the end of a name, so that two items would be one."""
+    with pytest.raises(UserError, match=r"odd\.inter, line 3: .* NUL"):
+        dataset(["u\ta\t1\tx", "u\ta\0\t2\tx"])
+
+
+@pytest.mark.parametrize("times", [(10**25 + 1, 10**25), ("1700000000000000001.0", 17 * 10**17)])
+def test_times_that_no_number_holds_are_told(dataset, caplog, times):
+    dataset([f"u\ti{n}\t{time}\tx" for n, time in enumerate(times)])
+    assert "odd.inter: numbers of timestamp" in caplog.text

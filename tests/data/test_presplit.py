@@ -189,6 +189,8 @@ def test_refusals(forms, tmp_path):
     gone = settings("whole", benchmark_filename=["train", "dev", "test"])
     refused("names whole.dev.inter, which is not in", "whole", **gone)
     refused("three parts", "whole", **settings("whole", benchmark_filename=["train", "test"]))
+    same = ["train", "valid", "valid"]
+    refused("one part twice", "whole", **settings("whole", benchmark_filename=same))
     refused("holdout_items", "whole", **settings("whole", holdout_items=0.1))
     (tmp_path / "data/whole/whole.test.inter").write_text("who:token\titem_id:token\n1\t2\n")
     refused("no field 'user_id'|user_id", "whole", **settings("whole"))

@@ -146,6 +146,18 @@ class TestParquet:
         path = self.write(tmp_path / "v.parquet", item_id=[4, 3, 2, 1], e=VECTORS.tolist())
         assert import_table(path).tokens == ["4", "3", "2", "1"]
 
+    def test_the_index_of_pandas_is_no_vector(self, tmp_path):
+        columns = {"__index_level_0__": [3, 2, 1, 0], **{f"d{i}": VECTORS[:, i] for i in range(3)}}
+        check(import_table(self.write(tmp_path / "v.parquet", item_id=TOKENS, **columns)))
+
+    def test_two_columns_of_tokens(self, tmp_path):
+        columns = {"item": TOKENS[::-1], "token": TOKENS, "e": VECTORS.tolist()}
+        path = self.write(tmp_path / "v.parquet", **columns)
+        with pytest.raises(TableError) as refused:
+            import_table(path)
+        assert refused.value.key == "token_column"
+        check(import_table(path, token_column="token"))
+
     def test_tokens_file_or_column(self, tmp_path, tokens_file):
         path = self.write(tmp_path / "v.parquet", e=VECTORS.tolist())
         check(import_table(path, tokens_file))

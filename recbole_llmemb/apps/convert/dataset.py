@@ -96,6 +96,9 @@ def _check(job, out):
     if not job.interactions:
         told = "There is nothing to convert; give --interactions=FILE."
         raise UserError(told, key="interactions")
+    for key, files in (("interactions", job.interactions), ("items", job.items)):
+        if len({Path(file).resolve() for file in files}) < len(files):
+            raise UserError(f"--{key} names the same file twice; give it once.", key=key)
     if any(letter.isspace() for letter in str(out)) or not out.name:
         told = f"--out is {str(out)!r}; give a folder without blanks: its name is the dataset's."
         raise UserError(told, key="out")
@@ -191,7 +194,8 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
         most = max(rows[1:], key=lambda row: row.count)
         told = f"Nothing is left of {rows[0].count:,} lines"
         if most.count:
-            told += f": {most.count:,} of them are gone as {most.what.strip(' -')!r} ({most})"
+            first = f" ({most})" if str(most) else ""
+            told += f": {most.count:,} of them are gone as {most.what.strip(' -')!r}{first}"
         advice = most.why or "check the columns, or lower --min_user, --min_item and --min_rating"
         raise UserError(f"{told}; {advice}.", key="min_user")
     for what, count in zip(("interactions written", "  users", "  items"), sizes(kept)):

@@ -172,9 +172,10 @@ class Clock:
         self.unit = self.asked
 
     def seconds(self, values: list) -> np.ndarray:
-        """Times ``(n,)`` in seconds; NaN where there is none to read, or one before 1970.
+        """Times ``(n,)`` in seconds; NaN where there is none to read.
 
-        So is what can only be of another unit.
+        So are numbers below zero, unless ``unit`` is ``number``, and what can only be of another
+        unit.
         """
         if self.unit == "auto":
             self.unit = self._recognized(values)
@@ -189,9 +190,11 @@ class Clock:
                 other = np.isfinite(found) & (found >= _LAST_SECOND) | (found >= 0) & (found < low)
                 self.seen[self.unit] += int(other.sum())
                 found[other] = np.nan
+            if self.asked != "number":
+                found[found < 0] = np.nan  # as many write that there is none
         else:
             found = _dates(values, None if self.unit == "text" else self.unit)
-        found[~np.isfinite(found) | (found < 0)] = np.nan
+        found[~np.isfinite(found)] = np.nan
         good = found[~np.isnan(found)]
         if len(good):
             self.first, self.last = min(self.first, good.min()), max(self.last, good.max())
@@ -231,8 +234,9 @@ def numbers(values) -> np.ndarray:
     """Numbers ``(n,)`` of a column; NaN where there is none."""
     if any(isinstance(value, (datetime, np.datetime64)) for value in values[:1000]):
         return np.full(len(values), np.nan)
-    # Whole numbers beyond all floats are no times.
-    values = [np.nan if isinstance(v, int) and abs(v) > 1e300 else v for v in values]
+    # Switches, and whole numbers beyond all floats, are no numbers that count anything.
+    odd = (isinstance(v, bool) or isinstance(v, int) and abs(v) > 1e300 for v in values)
+    values = [np.nan if wrong else v for wrong, v in zip(odd, values)]
     return pd.to_numeric(pd.Series(values, dtype=object), errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )

@@ -381,6 +381,32 @@ def test_a_time_far_ahead_is_told(write):
     assert "2445-05-01, which is far ahead" in told[0]
 
 
+def test_times_before_all_are_times_where_they_cannot_mean_that_there_is_none(write):
+    path = write("r.csv", "user,item,time\nu,a,-1\nu,b,-3\n")
+    job("dataset/number", interactions=[path], time_unit="number")
+    assert [row[1] for row in table("dataset/number/number.inter")[1]] == ["b", "a"]
+    path = write("r.csv", "user,item,time\nu,a,1969-12-31\nu,b,1969-12-30\n")
+    job(interactions=[path])
+    assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["b", "a"]
+
+
+def test_a_switch_is_no_time(tmp_path):
+    path = tmp_path / "r.jsonl"
+    lines = [{"user": "u", "item": f"i{n}", "time": time} for n, time in enumerate((5, True, 6))]
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    done, _ = job(interactions=[path])
+    assert counts(done)["without a time that can be read"] == 1
+
+
+def test_a_file_that_is_given_twice_is_refused(write, tmp_path):
+    path = write("r.csv", "user,item,time\nu,a,1\n")
+    (tmp_path / "link.csv").symlink_to(path)
+    for other in (path, tmp_path / "link.csv"):
+        with pytest.raises(UserError) as refused:
+            job(interactions=[path, other])
+        assert refused.value.key == "interactions"
+
+
 def test_numbers_beyond_all_times_are_dropped(tmp_path):
     path = tmp_path / "r.jsonl"
     times = [1588687728, 10**400, 1588687729]
