@@ -29,7 +29,7 @@ _PARTS = ("items", "users", "index", "encoder", "table")
 class ExportOptions(CheckpointOptions):
     """Which parts, and where to."""
 
-    out: str = option(..., "directory to make")
+    out: str = option(..., "directory to make", min_length=1)
     overwrite: bool = option(False, "replace an export that is there")
     what: list[Literal["all", "items", "users", "index", "encoder", "table"]] = option(
         ["items", "users"], "parts, or all that the model has", metavar="PARTS"

@@ -87,8 +87,9 @@ class RecommendOptions(CheckpointOptions):
     )
     report_users: int = option(1000, "whom new items are ranked for; 0: none", group=_ITEMS, ge=0)
     out: str | None = option(
-        None, "where to write; without, a table on standard output", group=_OUTPUT, metavar="FILE"
-    )
+        None, "where to write; without, a table on standard output", group=_OUTPUT, metavar="FILE",
+        pattern="[^/]$", wanted="the name of a file",
+    )  # fmt: skip
     format: Literal["table", "jsonl", "parquet"] | None = option(
         None, "by default as the suffix of --out says", group=_OUTPUT
     )
@@ -116,7 +117,8 @@ def main(argv: list[str]) -> int:
     )  # fmt: skip
     count = serve.write(batches, options.out, chosen)
     if options.out is not None:
-        say(f"{options.out}: the best {options.topk} items of {count:,} people")
+        most = min(options.topk, len(recommender.item_index) - 1)
+        say(f"{options.out}: the best {most} items of {count:,} people")
     if options.new_items and options.report_users:
         users = options.report_users
         report = serve.rank_new_items(recommender, users, options.topk, show_progress=True)

@@ -95,7 +95,10 @@ def _seeds(value, typed) -> list[int]:
     if "seed" in typed or not all(str(entry).strip().isdecimal() for entry in entries):
         raise UserError(f"--seeds is {value!r}; give numbers as in 1,2,3, and no --seed.",
                         key="seeds")  # fmt: skip
-    return list(dict.fromkeys(map(int, entries)))
+    seeds = list(map(int, entries))
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds is {value!r}; give each seed once.", key="seeds")
+    return seeds
 
 
 def __getattr__(name: str) -> Any:

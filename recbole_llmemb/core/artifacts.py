@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from recbole_llmemb.core.errors import TableError, explained
-from recbole_llmemb.core.files import make_lasting, sync
+from recbole_llmemb.core.files import AnyPath, make_lasting, sync
 
 Found = TypeVar("Found")
 
@@ -140,7 +140,8 @@ def require_free(
     if not os.path.lexists(target) and not _brought_back(target):
         return
     if target.is_symlink() or not target.is_dir():
-        raise TableError(f"{target} is not a directory; choose another place for {what}.")
+        kind = "a link" if target.is_symlink() else "not a directory"
+        raise TableError(f"{target} is {kind}; choose another place for {what}.")
     if not any(target.iterdir()):
         return
     if not written(target):
@@ -167,9 +168,17 @@ def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
 
     def passed_over(folder: str, names: list[str]) -> list[str]:
         here = Path(folder).relative_to(target)
-        return [
+        ignored = [
             name for name in names if (here / name).as_posix() in ours or only_ours(here / name)
         ]
+        for name in set(names) - set(ignored):
+            if (target / here / name).is_symlink() and os.path.lexists(fresh / here / name):
+                refuse(target / here / name)
+        return ignored
+
+    def refuse(old: AnyPath) -> None:
+        told = f"{old} is in the way: it was not written as part of {what}; move it away."
+        raise TableError(told)
 
     def only_ours(path: Path) -> bool:
         inner = [] if (target / path).is_symlink() else files_in(target / path)
@@ -177,8 +186,7 @@ def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
 
     def keep(old: str, new: str) -> None:
         if os.path.lexists(new):
-            told = f"{old} is in the way: it was not written as part of {what}; move it away."
-            raise TableError(told)
+            refuse(old)
         try:
             os.link(old, new)
         except (OSError, NotImplementedError):  # where there are no such links

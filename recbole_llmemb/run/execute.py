@@ -127,7 +127,7 @@ def execute_seeds(
     values = np.array([frame.to_numpy(float) for frame in frames])  # (seeds, rows, metrics)
     means, spreads = values.mean(axis=0), values.std(axis=0, ddof=len(frames) > 1)
     rows = [
-        [name, *(f"{mean:.4f} ± {spread:.4f}" for mean, spread in zip(*of_row, strict=True))]
+        [name, *("-" if m != m else f"{m:.4f} ± {s:.4f}" for m, s in zip(*of_row, strict=True))]
         for name, *of_row in zip(frames[0].index, means, spreads, strict=True)
     ]
     title = f"mean ± standard deviation over {len(found)} seeds"

@@ -73,7 +73,9 @@ def test_names_that_are_empty(typed, name):
     assert status == 2 and f"--{name} is empty" in err
 
 
-@pytest.mark.parametrize("more", [["--seeds=1,x"], ["--seeds="], ["--seeds=1,2", "--seed=3"]])
+@pytest.mark.parametrize(
+    "more", [["--seeds=1,x"], ["--seeds="], ["--seeds=1,1"], ["--seeds=1,2", "--seed=3"]]
+)
 def test_seeds_that_are_none(arguments, typed, more):
     status, _, err = typed(arguments(*more))
     assert status == 2 and "--seeds" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -24,6 +25,7 @@ FORMATS = ("safetensors", "parquet")
 MANIFEST = "export.json"
 _WHAT = "an export"
 _BEST, _SAMPLE = 10, 256
+_MOST = 4096  # of anything in FAISS' name of an index, but for clusters: it would take hours
 
 
 def export(
@@ -201,7 +203,11 @@ class _Export:
         library, path = _faiss(), self.folder / "items.faiss"
         rows = self.recommender.item_vectors[1:].cpu().float().contiguous().numpy()
         told = f"FAISS makes no index {self.kind!r} of {len(rows)} vectors ({{reason}})"
-        with explained(f"{told}; give another --index, as HNSW32.", RuntimeError, key="index"):
+        advice = "give another --index, as HNSW32"
+        if any(int(digits) > max(_MOST, len(rows)) for digits in re.findall(r"\d+", self.kind)):
+            told = told.format(reason="a number is too large")
+            raise UserError(f"{told}; {advice}.", key="index")
+        with explained(f"{told}; {advice}.", RuntimeError, key="index"):
             made = library.index_factory(rows.shape[1], self.kind, library.METRIC_INNER_PRODUCT)
             if not made.is_trained:
                 made.train(rows)

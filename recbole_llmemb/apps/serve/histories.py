@@ -94,8 +94,10 @@ class People:
             self._found[split] = self._rows(split)
         known, ends, lengths, row = self._found[split]
         chosen = torch.arange(len(known))
-        if users != "all":
-            chosen = self._chosen([users] if isinstance(users, str) else users, row, split)
+        if isinstance(users, str) and users != "all":
+            users = [users]
+        if not isinstance(users, str):
+            chosen = self._chosen(users, row, split)
         names = [self.tokens[i] for i in known[chosen].tolist()]
         return Histories(names, known[chosen], ends[chosen], lengths[chosen], self.store)
 

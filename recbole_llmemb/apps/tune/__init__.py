@@ -34,7 +34,10 @@ class SearchOptions(Checked):
         None, 'such as ndcg@10 or "tail_items ndcg@10" (default: valid_metric)'
     )
     storage: str | Path = option("tune", "where searches are kept: a folder or s3://bucket/folder")
-    name: str | None = option(None, "of the search, below storage (default: MODEL-DATASET)")
+    name: str | None = option(
+        None, "of the search, below storage (default: MODEL-DATASET)",
+        pattern=r"^[^/\\]*[^/\\.][^/\\]*$", wanted="a name, not a path",
+    )  # fmt: skip
     resume: bool = option(False, "continue a search that was interrupted")
 
 
