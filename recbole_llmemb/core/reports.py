@@ -25,6 +25,7 @@ from recbole_llmemb.core.imports import optional
 if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
 #: Okabe and Ito's colors, which color-blind readers tell apart as well.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -241,7 +242,7 @@ def bare(axes: Any, points: torch.Tensor, name: str) -> None:
     axes.set_aspect("equal")
 
 
-def dots(axes: Any, points: np.ndarray, categories: list[str]) -> None:
+def dots(axes: Any, points: NDArray[Any], categories: list[str]) -> None:
     """Items of a map, a color for each of the most frequent categories."""
     colors = COLORS[:-1]  # black pixels could not be seen in the dark
     most = [name for name, _ in Counter(filter(None, categories)).most_common(len(colors))]

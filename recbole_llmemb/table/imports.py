@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recbole_llmemb.core.errors import TableError, explained, name_some
 from recbole_llmemb.core.files import lines_of
@@ -70,7 +71,7 @@ def import_table(
         raise TableError(f"There is no file {path} to import embeddings from.", where=path)
     suffix = path.suffix.lower()
     tokens = None if tokens_path is None else _read_tokens(tokens_path)
-    found: Sequence[Any] | np.ndarray | None = None
+    found: Sequence[Any] | NDArray[Any] | None = None
     if suffix == ".npy":
         with _readable(path, "NumPy file"):
             vectors = np.load(path, allow_pickle=False)
@@ -113,7 +114,7 @@ def _readable(path: Path, kind: str) -> AbstractContextManager[None]:
     return explained(sentence, Exception, kind=TableError, where=path)
 
 
-def _as_tensor(vectors: np.ndarray, path: Path) -> torch.Tensor:
+def _as_tensor(vectors: NDArray[Any], path: Path) -> torch.Tensor:
     vectors = np.asarray(vectors)
     if vectors.dtype.kind not in "fiu":
         raise _unusable(path, f"the embeddings are of type {vectors.dtype}; numbers are needed")
@@ -123,7 +124,7 @@ def _as_tensor(vectors: np.ndarray, path: Path) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(vectors, dtype=kept))
 
 
-def _token_strings(values: Sequence[Any] | np.ndarray, path: Path) -> list[str]:
+def _token_strings(values: Sequence[Any] | NDArray[Any], path: Path) -> list[str]:
     """Tokens as text: whole numbers without a decimal point, as an .item file has them."""
     array = np.asarray(values)
     wrong = None
@@ -140,7 +141,7 @@ def _token_strings(values: Sequence[Any] | np.ndarray, path: Path) -> list[str]:
     return [str(token) for token in array.tolist()]
 
 
-def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+def _from_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     kind = "NumPy archive (tokens must be a text array, not an object array)"
     with _readable(path, kind), np.load(path, allow_pickle=False) as file:
         arrays = {name: np.asarray(file[name]) for name in file.files}  # others are bytes
@@ -154,7 +155,7 @@ def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _from_parquet(
     path: Path, tokens: list[str] | None, token_column: str | None
-) -> tuple[np.ndarray, list[Any] | None]:
+) -> tuple[NDArray[Any], list[Any] | None]:
     pq = optional("pyarrow.parquet", "parquet", f"Reading {path}")
     with _readable(path, "Parquet file"):
         frame = pq.read_table(path)
@@ -188,7 +189,7 @@ def _from_parquet(
     return np.stack([frame.column(name).to_numpy() for name in numbers], axis=1), found
 
 
-def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
+def _from_itememb(path: Path) -> tuple[NDArray[Any], list[str]]:
     file = open_records(path, "atomic")
     of = {kind: [n for n, k in zip(file.columns, file.types) if k == kind] for kind in FIELD_TYPES}
     sequences, floats = of["float_seq"], of["float"]
@@ -206,8 +207,8 @@ def _from_itememb(path: Path) -> tuple[np.ndarray, list[str]]:
 
 
 def _stacked(
-    rows: Sequence[Any] | np.ndarray, tokens: Sequence[str] | None, path: Path
-) -> np.ndarray:
+    rows: Sequence[Any] | NDArray[Any], tokens: Sequence[str] | None, path: Path
+) -> NDArray[Any]:
     """Vectors as (n, D), a number that is missing being NaN; they must be of one width."""
     sentence = f"{path}: the vectors are not of numbers ({{reason}})."
     with explained(sentence, ValueError, TypeError, kind=TableError, where=path):
@@ -244,7 +245,7 @@ class _ArraysOnly(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _from_pickle(path: Path, allowed: bool) -> np.ndarray:
+def _from_pickle(path: Path, allowed: bool) -> NDArray[Any]:
     """The LLMEmb authors' pickles: one NumPy array, or a list of vectors, without item tokens."""
     if not allowed:
         said = "it is a pickle, which can run code; if you trust where it comes from, say so"

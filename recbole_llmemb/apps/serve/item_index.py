@@ -101,6 +101,7 @@ def read_new_items(given, config) -> NewItems:
     ``given``: a file or directory, or mappings, with the item's token under ``item_id`` (or what
     the dataset calls it).
     """
+    given = [given] if isinstance(given, Mapping) else given
     if isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given):
         return _of_mappings(given, config["ITEM_ID_FIELD"])
     path = Path(given)
