@@ -124,13 +124,13 @@ class OutFolder:
             names = json.loads(found[1] if found else "[]")
         except (OSError, ValueError):
             return set()
-        folder = self.folder.resolve()
+        folder = Path(os.path.realpath(self.folder))  # which links in a circle are nothing to
         return {
             name
             for name in names
             if isinstance(name, str)
             and re.fullmatch(self.names, name)
-            and folder in (folder / name).resolve().parents
+            and folder in Path(os.path.realpath(folder / name)).parents
         }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ def _check(job, out):
         told = "There is nothing to convert; give --interactions=FILE."
         raise UserError(told, key="interactions")
     for key, files in (("interactions", job.interactions), ("items", job.items)):
-        if len({Path(file).resolve() for file in files}) < len(files):
+        if len({os.path.realpath(file) for file in files}) < len(files):
             raise UserError(f"--{key} names the same file twice; give it once.", key=key)
     if any(letter.isspace() for letter in str(out)) or not out.name:
         told = f"--out is {str(out)!r}; give a folder without blanks: its name is the dataset's."

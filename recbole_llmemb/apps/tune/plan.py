@@ -76,7 +76,7 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     if cache and not os.path.isabs(os.path.expanduser(cache)):
         merged["llm_cache_dir"] = os.path.abspath(cache)
     if merged.get("data_path") is None:  # RecBole's default is relative, too
-        merged["data_path"] = str(Path(config["data_path"]).resolve().parent)
+        merged["data_path"] = os.path.dirname(os.path.realpath(config["data_path"]))
     if Path(str(resources.files("recbole"))) in Path(merged["data_path"]).parents:
         del merged["data_path"]  # ml-100k, which every RecBole has with it
     decides = _metric(metric, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,7 +165,9 @@ class Storage:
 
     def __init__(self, root: str | Path, name: str):
         self.remote = "://" in str(root)
-        self.root = str(root).rstrip("/") if self.remote else str(Path(root).expanduser().resolve())
+        self.root = str(root).rstrip("/")
+        if not self.remote:
+            self.root = os.path.realpath(os.path.expanduser(root))
         self.name = name
         self.path = f"{self.root}/{name}"
         told = f"The search cannot be kept in {self.path} ({{reason}}); set --storage."

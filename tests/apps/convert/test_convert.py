@@ -405,6 +405,9 @@ def test_a_file_that_is_given_twice_is_refused(write, tmp_path):
         with pytest.raises(UserError) as refused:
             job(interactions=[path, other])
         assert refused.value.key == "interactions"
+    (tmp_path / "loop.csv").symlink_to(tmp_path / "loop.csv")
+    with pytest.raises(UserError):
+        job(interactions=[path, tmp_path / "loop.csv"])
 
 
 def test_numbers_beyond_all_times_are_dropped(tmp_path):
