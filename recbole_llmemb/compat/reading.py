@@ -256,7 +256,7 @@ def _complete(dataset, file, frame, kind):
         wanted = ", ".join(needed) + (f" and {time}" if timed else "")
         file.refuse(0, f"no line has {wanted}; fill them")
     if timed and np.abs(times[kept]).max(initial=0) >= _INEXACT:
-        whole = pd.to_numeric(_read(file, {time: str})[time][kept])
+        whole = pd.to_numeric(_read(file, {time: str})[time][kept], errors="coerce")
         if whole.dtype == np.int64:  # beyond the exact floats
             frame[time] = whole.reindex(frame.index, fill_value=0)
         else:
