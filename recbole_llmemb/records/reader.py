@@ -262,8 +262,11 @@ def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] 
         return
     if len(delimiter) != 1:
         file.refuse(0, f"the delimiter is {delimiter!r}; it must be one character", "delimiter")
-    found = next(csv.reader([first], delimiter=delimiter), [])
-    file.columns = [cell.strip() for cell in found]
+    number, found, _ = next(csv_rows(_lines(file), delimiter), (0, [], []))
+    if isinstance(found, str):
+        file.refuse(number, found)
+    found = found if number == 1 else []
+    file.columns = [cell.replace("\n", " ").strip() for cell in found]
     if names:
         if len(names) != len(found):
             said = f"{len(names)} are named ({', '.join(names)}); name each"

@@ -57,6 +57,14 @@ def test_quotes_are_characters_in_atomic_files_and_quotes_in_csv(write):
     ]
 
 
+def test_a_first_line_that_ends_within_quotes_goes_on(write):
+    path = write("x.csv", 'a,"b\nc"\n1,2\n')
+    assert all_of(path, ("a", "b c")) == [(3, ("1", "2"))]
+    with pytest.raises(UserError) as refused:
+        open_records(write("y.csv", 'a,"b\n1,2\n'))
+    assert "line 1" in str(refused.value) and "quote" in str(refused.value)
+
+
 def test_a_lone_carriage_return_ends_no_line(write):
     assert all_of(write("x.item", "a:token\tb:token\r\n1\rx\t2\r\n")) == [(2, ("1\rx", "2"))]
     assert all_of(write("x.csv", "a,b\r\n1\rx,2\r\n")) == [(2, ("1 x", "2"))]
