@@ -92,8 +92,7 @@ class Recommender:
             raise UserError("Recommendations are for users or for histories; give one of both.")
         if users is not None:
             if split != "all":
-                now = {"interactions": interactions_digest(self.splits[0])}
-                tell_other_data(self.config["trained_on"], now, self.path)
+                self._other_data_is_told  # noqa: B018
             return self._people.of_users(users, split)
         dated = "times" in self.method.reads
         if dated and (times is None or any(one is None for one in times)):
@@ -267,6 +266,12 @@ class Recommender:
         if value.isnan().any():
             raise no_numbers("The model's scores")
         return value.cpu(), column.cpu()
+
+    @cached_property
+    def _other_data_is_told(self) -> bool:
+        now = {"interactions": interactions_digest(self.splits[0])}
+        tell_other_data(self.config["trained_on"], now, self.path)
+        return True
 
     @cached_property
     def _counts(self):

@@ -18,6 +18,7 @@ from recbole_llmemb.apps.order_test import (
     teacher_of,
     to_text,
 )
+from recbole_llmemb.apps.serve import Recommender
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
@@ -292,3 +293,10 @@ def test_a_dataset_that_is_another_by_now(tiny_run, tiny, tmp_path, caplog):
     changes = {"data_path": str(copied.parent)}
     order_test(path, shuffles=0, report=lambda _: None, changes=changes)
     assert "trained on other interactions" in caplog.text
+    caplog.clear()
+    recommender = Recommender(path, **changes)
+    recommender.people("all")
+    assert "trained on other interactions" not in caplog.text  # new interactions are welcome
+    for _ in range(2):
+        recommender.people("all", split="test")
+    assert caplog.text.count("trained on other interactions") == 1
