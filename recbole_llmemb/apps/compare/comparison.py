@@ -258,7 +258,8 @@ def values_of(group, part=None) -> tuple[dict[str, list[str]], dict[str, np.ndar
 def _refuse_others(run, rows) -> None:
     """Refuse a per-user file whose means are not the result of the run that names it."""
     places = run.config.get("metric_decimal_place")
-    rounding = 10.0 ** -(min(max(places, 0), 9) if isinstance(places, int) else 4)
+    # The file's numbers are float32.
+    rounding = 10.0 ** -(min(max(places, 0), 5) if isinstance(places, int) else 4)
     for name, values in rows.values.items():
         said = run.test_result.get(name)
         if said is not None and abs(values.mean() - said) > rounding:

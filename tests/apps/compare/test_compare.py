@@ -536,6 +536,15 @@ def test_files_of_different_users(tmp_path, capsys):
     assert status == 2 and "There is no per-user file" in err and "--save_users=True" in err
 
 
+def test_means_to_many_places_are_those_of_the_file(tmp_path, capsys):
+    """Whose numbers are rounded to float32."""
+    users = {f"u{n}": 1 / (n + 3) for n in range(50)}
+    exact = {"metric_decimal_place": 17}
+    paths = [result(tmp_path, name, 0.1, users=users, config=exact) for name in ("a-1", "b-1")]
+    status, _, err = run(capsys, *(f"{path.stem}={path}" for path in paths))
+    assert status == 0, err
+
+
 def test_three_settings_name_a_group_where_more_would_be_needed():
     """Sixteen groups by four switches: the three that say most, though they leave pairs alike."""
     switches = ["dropout", "loss_type", "learning_rate", "item_embedding"]
