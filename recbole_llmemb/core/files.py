@@ -60,8 +60,7 @@ def refuse_endless(folder: Path) -> None:
 def lines_of(path: AnyPath) -> list[str]:
     """Lines of a text file without their ends; a lone carriage return is none."""
     if not (os.path.isfile(path) or os.fspath(path).startswith("/dev/fd/")):  # as <(…) is
-        told = "it is no file" if os.path.exists(path) else "there is no such file"
-        raise FileNotFoundError(errno.ENOENT, told, os.fspath(path))
+        content_of(path)  # which raises what is wrong
     with open(path, encoding="utf-8-sig", newline="\n") as file:
         return [line.removesuffix("\r") for line in file.read().split("\n")]
 
@@ -237,12 +236,12 @@ def unseal(text: str | bytes, **options: Any) -> Any:
     facts = json.loads(text, object_pairs_hook=once, **options)
     json.dumps(facts, ensure_ascii=False).encode()  # escapes may be halves of characters
     if isinstance(facts, dict) and facts:
+        # Under another name: the name was damaged.
         name = "sha256" if "sha256" in facts else next(reversed(facts))
         rest = {key: value for key, value in facts.items() if key != name}
-        # Under another name: the name was damaged.
         if (facts[name] == _digest_of(rest)) != (name == "sha256"):
             raise ValueError("it was changed or damaged after it was written, says its sha256")
-        return rest if name == "sha256" else facts
+        facts = rest if name == "sha256" else facts
     return facts
 
 
@@ -310,9 +309,6 @@ def hash_file(path: AnyPath, digest: Any) -> None:
         raise
 
 
-# -- yaml --------------------------------------------------------------------------------
-
-
 class _Loader(yaml.SafeLoader):  # no !!python/… in it
     """Of what a person writes: each key once, and nothing that is larger than it looks."""
 
@@ -332,12 +328,12 @@ class _Loader(yaml.SafeLoader):  # no !!python/… in it
                 raise yaml.MarkedYAMLError(None, None, told, node.start_mark)
             parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
             if isinstance(node, yaml.MappingNode):
-                seen = {"<<": 0}
+                seen: set[str] = set()
                 for name in (n for n, _ in parts if isinstance(n, yaml.ScalarNode)):
-                    seen[name.value] = seen.get(name.value, 0) + (name.value != "<<")
-                    if seen[name.value] > 1:
+                    if name.value in seen - {"<<"}:
                         told = f"it has {name.value!r} twice"
                         raise yaml.MarkedYAMLError(None, None, told, name.start_mark)
+                    seen.add(name.value)
                 parts = [part for pair in parts for part in pair]
             known[id(node)] = 1 + sum(self.size(part, known, depth + 1) for part in parts)
         if known[id(node)] > 100_000:
@@ -349,7 +345,6 @@ def read_yaml(file: str | Path, what: str) -> Any:
     """What a yaml file holds; ``what`` says what it is."""
     told = f"{what} is not valid yaml: {{reason}}."
     with explained(told, yaml.YAMLError, ValueError, RecursionError, OSError, where=file):
-        text = content_of(file).decode("utf-8-sig")
-        loader = _Loader(text)
+        loader = _Loader(content_of(file).decode("utf-8-sig"))
         loader.name = Path(file).name  # for marks of places
         return loader.get_single_data()

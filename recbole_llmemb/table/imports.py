@@ -25,8 +25,8 @@ from recbole_llmemb.core.imports import optional
 from recbole_llmemb.records.reader import FIELD_TYPES, open_records
 from recbole_llmemb.table.format import EmbeddingTable
 
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # a column that pandas adds of its own
 # What the names of types begin with in Parquet.
-_PANDAS_INDEX = re.compile(r"__index_level_\d+__$")  # what pandas adds of its own
 _LISTS = ("list<", "large_list<", "fixed_size_list<")
 _NUMBERS = ("int", "uint", "halffloat", "float", "double")
 

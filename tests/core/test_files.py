@@ -17,6 +17,8 @@ from recbole_llmemb.core.files import (
     atomic_file,
     damaged_file,
     file_digests,
+    lines_of,
+    read_yaml,
     seal,
     unseal,
 )
@@ -136,3 +138,16 @@ def test_a_file_that_cannot_be_read_is_named():
     with pytest.raises(OSError) as caught:
         asked_hash({}, ["/proc/self/mem"])
     assert "/proc/self/mem" in in_a_sentence(caught.value)
+
+
+def test_what_is_no_file_has_no_lines(tmp_path):
+    for path in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(OSError):
+            lines_of(path)
+
+
+def test_a_key_that_is_there_twice_is_told_by_its_second_line(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("topk: [7]\nseed: 1\ntopk: [3]\n")
+    with pytest.raises(UserError, match='"a.yaml", line 3'):
+        read_yaml(file, "config file")

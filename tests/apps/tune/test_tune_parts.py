@@ -35,6 +35,7 @@ from recbole_llmemb.apps.tune.searching import Storage
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trial import EXTRA
 from recbole_llmemb.apps.tune.tuning import Trial, best_of, collect
+from recbole_llmemb.cli.main import main
 from recbole_llmemb.cli.tune import _space, read_arguments
 from recbole_llmemb.config.values import properties_folder
 from recbole_llmemb.core import checkpoint, devices
@@ -572,3 +573,9 @@ def test_what_came_of_a_trial_is_read_from_its_checkpoint(tmp_path):
     (trial,) = collect([result], Metric("ndcg@10", None, "max"))
     assert (trial.number, trial.settings, trial.failed) == (3, {"n_layers": 2}, None)
     assert (trial.score, trial.epochs, trial.curve) == (0.2, 2, [(1, 0.1), (2, 0.2)])
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", ""])
+def test_a_search_has_a_name_and_no_path(capsys, name):
+    assert main(["tune", "--model=LLMEmbSASRec", "--space=x.yaml", f"--name={name}"]) == 2
+    assert "--name" in capsys.readouterr().err
