@@ -19,6 +19,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.data.histories import POSITION
 from recbole_llmemb.data.windows import is_first, stretches
 
 NAMES = ("training", "validation", "test")
@@ -44,13 +45,18 @@ class Matched:
     users: tuple[int, int]
     items: tuple[int, int]
     without_history: int  # Lines that are left out because nothing precedes them
+    again: int  # Targets that an earlier file holds, too: the same user, item and time
 
     def __str__(self):
         left = f", {self.without_history:,} lines without a history left out"
+        again = (
+            f"; {self.again:,} of the targets are lines of an earlier file, so were learned from"
+        )
         return (
             f"{self.name}: {self.rows:,} targets; {self.users[1]:,} of {self.users[0]:,} users and "
             f"{self.items[1]:,} of {self.items[0]:,} items are known from training"
             + (left if self.without_history else "")
+            + (again if self.again else "")
         )
 
 
@@ -164,13 +170,24 @@ def matched(dataset, parts) -> list[Matched]:
     trained = (files == 0) | (files == -1)  # as targets, or in histories
     known = {field: store[field][trained] for field in fields}
     first, found = is_first(store[dataset.uid_field].numpy()), []
+    again = torch.from_numpy(_again(dataset, files))
     for part, (name, chosen) in enumerate(zip(NAMES, parts)):
         ids = {field: rows[field][chosen].unique() for field in fields}
         users, items = ((len(ids[f]), int(torch.isin(ids[f], known[f]).sum())) for f in fields)
         without = dataset.lines.without_history[part]
         without += int((first & (files == part)).sum()) if part else 0
-        found.append(Matched(name, len(chosen), users, items, without))
+        told = int(again[rows[POSITION][chosen]].sum())
+        found.append(Matched(name, len(chosen), users, items, without, told))
     return found
+
+
+def _again(dataset, files):
+    """Mask of the interactions that a file before their own holds, too."""
+    store = dataset.sorted_interactions.fields
+    same = {f: store[f].numpy() for f in (dataset.uid_field, dataset.iid_field, dataset.time_field)}
+    frame = pd.DataFrame({**same, "file": np.maximum(files, -1 - files)})
+    first = frame.groupby(list(same))["file"].transform("min")
+    return (frame["file"] > first).to_numpy(copy=True)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode.job import EncodeJob, find_table, run_job
 from recbole_llmemb.encode.settings import EncodeSettings
-from recbole_llmemb.table.format import EmbeddingTable
+from recbole_llmemb.encode.shards import hash_lists, item_prompt, read_catalog
+from recbole_llmemb.records.items import open_items
+from recbole_llmemb.table.format import EmbeddingTable, read_manifest, read_tokens
 from recbole_llmemb.table.transform import reduce_pca
 
 CACHE_VARIABLE = "RECBOLE_LLMEMB_CACHE"
@@ -67,6 +70,29 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
     if settings.llm_pca_dim:
         path = _reduced(path, settings.llm_pca_dim, cache_directory(config), report)
     return path
+
+
+def tell_other_texts(table: Path, config: Mapping[str, Any], report: Callable[[str], None]) -> None:
+    """Report that the texts a table was encoded from are not those that its items have now.
+
+    Nothing is said where that cannot be known: of an imported table, of one with other items too,
+    and where the dataset has no item file with the fields of that table.
+    """
+    manifest, data = read_manifest(table), DataSettings.of(config)
+    fields, then = manifest.get("fields"), manifest.get("texts_hash")
+    file = Path(data.data_path) / f"{data.dataset}.item"
+    prompt = manifest.get("prompt"), manifest.get("value_max_chars")
+    if not fields or not then or not file.is_file():
+        return
+    with suppress(UserError):
+        place = fields, data.ITEM_ID_FIELD, data.field_separator, data.encoding or "utf-8"
+        items = read_catalog(open_items(file, *place), lambda item: item_prompt(item, *prompt))
+        tokens, text_of = read_tokens(table), dict(zip(items.tokens, items.text_of))
+        if not text_of.keys() >= set(tokens):
+            return
+        if hash_lists(tokens, (items.texts[text_of[token]] for token in tokens)) != then:
+            told = f"table: {table} was encoded from other texts than {file} holds now"
+            report(f"{told}; encode it again (recbole-llm encode), unless that is meant")
 
 
 def cache_directory(config: Mapping[str, Any]) -> Path:

@@ -6,10 +6,11 @@ import csv
 import gzip
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from recbole_llmemb.core.errors import TwiceError
+from recbole_llmemb.core.errors import TwiceError, UserError
 from recbole_llmemb.core.files import once
 
 _LONGEST_FIELD = 1 << 20
@@ -34,9 +35,22 @@ def json_entries(path: Path) -> list[Any] | None:
             found = JSON.decode(file.read(_LONGEST_LIST if packed else -1).decode("utf-8-sig"))
         except TwiceError:
             raise
+        except json.JSONDecodeError as error:
+            file.seek(0)
+            if _is_json(file.readline(_LONGEST_FIELD)):
+                return None
+            told = f"{path} line {error.lineno}: its list is no JSON here ({error.msg})"
+            raise UserError(f"{told}; mend it, or write one object per line.", where=path) from None
         except (ValueError, RecursionError):
             return None
     return found if all(isinstance(entry, (dict, list)) for entry in found) else None
+
+
+def _is_json(line: bytes) -> bool:
+    with suppress(ValueError, RecursionError):
+        JSON.decode(line.decode("utf-8-sig"))
+        return True
+    return False
 
 
 def csv_rows(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 # How tools write that there is nothing to say: no words for a language model. Of tokens (users,
@@ -40,10 +41,10 @@ def token_of(value: Any) -> str:
     """A user or item as text, as it stands; empty where there is none."""
     if isinstance(value, bytes):
         return value.decode()
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
         if value != value:
             return ""
-        if value.is_integer():
+        if _is_whole(value):
             value = int(value)  # a column of whole numbers with gaps becomes one of floats
     return "" if value is None else str(value)
 
@@ -53,9 +54,15 @@ def is_token(value: Any) -> bool:
 
     Of floats, only those that are sure to be the number that somebody wrote.
     """
-    if isinstance(value, float):
-        return value != value or (value.is_integer() and abs(value) < 2**53)
+    if isinstance(value, float | Decimal):
+        return value != value or (
+            _is_whole(value) and (type(value) is Decimal or abs(value) < 2**53)
+        )
     return not isinstance(value, bool | list | dict)
+
+
+def _is_whole(value: float | Decimal) -> bool:
+    return abs(value) < float("inf") and value == int(value)
 
 
 def wrong_token(token: str) -> str | None:

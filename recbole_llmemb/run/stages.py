@@ -194,7 +194,8 @@ def _check_dataset(dataset, config):
         advice = f"write {time}:float in the first line of {name}.inter, or set TIME_FIELD"
         raise UserError(f"{told} {dataset.field2type[time].value}; {advice}.")
     if max(config["topk"]) >= dataset.item_num:  # which counts padding
-        there = f"dataset {name} has only {dataset.item_num - 1} items"
+        held = " (without holdout_items)" if config["holdout_items"] else ""
+        there = f"dataset {name} has only {dataset.item_num - 1} items{held}"
         raise UserError(f"topk is {config['topk']}, but {there}; ask for shorter lists.")
     check_candidates(config, dataset)
     if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():

@@ -183,10 +183,7 @@ class EmbeddingTable:
                 raise _unfit(directory, f"{name} is missing, one of its three files")
         manifest = read_manifest(directory)
         vectors = _read_tensors(directory / VECTORS_FILE, TENSOR_NAME)[TENSOR_NAME]
-        with _readable(directory / TOKENS_FILE):
-            text = content_of(directory / TOKENS_FILE).decode()
-            tokens = text.replace("\r\n", "\n").split("\n")
-        tokens = tokens[:-1] if tokens[-1] == "" else tokens
+        tokens = read_tokens(directory)
         table = cls(tokens, vectors, manifest, read_projection(directory))
         table.validate(f"table {directory}", expected_width)
         for key, value in {**_size(vectors), "fingerprint": table.fingerprint}.items():
@@ -219,6 +216,14 @@ def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     if version != FORMAT_VERSION:
         raise _unfit(path, f"format version {version!r}, this version reads {FORMAT_VERSION}")
     return manifest
+
+
+def read_tokens(directory: str | os.PathLike[str]) -> list[str]:
+    """The item tokens of a table directory, in row order."""
+    path = Path(directory) / TOKENS_FILE
+    with _readable(path):
+        tokens = content_of(path).decode().replace("\r\n", "\n").split("\n")
+    return tokens[:-1] if tokens[-1] == "" else tokens
 
 
 def _is_of(directory: Path, manifest: dict[str, Any]) -> bool:

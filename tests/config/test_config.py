@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import yaml
 
@@ -212,6 +213,21 @@ def test_names_and_paths_stay_text():
     config = make_config("SASRec", "2026-11-21", overrides=dict(named, train_neg_sample_args=None))
     assert config["dataset"] == "2026-11-21"
     assert {key: config[key] for key in named} == named
+
+
+def test_numbers_of_numpy_and_one_file_by_its_name(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("epochs: 4\n")
+    numbers = {
+        "hidden_size": np.int64(8),
+        "align_weight": np.float32(0.5),
+        "resume": np.bool_(False),
+    }
+    for files in (file, str(file), [file]):
+        config = make_config("LLMEmbSASRec", "tiny", files, overrides=numbers)
+        assert config["epochs"] == 4
+        for key, value in numbers.items():
+            assert config[key] == value and type(config[key]) in (int, float, bool)
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])

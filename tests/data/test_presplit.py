@@ -137,6 +137,17 @@ def test_any_split_and_who_is_known(forms, tmp_path, capsys):
     assert (valid.rows, valid.users, valid.items, valid.without_history) == (1, (1, 1), (1, 0), 1)
     assert (test.rows, test.users, test.items, test.without_history) == (3, (2, 1), (3, 1), 1)
     assert (train.rows, train.without_history) == (2, 0)
+    assert [part.again for part in (train, valid, test)] == [0, 0, 0]
+    write(folder, "own.test", [("a", "i6", 8), ("a", "i1", 5), ("a", "i4", 2), ("b", "i1", 2)],
+          WHOLE)  # fmt: skip
+    found = prepare_data(
+        make_config(
+            "LLMEmbSASRec", "own", overrides=settings("own", topk=[3], valid_metric="NDCG@3")
+        )
+    )
+    found = found.train._dataset.matched
+    # Of the test lines, two are training's; the third has another time than validation's.
+    assert [part.again for part in found] == [0, 0, 2] and "2 of the targets" in str(found[2])
     for part in NAMES:
         (folder / f"own.{part}.inter").unlink()
     write(folder, "own.train", [("a", "i1 i2", "i3"), ("b", "i4", "i5"), ("b", "", "i4")], LISTED)

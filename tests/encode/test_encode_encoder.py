@@ -46,6 +46,22 @@ def test_pooling(tmp_path, kind, pooling, padding_side):
     assert not torch.allclose(vectors, other, atol=1e-2)  # the two are told apart at all
 
 
+def test_a_length_that_special_tokens_fill_is_refused(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    folder = make_model(tmp_path / "bert", "bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<pad>", "</s>")]
+    form = TemplateProcessing(single="<pad> $A </s>", special_tokens=ends)
+    tokenizer.backend_tokenizer.post_processor = form
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError) as refused:
+        Encoder(find_encoder(folder), device="cpu", max_length=2)
+    assert refused.value.key == "llm_max_length"
+    assert len(Encoder(find_encoder(folder), device="cpu", max_length=3).encode(TEXTS)) == 5
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("kind", ["bert", "qwen2"])
 def test_texts_that_end_in_the_end_token(tmp_path, kind, pooling):

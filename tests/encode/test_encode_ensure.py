@@ -80,6 +80,27 @@ def test_given_table(config, tmp_path):
         ensure_table({**config, "llm_table": str(tmp_path / "gone")})
 
 
+def test_a_given_table_of_other_texts_is_told(config, tmp_path):
+    """What counts is each item's text, not where in the file it stands, nor new items."""
+    from recbole_llmemb.encode.build_or_load import tell_other_texts
+
+    table, path, lines = ensure_table(config), next(tmp_path.rglob("tiny.item")), []
+    header, *items = path.read_text(encoding="utf-8").splitlines()
+    columns = len(header.split("\t"))
+
+    def told(*items, **other):
+        path.write_text("\n".join([header, *items]) + "\n", encoding="utf-8")
+        tell_other_texts(table, {**config, "item_prompt": "Else:", **other}, lines.append)
+        return [lines.pop() for _ in list(lines)]
+
+    new = "\t".join(["brandnew", *["words"] * (columns - 1)])
+    assert told(*items) == told(new, *items[::-1]) == told(*items[1:]) == []
+    changed = "\t".join([items[0].split("\t")[0], *["other"] * (columns - 1)])
+    (line,) = told(changed, *items[1:])
+    assert str(table) in line and str(path) in line
+    assert told(changed, *items[1:], ITEM_ID_FIELD="gone") == []  # not to be known
+
+
 def test_reduced(config, tmp_path):
     whole = ensure_table(config)
     lines = []

@@ -103,6 +103,15 @@ def test_bad_records_are_refused_or_counted(write, name, text, number):
     assert refused.value.where == str(path)
 
 
+def test_a_list_of_json_that_breaks_off_is_refused_where_it_does(write):
+    """Lines of lists are not such a list, and one bad line of those takes no other with it."""
+    with pytest.raises(UserError, match=" line 3: ") as refused:
+        open_records(write("x.json", '[\n{"a": 1},\n{"a": 2 "b": 3}\n]\n'))
+    assert refused.value.where
+    with pytest.raises(UserError, match="no columns"):
+        open_records(write("y.json", '[{"a": 1}]\n[{"a": 1}]\n'))
+
+
 HISTORIES = [
     {"user": "anna", "history": ["x", "7"], "times": [1, 2.5]},
     {"user": None, "history": ["y"], "times": None},

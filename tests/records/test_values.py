@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from recbole_llmemb.apps.convert import ConvertJob, convert
 from recbole_llmemb.apps.serve.item_index import read_new_items
 from recbole_llmemb.encode import item_prompts, read_items
-from recbole_llmemb.records.values import one_line, text_of, token_of
+from recbole_llmemb.records.values import kept_token, one_line, text_of, token_of
 
 SENTENCE = "It cleans, and goes on doing so for as long as one likes it to."
 
@@ -40,9 +41,13 @@ def test_the_rule(value, text):
 
 
 def test_tokens_stand_as_they_are():
-    values = [None, float("nan"), 7, 7.0, "7.0", "NA", " a  b ", PERSIAN]
+    values = [None, float("nan"), 7, 7.0, Decimal("7.00"), "7.0", "NA", " a  b ", PERSIAN]
     assert [token_of(value) for value in values] == [
-        "", "", "7", "7", "7.0", "NA", " a  b ", PERSIAN,
+        "", "", "7", "7", "7", "7.0", "NA", " a  b ", PERSIAN,
+    ]  # fmt: skip
+    decimals = ["7.5", "Infinity", "NaN", "12345678901234567890.0"]
+    assert [kept_token(Decimal(number)) for number in decimals] == [
+        None, None, "", "12345678901234567890",
     ]  # fmt: skip
     assert one_line(" a\tb\n" + PERSIAN) == "a b " + PERSIAN
 

@@ -123,7 +123,8 @@ class Recommender:
         if isinstance(topk, bool) or not isinstance(topk, Integral) or topk < 1:
             raise UserError(f"topk is {topk!r}; it must be a whole number of at least 1.")
         if not isinstance(exclude_seen, bool):
-            raise UserError(f"exclude_seen is {exclude_seen!r}; it must be True or False.")
+            told = f"exclude_seen is {exclude_seen!r}; it must be True or False."
+            raise UserError(told, key="exclude_seen")
         if not len(people):
             raise UserError("There is nobody to recommend to; name a user or give a history.")
         chosen = None if candidates is None else self.item_index.positions(candidates)

@@ -205,6 +205,20 @@ def test_something_else_in_the_way_is_never_replaced(saved, tmp_path, capsys):  
     assert (tmp_path / "out" / "letter.txt").read_text() == "dear"
 
 
+def test_a_linked_folder_in_the_way_of_an_export_is_not_replaced(saved, tmp_path, capsys):  # noqa: F811
+    """Where an export has a folder of its own, a link of somebody's is not followed, nor lost."""
+    out, path = tmp_path / "out", saved()
+    arguments = ["export", f"--checkpoint={path}", f"--out={out}", "--overwrite"]
+    assert main([*arguments, "--what=items"]) == 0
+    (tmp_path / "mine").mkdir()
+    (out / "table").symlink_to(tmp_path / "mine")
+    assert main([*arguments, "--what=table"]) == 2
+    assert str(out / "table") in capsys.readouterr().err
+    assert (out / "table").is_symlink() and not any((tmp_path / "mine").iterdir())
+    assert main(["export", f"--checkpoint={path}", "--out="]) == 2
+    assert "--out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("model", ["LLMEmbHGN", "LLMEmbFEARec", "LLMEmbNPE"])
 def test_the_user_encoder_holds_no_table_and_no_data(saved, model):  # noqa: F811
     """Neither that of a second layer of items, which makes scores, nor what training looks up."""

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 from recbole.quick_start import load_data_and_model
@@ -110,8 +111,11 @@ def test_seen_items_are_left_out_only_where_asked(saved, tiny):  # noqa: F811
         allowed = set(candidates or tiny.items)
         for user, items in zip(found.users, found.items, strict=True):
             assert set(items) == allowed - set(tiny.sequences[user])
-    with_seen = recommender.recommend(["u3"], topk=everything)
+    with_seen = recommender.recommend(["u3"], topk=np.int64(everything))
     assert set(with_seen.items[0]) == set(tiny.items)
+    with pytest.raises(UserError) as refused:
+        recommender.recommend(["u3"], exclude_seen="False")
+    assert refused.value.key == "exclude_seen"
 
 
 def test_candidates_keep_their_order_among_themselves(saved, tiny):  # noqa: F811

@@ -133,6 +133,7 @@ def test_new_items_are_reported(from_text, run, tmp_path):  # noqa: F811
         (["--users=u1", "--out=x.md"], "whose suffix tells no format"),  # titles may be its code
         (["--users=u1", "--format=parquet"], "name a file with --out"),
         (["--users=u1", "--out=.", "--format=jsonl"], "cannot be written"),
+        (["--users=u1", "--out=gone/", "--format=jsonl"], "gone"),
         (["--users=u1", "--candidates=gone.txt"], "gone.txt (--candidates)"),
         (["--users=u1", "--title_field=name"], "has no field 'name'"),
         (["--users=u1", "--new_items=gone.item"], "gone.item"),
