@@ -81,7 +81,7 @@ def tell_other_texts(table: Path, config: Mapping[str, Any], report: Callable[[s
     manifest, data = read_manifest(table), DataSettings.of(config)
     fields, then = manifest.get("fields"), manifest.get("texts_hash")
     file = Path(data.data_path) / f"{data.dataset}.item"
-    prompt = manifest.get("prompt"), manifest.get("value_max_chars")
+    prompt = manifest.get("prompt", ""), manifest.get("value_max_chars")
     if not fields or not then or not file.is_file():
         return
     with suppress(UserError):

@@ -54,15 +54,15 @@ def is_token(value: Any) -> bool:
 
     Of floats, only those that are sure to be the number that somebody wrote.
     """
-    if isinstance(value, float | Decimal):
-        return value != value or (
-            _is_whole(value) and (type(value) is Decimal or abs(value) < 2**53)
-        )
+    if isinstance(value, float):
+        return value != value or (_is_whole(value) and abs(value) < 2**53)
+    if isinstance(value, Decimal):
+        return value != value or _is_whole(value)
     return not isinstance(value, bool | list | dict)
 
 
-def _is_whole(value: float | Decimal) -> bool:
-    return abs(value) < float("inf") and value == int(value)
+def _is_whole(value: Any) -> bool:
+    return bool(abs(value) < float("inf") and value == int(value))
 
 
 def wrong_token(token: str) -> str | None:
