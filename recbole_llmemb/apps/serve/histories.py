@@ -48,7 +48,10 @@ class Histories:
         return rows, self.store.fields[item_field][places]
 
     def in_parts(self, size: int, what: str, show_progress: bool = False) -> Iterator[Histories]:
-        """``size`` rows at a time, under a bar that is called ``what``."""
+        """``size`` rows at a time, under a bar that is called ``what``; all as they are if few."""
+        if len(self) <= size:
+            yield self
+            return
         disable = None if show_progress else True
         with progress_bar(total=len(self), desc=what, unit="user", disable=disable) as bar:
             for rows in torch.arange(len(self)).split(size):
