@@ -129,7 +129,7 @@ def _names(groups, taken) -> list[str]:
     settings.pop("model", None)
     telling, names, used = _distinguishing_settings(settings), [], set(taken)
     for place, (model, runs) in enumerate(zip(models, groups)):
-        common = {run.name for run in runs}
+        common = {_file_says(run) for run in runs}
         apart = [f"{key}={_text(settings[key][place])}" for key in telling]
         if len(common) == 1 and None not in common:
             names.append(common.pop())
@@ -142,6 +142,16 @@ def _names(groups, taken) -> list[str]:
             names[place] = str(groups[place][0].file.with_suffix(""))
         used.add(names[place])
     return names
+
+
+def _file_says(run) -> str | None:
+    """The name that a result file's own has: of model and preset, or whatever precedes the seed."""
+    name = run.name or run.file.stem
+    given, here, rest = name.partition(f"{run.model}-{run.dataset}".replace("/", "_"))
+    key = rest and str(run.checkpoint).endswith(f"{rest[1:].rpartition('-')[2]}.pth")
+    if given or not here or key or rest[:1] not in ("", "-"):
+        return run.name
+    return f"{run.model}, {rest[1:]}" if rest else run.model
 
 
 def _distinguishing_settings(settings, most=3) -> list[str]:

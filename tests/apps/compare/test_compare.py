@@ -106,6 +106,27 @@ def test_model_names_are_labels_where_they_differ(tmp_path):
     assert [group.label for group in read_groups(files)] == ["LLMEmbSASRec", "LLMEmbGRU4Rec"]
 
 
+def test_files_that_a_run_named_after_its_preset_tell_it(tmp_path):
+    """As in ``--result_json=runs/``: MODEL-DATASET-PRESET-SEED, or with a checkpoint's key."""
+    one, two = ({"config": {"llm_whiten": value}} for value in (0.3, 0.6))
+    key = {"checkpoint": "saved/LLMEmbSASRec-toy-0123456789.pth"}
+    files = [
+        result(tmp_path, "LLMEmbSASRec-toy-best-1", 0.3, **one),
+        result(tmp_path, "LLMEmbSASRec-toy-best-2", 0.3, seed=2, **one),
+        result(tmp_path, "LLMEmbSASRec-toy-best_longtail", 0.3, **two),
+        result(tmp_path, "LLMEmbSASRec-toy", 0.3, config={"llm_whiten": 0.1}),
+        result(tmp_path, "LLMEmbSASRec-toy-0123456789", 0.3, config={"llm_whiten": 0.2}, **key),
+    ]
+    groups = read_groups(files)
+    assert labels(groups) == {
+        "LLMEmbSASRec, best": [1, 2],
+        "LLMEmbSASRec, best_longtail": [1],
+        "LLMEmbSASRec": [1],
+        "LLMEmbSASRec, llm_whiten=0.2": [1],
+    }
+    assert choose_baseline(groups, "best")[0].label == "LLMEmbSASRec, best"
+
+
 def test_labels(tmp_path):
     one, two = (result(tmp_path, f"a-{seed}", 0.1, seed=seed) for seed in (1, 2))
     other = result(tmp_path, "b", 0.2, seed=1)
