@@ -21,6 +21,7 @@ from recbole_llmemb.data.histories import with_sampled_users, with_shuffled_hist
 from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.metrics import history_in_words, measure_of
 from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate, loader_like
+from recbole_llmemb.records.values import one_line
 from recbole_llmemb.run.restore import USED, read, restore
 from recbole_llmemb.run.schema import check_changes
 
@@ -98,7 +99,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
     if (use_gpu := changes.pop("use_gpu", None)) is not None:
         places["device"] = "auto" if use_gpu else "cpu"
     check_changes(changes)
-    name, seeds = name or plain["model"], [seed + i for i in range(shuffles)]
+    name, seeds = one_line(name or plain["model"]), [seed + i for i in range(shuffles)]
     found, model = [], None
     for mode, excluded in itertools.product(modes, histories):
         own = _changed(plain, mode, {**changes, "exclude_history": excluded})

@@ -54,10 +54,10 @@ def main(argv: list[str]) -> int:
 
     if not (options.files or options.labels):
         raise UserError("There is nothing to compare; give files that --result_json has written.")
-    folder = OutFolder(options.out, compare.LISTING, compare.NAMES) if options.out else None
     groups = compare.read_groups([*options.labels, *options.files])
     groups = compare.choose_baseline(groups, options.baseline)
     found = compare.compare(groups, options.metrics, options.metric, options.test)
+    folder = OutFolder(options.out, compare.LISTING, compare.NAMES) if options.out else None
     for table in compare.tables_of(found):
         print(compare.to_text(table), end="\n\n")
     for line in [*(f"{found.main}: {each}" for each in compare.verdict(found)), *found.notes]:

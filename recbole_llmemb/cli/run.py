@@ -34,7 +34,7 @@ from recbole_llmemb.models.llmemb.backbones import NAMES
 from recbole_llmemb.run.schema import help_text, refuse_typed
 
 RUNS = "runs/"
-_NAMES = ("model", "dataset", "preset", "protocol")
+_NAMES = ("model", "dataset", "preset", "protocol", "config_files")
 _SHORT = {"-m": "--model", "-d": "--dataset"}  # as with RecBole's own script
 
 
@@ -91,7 +91,7 @@ def _listed(words) -> str:
 
 def _seeds(value, typed) -> list[int]:
     """The seeds in ``1,2,3``."""
-    entries = value if isinstance(value, (list, tuple)) else str(value).split(",")
+    entries = str(value).strip("[]() ").split(",")
     if "seed" in typed or not all(str(entry).strip().isdecimal() for entry in entries):
         raise UserError(f"--seeds is {value!r}; give numbers as in 1,2,3, and no --seed.",
                         key="seeds")  # fmt: skip

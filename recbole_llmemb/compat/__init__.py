@@ -57,6 +57,7 @@ def apply() -> None:
         datasets.name_filters_that_leave_nothing()
         datasets.tell_filtered_interactions()
         datasets.check_presplit_histories()
+        datasets.refuse_columns_called_as_what_is_made()
         datasets.keep_times_exact()
         datasets.count_first_interactions()
         datasets.collect_catalog_metrics()

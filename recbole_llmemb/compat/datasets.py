@@ -113,6 +113,26 @@ def check_presplit_histories() -> None:
         presets(self)
 
 
+def refuse_columns_called_as_what_is_made() -> None:
+    """Refuse fields that are called as the histories, or their lengths, which RecBole makes.
+
+    It puts one in the place of the other, without a word.
+    """
+    from recbole.data.dataset import SequentialDataset
+
+    @around(SequentialDataset, "_aug_presets")
+    def checked(presets, self):
+        fields = [field for field in self.inter_feat if field != self.uid_field]
+        listed = {field + self.config["LIST_SUFFIX"]: "LIST_SUFFIX" for field in fields}
+        length = self.item_list_length_field
+        for name, key in [(length, "ITEM_LIST_LENGTH_FIELD"), *listed.items()]:
+            if name in self.field2type or (name == length and name in listed):
+                told = f"{name} is to be made of histories, but dataset {self.dataset_name} has it"
+                advice = f"rename it, leave it out of load_col, or set {key} to another name"
+                raise UserError(f"{told}; {advice}.", key=key)
+        presets(self)
+
+
 def keep_times_exact() -> None:
     """Order and split interactions by times of 64 bits; equal ones stay as in the file.
 

@@ -67,6 +67,9 @@ def _load_feat(self, filepath, source):
     if not types:
         self.logger.warning(f"No columns has been loaded from [{source}]")
         return None
+    other = config[{"item": "USER_ID_FIELD", "user": "ITEM_ID_FIELD"}.get(kind, "")]
+    if other in types:
+        file.refuse(0, f"{other} belongs into .inter; rename it, or leave it out of load_col")
     for name, of in types.items() if kind != "link" else ():
         self.field2source[name], self.field2type[name] = source, of
         if not of.value.endswith("seq"):
@@ -107,7 +110,7 @@ def _check_columns(config, file, kind):
         file.refuse(0, f"{said}; {advice}", missing[0])
 
 
-def _read(file: RecordFile, kinds: dict[str, type]) -> pd.DataFrame:
+def _read(file: RecordFile, kinds: dict[str, type], rows: int | None = None) -> pd.DataFrame:
     """Columns of numbers and words, by name; a word among numbers is refused by its line."""
     source: Any = file.path
     how: dict[str, Any] = {"encoding": file.encoding, "delimiter": file.delimiter}
@@ -132,6 +135,7 @@ def _read(file: RecordFile, kinds: dict[str, type]) -> pd.DataFrame:
             keep_default_na=False,
             na_values={name: _NO_NUMBER if name in numbers else [""] for name in kinds},
             index_col=False,  # a separator at the end of lines moves no column
+            nrows=rows,
             **how,
         )
     except ValueError:
@@ -204,6 +208,8 @@ def _check_numbers(dataset, file, frame):
     """
     for name in [name for name in frame if "float" in dataset.field2type[name].value]:
         kind, values = dataset.field2type[name].value, frame[name]
+        if kind == "float" and len(values) and values.dropna().isin([0, 1]).all():  # perhaps words
+            _refuse_words(file, _read(file, {name: str}, int(values.notna().argmax()) + 1)[name])
         largest = values if kind == "float" else values.map(_largest)
         large = largest.abs().between(_LARGEST, np.inf, inclusive="neither").to_numpy()
         if large.any():

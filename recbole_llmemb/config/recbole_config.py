@@ -84,6 +84,10 @@ def install(registry: Any, metrics: Any) -> None:
         if not self.restored:
             warn_of_keys(self)
             check_others(given, self.internal_config_dict, ours)
+        if isinstance(values.get("topk"), tuple):  # --topk=5,10
+            values["topk"] = list(values["topk"])
+        if isinstance(parts := values.get("benchmark_filename"), str):
+            values["benchmark_filename"] = [part.strip() for part in parts.split(",")]
         if str(values.get("train_neg_sample_args", "")).lower() == "none":
             values["train_neg_sample_args"] = None  # yaml makes a text of None
         by_loss = not ours and not hasattr(model_class, "input_type")
@@ -204,7 +208,7 @@ def make_config(
     for file in files:
         read_settings(file)
     given = {
-        key: value.item() if isinstance(value, np.generic) else value
+        key: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
         for key, value in (overrides or {}).items()
     }
     with without_argv(), _explained("The configuration"):

@@ -20,7 +20,7 @@ from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.core.files import at_home, read_yaml
 
 # Options of commands that are names or paths, and no keys.
-_OPTIONS = ("result_json", "name", "storage", "space")
+_OPTIONS = ("result_json", "name", "storage", "space", "seeds")
 #: The preset with the best score over all users where items have telling texts (README).
 RECOMMENDED = "best"
 _FOLDERS = {"preset": "preset", "protocol": "protocol", "space": "tune"}  # of bundled files
@@ -66,6 +66,7 @@ _TODAY = {
     "": "real_time_process",
 }
 OLD = {old: today for today, keys in _TODAY.items() for old in keys.split()}
+_TYPED = ("preset", "protocol", "config_files", "result_json", "seeds")
 # What RecBole reads inside two of its dictionaries.
 _INSIDE = {
     "eval_args": ("split", "group_by", "order", "mode"),
@@ -303,6 +304,13 @@ def warn_of_keys(config: Any) -> None:
         if isinstance(value, int) and abs(value) > 1e300:
             told = f"{key} has {len(f'{value:x}')} digits (in hexadecimal); write a smaller number."
             raise UserError(told, key=key)
+    for key in given:
+        if key in _TYPED and key not in config.cmd_config_dict:
+            told = f"{key} has no effect in a file of settings: it is an option of the command line"
+            raise UserError(f"{told}; give --{key} there.", key=key)
+        outer, point, inner = key.partition(".")
+        if point and outer in _INSIDE:
+            raise UserError(f"{key} has no effect; set {inner} inside {outer}.", key=outer)
     known, warn = known_keys(config), getLogger().warning
     strange = sorted(given.keys() - known)
     everything = known | keys_of_any_model() if strange else known

@@ -205,6 +205,11 @@ def _has_the_form(state: dict[str, Any]) -> bool:
 
 def load_weights(model: Any, state: Mapping[str, Any]) -> None:
     """Give a model of RecBole's what a checkpoint's state has of it."""
+    own = model.state_dict()
+    kinds = torch.is_floating_point, torch.is_complex
+    for name, one in state["state_dict"].items():
+        if name in own and [of(one) for of in kinds] != [of(own[name]) for of in kinds]:
+            raise TypeError(f"{name} holds numbers of another kind, {one.dtype}")
     model.load_state_dict(state["state_dict"])
     model.load_other_parameter(state.get("other_parameter"))
     require_finite(model)

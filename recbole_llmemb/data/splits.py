@@ -46,17 +46,20 @@ class Matched:
     items: tuple[int, int]
     without_history: int  # Lines that are left out because nothing precedes them
     again: int  # Targets that an earlier file holds, too: the same user, item and time
+    repeat: int  # Targets that are the last item of their own history
 
     def __str__(self):
         left = f", {self.without_history:,} lines without a history left out"
         again = (
             f"; {self.again:,} of the targets are lines of an earlier file, so were learned from"
         )
+        repeat = f"; {self.repeat:,} of the targets are the last item of their own history"
         return (
             f"{self.name}: {self.rows:,} targets; {self.users[1]:,} of {self.users[0]:,} users and "
             f"{self.items[1]:,} of {self.items[0]:,} items are known from training"
             + (left if self.without_history else "")
             + (again if self.again else "")
+            + (repeat if self.repeat * 2 > self.rows else "")
         )
 
 
@@ -176,8 +179,10 @@ def matched(dataset, parts) -> list[Matched]:
         users, items = ((len(ids[f]), int(torch.isin(ids[f], known[f]).sum())) for f in fields)
         without = dataset.lines.without_history[part]
         without += int((first & (files == part)).sum()) if part else 0
-        told = int(again[rows[POSITION][chosen]].sum())
-        found.append(Matched(name, len(chosen), users, items, without, told))
+        places = rows[POSITION][chosen]
+        repeat = int((store[fields[1]][places] == store[fields[1]][places - 1]).sum())
+        told = int(again[places].sum())
+        found.append(Matched(name, len(chosen), users, items, without, told, repeat))
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recbole_llmemb.core.devices import usable_device
-from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.errors import UserError, name_some, reason_of
 from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.encode.source import EncoderSource, LoraAdapter, load_adapter, refuse_code
 
@@ -164,18 +164,34 @@ class Encoder:
 
 @contextlib.contextmanager
 def quiet_loading():
-    """No bar of transformers about loading or saving in the middle of our own report."""
+    """No bar of transformers about loading or saving in the middle of our own report.
+
+    Raises ValueError where files lack weights, which transformers would draw at random. Those of a
+    pooler do not count: nobody asks it.
+    """
+    from transformers import PreTrainedModel
     from transformers.utils import logging
 
-    was_on = logging.is_progress_bar_enabled()
+    was_on, lacking = logging.is_progress_bar_enabled(), list[str]()
+    load = PreTrainedModel.__dict__["from_pretrained"]
+
+    def noticed(cls, *given, output_loading_info=False, **options):
+        model, told = load.__func__(cls, *given, output_loading_info=True, **options)
+        lacking.extend(sorted(name for name in told["missing_keys"] if "pooler" not in name))
+        return (model, told) if output_loading_info else model
+
     logging.disable_progress_bar()
+    PreTrainedModel.from_pretrained = classmethod(noticed)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # transformers' to its developers
             yield
     finally:
+        PreTrainedModel.from_pretrained = load
         if was_on:
             logging.enable_progress_bar()
+    if lacking:
+        raise ValueError(f"its files lack {len(lacking)} of its weights: {name_some(lacking)}")
 
 
 def load_pipeline(
@@ -246,7 +262,8 @@ def not_loaded(what: str, name: str, error: Exception) -> UserError:
         trust = "--trust_remote_code; in a run, --llm_trust_remote_code=True"
         return UserError(f"{told}, which is run only if this command says to trust it ({trust}).")
     why = f"{type(error).__name__}: {reason_of(error)}"
-    return UserError(f"The {what} {name!r} cannot be loaded ({why}).")
+    key = "llm_encoder" if what == "encoder" else "llm_model"
+    return UserError(f"The {what} {name!r} cannot be loaded ({why}).", key=key)
 
 
 def _has_modules_file(source: EncoderSource) -> bool:

@@ -58,6 +58,7 @@ class ItemFile:
                 nested = bytes, list, dict
                 bad = [n for n, value in zip(self.fields, values) if isinstance(value, nested)]
                 said = f"{name_some(bad)} is no text; leave it out (item_text_fields)"
+                said = said if bad else f"{self.id_field} is no text; mend it"
                 self.file.refuse(number, said, "item_text_fields")
             yield token, {name: text for name, text in zip(self.fields, texts) if text}
         if bare:

@@ -15,7 +15,8 @@ MISSING = frozenset(
 # A csv file has no switches; what writes one into it spells them its own way.
 _SWITCHES = {"True": "true", "TRUE": "true", "False": "false", "FALSE": "false"}
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_HALVES = re.compile("[\ud800-\udfff]")  # of characters, which JSON can write but no file can
+# Halves of characters, which JSON can write but no file can, and what is no character at all.
+_HALVES = re.compile("[\ud800-\udfff\ufffe\uffff]")
 _LONG = 60
 
 

@@ -75,12 +75,17 @@ def teacher_config(config, size: int):
         values.pop("loss_type", None)
     values |= given
     try:
-        own = make_config(model, config["dataset"], overrides=values)
+        own = make_config(model, config["dataset"], overrides=values, strict=given)
     except UserError as error:
         raise UserError(f"align_teacher {name!r} cannot be trained: {error}") from None
     if own["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         advice = "name one, such as SASRec, or give the path of a checkpoint"
         raise UserError(f"align_teacher {name!r} is no sequential model; {advice}.")
+    other = _differences(config, own.final_config_dict)
+    if other and config["align_teacher_unchecked"] is not True:
+        told = f"align_teacher_config has the teacher know other interactions ({'; '.join(other)})"
+        advice = "leave that out, or set align_teacher_unchecked: True if it is meant"
+        raise UserError(f"{told}, perhaps what is tested; {advice}.", key="align_teacher_config")
     return own
 
 

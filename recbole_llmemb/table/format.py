@@ -134,12 +134,9 @@ class EmbeddingTable:
         directory = Path(directory)
         self.validate(where=f"table to be written to {directory}")
         vectors = self.vectors.detach().cpu().contiguous()
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            **self.manifest,
-            **_size(vectors),
-            "fingerprint": self.fingerprint,
-        }
+        written = {"format_version": FORMAT_VERSION}  # first, whatever was there
+        hashed = {**_size(vectors), "fingerprint": self.fingerprint}
+        manifest = {**written, **self.manifest, **written, **hashed}
         if self.projection is None:
             manifest.pop("digests", None)  # of the table that this one was made from
         with atomic_directory(

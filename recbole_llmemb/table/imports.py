@@ -73,8 +73,10 @@ def import_table(
     tokens = None if tokens_path is None else _read_tokens(tokens_path)
     found: Sequence[Any] | NDArray[Any] | None = None
     if suffix == ".npy":
-        with _readable(path, "NumPy file"):
-            vectors = np.load(path, allow_pickle=False)
+        with _readable(path, "NumPy file"), open(path, "rb") as file:
+            vectors = np.load(file, allow_pickle=False)
+            if file.read(1):
+                raise ValueError("more follows than its first lines say")
     elif suffix == ".npz":
         vectors, found = _from_npz(path)
     elif suffix == ".parquet":

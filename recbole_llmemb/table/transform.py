@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 
@@ -50,6 +51,7 @@ def match(
         told = f"llm_missing is {missing!r}; it must be one of {', '.join(MISSING)}."
         raise TableError(told, key="llm_missing")
     table.validate(where, expected_width)
+    item_tokens = list(item_tokens)
     # The padding's name is no item: an item of the table that is called so stays out.
     wanted = [str(token) for token in item_tokens[1:]]
     refuse_twice(wanted, "the dataset", "name each item once", TableError)
@@ -101,7 +103,7 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
     from sklearn.decomposition import PCA  # here: scikit-learn takes a second to import
 
     table.validate()
-    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= table.width:
+    if isinstance(dim, bool) or not isinstance(dim, Integral) or not 1 <= dim <= table.width:
         wide = table.width
         told = f"llm_pca_dim is {dim!r}, but a table {wide} wide can be reduced to 1 to {wide}."
         raise TableError(told, key="llm_pca_dim")

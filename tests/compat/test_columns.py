@@ -51,6 +51,29 @@ def test_columns_that_are_not_there_are_named(settings, model):
     assert data.dataset.user_num == 13 and data.dataset.item_num == 13
 
 
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+@pytest.mark.parametrize(
+    ("column", "overrides", "key"),
+    [
+        ("iid_list:token_seq", {}, "LIST_SUFFIX"),
+        ("item_length:float", {}, "ITEM_LIST_LENGTH_FIELD"),
+        ("item_length:token", {}, "ITEM_LIST_LENGTH_FIELD"),
+        ("free:token", {"ITEM_LIST_LENGTH_FIELD": "iid"}, "ITEM_LIST_LENGTH_FIELD"),
+        ("free:token", {"ITEM_LIST_LENGTH_FIELD": "when_list"}, "ITEM_LIST_LENGTH_FIELD"),
+        ("uid:token", {}, None),  # which belongs into .inter
+    ],
+)
+def test_columns_called_as_what_is_made_are_refused(
+    settings, tmp_path, model, column, overrides, key
+):
+    lines = [f"iid:token\t{column}", *(f"i{i}\t{i % 3 + 1}" for i in range(12))]
+    (tmp_path / "data" / "tiny" / "tiny.item").write_text("\n".join(lines))
+    with pytest.raises(UserError) as refused:
+        prepare_data(make_config(model, "tiny", overrides=settings(model, **KEYS, **overrides)))
+    assert refused.value.key == key
+    assert column.partition(":")[0] in str(refused.value) or overrides
+
+
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec", "BPR"])
 def test_columns_are_named_by_recboles_entry_points(settings, model):
     given = settings(model, USER_ID_FIELD="uid")

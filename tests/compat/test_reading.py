@@ -232,8 +232,11 @@ def test_files_of_users_and_items_lose_the_same_lines(dataset, tmp_path, caplog)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-@pytest.mark.parametrize("word", ["NA", "soon", "1,5"])
+@pytest.mark.parametrize("word", ["NA", "soon", "1,5", "True"])
 def test_a_word_is_no_number(dataset, word, end):
+    if word == "True":  # alone in its column, pandas reads it as 1
+        with pytest.raises(UserError, match=r"odd\.inter, line 3: 'True' of timestamp"):
+            dataset(["u\ta\t\tx", f"u\tb\t{word}\tx"], end=end)
     with pytest.raises(UserError, match=rf"odd\.inter, line 4: '{word}' of timestamp"):
         dataset(["u\ta\t1\tx", "", f"u\tb\t{word}\tx"], end=end)
     with pytest.raises(UserError, match=rf"odd\.item, line 3: '{word}' of price"):

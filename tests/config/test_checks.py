@@ -93,6 +93,23 @@ def test_parts_of_keys_that_nothing_reads_are_refused(caplog, given):
     assert caught.value.key in given
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("preset: id_only", "preset"),
+        ("protocol: paper", "protocol"),
+        ("seeds: [1, 2]", "seeds"),
+        ("result_json: a.json", "result_json"),
+        ("config_files: b.yaml", "config_files"),
+        ("eval_args.mode: uni10", "eval_args"),
+    ],
+)
+def test_options_of_the_command_line_are_no_keys_of_files(tmp_path, caplog, line, key):
+    with pytest.raises(UserError) as refused:
+        told_of(caplog, line, tmp_path)
+    assert refused.value.key == key
+
+
 def test_a_restored_configuration_tells_nothing_again(caplog):
     plain = config_to_plain(make_config("LLMEmbSASRec", "tiny", overrides={"eval_setting": 1}))
     caplog.clear()

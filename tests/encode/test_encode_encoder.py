@@ -46,6 +46,26 @@ def test_pooling(tmp_path, kind, pooling, padding_side):
     assert not torch.allclose(vectors, other, atol=1e-2)  # the two are told apart at all
 
 
+@pytest.mark.parametrize("lost", ["layer.1.", "word_embeddings", ""])
+def test_files_that_lack_weights_are_no_encoder(tmp_path, lost):
+    """transformers draws them at random; what nobody asks, a pooler, may be missing."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_model(tmp_path / "bert", "bert")
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    kept = {n: w for n, w in weights.items() if not lost or lost not in n}
+    without = {n: w for n, w in kept.items() if "pooler" not in n}
+    assert len(without) < len(weights)
+    save_file(without, file, metadata={"format": "pt"})
+    if not lost:
+        assert len(Encoder(find_encoder(folder), device="cpu").encode(TEXTS)) == 5
+        return
+    with pytest.raises(UserError) as refused:
+        Encoder(find_encoder(folder), device="cpu")
+    assert refused.value.key == "llm_encoder" and "lack" in str(refused.value)
+
+
 def test_a_length_that_special_tokens_fill_is_refused(tmp_path):
     from tokenizers.processors import TemplateProcessing
     from transformers import AutoTokenizer

@@ -32,6 +32,18 @@ def test_a_copy_of_the_table_is_taken_though_the_first_has_changed(saved, tiny_t
     assert torch.equal(restore(path, llm_table=copied).model.item_embedding.weight, before)
 
 
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int64])
+def test_weights_that_are_other_kinds_of_numbers_are_refused(saved, kind):  # noqa: F811
+    path = saved()
+    state = checkpoint.load(path)
+    name = next(n for n, one in state["state_dict"].items() if one.dim() == 2)
+    state["state_dict"][name] = state["state_dict"][name].to(kind)
+    checkpoint.save(state, path)
+    with pytest.raises(UserError) as refused:
+        restore(path)
+    assert name in str(refused.value) and refused.value.where == str(path)
+
+
 def test_a_table_is_known_by_its_columns_too(saved, tiny_table, tmp_path):  # noqa: F811
     """``llm_pca_dim`` makes a copy, which may be made again from a copy of the whole."""
     own = shutil.copytree(tiny_table, tmp_path / "own")

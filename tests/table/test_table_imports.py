@@ -48,6 +48,14 @@ def test_tokens_of_another_number(tmp_path, tokens_file):
         import_table(tmp_path / "v.npy", tmp_path / "none.txt")
 
 
+def test_two_arrays_in_one_npy_are_refused(tmp_path, tokens_file):
+    with open(tmp_path / "v.npy", "wb") as file:
+        np.save(file, VECTORS)
+        np.save(file, VECTORS)
+    with pytest.raises(TableError, match="v.npy cannot be read.*more follows"):
+        import_table(tmp_path / "v.npy", tokens_file)
+
+
 def test_npy_is_not_unpickled(tmp_path, tokens_file):
     np.save(tmp_path / "v.npy", np.array([[1.0], "x"], dtype=object), allow_pickle=True)
     with pytest.raises(TableError, match="cannot be read as a NumPy file"):

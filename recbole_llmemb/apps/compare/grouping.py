@@ -131,8 +131,9 @@ def _names(groups, taken) -> list[str]:
     for place, (model, runs) in enumerate(zip(models, groups)):
         common = {_file_says(run) for run in runs}
         apart = [f"{key}={_text(settings[key][place])}" for key in telling]
-        if len(common) == 1 and None not in common:
-            names.append(common.pop())
+        name = common.pop() if len(common) == 1 else None
+        if name is not None:
+            names.append(name)
         elif models.count(model) == 1:
             names.append(model)
         else:

@@ -113,7 +113,9 @@ class People:
         else:
             rows = self.splits[SPLITS.index(split)].inter_feat
             if not len(rows):
-                told = f"The checkpoint's eval_args leave no {split} part; take --split=all."
+                told = (
+                    f"The checkpoint's data and eval_args leave no {split} part; take --split=all."
+                )
                 raise UserError(told, key="split")
             places, order = rows[POSITION].sort()  # by user, then time
             known, counts = torch.unique_consecutive(rows[user_field][order], return_counts=True)

@@ -143,6 +143,8 @@ def _is_ours(path):
     with open(path, "rb") as file:
         begins = file.readline(1 << 28)
         rest = file.read(1 << 20)
+        file.seek(max(0, path.stat().st_size - (1 << 24)))
+        *_, ends = file.read().rstrip(b"\n").rsplit(b"\n", 1)
     if begins.startswith(b"PAR1"):
         try:
             return set(_parquet().read_schema(path).names) == set(_COLUMNS)
@@ -150,8 +152,12 @@ def _is_ours(path):
             return False
     if not begins or _OURS.match((begins + rest).decode("utf-8", "replace")):
         return True
+    return _is_row(begins) and _is_row(ends)
+
+
+def _is_row(line: bytes) -> bool:
     try:
-        row = json.loads(begins)
+        row = json.loads(line)
         kept = [item.keys() >= {"item", "score"} for item in row.pop("items")]
         return all(kept) and {"user"} <= row.keys() <= {"user", "popular"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

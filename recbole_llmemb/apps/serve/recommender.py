@@ -88,6 +88,7 @@ class Recommender:
         ``skip_unknown``: leave unknown items out of histories.
         ``places``: where each history stands, for messages.
         """
+        histories = None if histories is None else list(histories)
         if (users is None) == (histories is None):
             raise UserError("Recommendations are for users or for histories; give one of both.")
         if users is not None:

@@ -186,12 +186,14 @@ class PairTrainDataLoader(SequenceTrainDataLoader):
         return self.order[self.first + (draw * self.count).astype(np.int64)]
 
     def _draw_plan(self):
-        parts, generator = self.config["epoch_parts"], self.generator
+        generator, size = self.generator, self.config["train_batch_size"]
+        pairs = len(self.order if self.config["train_targets"] == "every" else self.first)
+        parts = min(self.config["epoch_parts"], max(1, pairs // size))  # none without a batch
         if parts > 1:  # all of them are of one plan, which an interrupted training finds again
             number = self.config["seed"] * 1_000_003 + self.epoch // parts
             generator = torch.Generator().manual_seed(number)
         rows = self.pairs(generator)
-        costs, size = np.ones(len(rows), dtype=np.int64), self.config["train_batch_size"]
+        costs = np.ones(len(rows), dtype=np.int64)
         batches = plan_batches(self._sizes(rows), costs, size, generator, self.shuffle)
         begin, end = (len(batches) * (self.epoch % parts + i) // parts for i in (0, 1))
         return [rows[batch] for batch in batches[begin:end]]

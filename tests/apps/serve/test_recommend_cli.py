@@ -77,6 +77,7 @@ def test_what_was_written_here_is_replaced_and_nothing_else(saved, run, tmp_path
         "1.jsonl": '{"user": "u1", "items": ["i1", "i2"]}\n',
         "2.jsonl": '{"user": "u1", "items": [{"item": "A", "score": 1}], "paid": true}\n',
         "3.jsonl": '{"user":"u1","basket":3,"items":[{"sku":"A"}]}\n',
+        "8.jsonl": '{"user": "u1", "items": []}\n{"user": "u2", "note": "mine"}\n',
         "4.txt": "My list\nitem  score of my exam\nA 5\n",
         "5.txt": "My list\n    item  score\n",
     }.items():

@@ -11,7 +11,7 @@ from recbole_llmemb.core import checkpoint  # isort: skip
 from recbole_llmemb.run import teacher  # isort: skip
 from recbole_llmemb.data.loaders import ALIGN_ITEMS  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
-from recbole_llmemb.run.teacher import ensure_teacher, read_item_embeddings  # isort: skip
+from recbole_llmemb.run.teacher import ensure_teacher, read_item_embeddings, teacher_config  # isort: skip
 
 UNCHECKED = {"align_teacher_unchecked": True}  # of a checkpoint that says nothing of its data
 MODELS = ["LLMEmbSASRec", "LLMEmbGRU4Rec", "LLMEmbBERT4Rec"]
@@ -173,6 +173,20 @@ def test_refusals(tiny_run, tiny, tmp_path):
     refused("has no item_embedding.weight", align_teacher=str(tmp_path / "other.pth"))
     refused("align_teacher 'SASRecc' cannot be trained: .*SASRecc", align_teacher="SASRecc")
     refused("align_teacher is empty", align_teacher=None)
+    refused("SASRec' cannot be trained: .*learning_rate", align_teacher_config={"leraning_rate": 1})
+
+
+def test_a_trained_teacher_learns_from_what_the_run_does(tiny_config):
+    """Neither from its test items, nor from those that are held out."""
+    split = {"split": {"LS": "test_only"}, "order": "TO", "group_by": "user", "mode": "full"}
+    for other in ({"holdout_items": None}, {"eval_args": split}, {"val_interval": {"x": "[1,2]"}}):
+        given = {"holdout_items": 0.1, "align_teacher": "SASRec", "align_teacher_config": other}
+        with pytest.raises(UserError) as refused:
+            teacher_config(tiny_config(**given), 8)
+        assert refused.value.key == "align_teacher_config" and next(iter(other)) in str(
+            refused.value
+        )
+        teacher_config(tiny_config(**given, align_teacher_unchecked=True), 8)
 
 
 @pytest.mark.parametrize("mode", ["sequence", "prefix"])

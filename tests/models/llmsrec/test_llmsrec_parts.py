@@ -144,6 +144,15 @@ def test_what_makes_an_epoch(llmsrec, kind):
     assert (found[0].tolist() == found[1].tolist()) is (kind == "last")
 
 
+def test_there_are_no_more_parts_of_an_epoch_than_batches(llmsrec):
+    _, data, _, _ = llmsrec("llama", epoch_parts=99, train_batch_size=16)
+    taught = []
+    for data.train.epoch in range(2):
+        taught += [int(user) for batch in data.train for user in batch[data.train.uid_field]]
+    users = set(data.train.rows[data.train.uid_field].tolist())
+    assert len(users) // 16 == 2 and sorted(taught) == sorted(users)
+
+
 @pytest.mark.parametrize("kind", ["one", "last", "every"])
 def test_parts_of_an_epoch(llmsrec, kind):
     """Four of them are one pass: each user (or pair) once, in batches of the same size."""
