@@ -148,6 +148,13 @@ def test_any_split_and_who_is_known(forms, tmp_path, capsys):
     found = found.train._dataset.matched
     # Of the test lines, two are training's; the third has another time than validation's.
     assert [part.again for part in found] == [0, 0, 2] and "2 of the targets" in str(found[2])
+    write(folder, "own.test", [("b", "i1", 8), ("c", "i5", 9), ("d", "i1", 1), ("d", "i2", 2)],
+          WHOLE)  # fmt: skip
+    config = make_config(
+        "LLMEmbSASRec", "own", overrides=settings("own", topk=[3], valid_metric="NDCG@3")
+    )
+    told = str(prepare_data(config).train._dataset.matched[2])
+    assert "2 of the targets are the last item of their own history" in told
     for part in NAMES:
         (folder / f"own.{part}.inter").unlink()
     write(folder, "own.train", [("a", "i1 i2", "i3"), ("b", "i4", "i5"), ("b", "", "i4")], LISTED)
