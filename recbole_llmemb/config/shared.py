@@ -5,6 +5,7 @@ RecBole takes its own as they come, and fails over them late and obscurely.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -107,6 +108,10 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> DataSettings:
+        fields = "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"
+        for one, other in itertools.combinations(fields, 2):
+            if getattr(self, one) == getattr(self, other):
+                raise contradiction(self, other, one, "each needs a column of its own")
         if self.benchmark_filename and self.holdout_items:
             advice = "those are split already; leave one out"
             raise contradiction(self, "holdout_items", "benchmark_filename", advice)

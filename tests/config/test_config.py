@@ -155,6 +155,15 @@ def test_refused(tiny_config, change, message):
     assert "\n" not in text and text.endswith(".")
 
 
+@pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
+def test_users_items_and_times_have_columns_of_their_own(model):
+    for given in ({"USER_ID_FIELD": "item_id"}, {"TIME_FIELD": "user_id"}):
+        overrides = {**given, "train_neg_sample_args": None, "loss_type": "CE"}
+        with pytest.raises(UserError) as refused:
+            make_config(model, "tiny", overrides=overrides)
+        assert next(iter(given)) in str(refused.value)
+
+
 def test_stock_models_are_checked_too(tiny_config):
     for change in ({"epochs": "x"}, {"valid_metric": "NDCG@7"}, {"n_heads": 3}):
         with pytest.raises(UserError, match=next(iter(change))):

@@ -85,7 +85,8 @@ def differing_settings(groups) -> dict[str, list]:
 def _split(argument) -> tuple[str | None, list[Path]]:
     """Label and files of an argument; a file whose name has ``=`` in it is a file."""
     label, equals, rest = str(argument).partition("=")
-    if not equals or Path(argument).exists() or "/" in label:
+    named = "/" not in label or Path(rest.partition(",")[0]).exists()  # a/b=FILE, or a path
+    if not equals or Path(argument).exists() or not named:
         return None, _files(str(argument))
     label = one_line(label)
     if not label or not rest.strip(", "):

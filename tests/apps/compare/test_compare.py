@@ -132,6 +132,7 @@ def test_labels(tmp_path):
     other = result(tmp_path, "b", 0.2, seed=1)
     groups = read_groups([f"mine={one},{two}", f"yours={tmp_path}/b*.json"])
     assert labels(groups) == {"mine": [1, 2], "yours": [1]}
+    assert labels(read_groups([f"w/o text={one}"])) == {"w/o text": [1]}
     # Whatever is named may be put together.
     assert labels(read_groups([f"all={one},{two},{other}"])) == {"all": [1, 2, 1]}
     # A file with = in its name is a file.
