@@ -262,4 +262,6 @@ def _times(given: Any, count: int, where: str) -> list[float] | None:
         found = [float(time) for time in given]
     if not all(map(math.isfinite, found)):
         raise UserError(wrong)
+    if found != sorted(found):
+        raise UserError(f"{where} has times that fall; write the oldest item first.")
     return found

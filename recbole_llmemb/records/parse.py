@@ -91,7 +91,8 @@ def csv_rows(
 def _alone(line: str, delimiter: str) -> list[str] | str:
     """The row that a line of a csv file is, or why it is none."""
     try:
-        row = next(csv.reader([line.removesuffix("\n") + "\n"], delimiter=delimiter), [])
+        given = [line.removesuffix("\n") + "\n"]
+        row = next(csv.reader(given, delimiter=delimiter, strict=True), [])
     except csv.Error as error:
         return f"{error}; {_OPEN}"
     return _OPEN if row and row[-1].endswith("\n") else row

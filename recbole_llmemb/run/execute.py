@@ -84,7 +84,7 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
         result.test_result,
         result.groups if result.test_result else result.valid_groups,
         labels=result.labels,
-        valid_users=len(data.valid._dataset),
+        valid_users=_lists_of(data.valid),
         measure=measure_of_run(config),
     )
     report(f"\n{table}")
@@ -133,6 +133,13 @@ def execute_seeds(
     title = f"mean ± standard deviation over {len(found)} seeds"
     report(f"\n{title}\n{text_table(rows, ['', *frames[0].columns])}")
     return found
+
+
+def _lists_of(loader) -> int:
+    """How many lists are ranked: one a row, or, beside sampled items, one a user."""
+    dataset, rows = loader._dataset, loader._dataset.inter_feat
+    each = loader.config["eval_args"]["mode"]["valid"] == "full"
+    return len(dataset) if each else len(rows[dataset.uid_field].unique())
 
 
 def _may_gain(config) -> bool:

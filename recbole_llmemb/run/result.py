@@ -57,6 +57,7 @@ class RunResult(BaseModel):
     ``bins``: test results by ``item_popularity`` and ``history_length``, see
     :meth:`~recbole_llmemb.evaluation.groups.PerRowMetrics.bins`.
     ``checkpoint``, ``users_file``: named in the file as seen from its folder: all can be moved.
+    ``data``: hash of the files of interactions. ``table``: fingerprint of the table.
     ``cold_items``: see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
     ``file``: where it was read from.
     ``labels``: of a run just done: what its groups are, in words.
@@ -82,6 +83,8 @@ class RunResult(BaseModel):
     checkpoint: str | os.PathLike | None = None
     users_file: str | os.PathLike | None = None
     cold_items: dict[str, Any] | None = None
+    data: str | None = None
+    table: str | None = None
     file: Path | None = Field(None, exclude=True)
     labels: dict[str, str] | None = Field(None, exclude=True)
     details: Any = Field(None, exclude=True)

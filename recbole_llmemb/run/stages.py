@@ -317,6 +317,8 @@ def _result(config, trainer, best, test, details, seconds) -> RunResult:
         # Without a test there are none, as there are no groups.
         bins={} if not test else None if details is None else details.bins(),
         checkpoint=trainer.saved_model_file,
+        data=(config["trained_on"] or {}).get("inter"),
+        table=(config["llm_table_used"] or {}).get("fingerprint"),
         labels=trainer.group_labels,
         details=details,
     )

@@ -140,6 +140,8 @@ def test_histories_that_are_lists(write):
         found = read_histories(write(name, '["x", 7]\n["y", 7.0]\n'))
         assert found[0] == [["x", "7"], ["y", "7"]] and found[1] == ["line 1", "line 2"]
     assert read_histories(write("h.json", '["x", 7]'))[0] == [["x", "7"]]
+    with pytest.raises(UserError, match="line 1 has times that fall"):
+        read_histories(write("h.jsonl", '{"history": ["x", "y"], "times": [2, 1]}'))
     with pytest.raises(UserError):
         read_histories(write("h.jsonl", "\n"))
 

@@ -38,6 +38,7 @@ def read_groups(arguments) -> list[Group]:
     """
     found: dict[tuple, list[RunResult]] = {}  # in order of appearance, labels and all
     seen: dict[str, str | None] = {}
+    tables: dict[tuple, str] = {}  # Of the first run of each group that tells
     for argument in arguments:
         label, files = _split(argument)
         if ("label", label) in found:
@@ -48,6 +49,8 @@ def read_groups(arguments) -> list[Group]:
                 seen[place] = label
                 run = _read(file)
                 key = _identity(run) if label is None else ("label", label)
+                if label is None and run.table and tables.setdefault(key, run.table) != run.table:
+                    key = (*key, run.table)  # one path, but what is there has changed
                 found.setdefault(key, []).append(run)
             elif label not in (None, seen[place]):
                 raise UserError(f"{str(file)!r} is given twice, as {label!r} and before.")

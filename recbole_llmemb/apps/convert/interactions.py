@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -163,6 +164,12 @@ class Clock:
         if unit not in UNITS and "%" not in unit:
             told = f"--time_unit is {unit!r}; it must be {', '.join(UNITS)}, or like %d.%m.%Y."
             raise UserError(told, key="time_unit")
+        if ("%p" in unit) != ("%I" in unit):
+            told = f"--time_unit is {unit!r}, but %I, hours of half a day, and %p go together"
+            raise UserError(f"{told}; take %H for those of the whole day.", key="time_unit")
+        if "%" in unit and not re.search("%[YyGcxDFs]", unit):
+            told = f"--time_unit is {unit!r}, which has no year; add %Y, or order the lines"
+            raise UserError(f"{told} and set --time=none.", key="time_unit")
         self.asked, self.unit, self.column = unit, unit, column
         self.seen: dict[str, int] = {}  # Units, and how many times were of another one
         self.first, self.last = np.inf, -np.inf

@@ -30,6 +30,7 @@ from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.reports import need_matplotlib
 from recbole_llmemb.core.terminal import counted
 from recbole_llmemb.data.dataset import files_hash
+from recbole_llmemb.table.format import read_manifest
 
 _RECORD = "search.json"
 # Options that a search goes on with, if it goes on.
@@ -99,6 +100,9 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
     place.require_same_search(record, options.resume)
     with preserve_cuda_visible_devices():
         prepared = prepare(plan, config, report)
+    if prepared.table:  # which may be another one, of the same path or of other texts
+        record["table"] = read_manifest(prepared.table.path).get("fingerprint")
+        place.require_same_search(record, options.resume)
     # Twice what is shared: in the object store, and on its way there.
     memory = 2 * prepared.nbytes + (100 << 20)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what fails is told by trial

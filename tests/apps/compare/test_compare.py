@@ -127,6 +127,15 @@ def test_files_that_a_run_named_after_its_preset_tell_it(tmp_path):
     assert choose_baseline(groups, "best")[0].label == "LLMEmbSASRec, best"
 
 
+def test_runs_over_other_tables_of_one_path_are_no_seeds_of_each_other(tmp_path):
+    both = {"config": {"llm_table": "tables/mine"}}
+    files = [
+        result(tmp_path, f"a-{seed}", 0.3, seed=seed, **both, **more)
+        for seed, more in enumerate(({"table": "x"}, {"table": "y"}, {"table": "x"}, {}))
+    ]
+    assert sorted(labels(read_groups(files)).values()) == [[0, 2, 3], [1]]
+
+
 def test_labels(tmp_path):
     one, two = (result(tmp_path, f"a-{seed}", 0.1, seed=seed) for seed in (1, 2))
     other = result(tmp_path, "b", 0.2, seed=1)
@@ -443,6 +452,11 @@ def test_bad_input(tmp_path, capsys):
         (result(tmp_path, "l", 0.1, bins={"popularity": [1]}),): "its bins.popularity.0 is 1",
         (result(tmp_path, "p", 0.1, test_result={"hit@10": float("nan")}),): "NaN",
         (good, result(tmp_path, "o", 0.1, dataset="other")): "of dataset toy and",
+        # Files of one name that lie in two folders; results of before do not tell.
+        (
+            result(tmp_path, "d-1", 0.1, data="x"),
+            result(tmp_path, "d-2", 0.1, seed=2, data="y"),
+        ): "d-2.json' is of the interactions y",
         (good, result(tmp_path, "t", 0.1, test_result={"mrr@5": 1.0})): "has the metrics hit@10",
         (good, "--metrics=hit@5"): "has hit@10, ndcg@10, but no hit@5",
         (good, "--metric=hit@5"): "--metric is 'hit@5'; it must be one of hit@10, ndcg@10",

@@ -481,6 +481,10 @@ def test_times_of_another_form_and_none(write):
     path = write("r.csv", "user,item,time\nu,a,05.03.2020\nu,b,01.03.2020\n")
     with pytest.raises(UserError, match=r"'05.03.2020'.*neither numbers nor dates.*--time_unit"):
         job(interactions=[path])
+    for wrong in ("%d.%m.%Y %H:%M %p", "%d.%m.%Y %I:%M", "%d.%m."):
+        with pytest.raises(UserError) as refused:
+            job(interactions=[path], time_unit=wrong)
+        assert refused.value.key == "time_unit"
     _, told = job(interactions=[path], time_unit="%d.%m.%Y")
     assert "dates like %d.%m.%Y, 2020-03-01 to 2020-03-05" in told[0]
     assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["b", "a"]

@@ -265,6 +265,9 @@ def test_a_search_over_changed_data_is_not_continued(tiny, tiny_settings, tmp_pa
     settings.pop("learning_rate", None)
     with pytest.raises(UserError, match="begun with another data"):
         search("LLMEmbSASRec", "tiny", RATES, **options, **settings)
+    Storage(str(tmp_path / "tune"), "two").write({"table": "another", "model": "LLMEmbSASRec"})
+    with pytest.raises(UserError, match="begun with another table"):
+        search("LLMEmbSASRec", "tiny", RATES, **options | {"name": "two"}, **settings)
 
 
 # -- sharing ----------------------------------------------------------------------------
