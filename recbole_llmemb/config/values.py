@@ -305,7 +305,7 @@ def warn_of_keys(config: Any) -> None:
             told = f"{key} has {len(f'{value:x}')} digits (in hexadecimal); write a smaller number."
             raise UserError(told, key=key)
     for key in given:
-        if key in _TYPED and key not in config.cmd_config_dict:
+        if key in _TYPED and key in config.file_config_dict:
             told = f"{key} has no effect in a file of settings: it is an option of the command line"
             raise UserError(f"{told}; give --{key} there.", key=key)
         outer, point, inner = key.partition(".")

@@ -12,6 +12,7 @@ from recbole.utils import ModelType
 
 from recbole_llmemb.config.keys import draws_none
 from recbole_llmemb.config.recbole_config import config_from_plain, make_config
+from recbole_llmemb.config.values import keys_of_any_model
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError, explained
@@ -75,7 +76,8 @@ def teacher_config(config, size: int):
         values.pop("loss_type", None)
     values |= given
     try:
-        own = make_config(model, config["dataset"], overrides=values, strict=given)
+        unknown = given.keys() - keys_of_any_model()
+        own = make_config(model, config["dataset"], overrides=values, strict=unknown)
     except UserError as error:
         raise UserError(f"align_teacher {name!r} cannot be trained: {error}") from None
     if own["MODEL_TYPE"] != ModelType.SEQUENTIAL:

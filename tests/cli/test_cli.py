@@ -100,7 +100,7 @@ def test_end_to_end(arguments, typed, tmp_path):
     result = json.loads((tmp_path / "out/result.json").read_text())
 
     keys = ["model", "dataset", "seed", "best_valid_result", "test_result", "groups", "seconds"]
-    more = {"config", "curve", "bins", "checkpoint", "sha256"}
+    more = {"config", "curve", "bins", "checkpoint", "sha256", "data", "table"}
     assert set(result) == {*keys, "epochs", "parameters", "valid_groups", *more}
     assert (result["model"], result["dataset"], result["seed"]) == ("LLMEmbSASRec", "tiny", 7)
     assert set(result["best_valid_result"]) == set(result["test_result"]) == METRICS
@@ -195,7 +195,7 @@ BAD = [
     (["--encoding=utf-32"], ["tiny.inter cannot be read as utf-32"]),
     (["--encoding=foo"], ["encoding is 'foo'", "latin-1"]),
     (["--field_separator=,"], ["tiny.inter", "name:type", "is not; check the file"]),
-    (["--TIME_FIELD=item_id"], ["Field 'item_id'", "is of type token", "item_id:float"]),
+    (["--TIME_FIELD=item_id"], ["TIME_FIELD is 'item_id'", "ITEM_ID_FIELD"]),
     (["--llm_adapter=nowhere"], ["llm_adapter is 'nowhere'"]),
     (["--llm_encoder=./nowhere"], ["llm_encoder is './nowhere'"]),
     (
