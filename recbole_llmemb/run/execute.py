@@ -9,7 +9,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from recbole.utils import init_logger
+from recbole.utils import ModelType, init_logger
 
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.config.values import RECOMMENDED, property_files, settings_of
@@ -136,9 +136,10 @@ def execute_seeds(
 
 
 def _lists_of(loader) -> int:
-    """How many lists are ranked: one a row, or, beside sampled items, one a user."""
-    dataset, rows = loader._dataset, loader._dataset.inter_feat
-    each = loader.config["eval_args"]["mode"]["valid"] == "full"
+    """How many lists are ranked: of sequences among all items one a row, else one a user."""
+    dataset, rows, config = loader._dataset, loader._dataset.inter_feat, loader.config
+    each = config["eval_args"]["mode"]["valid"] == "full"
+    each &= config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     return len(dataset) if each else len(rows[dataset.uid_field].unique())
 
 

@@ -74,11 +74,23 @@ def test_names_that_are_empty(typed, name):
 
 
 @pytest.mark.parametrize(
-    "more", [["--seeds=1,x"], ["--seeds="], ["--seeds=1,1"], ["--seeds=1,2", "--seed=3"]]
+    "more",
+    [
+        ["--seeds=1,x"],
+        ["--seeds=1-3"],
+        ["--seeds="],
+        ["--seeds=1,1"],
+        ["--seeds=1,2", "--seed=3"],
+    ],
 )
 def test_seeds_that_are_none(arguments, typed, more):
     status, _, err = typed(arguments(*more))
     assert status == 2 and "--seeds" in err
+
+
+def test_an_empty_variable_names_no_file_of_settings(arguments, typed):
+    status, _, err = typed(arguments("--config_files="))
+    assert status == 2 and "--config_files" in err
 
 
 def test_end_to_end(arguments, typed, tmp_path):

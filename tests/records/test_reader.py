@@ -85,6 +85,7 @@ def test_other_encodings(write, encoding):
     [
         ("x.csv", "a,b\n1,2\n3\n", 3),
         ("x.csv", 'a,b\n1,"2\n3,4\n', 2),
+        ("x.csv", 'a,b\n1,"5" disc"\n3,4\n', 2),  # which has been 5 disc", silently
         ("x.item", "a:token\tb:token\n1\t2\t3\n", 2),
         ("x.jsonl", '{"a": 1, "b": 2}\n{"a"\n', 2),
         ("x.jsonl", '{"a": 1, "b": 2}\n[3]\n', 2),

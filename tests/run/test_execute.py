@@ -39,6 +39,21 @@ def test_everything_is_reported_and_nothing_printed(typed, tmp_path, capsys):
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is there")
+def test_users_are_counted_as_their_lists_are(typed):
+    """A ratio split has several targets of a user: of sampled items, one list; of all, one each."""
+    counts = {}
+    for mode in ("uni5", "full"):
+        split = {"split": {"RS": [0.4, 0.4, 0.2]}, "order": "TO", "group_by": "user", "mode": mode}
+        lines = []
+        result = execute(typed(eval_args=split), report=lines.append)
+        (row,) = (r.split() for line in lines for r in line.splitlines() if "validation, all" in r)
+        counts[mode] = int(row[2])
+        groups = result["valid_groups"]
+        if mode == "uni5":
+            assert counts[mode] == groups["short_users"]["users"] + groups["long_users"]["users"]
+    assert counts["uni5"] < counts["full"]
+
+
 def test_a_library_that_is_absent_is_told_before_any_work(typed):
     with pytest.raises(UserError) as caught:
         execute({**typed("SASRec"), "log_wandb": True}, silent)

@@ -91,7 +91,7 @@ def _check_alike(runs):
         pair = runs[0], run
         for fact, values, advice in (
             ("is of dataset {}", [r.dataset for r in pair], "on one dataset at a time"),
-            ("is of the interactions {}", [r.data for r in pair], "on the same, not of one name"),
+            ("is of the interactions {:.8}", [r.data for r in pair], "on the same file"),
             ("was tested on {:,} rows", [r.rows for r in pair], "on the same data and split"),
             ("was tested under eval_args {}", [r.config.get("eval_args") or None for r in pair],
              "under the same, as others say nothing about each other"),
