@@ -58,7 +58,7 @@ def test_numpy_tokens():
 
 def test_item_called_pad_does_not_reach_the_padding_row():
     table = EmbeddingTable(["[PAD]", "x"], torch.tensor([[5.0, 5.0], [1.0, 2.0]]))
-    assert match(table, ["[PAD]", "x"]).tolist() == [[0.0, 0.0], [1.0, 2.0]]
+    assert match(table, iter(["[PAD]", "x"])).tolist() == [[0.0, 0.0], [1.0, 2.0]]
 
 
 def test_missing_are_refused_with_count_and_names():

@@ -111,6 +111,9 @@ def test_seen_items_are_left_out_only_where_asked(saved, tiny):  # noqa: F811
         allowed = set(candidates or tiny.items)
         for user, items in zip(found.users, found.items, strict=True):
             assert set(items) == allowed - set(tiny.sequences[user])
+    several = [["i1", "i2"], ["i3"]]
+    found = recommender.recommend(histories=(one for one in several), topk=2)
+    assert found.items == recommender.recommend(histories=several, topk=2).items
     with_seen = recommender.recommend(["u3"], topk=np.int64(everything))
     assert set(with_seen.items[0]) == set(tiny.items)
     with pytest.raises(UserError) as refused:

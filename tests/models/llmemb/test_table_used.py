@@ -22,6 +22,22 @@ def test_another_table_at_the_same_place_is_refused(tiny_data, tiny_table, tmp_p
         item_table(again, data.dataset, print)
 
 
+def test_a_run_over_a_given_table_of_other_texts_says_so(tiny, tiny_data, tiny_table, tmp_path):
+    """Once, when it is trained; what is rebuilt from a checkpoint does not ask again."""
+    table, mine = EmbeddingTable.load(tiny_table), tmp_path / "mine"
+    rows = [row for row, token in enumerate(table.tokens) if token in tiny.items]
+    about = {"fields": ["title"], "prompt": "", "value_max_chars": 100, "texts_hash": "other"}
+    EmbeddingTable([table.tokens[r] for r in rows], table.vectors[rows], about).save(mine)
+    config, data = tiny_data(llm_table=str(mine))
+    lines = []
+    item_table(config, data.dataset, lines.append)
+    assert [line for line in lines if "other texts" in line and str(mine) in line]
+    lines.clear()
+    again = config_from_plain(config_to_plain(config))
+    item_table(again, data.dataset, lines.append)
+    assert not lines
+
+
 def test_loaders_are_not_kept_as_pickles(tiny_config):
     with pytest.raises(UserError, match="save_dataloaders"):
         tiny_config(save_dataloaders=True)
