@@ -29,7 +29,7 @@ def test_a_run_over_a_given_table_of_other_texts_says_so(tiny, tiny_data, tiny_t
     about = {"fields": ["title"], "prompt": "", "value_max_chars": 100, "texts_hash": "other"}
     EmbeddingTable([table.tokens[r] for r in rows], table.vectors[rows], about).save(mine)
     config, data = tiny_data(llm_table=str(mine))
-    lines = []
+    config["llm_table_used"], lines = None, []  # as before the run has asked for it
     item_table(config, data.dataset, lines.append)
     assert [line for line in lines if "other texts" in line and str(mine) in line]
     lines.clear()
