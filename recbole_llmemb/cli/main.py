@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_llmemb import __version__
-from recbole_llmemb.core.errors import UserError, causes, in_a_sentence, storage_error
+from recbole_llmemb.core.errors import UserError, causes, explained, in_a_sentence, storage_error
 from recbole_llmemb.core.files import NO_TEXT
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as the package has left it
             signal.signal(signal.SIGINT, signal.default_int_handler)
         _refuse_broken(argv)
+        with explained("The working folder is gone ({reason}); change into another.", OSError):
+            os.getcwd()  # without which MKL ends the process
         status = _run(command, argv)
         sys.stdout.flush()  # while a reader that has enough can be told from an error
         return status

@@ -207,9 +207,13 @@ def make_config(
     files = [config_files] if isinstance(config_files, str | os.PathLike) else list(config_files)
     for file in files:
         read_settings(file)
+    overrides = {} if overrides is None else overrides
+    if not (isinstance(overrides, Mapping) and all(isinstance(key, str) for key in overrides)):
+        told = f"overrides are {str(overrides)[:200]}"
+        raise UserError(f"{told}; give a dictionary of names to values.")
     given = {
         key: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-        for key, value in (overrides or {}).items()
+        for key, value in overrides.items()
     }
     with without_argv(), _explained("The configuration"):
         config = Config(model, dataset, files or None, given)

@@ -158,7 +158,8 @@ def property_files(typed: dict[str, Any]) -> list[str]:
     named = [(option, typed.pop(option, None)) for option in ("preset", "protocol")]
     model = str(typed.get("model", ""))
     files = [str(bundled_file(option, name, model)) for option, name in named if name is not None]
-    return files + str(typed.pop("config_files", None) or "").split()
+    given = typed.pop("config_files", None) or ""
+    return files + [str(f) for f in (given if isinstance(given, list) else str(given).split())]
 
 
 def bundled_names(option: str, model: str = "") -> list[str]:

@@ -205,9 +205,12 @@ def open_records(
         raise UserError(f"{told}; check the path.", where=path)
     endings = [ending.lower() for ending in path.suffixes if ending.lower() != ".gz"]
     with open(path, "rb") as start:
-        if start.read(4) == b"PK\3\4":
-            advice = "unpack it, or if it is Excel's (.xlsx), save it as csv"
-            raise UserError(f"{path} is a zip archive; {advice}.", key="format", where=path)
+        begun = start.read(4)
+    if begun == b"PK\3\4":
+        advice = "unpack it, or if it is Excel's (.xlsx), save it as csv"
+        raise UserError(f"{path} is a zip archive; {advice}.", key="format", where=path)
+    if begun[:2] == b"\x1f\x8b" and path.suffix.lower() != ".gz":
+        raise UserError(f"{path} is packed by gzip; unpack it, or name it .gz.", where=path)
     kind = kind or KINDS.get(endings[-1] if endings else "", otherwise)
     if kind is None:
         told = f"{path}: its name does not tell what it is; give --format=csv, parquet or json."
@@ -237,12 +240,16 @@ def open_records(
 
 
 def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] | None) -> None:
-    first = ended(next(_lines(file), "")).removesuffix("\n")
+    lines = _lines(file)
+    begun = next(lines, "")
+    first = ended(begun).removesuffix("\n")
     if file.kind == "csv" and first[:4] == "sep=" and len(first) == 5:
         said = f"its first line is {first!r}, which is Excel's; take it out"
         file.refuse(0, f"{said} and set delimiter to {first[4:]!r}", "delimiter")
     if "\0" in first:
         file.refuse(0, "zero bytes in its first line; set encoding, perhaps utf-16-le", "encoding")
+    if "\r" in begun.rstrip("\r\n") and next(lines, None) is None:
+        file.refuse(0, "carriage returns and no line feed; end its lines with line feeds")
     if delimiter is None and file.kind == "csv":
         delimiter = max(_DELIMITERS, key=first.count)
         if {".tsv", ".tab"} & {ending.lower() for ending in file.path.suffixes}:

@@ -146,6 +146,7 @@ class RunResult(BaseModel):
             content = unseal(text, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             what = "it is not JSON: " if isinstance(error, json.JSONDecodeError) else ""
+            what = "it is not UTF-8: " if text.startswith("\ufffd") else what
             raise _no_result(path, what + reason_of(error)) from None
         if not isinstance(content, dict):
             raise _no_result(path, "it holds no object")

@@ -177,7 +177,8 @@ def _check_files(config):
         raise UserError(f"{told}; put it there.", key=min(fields))
     order, sequential = config["eval_args"]["order"], config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     if sequential and order != "TO" and not parts:
-        raise UserError(f"eval_args.order is {order!r}, but sequences are those of time; set TO.")
+        told = f"eval_args.order is {order!r}, RecBole's own where it is left out"
+        raise UserError(f"{told}; set TO: sequences are those of time.", key="eval_args")
 
 
 def _check_dataset(dataset, config):

@@ -66,6 +66,9 @@ class EmbeddingTable:
     _valid: Content | None = field(default=None, init=False, repr=False, compare=False)
     _hashed: tuple[Content, str] | None = field(default=None, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        self.vectors = torch.as_tensor(self.vectors)  # NumPy's as they are
+
     def __len__(self) -> int:
         return len(self.tokens)
 

@@ -389,6 +389,14 @@ def test_a_closed_or_full_output(tmp_path, way):
     assert done.returncode == (2 if "full" in way else 0)
 
 
+def test_a_working_folder_that_is_gone(typed, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    refused(typed(["compare", "a.json"]), "working folder is gone")
+
+
 def test_interrupted(arguments, typed, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

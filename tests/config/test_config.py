@@ -189,6 +189,9 @@ def test_unknown_keys(tmp_path):
         with pytest.raises(UserError, match=f"--{key} is not a configuration key.*{hint}"):
             make_config("LLMEmbSASRec", "tiny", overrides={key: 1}, strict=[key])
         assert make_config("LLMEmbSASRec", "tiny", overrides={key: 1})[key] == 1
+    for wrong in (["epochs=1"], "epochs=1", {1: 2}):
+        with pytest.raises(UserError, match="give a dictionary"):
+            make_config("LLMEmbSASRec", "tiny", overrides=wrong)
     known = ["learning_rate", "llm_table", "n_heads", "eval_args", "MAX_ITEM_LIST_LENGTH", "seed"]
     values = {key: make_config("LLMEmbSASRec", "tiny")[key] for key in known}
     make_config("LLMEmbSASRec", "tiny", overrides=values, strict=known)

@@ -90,6 +90,7 @@ def test_short_names_of_bundled_files():
         "b.yaml",
     ]  # fmt: skip
     assert typed == {"x": 1}
+    assert property_files({"config_files": [Path("my own.yaml")]}) == ["my own.yaml"]
     assert bundled_file("protocol", "full").name == "full_ce.yaml"
     assert bundled_file("space", "llmemb") == folder / "tune/llmemb.yaml"
     assert bundled_file("preset", "both").name == "both.yaml"  # and not both_cosine's beginning

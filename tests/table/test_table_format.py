@@ -50,6 +50,15 @@ def test_round_trip(tmp_path, dtype):
     assert sorted(os.listdir(tmp_path)) == ["table"]
 
 
+def test_vectors_of_numpy():
+    table = make_table()
+    again = EmbeddingTable(table.tokens, table.vectors.numpy())
+    again.validate()
+    assert again.fingerprint == table.fingerprint
+    with pytest.raises(TableError, match="torch.float64"):
+        EmbeddingTable(table.tokens, table.vectors.double().numpy()).validate()
+
+
 def test_fingerprint_tells_tables_apart():
     table = make_table()
     assert table.fingerprint == make_table().fingerprint

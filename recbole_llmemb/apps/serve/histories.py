@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -157,7 +157,7 @@ class People:
         ``where``, ``places``: who does not know an item, and where each history stands, for
         messages.
         """
-        if any(isinstance(one, str) for one in histories):
+        if not all(isinstance(one, Iterable) and not isinstance(one, str) for one in histories):
             raise UserError("A history is a list of item tokens; give a list of such lists.")
         histories = [[str(token) for token in history] for history in histories]
         kept = [[i for i, token in enumerate(one) if token in number] for one in histories]

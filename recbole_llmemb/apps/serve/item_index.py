@@ -11,7 +11,7 @@ and of each block only groups that can hold one of the best are looked into.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,7 @@ def read_new_items(given, config) -> NewItems:
     the dataset calls it).
     """
     given = [given] if isinstance(given, Mapping) else given
+    given = list(given) if isinstance(given, Iterator) else given
     if isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given):
         return _of_mappings(given, config["ITEM_ID_FIELD"])
     path = Path(given)

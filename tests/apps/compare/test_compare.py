@@ -433,12 +433,14 @@ def test_bad_input(tmp_path, capsys):
     text.write_text("hello")
     array.write_text("[]")
     empty.write_text("{}")
+    (tmp_path / "wide.json").write_text("{}", encoding="utf-16")
     cases = {
         (): "There is nothing to compare; give files",
         (tmp_path / "no.json",): "no.json' is no result file",
         (tmp_path / "no*.json",): "There is no file like",
         (tmp_path,): "it is a folder",
         (text,): "text.json' is no result file (it is not JSON",
+        (tmp_path / "wide.json",): "wide.json' is no result file (it is not UTF-8",
         (array,): "array.json' is no result file (it holds no object)",
         (empty,): "is no result file (it has no 'model')",
         (result(tmp_path, "s", 0.1, seed="one"),): "(its seed is 'one')",

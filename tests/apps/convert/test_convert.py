@@ -613,6 +613,8 @@ def test_refused(write, tmp_path, header, settings, words):
         ("r.json", '{"data": [{"user": 1, "item": 2}]}', "of json: one object per record"),
         ("r.csv", b"PK\3\4...", "save it as csv"),
         ("r.xlsx", b"PK\3\4...", "save it as csv"),
+        ("r.csv", gzip.compress(b"user,item,time\nu,a,1\n", mtime=0), "packed by gzip"),
+        ("r.csv", "user,item,time\ru,a,1\r", "end its lines with line feeds"),
         ("r.csv", "sep=;\nuser;item;time\nu;a;1\n", "take it out and set delimiter to ';'"),
         ("r.csv.gz", gzip.compress(b"user,item,time\nu,a,1\n", mtime=0) + b"garbage", "unpack it"),
         ("r.csv", "user;item;rating;time\nu;a;4,5;1\n", "without a rating that .*line 2.* as 4.5"),

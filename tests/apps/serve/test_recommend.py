@@ -160,8 +160,9 @@ def test_unknown_tokens_are_named_with_the_nearest(saved):  # noqa: F811
     for wrong in ({}, {"users": ["u1"], "histories": [["i1"]]}):
         with pytest.raises(UserError, match="give one of both"):
             recommender.recommend(**wrong)
-    with pytest.raises(UserError, match="A history is a list of item tokens"):
-        recommender.recommend(histories=["i1 i2"])
+    for wrong in ("i1 i2", None, 5):
+        with pytest.raises(UserError, match="A history is a list of item tokens"):
+            recommender.recommend(histories=[["i1"], wrong])
     with pytest.raises(UserError, match="topk is 0"):
         recommender.recommend(["u1"], topk=0)
 

@@ -76,7 +76,7 @@ def test_an_item_is_encoded_alike_whatever_the_file_and_the_command(
     recommender = Recommender(from_text())
     assert recommender.add_items(file) == [row["item_id"]]
     recommender.add_items({**row, "item_id": "same"})  # one alone
-    recommender.add_items([{**row, "item_id": "other", "title": "soap x"}])
+    recommender.add_items(iter([{**row, "item_id": "other", "title": "soap x"}]))
     this, same, other = recommender.item_vectors[-3:]
     torch.testing.assert_close(this, same)
     assert not torch.allclose(this, other)
