@@ -38,6 +38,8 @@ TEXT = {
 }
 ENCODER = ("encoder", "pooling", "max_length", "end_token", "device", "trust_remote_code")
 _ENCODER, _RAY, _IMPORT = "encoder", "on a cluster", "import"
+_OF_IMPORT = {"source", "tokens", "token_column", "trust_pickle"}
+_WITH_IMPORT = {*_OF_IMPORT, "out", "overwrite", "pca_dim"}
 
 
 class DatasetOptions(Checked):
@@ -81,7 +83,9 @@ def with_text(parser: Options, encoder: Sequence[str]) -> Options:
 
 def main(argv: list[str]) -> int:
     """Run ``recbole-llm encode``."""
-    typed = build_parser().typed(argv)
+    parser = build_parser()
+    typed = parser.typed(argv)
+    given = set(typed)
     options, workers = taken(EncodeOptions, typed), taken(Workers, typed)
     if (options.source is None) == (options.dataset is None and options.items is None):
         wanted = "either --dataset or --items, whose items to encode, or --import, what to import"
@@ -89,6 +93,12 @@ def main(argv: list[str]) -> int:
     if (options.source or not options.ray) and (options.ray or workers != Workers()):
         told = "--ray, --num_workers and --gpus_per_worker are for items that Ray encodes"
         raise UserError(f"{told}; add --ray, or leave them.")
+    which = "--import" if options.source else "--items" if options.items else "--dataset"
+    other = given - _WITH_IMPORT if options.source else given & _OF_IMPORT
+    other |= given & {"data_path"} if options.items else set()
+    if other:
+        told = f"{parser.option_of(min(other))} has no effect with {which}; leave it off."
+        raise UserError(told, key=min(other))
     if options.source is not None:
         return _import(options.source, options)
     return _encode(options, typed, workers if options.ray else None)
@@ -125,7 +135,8 @@ def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | No
 
 def settings_for(options: DatasetOptions, typed: dict[str, Any]) -> dict[str, Any]:
     """The settings that ``run`` would have: the dataset's, those of files, those typed."""
-    return defaults("", options.dataset or "") | settings_of(options.config_files) | typed
+    files = (options.config_files or "").split()
+    return defaults("", options.dataset or "") | settings_of(files) | typed
 
 
 def item_file_of(dataset: str, data_path: str | None) -> Path:

@@ -122,6 +122,10 @@ class Options(argparse.ArgumentParser):
             given = vars(found)
         return {name: self._value(name, given[name]) for name in self._options if name in given}
 
+    def option_of(self, name: str) -> str:
+        """How the option of a field is written."""
+        return self._options[name][1]
+
     def _value(self, name: str, given: Any) -> Any:
         field, option = self._options[name]
         kind, many = _kind(field.annotation)

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     tune.require_ray()
     files = property_files(options)
     options["space"] = _space(options["space"])
-    options["dataset"] = options.get("dataset") or settings_of(" ".join(files)).get("dataset")
+    options["dataset"] = options.get("dataset") or settings_of(files).get("dataset")
     try:
         result = tune.search(config_files=files, **options, **settings)
     except KeyboardInterrupt:

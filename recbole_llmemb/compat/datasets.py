@@ -62,8 +62,16 @@ def check_numerical_features() -> None:
 
 
 def name_filters_that_leave_nothing() -> None:
-    """Name the settings that left a dataset without interactions; RecBole names none."""
+    """Name the settings that left a dataset without interactions, or filter by no field."""
     from recbole.data.dataset import Dataset
+
+    @around(Dataset, "_filter_by_field_value")
+    def known(filter_values, self):
+        absent = sorted((self.config["val_interval"] or {}).keys() - self.field2type)
+        if absent:
+            told = f"val_interval names {absent[0]!r}, which is no field of {self.dataset_name} "
+            raise UserError(f"{told}that is read; add it to load_col.", key="val_interval")
+        filter_values(self)
 
     @around(Dataset, "_reset_index")
     def checked(reset_index, self):

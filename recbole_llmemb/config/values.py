@@ -116,10 +116,10 @@ def read_settings(file: str | Path) -> dict[str, Any]:
     return content
 
 
-def settings_of(files: str | None) -> dict[str, Any]:
-    """Settings of property files, separated by blanks; later ones win."""
+def settings_of(files: Iterable[str]) -> dict[str, Any]:
+    """Settings of property files; later ones win."""
     merged: dict[str, Any] = {}
-    for file in (files or "").split():
+    for file in files:
         merged |= read_settings(file)
     return {k: typed_value(k, v) if isinstance(v, str) else v for k, v in merged.items()}
 

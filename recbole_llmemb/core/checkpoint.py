@@ -203,6 +203,12 @@ def _has_the_form(state: dict[str, Any]) -> bool:
     ) and isinstance(config.get("eval_args", {}), Mapping)
 
 
+def inputs_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a configuration notes of the content of its table, teacher and LLM, by key."""
+    noted = {key: config.get(key) for key in _USED}
+    return {key: one.get("fingerprint") or one["identity"] for key, one in noted.items() if one}
+
+
 def load_weights(model: Any, state: Mapping[str, Any]) -> None:
     """Give a model of RecBole's what a checkpoint's state has of it."""
     own = model.state_dict()

@@ -232,7 +232,9 @@ def read_histories(
         history = value.get("history") if isinstance(value, dict) else None
         if isinstance(history, str):
             history = split_tokens(history, " ", where)
-        if not isinstance(history, list) or any(isinstance(t, (list, dict)) for t in history):
+        if not isinstance(history, list) or any(
+            isinstance(t, (list, dict, type(None))) for t in history
+        ):
             told = f'{where} has no history; write {{"history": ["item", "item"]}}, or the list.'
             raise UserError(told, where=path)
         times.append(_times(value.get("times"), len(history), where))

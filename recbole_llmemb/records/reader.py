@@ -256,6 +256,8 @@ def _look_at_text(file: RecordFile, delimiter: str | None, names: Sequence[str] 
             delimiter = "\t"
     file.delimiter = delimiter = "\t" if delimiter is None else delimiter
     cells = [cell.strip().partition(":") for cell in first.split(delimiter or None)]
+    while file.kind == "atomic" and len(cells) > 1 and not any(cells[-1]):
+        cells.pop()  # a separator at the end of the line, as others may have it
     bad = [cell for cell in cells if not (cell[0] and cell[2] in FIELD_TYPES)]
     if file.kind == "atomic" and bad:
         said = f"fields as name:type (of {', '.join(FIELD_TYPES)}), but {''.join(bad[0])[:40]!r} is"

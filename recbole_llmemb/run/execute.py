@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -53,7 +53,7 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
     """
     began = perf_counter()
     seconds: dict = {}
-    config, result_json, users_file, preset = _asked(typed)
+    config, places, preset = _asked(typed)
     log = Path.cwd() / "log"
     with stages.keepable("The log", log):
         init_logger(config)
@@ -70,12 +70,14 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
         report(f"prepare: {cold.summary(train.held_out)}")
     artifacts.provide(config, train, report, seconds)
     model, trainer = stages.build(config, data)
+    file = stages.run_file(config, report=report)
+    result_json, users_file = places(file)
     report(
         f"train: {config['model']} on {config['device']}, {torch.get_num_threads()} threads, "
         f"at most {counted(config['epochs'], 'epoch')} …"
     )
     result = stages.train_and_evaluate(
-        config, data, model, trainer, resume=config["resume"] is not False, report=report
+        config, data, model, trainer, config["resume"] is not False, report, file
     )
     result.seconds = {**seconds, **result.seconds}
     report(f"train: {counted(result.epochs or 0, 'epoch')} in {result.seconds['train']:.1f} s")
@@ -151,10 +153,13 @@ def _may_gain(config) -> bool:
 
 
 def _asked(typed):
-    """The configuration that was typed, the result file, that of results per user, the preset.
+    """The configuration that was typed; where results, and those per user, of a run go that keeps
+    its model in a file; the preset.
 
     Whatever cannot work is refused before any work.
     """
+    if not isinstance(typed, Mapping):
+        raise UserError(f"A run is asked for by a dictionary of settings, not {typed!r:.100}.")
     typed = dict(typed)
     words = [typed.get(option) for option in ("preset", "protocol")]
     files = property_files(typed)
@@ -163,7 +168,7 @@ def _asked(typed):
     if result_json and not folder:
         check_writable(result_json)
     model = typed.pop("model", None)
-    settings = settings_of(" ".join(files)) | typed
+    settings = settings_of(files) | typed
     if settings.get("dataset", "ml-100k") in (None, ""):
         raise UserError("dataset is empty; give a name, or leave it out.", key="dataset")
     refuse_missing(settings)
@@ -181,32 +186,40 @@ def _asked(typed):
         raise UserError(f"{told}, or leave log_wandb.", key="log_wandb")
     if config["holdout_items"]:
         cold.require_cold_ranking(config, model_class(model))
-    if folder:
-        seed = config["seed"] if "seed" in typed else None
-        result_json = _file_in(result_json, config, [model, dataset, *words, seed])
-        check_writable(result_json)
-    users_file = users_file_of(result_json) if config["save_users"] else None
-    for output in (result_json, users_file):
-        refuse_inputs(output, [*files, *inputs_of(config)])
-    if users_file is not None and users_file.exists():
-        read_users(users_file)  # which refuses what is none of ours
-    return config, result_json, users_file, words[0]
+    name = [model, str(dataset), *words, config["seed"] if "seed" in typed else None]
+
+    def places(kept):
+        results = _file_in(result_json, name, kept) if folder else result_json
+        users_file = users_file_of(results) if config["save_users"] else None
+        for output in (results, users_file):
+            refuse_inputs(output, [*files, *inputs_of(config)])
+        if folder:
+            check_writable(results)
+        if users_file is not None and users_file.exists():
+            read_users(users_file)  # which refuses what is none of ours
+        return results, users_file
+
+    places(stages.run_file(config))
+    return config, places, words[0]
 
 
 def _is_folder(path) -> bool:
     return str(path).endswith("/") or Path(path).is_dir()
 
 
-def _file_in(folder, config, words) -> Path:
-    """A file in a folder of results, named by words; one of another run's results is spared."""
+def _file_in(folder, words, kept) -> Path:
+    """A file in a folder of results, named by words; one of another run's results is spared.
+
+    ``kept``: where the run keeps its model.
+    """
     name = "-".join(str(word) for word in words if word is not None).replace("/", "_")
     file = Path(folder) / f"{name}.json"
     try:
         other = file.exists() and Path(RunResult.read(file).checkpoint or "").stem
     except UserError:
         other = ""
-    key = stages.run_key(config)
-    return file if other is False or other.endswith(key) else file.with_stem(f"{name}-{key}")
+    key = kept.stem.removeprefix("-".join(words[:2]) + "-")
+    return file if other in (False, kept.stem) else file.with_stem(f"{name}-{key}")
 
 
 def _refuse_of_others(model, settings) -> None:

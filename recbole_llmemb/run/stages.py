@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -78,8 +78,11 @@ def run_key(config) -> str:
     return _digest(config, found)
 
 
-def run_file(config, called: str | None = None) -> Path:
+def run_file(config, called: str | None = None, report: Callable | None = None) -> Path:
     """Where a run keeps its best model: under a name of earlier releases, if there is such.
+
+    Settings say where a table, teacher or LLM lies. A model that was trained when something else
+    lay there keeps its place, which ``report`` is told.
 
     ``called``: what the name begins with, instead of the model.
     """
@@ -87,7 +90,17 @@ def run_file(config, called: str | None = None) -> Path:
     names = (model, _digest(config, settings(config))), (model, key), (called or model, key)
     *older, newest = (folder / f"{start}-{config['dataset']}-{end}.pth" for start, end in names)
     left = (f for f in older if f.is_file() or f.with_suffix(".resume.pth").is_file())
-    return next(left, newest)
+    file, now = next(left, newest), checkpoint.inputs_of(config.final_config_dict)
+    for there in (file, file.with_suffix(".resume.pth")):
+        with suppress(UserError):  # none, or a damaged one
+            then = checkpoint.inputs_of(checkpoint.load(there).get("config") or {})
+            if other := [key for key, mark in now.items() if then.get(key, mark) != mark]:
+                mark = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:6]
+                if report is not None:
+                    what = ", ".join(key.removesuffix("_used").replace("_", " ") for key in other)
+                    report(f"train: {there} stays, which was trained with another {what}")
+                return file.with_stem(f"{file.stem}-{mark}")
+    return file
 
 
 def _digest(config, found):

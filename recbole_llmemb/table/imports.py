@@ -70,6 +70,10 @@ def import_table(
     if not path.is_file():
         raise TableError(f"There is no file {path} to import embeddings from.", where=path)
     suffix = path.suffix.lower()
+    if token_column is not None and suffix != ".parquet":
+        raise _unusable(
+            path, "only a Parquet file has a token column; leave it out", "token_column"
+        )
     tokens = None if tokens_path is None else _read_tokens(tokens_path)
     found: Sequence[Any] | NDArray[Any] | None = None
     if suffix == ".npy":
@@ -203,6 +207,8 @@ def _from_itememb(path: Path) -> tuple[NDArray[Any], list[str]]:
     for number, (token, *cells) in file.rows([of["token"][0], *(sequences or floats)]):
         with explained(f"{path}, line {number}: {{reason}}.", ValueError, kind=TableError):
             numbers = cells[0].split() if sequences else cells
+            if wrong := [cell for cell in cells if "_" in cell or not cell.isascii()]:
+                raise ValueError(f"no numbers: {wrong[0]!r:.60}")  # which Python would read
             rows.append(np.array([float(value) for value in numbers], dtype=np.float32))
         tokens.append(token)
     return _stacked(rows, tokens, path), tokens

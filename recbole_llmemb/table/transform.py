@@ -64,7 +64,8 @@ def match(
         raise TableError(f"{told}; give the table of this dataset, with its tokens.", where=where)
     if absent and missing == "error":
         told = f"{where}: {len(absent)} of the dataset's {len(wanted)} items have no embedding"
-        advice = f"{name_some(absent)}; encode them, or set llm_missing to mean or zero"
+        advice = f"{name_some(absent)}; give each a line in the .item file (or a row in your table)"
+        advice += ", or set llm_missing to mean or zero"
         raise TableError(f"{told}: {advice}.", key="llm_missing", where=where)
     matched = torch.zeros(len(rows), table.width)
     found = rows >= 0

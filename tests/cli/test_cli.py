@@ -444,7 +444,8 @@ def test_an_interrupted_start_says_nothing(tmp_path, name):
     """Until ``main`` can say a word; what merely uses the package is left alone."""
     script = tmp_path / name
     script.write_text(
-        "import signal\nimport recbole_llmemb\nprint(signal.getsignal(2) == signal.SIG_DFL)\n"
+        "import signal\nsignal.signal(2, signal.default_int_handler)\nimport recbole_llmemb\n"
+        "print(signal.getsignal(2) == signal.SIG_DFL)\n"
         "from recbole_llmemb.cli.main import main\nmain(['--version'])\n"
         "assert signal.getsignal(2) is signal.default_int_handler\n"
     )

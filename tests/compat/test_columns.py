@@ -155,6 +155,13 @@ def test_filters_that_leave_nothing_are_named(settings, model):
         prepare_data(make_config(model, "tiny", overrides=given))
 
 
+def test_a_filter_by_a_field_that_is_not_read(settings):
+    given = settings("LLMEmbSASRec", val_interval={"ratin": "[3,inf)"}, **KEYS)
+    with pytest.raises(UserError, match="'ratin'.*load_col") as caught:
+        prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=given))
+    assert caught.value.key == "val_interval"
+
+
 def test_labels_that_are_not_there(settings):
     args = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "labeled"}
     given = settings("BPR", eval_args=args, **KEYS)

@@ -94,6 +94,7 @@ def test_line_ends_and_a_mark_are_no_characters(dataset):
     assert rows(dataset(plain, end="\r\n")) == expected
     assert rows(dataset(plain, saved="utf-8-sig")) == expected
     assert rows(dataset([line + "\t" for line in plain])) == expected  # a separator at the end
+    assert rows(dataset([line + "\t" for line in plain], head=HEAD + "\t")) == expected
 
 
 @pytest.mark.parametrize("model", ["SASRec", "LLMEmbSASRec"])

@@ -92,6 +92,12 @@ def test_pickles_are_said_to_be_trusted(tmp_path):
         (["--dataset=ml-100k", "--fields=plot"], "no field 'plot'"),
         (["--dataset=ml-100k", "--encoder=./gone"], "no encoder directory ./gone"),
         (["--import=gone.npy"], "no file gone.npy"),
+        (["--import=v.npy", "--tokens=t.txt", "--normalize"], "--normalize has no effect with"),
+        (["--import=v.npy", "--encoder=gone"], "--encoder has no effect with --import"),
+        (["--import=v.npy", "--config_files=gone"], "--config_files has no effect with --import"),
+        (["--items=i.csv", "--tokens=t.txt"], "--tokens has no effect with --items"),
+        (["--items=i.csv", "--data_path=data"], "--data_path has no effect with --items"),
+        (["--dataset=ml-100k", "--i-trust-this-pickle"], "--i-trust-this-pickle has no effect"),
     ],
 )
 def test_user_errors(args, message, tmp_path):

@@ -11,6 +11,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run.execute import execute, execute_seeds
 from recbole_llmemb.run.restore import restore
 from recbole_llmemb.run.result import RunResult
+from recbole_llmemb.table import EmbeddingTable
 
 
 @pytest.fixture
@@ -78,6 +79,36 @@ def test_runs_of_other_settings_get_files_of_their_own(typed, tmp_path):
     file.write_text('{"mine": 1}')
     execute(asked, silent)
     assert json.loads(file.read_text()) == {"mine": 1} and len(list(file.parent.iterdir())) == 4
+
+
+def test_a_run_over_another_table_in_the_same_place_spares_the_first(typed, tiny_table, tmp_path):
+    """Its checkpoint, to which its result file points, and in a folder that file."""
+    asked, told = {**typed(align_weight=0.0), "result_json": "runs/"}, []
+    first = execute(asked, told.append)
+    kept = restore(tmp_path / "runs/LLMEmbSASRec-tiny.json").path
+    table, before = EmbeddingTable.load(tiny_table), contents(tmp_path)
+    EmbeddingTable(table.tokens, table.vectors.flip(0)).save(tiny_table, overwrite=True)
+    second = execute(asked, told.append)
+    assert contents(tmp_path).items() >= before.items()
+    assert second["table"] != first["table"] and second["checkpoint"] != first["checkpoint"]
+    assert any("another llm table" in line and kept.name in line for line in told)
+    assert len(contents(tmp_path)) == 4
+    assert execute(asked, silent)["checkpoint"] == second["checkpoint"]
+    table.save(tiny_table, overwrite=True)
+    assert execute(asked, silent)["checkpoint"] == first["checkpoint"]
+    assert len(contents(tmp_path)) == 4
+
+
+def contents(folder):
+    """Checkpoints and results, by name."""
+    files = [*folder.rglob("LLMEmb*.pth"), *folder.glob("runs/*.json")]
+    return {file: file.read_bytes() for file in files}
+
+
+def test_a_file_of_settings_whose_name_has_a_blank(typed, tmp_path):
+    asked = typed()
+    file = (tmp_path / asked["config_files"]).rename(tmp_path / "my settings.yaml")
+    assert execute({**asked, "config_files": [file]}, silent)["epochs"] == 1
 
 
 def test_a_result_file_stands_for_its_checkpoint(typed, tmp_path):

@@ -245,6 +245,13 @@ class TestItemEmb:
         path = self.write(tmp_path / "e.itememb", "iid:token\te:float_seq", ["a\t1 two"])
         with pytest.raises(TableError, match="line 2.*two"):
             import_table(path)
+        for number in ("1_0", "٣"):
+            path = self.write(tmp_path / "f.itememb", "iid:token\te:float_seq", [f"a\t1 {number}"])
+            with pytest.raises(TableError, match="line 2"):
+                import_table(path)
+        with pytest.raises(TableError) as caught:
+            import_table(path, token_column="iid")
+        assert caught.value.key == "token_column"
 
 
 class Bomb:

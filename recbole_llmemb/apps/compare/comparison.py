@@ -109,7 +109,7 @@ def _choose_metrics(runs, wanted):
     first = runs[0]
     common = [name for name in first.test if all(name in run.test for run in runs)]
     advice = f"add --metrics={','.join(common)}" if common else "compare others"
-    wanted = [name.lower() for name in wanted] if wanted else None
+    wanted = list(dict.fromkeys(name.lower() for name in wanted)) if wanted else None
     for run in runs:
         has = f"{str(run.file)!r} has {', '.join(run.test)}"
         lacking = [name for name in wanted or first.test if name not in run.test]

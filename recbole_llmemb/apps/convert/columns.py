@@ -47,6 +47,11 @@ TEXT = (
     "category", "categories", "genre", "genres", "class", "tags", "keywords", "releaseyear",
     "year", "price", "features", "description", "abstract", "summary",
 )  # fmt: skip
+# What others have made of an item is known from interactions, those that are tested included.
+_OF_RATINGS = {
+    "averagerating", "avgrating", "meanrating", "rating", "ratings", "stars", "ratingnumber",
+    "ratingcount", "ratingscount", "numratings", "reviewcount", "numreviews",
+}  # fmt: skip
 # Names that RecBole uses for the interactions.
 _TAKEN = {"user_id", "item_id", "rating", "timestamp"}
 
@@ -114,8 +119,10 @@ def text_fields(columns: list[str], given: list[str] | None, item: str, where: s
     others = [name for name in columns if name != item]
     if given:
         return list(dict.fromkeys(_there(name, others, where, "item_fields") for name in given))
+    others = [name for name in others if plain(name) not in _OF_RATINGS]
     if not others:
-        raise UserError(f"{where} has nothing but the item's id; give a file that says more.")
+        told = f"{where} has nothing but the items' ids, or what ratings of them have given"
+        raise UserError(f"{told}; give a file that says more.", key="items", where=where)
     known = [name for name in others if plain(name) in TEXT]
     return sorted(known, key=lambda name: TEXT.index(plain(name))) or others
 

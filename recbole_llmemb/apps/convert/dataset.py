@@ -129,7 +129,8 @@ def _roles(job, sources):
                 advice = f"{sources[0].path.name}; say which with --{role}=COLUMN"
                 raise UserError(f"{told} {advice}.", key=role, where=source.path)
     if job.min_rating is not None and not roles["rating"]:
-        told = "--min_rating needs ratings, but no column looks like them; name it with --rating."
+        none = "--rating is none" if job.rating == "none" else "no column looks like them"
+        told = f"--min_rating needs ratings, but {none}; name their column with --rating."
         raise UserError(told, key="rating")
     return roles
 

@@ -11,6 +11,7 @@ and of each block only groups that can hold one of the best are looked into.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,9 @@ def read_new_items(given, config) -> NewItems:
     given = list(given) if isinstance(given, Iterator) else given
     if isinstance(given, Sequence) and all(isinstance(one, Mapping) for one in given):
         return _of_mappings(given, config["ITEM_ID_FIELD"])
+    if not isinstance(given, str | os.PathLike):
+        told = f"New items are a {type(given).__name__}; give a file, a table directory or mappings"
+        raise UserError(f"{told}, as DataFrame.to_dict('records') has them.", key="new_items")
     path = Path(given)
     if path.is_dir():
         table = EmbeddingTable.load(path)

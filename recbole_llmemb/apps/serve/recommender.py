@@ -238,8 +238,8 @@ class Recommender:
             scores, columns = self._best(part, k, exclude_seen, chosen, items)
         else:
             counts = self._popularity()[_rows(chosen)].unsqueeze(0).clone()
-            best = best_scores(counts, k)
-            scores, columns = (one.repeat(len(part), 1) for one in best)
+            best = counts.sort(dim=1, descending=True, stable=True)  # which k does not change
+            scores, columns = (one[:, :k].repeat(len(part), 1) for one in best)
             rows = (~empty).nonzero().squeeze(1)
             if len(rows):
                 found = self._best(part.select(rows), k, exclude_seen, chosen, items)

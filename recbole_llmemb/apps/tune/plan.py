@@ -120,6 +120,8 @@ def _check_space(space, config, settings):
             wrong = "is both set and searched; drop one of the two."
         elif key in keys(Use.MEASURE):
             wrong = "cannot be searched: scores would not compare."
+        elif key in keys(Use.MACHINE):
+            wrong = "cannot be searched: it changes no score."
         elif key not in known:
             near = nearest(key, known, 1)
             hint = f"; did you mean {near[0]}?" if near else "."

@@ -419,6 +419,8 @@ def test_command(tmp_path, capsys):
     status, out, _ = run(capsys, f"--labels=x={two}", one, "--metrics=hit@10", "--baseline=a")
     assert status == 0 and "ndcg@10 " not in out.partition("by group")[0].partition("hit")[2]
     assert out.index("\na ") < out.index("\nx ")
+    twice = run(capsys, f"--labels=x={two}", one, "--metrics=hit@10,Hit@10", "--baseline=a")
+    assert twice[1] == out
 
 
 def test_one_run_is_shown_without_comparison(tmp_path, capsys):

@@ -141,6 +141,8 @@ def test_nobody_known_without_a_history_gets_popular_items(saved, tiny):  # noqa
     train = recommender.splits[0]
     counts = recommender.dataset.training_counts(train)[0]
     assert found.scores[0].tolist() == counts.sort(descending=True).values[:3].tolist()
+    lists = [recommender.recommend(histories=[[]], topk=k).items[0] for k in range(1, 12)]
+    assert all(list(one) == list(lists[-1][: len(one)]) for one in lists)  # though some are equal
     notes = recommender.notes(recommender.people(histories=[[], ["i1"]]))
     assert any("1 of 2 have no history: they get popular items" in note for note in notes)
     (_, items, popular), _ = found.rows()

@@ -172,6 +172,7 @@ def test_names_move_no_cursor_and_outputs_are_named(saved, run, tmp_path):  # no
         ("7", "line 2 has no history"),
         ('{"user": "x"}', "line 2 has no history"),
         ('{"history": [["i1"]]}', "line 2 has no history"),
+        ('{"history": ["i1", null]}', "line 2 has no history"),
         ('{"history": ["i1"], "times": [1, 2]}', "line 2 has times that are not"),
         ('{"history": ["i1"], "times": ["now"]}', "line 2 has times that are not all numbers"),
         ('{"history": ["i1"], "times": [NaN]}', "line 2 has times that are not all numbers"),

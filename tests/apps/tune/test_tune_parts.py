@@ -159,6 +159,7 @@ def test_a_metric_that_is_not_measured_is_refused(tiny_settings, metric, model, 
          "did you mean learning_rate"),
         ({"hidden_size": {"choice": [8]}}, "hidden_size is both set and searched"),
         ({"dataset": {"choice": ["a"]}}, "dataset cannot be searched"),
+        ({"checkpoint_dir": {"choice": ["a"]}}, "checkpoint_dir cannot be searched"),
     ],
 )  # fmt: skip
 def test_a_key_that_cannot_be_searched_is_named(tiny_settings, space, message):
