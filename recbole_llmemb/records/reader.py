@@ -106,7 +106,7 @@ class RecordFile:
                 try:
                     value = JSON.decode(line.decode().removeprefix("\ufeff"))
                 except (ValueError, RecursionError) as error:  # broken encodings included
-                    (on_bad or self.refuse)(number, f"not JSON ({reason_of(error)})")
+                    (on_bad or self.refuse)(number, f"not JSON in one line ({reason_of(error)})")
                     continue
                 yield number, value
 

@@ -91,7 +91,7 @@ def run_file(config, called: str | None = None, report: Callable | None = None) 
     *older, newest = (folder / f"{start}-{config['dataset']}-{end}.pth" for start, end in names)
     left = (f for f in older if f.is_file() or f.with_suffix(".resume.pth").is_file())
     file, now = next(left, newest), checkpoint.inputs_of(config.final_config_dict)
-    for there in (file, file.with_suffix(".resume.pth")):
+    for there in (file, file.with_suffix(".resume.pth")) if now else ():
         with suppress(UserError):  # none, or a damaged one
             then = checkpoint.inputs_of(checkpoint.load(there).get("config") or {})
             if other := [key for key, mark in now.items() if then.get(key, mark) != mark]:

@@ -295,7 +295,8 @@ def _check_vectors(vectors: torch.Tensor, tokens: list[str], where: str) -> None
     """Refuse vectors that cannot stand for items; they should be (n, D) floating point."""
     wrong = None
     if vectors.dim() != 2 or vectors.shape[1] == 0:
-        wrong = f"the embeddings have shape {tuple(vectors.shape)}; they must have two dimensions"
+        shape = tuple(vectors.shape)
+        wrong = f"the embeddings have shape {shape}; give (items, width), both at least 1"
     elif vectors.shape[0] == 0:
         wrong = "the table has no rows; encode or import at least one item"
     elif vectors.dtype not in _DTYPES:

@@ -104,7 +104,8 @@ def import_table(
 
 
 def _read_tokens(path: str | os.PathLike[str]) -> list[str]:
-    sentence = f"The item tokens cannot be read from {path} ({{reason}})."
+    advice = "give a text file in UTF-8 with a token per line"
+    sentence = f"The item tokens cannot be read from {path} ({{reason}}); {advice}."
     with explained(sentence, OSError, ValueError, kind=TableError, key="tokens", where=path):
         lines = lines_of(path)
     return lines[:-1] if lines[-1] == "" else lines
@@ -182,7 +183,8 @@ def _from_parquet(
         kinds.pop(token_column)
         column = frame.column(token_column)
         if column.null_count:
-            raise _unusable(path, f"{column.null_count} item tokens are missing (null)")
+            missing = f"{column.null_count} item tokens are missing (null)"
+            raise _unusable(path, f"{missing}; fill them, or leave these rows out", "token_column")
         found = column.to_pylist()
     lists = [name for name, kind in kinds.items() if kind.startswith(_LISTS)]
     numbers = [name for name, kind in kinds.items() if kind.startswith(_NUMBERS)]
@@ -205,7 +207,8 @@ def _from_itememb(path: Path) -> tuple[NDArray[Any], list[str]]:
         raise _unusable(path, f"the first line must name {needed}, such as {example}")
     tokens, rows = [], []
     for number, (token, *cells) in file.rows([of["token"][0], *(sequences or floats)]):
-        with explained(f"{path}, line {number}: {{reason}}.", ValueError, kind=TableError):
+        told = f"{path}, line {number}: {{reason}}; mend it, or leave the line out."
+        with explained(told, ValueError, kind=TableError, where=path):
             numbers = cells[0].split() if sequences else cells
             if wrong := [cell for cell in cells if "_" in cell or not cell.isascii()]:
                 raise ValueError(f"no numbers: {wrong[0]!r:.60}")  # which Python would read

@@ -286,7 +286,8 @@ def test_impossible_tokens(token, message):
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        (torch.zeros(6), "two dimensions"),
+        (torch.zeros(6), "items, width"),
+        (torch.zeros(6, 0), "items, width"),
         (torch.zeros(0, 4), "no rows"),
         (torch.zeros(6, 4, dtype=torch.int64), "int64"),
         (torch.randn(5, 4), "5 embedding rows but 6 item tokens"),
