@@ -17,7 +17,7 @@ from recbole_llmemb.apps.convert import Converted, ConvertJob, columns, interact
 from recbole_llmemb.apps.convert.columns import AMAZON, ItemLines, line_of
 from recbole_llmemb.apps.convert.interactions import Interactions, sizes
 from recbole_llmemb.core.artifacts import atomic_directory, require_free
-from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.errors import UserError, explained, name_some
 from recbole_llmemb.core.files import asked_hash, refuse_inputs
 from recbole_llmemb.core.terminal import counted
 from recbole_llmemb.records.reader import RecordFile, open_records
@@ -194,7 +194,8 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
     )
     if not len(kept):
         most = max(rows[1:], key=lambda row: row.count)
-        told = f"Nothing is left of {rows[0].count:,} lines"
+        files = name_some([Path(path).name for path in job.interactions], 3)
+        told = f"Nothing is left of {rows[0].count:,} lines of {files}"
         if most.count:
             first = f" ({most})" if str(most) else ""
             told += f": {most.count:,} of them are gone as {most.what.strip(' -')!r}{first}"

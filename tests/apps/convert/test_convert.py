@@ -584,7 +584,7 @@ def test_several_files(write):
         ("user,item,time", {"time_unit": "%Q"}, "--time_unit is '%Q'"),
         ("user,item,time", {"user": "item"}, "'item' cannot be both the user and the item"),
         ("user,item,time", {"min_user": 0}, "min_user is 0"),
-        ("user,item,time", {"min_user": 3}, "Nothing is left of 1 lines"),
+        ("user,item,time", {"min_user": 3}, "Nothing is left of 1 lines of 'r.csv'"),
         ("user,item,time", {"out": "data set/x"}, "a folder without blanks"),
         ("user,item,time", {"format": "xls"}, "format is 'xls'"),
         ("user,item,time", {"delimiter": ";;"}, "it must be one character"),
