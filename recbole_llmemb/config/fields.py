@@ -103,7 +103,10 @@ def check_others(values: Mapping[str, Any], defaults: Mapping[str, Any], ours: b
         default = defaults.get(name)
         kind = next((kind for kind in _WORDS if type(default) in kind), None)
         kind = (str,) if default is None and name.endswith("_path") else kind
-        if name in known or kind is None or (type(value), value) == (type(default), default):
+        # Other models may do without what is known: some of BERT4Rec's shares.
+        if kind is None or (name in known and not (value is None and kind == (int, float))):
+            continue
+        if (type(value), value) == (type(default), default):
             continue
         entries = value if isinstance(value, (list, tuple)) else [value]
         numbers = [one for one in entries if isinstance(one, (int, float))]

@@ -36,8 +36,7 @@ __all__ = ["Data", "build", "prepare_data", "train_and_evaluate"]
 Outcome = RunResult  # what it was called before
 # Another one since the same files became other data: sorted by their own times.
 _READING = "2"
-# How RecBole's models fail over settings that they cannot be built with; and how RecBole fails
-# over data, and over ways to split it.
+# How RecBole's models fail over settings; and how it fails over data, and over ways to split it.
 _UNUSABLE = ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError
 _UNFIT = *_UNUSABLE, ImportError, AssertionError
 
@@ -81,8 +80,8 @@ def run_key(config) -> str:
 def run_file(config, called: str | None = None, report: Callable | None = None) -> Path:
     """Where a run keeps its best model: under a name of earlier releases, if there is such.
 
-    Settings say where a table, teacher or LLM lies. A model that was trained when something else
-    lay there keeps its place, which ``report`` is told.
+    A model that was trained when another table, teacher or LLM lay where the settings say keeps
+    its place, which ``report`` is told.
 
     ``called``: what the name begins with, instead of the model.
     """
@@ -90,14 +89,16 @@ def run_file(config, called: str | None = None, report: Callable | None = None) 
     names = (model, _digest(config, settings(config))), (model, key), (called or model, key)
     *older, newest = (folder / f"{start}-{config['dataset']}-{end}.pth" for start, end in names)
     left = (f for f in older if f.is_file() or f.with_suffix(".resume.pth").is_file())
-    file, now = next(left, newest), checkpoint.inputs_of(config.final_config_dict)
+    with keepable("Checkpoints", folder, "checkpoint_dir"):
+        file = next(left, newest)
+    now = checkpoint.inputs_of(config.final_config_dict)
     for there in (file, file.with_suffix(".resume.pth")) if now else ():
         with suppress(UserError):  # none, or a damaged one
             then = checkpoint.inputs_of(checkpoint.load(there).get("config") or {})
             if other := [key for key, mark in now.items() if then.get(key, mark) != mark]:
                 mark = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:6]
                 if report is not None:
-                    what = ", ".join(key.removesuffix("_used").replace("_", " ") for key in other)
+                    what = other[0].removesuffix("_used")
                     report(f"train: {there} stays, which was trained with another {what}")
                 return file.with_stem(f"{file.stem}-{mark}")
     return file
@@ -229,8 +230,7 @@ def build(config, data: Data):
     """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     folder, curves = config["checkpoint_dir"], Path.cwd() / "log_tensorboard"
-    sentence = f"Checkpoints cannot be kept in {folder} ({{reason}}); set --checkpoint_dir."
-    with explained(sentence, OSError, key="checkpoint_dir", where=folder):
+    with keepable("Checkpoints", folder, "checkpoint_dir"):
         os.makedirs(folder, exist_ok=True)
     with keepable("Curves", curves):
         curves.mkdir(exist_ok=True)  # where RecBole keeps them
@@ -240,10 +240,11 @@ def build(config, data: Data):
         return model, trainer_class(config)(config, model)
 
 
-def keepable(what, folder):
-    """Says of what RecBole keeps in the working directory that it cannot be kept there."""
-    sentence = f"{what} cannot be kept in {folder} ({{reason}}); start in a folder that can be "
-    return explained(sentence + "written to.", OSError, where=folder)
+def keepable(what, folder, key=None):
+    """Says that something cannot be kept in the folder that ``key`` sets, or in the working one."""
+    advice = f"set {key}" if key else "start in a folder that can be written to"
+    sentence = f"{what} cannot be kept in {folder} ({{reason}}); {advice}."
+    return explained(sentence, OSError, key=key, where=folder)
 
 
 def train_and_evaluate(

@@ -15,7 +15,7 @@ from recbole_llmemb.config.recbole_config import config_from_plain, make_config
 from recbole_llmemb.config.values import keys_of_any_model
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
-from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.contract import is_checkpoint
@@ -130,8 +130,7 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
         report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
         return path
 
-    sentence = f"The teacher cannot be kept in {path.parent} ({{reason}}); set llm_cache_dir."
-    with explained(sentence, OSError, key="llm_cache_dir", where=path.parent):
+    with stages.keepable("The teacher", path.parent, "llm_cache_dir"):
         _, there = build_or_load(find, build, path, "teacher")
     if there:
         report(f"teacher: {wanted}, already trained ({path})")

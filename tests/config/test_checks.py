@@ -93,6 +93,15 @@ def test_parts_of_keys_that_nothing_reads_are_refused(caplog, given):
     assert caught.value.key in given
 
 
+@pytest.mark.parametrize("model", ["LLMEmbBERT4Rec", "BERT4Rec"])
+@pytest.mark.parametrize("key", ["ft_ratio", "mask_ratio"])
+def test_numbers_that_one_model_cannot_do_without(model, key):
+    assert make_config("LLMEmbSASRec", "tiny", overrides={key: None})[key] is None
+    with pytest.raises(UserError) as caught:
+        make_config(model, "tiny", overrides={key: None})
+    assert caught.value.key == key
+
+
 @pytest.mark.parametrize(
     ("line", "key"),
     [

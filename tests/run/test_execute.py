@@ -91,7 +91,7 @@ def test_a_run_over_another_table_in_the_same_place_spares_the_first(typed, tiny
     second = execute(asked, told.append)
     assert contents(tmp_path).items() >= before.items()
     assert second["table"] != first["table"] and second["checkpoint"] != first["checkpoint"]
-    assert any("another llm table" in line and kept.name in line for line in told)
+    assert any("another llm_table" in line and kept.name in line for line in told)
     assert len(contents(tmp_path)) == 4
     assert execute(asked, silent)["checkpoint"] == second["checkpoint"]
     table.save(tiny_table, overwrite=True)
