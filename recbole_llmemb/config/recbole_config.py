@@ -208,9 +208,11 @@ def make_config(
     for file in files:
         read_settings(file)
     overrides = {} if overrides is None else overrides
-    if not (isinstance(overrides, Mapping) and all(isinstance(key, str) for key in overrides)):
+    if not isinstance(overrides, Mapping):
         told = f"overrides are {str(overrides)[:200]}"
         raise UserError(f"{told}; give a dictionary of names to values.")
+    if names := [key for key in overrides if not isinstance(key, str)]:
+        raise UserError(f"A setting is called {names[0]!r:.100}; give a dictionary of names.")
     given = {
         key: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
         for key, value in overrides.items()

@@ -260,6 +260,8 @@ def _times(given: Any, count: int, where: str) -> list[float] | None:
     if not (isinstance(given, list) and len(given) == count):
         raise UserError(f"{where} has times that are not a list with one number per item.")
     wrong = f"{where} has times that are not all numbers."
+    if any(isinstance(time, bool) for time in given):
+        raise UserError(wrong)
     with explained(wrong, TypeError, ValueError, OverflowError):
         found = [float(time) for time in given]
     if not all(map(math.isfinite, found)):

@@ -169,7 +169,7 @@ def _asked(typed):
         check_writable(result_json)
     model = typed.pop("model", None)
     settings = settings_of(files) | typed
-    if settings.get("dataset", "ml-100k") in (None, ""):
+    if str(settings.get("dataset", "ml-100k")) in ("None", ""):
         raise UserError("dataset is empty; give a name, or leave it out.", key="dataset")
     refuse_missing(settings)
     named = typed.pop("dataset", None) or settings.get("dataset")

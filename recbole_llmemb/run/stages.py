@@ -34,8 +34,6 @@ from recbole_llmemb.training import trainer_class
 __all__ = ["Data", "build", "prepare_data", "train_and_evaluate"]
 
 Outcome = RunResult  # what it was called before
-# Another one since the same files became other data: sorted by their own times.
-_READING = "2"
 # How RecBole's models fail over settings; and how it fails over data, and over ways to split it.
 _UNUSABLE = ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError
 _UNFIT = *_UNUSABLE, ImportError, AssertionError
@@ -110,7 +108,7 @@ def _digest(config, found):
     # What items and users are like is trained on, too, where a model reads it.
     read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
     text = json.dumps(found, sort_keys=True, default=str) + files_hash(config)
-    text += files_hash(config, read) + _READING
+    text += files_hash(config, read) + "2"  # since the same files are sorted by their own times
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -200,12 +198,13 @@ def _check_dataset(dataset, config):
     place, name, time = config["data_path"], config["dataset"], config["TIME_FIELD"]
     sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
     listed = f"{config['ITEM_ID_FIELD']}{config['LIST_SUFFIX']}"
-    sorts = sequential and listed not in dataset.inter_feat
+    by_time = config["eval_args"]["order"] == "TO" and not config["benchmark_filename"]
+    sorts = (sequential or by_time) and listed not in dataset.inter_feat
     if sorts and time not in dataset.inter_feat:
         told = f"Dataset {name} in {place} has no field {time!r} among those that are read"
-        raise UserError(f"{told}, which orders the sequences; set TIME_FIELD and load_col.")
+        raise UserError(f"{told}, which orders them; set TIME_FIELD and load_col.")
     if sorts and dataset.field2type[time] != FeatureType.FLOAT:
-        told = f"Field {time!r} of dataset {name} in {place}, which orders sequences, is of type"
+        told = f"Field {time!r} of dataset {name} in {place}, which orders them, is of type"
         advice = f"write {time}:float in the first line of {name}.inter, or set TIME_FIELD"
         raise UserError(f"{told} {dataset.field2type[time].value}; {advice}.")
     if max(config["topk"]) >= dataset.item_num:  # which counts padding
@@ -213,7 +212,7 @@ def _check_dataset(dataset, config):
         there = f"dataset {name} has only {dataset.item_num - 1} items{held}"
         raise UserError(f"topk is {config['topk']}, but {there}; ask for shorter lists.")
     check_candidates(config, dataset)
-    if sorts and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
+    if sorts and sequential and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
         check_parts(([], [], []), config)
 
 
@@ -256,7 +255,9 @@ def train_and_evaluate(
     ``resume``: whether to continue where an interrupted run of this configuration stopped.
     ``file``: where the best model is kept, if not under the run's own name.
     """
-    file = file or run_file(config)  # of which two at once would test each other's best
+    file = file or run_file(
+        config, report=report
+    )  # of which two at once would test each other's best
     with build_lock(file, "run") if config["local_rank"] == 0 else nullcontext():
         return _train_and_evaluate(config, data, model, trainer, file, resume, report)
 

@@ -37,15 +37,15 @@ class ScftSettings(Settings):
     """Items per step and process."""
     scft_mini_batch_size: int | None = key(None, TABLE, **keys.BATCH)
     """Views embedded at a time, where a batch does not fit into memory (GradCache); empty: all."""
-    scft_learning_rate: Number = key(0.0002, TABLE, **keys.WEIGHT)
+    scft_learning_rate: Number = key(0.0002, TABLE, **keys.POSITIVE)
     """Of AdamW, falling linearly to 0."""
     scft_warmup_steps: int = key(0, TABLE, **keys.WHOLE)
     """Steps over which the learning rate rises first."""
     scft_lora_rank: int = key(8, TABLE, ge=1, le=2**12)
     """Rank of the adapter."""
-    scft_lora_alpha: Number = key(32, TABLE, **keys.WEIGHT)
+    scft_lora_alpha: Number = key(32, TABLE, **keys.POSITIVE)
     """Scale of the adapter, over its rank."""
-    scft_lora_dropout: Number = key(0.1, TABLE, **keys.SHARE)
+    scft_lora_dropout: Number = key(0.1, TABLE, ge=0, lt=1)
     """Dropout before the adapter."""
     scft_lora_targets: keys.MaybeNames = key(None, TABLE)
     """Names of the linear layers to adapt; empty: every attention and MLP projection."""

@@ -162,6 +162,13 @@ def test_a_filter_by_a_field_that_is_not_read(settings):
     assert caught.value.key == "val_interval"
 
 
+def test_an_order_by_times_that_are_not_read(settings):
+    given = settings("BPR", load_col={"inter": ["uid", "iid"]}, **KEYS)
+    given["eval_args"] = {**given["eval_args"], "order": "TO"}
+    with pytest.raises(UserError, match="TIME_FIELD and load_col"):
+        prepare_data(make_config("BPR", "tiny", overrides=given))
+
+
 def test_labels_that_are_not_there(settings):
     args = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": "labeled"}
     given = settings("BPR", eval_args=args, **KEYS)

@@ -9,6 +9,7 @@ from encode_models import make_model
 pytest.importorskip("peft")
 pytest.importorskip("datasets")
 
+from recbole_llmemb.core.errors import UserError  # noqa: E402
 from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
 from recbole_llmemb.encode.source import find_encoder  # noqa: E402
 from recbole_llmemb.scft.settings import ScftSettings  # noqa: E402
@@ -161,3 +162,13 @@ def test_parts_are_cut_by_tokens_and_padded_no_more_than_needed(model, rows):
     laid = [ids for n in range(4) for ids in batch[f"part{n}_input_ids"]]
     for text, place in zip(texts, batch["label"].tolist()):
         assert model.tokenizer.decode(laid[place], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("scft_learning_rate", 0), ("scft_lora_alpha", 0), ("scft_lora_dropout", 1)],
+)
+def test_settings_under_which_nothing_is_learned(key, value):
+    with pytest.raises(UserError) as caught:
+        ScftSettings.of({key: value})
+    assert caught.value.key == key

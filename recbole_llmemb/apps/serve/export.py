@@ -92,7 +92,7 @@ def check(recommender, part: str, form: str = "safetensors") -> None:
     elif part == "encoder":
         why = recommender.method.why_not("user_encoder", config)
     elif part == "table" and not config["llm_table_used"]:
-        why = f"The items of this {config['model']} have learned IDs and no table"
+        why = f"The items of this {config['model']} come from no table"
     if why:
         raise UserError(f"{why}; leave {part} out of --what.", key="what")
 

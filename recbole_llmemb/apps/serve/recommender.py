@@ -196,6 +196,10 @@ class Recommender:
         """
         self.require("new_items", "new items cannot be ranked")
         found = item_index.read_new_items(items, self.config)
+        padding = self.item_index.tokens[0]
+        if padding in found.tokens:
+            told = f"A new item is called {padding!r}, which is none"
+            raise UserError(f"{told}; call it otherwise.", key="new_items")
         fresh = [i for i, token in enumerate(found.tokens) if token not in self.item_index.number]
         self.known_again = len(found.tokens) - len(fresh)
         if not fresh:

@@ -231,12 +231,17 @@ class TextForm(_Form):
         return sizes + lengths.clamp(max=self.most) * self._around
 
     def user_prompts(self, items, lengths, times=None):
-        """Codes of the prompts of right-padded histories ``(b, w)`` with their times, if known.
+        """Codes of the prompts of right-padded histories ``(b, w)`` with their times, if dated.
 
         A prompt that is longer than the LLM reads loses its oldest items.
         """
         dates = None
-        if self.time_scaling is not None and times is not None:
+        if self.time_scaling is not None:
+            if times is None:
+                told = (
+                    "The prompts of this LLMSRec name dates, but the histories come without times"
+                )
+                raise UserError(f"{told}; give each item its time.", key="prompt_dates")
             dates = prompts.dates_of(self.time_scaling.times(times.cpu().numpy()))
         histories = []
         for row, (ids, length) in enumerate(zip(items.tolist(), lengths.tolist())):

@@ -178,7 +178,7 @@ def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # no
         (["--public"], "--public is for --push"),
         (["--what=index", "--index=Soap"], "FAISS makes no index 'Soap'"),
         (["--what=index", "--index=HNSW99999999"], "a number is too large"),
-        (["--what=table"], "have learned IDs and no table"),
+        (["--what=table"], "come from no table"),
         (["--new_items=gone.item"], "have learned IDs"),
     ],
 )

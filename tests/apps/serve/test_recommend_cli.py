@@ -175,6 +175,7 @@ def test_names_move_no_cursor_and_outputs_are_named(saved, run, tmp_path):  # no
         ('{"history": ["i1", null]}', "line 2 has no history"),
         ('{"history": ["i1"], "times": [1, 2]}', "line 2 has times that are not"),
         ('{"history": ["i1"], "times": ["now"]}', "line 2 has times that are not all numbers"),
+        ('{"history": ["i1"], "times": [true]}', "line 2 has times that are not all numbers"),
         ('{"history": ["i1"], "times": [NaN]}', "line 2 has times that are not all numbers"),
         ('{"history": ["i1"], "times": [1e400]}', "line 2 has times that are not all numbers"),
         ('{"history": ["i1", "soap"]}', "line 2: The model of"),

@@ -41,6 +41,11 @@ def test_prompts_with_dates_need_times(llmsrec, tmp_path):  # noqa: F811
     recommender = Recommender(save(run, tmp_path / "text.pth"))
     with pytest.raises(UserError, match="name dates; give each history a time per item"):
         recommender.recommend(histories=[["i1", "i2"]])
+    batch = recommender.batch(recommender.people(["u1"]))
+    del batch.interaction[recommender.model.time_list]  # as somebody else may make one
+    with pytest.raises(UserError) as caught:
+        recommender.model.full_sort_predict(batch)
+    assert caught.value.key == "prompt_dates"
     day = 86_400
     one, other = (
         recommender.recommend(histories=[["i1", "i2"]], times=[[start * day, start * day + day]])

@@ -77,6 +77,8 @@ def test_an_item_is_encoded_alike_whatever_the_file_and_the_command(
     assert recommender.add_items(file) == [row["item_id"]]
     recommender.add_items({**row, "item_id": "same"})  # one alone
     recommender.add_items(iter([{**row, "item_id": "other", "title": "soap x"}]))
+    with pytest.raises(UserError, match="PAD"):
+        recommender.add_items([{**row, "item_id": "[PAD]"}])
     with pytest.raises(UserError, match="to_dict") as caught:
         recommender.add_items(recommender.recommend("all").to_pandas())
     assert caught.value.key == "new_items"

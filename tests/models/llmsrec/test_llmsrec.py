@@ -212,9 +212,12 @@ def test_training_does_not_go_on_over_something_else(llmsrec, tmp_path, changed,
         other["state_dict"]["item_embedding.weight"] += 1
         checkpoint.save(other, moved)
     config, data, model, trainer = llmsrec("llama", **settings)
+    begun, own, said = whole.read_bytes(), whole.with_name(whole.name.replace(".resume", "")), []
     with pytest.raises(UserError, match=rf"{whole} is of a training with another .*{changed}"):
-        train_and_evaluate(config, data, model, trainer)
-    assert train_and_evaluate(config, data, model, trainer, resume=False).epochs == 3
+        train_and_evaluate(config, data, model, trainer, file=own)
+    found = train_and_evaluate(config, data, model, trainer, report=said.append)  # begins anew
+    assert found.epochs == 3 and found.checkpoint != str(own) and whole.read_bytes() == begun
+    assert any(str(own) in line and changed[-5:] in line for line in said)
 
 
 def test_titles_that_are_missing(llmsrec, tiny):
