@@ -75,11 +75,11 @@ def run_key(config) -> str:
     return _digest(config, found)
 
 
-def run_file(config, called: str | None = None, report: Callable | None = None) -> Path:
+def run_file(config, called: str | None = None, report: Callable = str) -> Path:
     """Where a run keeps its best model: under a name of earlier releases, if there is such.
 
     A model that was trained when another table, teacher or LLM lay where the settings say keeps
-    its place, which ``report`` is told.
+    its place, which ``report`` is told (nobody by default).
 
     ``called``: what the name begins with, instead of the model.
     """
@@ -95,9 +95,8 @@ def run_file(config, called: str | None = None, report: Callable | None = None) 
             then = checkpoint.inputs_of(checkpoint.load(there).get("config") or {})
             if other := [key for key, mark in now.items() if then.get(key, mark) != mark]:
                 mark = hashlib.sha256(json.dumps(now, sort_keys=True).encode()).hexdigest()[:6]
-                if report is not None:
-                    what = other[0].removesuffix("_used")
-                    report(f"train: {there} stays, which was trained with another {what}")
+                what = other[0].removesuffix("_used")
+                report(f"train: {there} stays, which was trained with another {what}")
                 return file.with_stem(f"{file.stem}-{mark}")
     return file
 
