@@ -18,6 +18,7 @@ _LIST = "a list of fields, such as ['price', 'weight']"
 
 Field = Annotated[str, StringConstraints(pattern=r"\S")]
 Fields = list[Field] | None
+Suffix = Annotated[str, StringConstraints(pattern=r"^[^/\\\s]{1,99}$")]
 Number = Annotated[int | float, Interval(ge=-1e300, le=1e300)]
 Columns = dict[Field, list[Field] | Literal["*"]] | None
 
@@ -39,8 +40,8 @@ class FieldSettings(Settings):
     """Fields of each file that are not read."""
     unused_col: Columns = key(None, ANY, _BY_FILE)
     """Fields of each file that filters read and nothing after them."""
-    additional_feat_suffix: str | list[Field] | None = key(
-        None, ANY, "the ending of a file's name, or a list of such", pattern=r"^[^/\\\s]{1,99}$"
+    additional_feat_suffix: Suffix | list[Suffix] | None = key(
+        None, ANY, "the ending of a file's name, or a list of such"
     )
     """Files beside that are read as well."""
     seq_len: dict[Field, Annotated[int, Interval(ge=1, le=2**20)]] | None = key(

@@ -93,6 +93,16 @@ def test_parts_of_keys_that_nothing_reads_are_refused(caplog, given):
     assert caught.value.key in given
 
 
+def test_a_list_of_endings_of_names():
+    for right in ([], ["emb"], "emb"):
+        given = {"additional_feat_suffix": right}
+        assert make_config("SASRec", "tiny", overrides=given | {"train_neg_sample_args": None})
+    for wrong in (["a/b"], "", "a b", [""], 5):
+        with pytest.raises(UserError) as caught:
+            make_config("LLMEmbSASRec", "tiny", overrides={"additional_feat_suffix": wrong})
+        assert caught.value.key == "additional_feat_suffix"
+
+
 @pytest.mark.parametrize("model", ["LLMEmbBERT4Rec", "BERT4Rec"])
 @pytest.mark.parametrize("key", ["ft_ratio", "mask_ratio"])
 def test_numbers_that_one_model_cannot_do_without(model, key):
