@@ -87,7 +87,8 @@ def _judged(case: Case, status: Any, out: str, err: str, warned: list[str]) -> t
         if case.argv[0] == "recommend":  # a title may be called so
             printed = " ".join(re.findall(r"^ *\d+  \S+ +(\S+)", out, re.MULTILINE))
         numbers = re.findall(r"(?<![\w.-])(?:nan|-?inf)(?![\w).\]/])", printed)
-        numbers = [one for one in numbers if not any(w.endswith(f"={one}") for w in case.argv)]
+        given = [*case.argv, case.name.partition(" (")[0].replace("'", "")]  # or in a file
+        numbers = [one for one in numbers if not any(w.endswith(f"={one}") for w in given)]
         if numbers:
             return "believed", f"prints {numbers[0]}"
         told = warned or re.search("left out|warning|note:", out + err, re.IGNORECASE)
