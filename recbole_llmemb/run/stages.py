@@ -254,9 +254,8 @@ def train_and_evaluate(
     ``resume``: whether to continue where an interrupted run of this configuration stopped.
     ``file``: where the best model is kept, if not under the run's own name.
     """
-    file = file or run_file(
-        config, report=report
-    )  # of which two at once would test each other's best
+    file = file or run_file(config, report=report)
+    # Two at once would test each other's best.
     with build_lock(file, "run") if config["local_rank"] == 0 else nullcontext():
         return _train_and_evaluate(config, data, model, trainer, file, resume, report)
 

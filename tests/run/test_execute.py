@@ -105,6 +105,12 @@ def contents(folder):
     return {file: file.read_bytes() for file in files}
 
 
+def test_a_folder_of_checkpoints_that_no_folder_can_be_called(typed):
+    with pytest.raises(UserError) as caught:
+        execute({**typed(), "checkpoint_dir": "x" * 300, "result_json": "runs/"}, silent)
+    assert caught.value.key == "checkpoint_dir"
+
+
 def test_a_file_of_settings_whose_name_has_a_blank(typed, tmp_path):
     asked = typed()
     file = (tmp_path / asked["config_files"]).rename(tmp_path / "my settings.yaml")
