@@ -231,7 +231,7 @@ _PARTS: dict[str, Callable[[Any], bool]] = {
     "error_if_nonfinite": lambda value: isinstance(value, bool),
     "foreach": lambda value: value is None or isinstance(value, bool),
     "distribution": lambda value: value in ("uniform", "popularity"),
-    "sample_num": lambda value: isinstance(value, int) and _within(value, 0, 2**20),
+    "sample_num": lambda value: isinstance(value, int) and _within(value, 1, 2**20),
     "alpha": lambda value: _within(value, 0, 4),
     "dynamic": lambda value: isinstance(value, bool),
     "candidate_num": lambda value: isinstance(value, int) and _within(value, 0, 2**20),

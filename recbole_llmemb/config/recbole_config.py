@@ -104,7 +104,7 @@ def install(registry: Any, metrics: Any) -> None:
         set_parameters(self)
         # RecBole takes its own ml-100k, wherever data_path says that one is.
         own = Path(given["data_path"]) / "ml-100k" if given.get("data_path") else None
-        if self.dataset == "ml-100k" and own and (own / "ml-100k.inter").is_file():
+        if self.dataset == "ml-100k" and own and os.path.isfile(own / "ml-100k.inter"):
             values["data_path"] = str(own)
         metrics.check_measure(self, ours)
         if ours:
@@ -113,7 +113,7 @@ def install(registry: Any, metrics: Any) -> None:
         else:
             items = Path(values["data_path"]) / f"{self.dataset}.item"
             named = {"selected_features", "item_attribute"} & set(self.internal_config_dict)
-            reads_fields = bool(named) and items.is_file()
+            reads_fields = bool(named) and os.path.isfile(items)
         if reads_fields:
             registry.settle_features(values, given, model_class)
         if ours and values["loss_type"] not in ("CE", "BPR"):  # which are all that RecBole knows

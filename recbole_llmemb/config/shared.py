@@ -24,8 +24,8 @@ WITHOUT_CUTOFF = {"gauc", "auc", "mae", "rmse", "logloss"}
 _TRANSFORMS = {"mask_itemseq": "mask_ratio", "crop_itemseq": "eta", "reorder_itemseq": "beta"}
 
 _NEGATIVES = (
-    "a dictionary of distribution ('uniform' or 'popularity'), sample_num, candidate_num (whole "
-    "numbers), alpha (from 0 to 4) and dynamic (True or False)"
+    "a dictionary of distribution ('uniform' or 'popularity'), sample_num of at least 1, "
+    "candidate_num (whole numbers), alpha (from 0 to 4) and dynamic (True or False)"
 )
 _EVALUATION = (
     "a dictionary of split, order ('TO' or 'RO'), group_by ('user' or 'none') and mode ('full')"

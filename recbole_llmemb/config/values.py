@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from recbole_llmemb.config.keys import Use, declared, sections_of, text_keys
+from recbole_llmemb.config.keys import Use, declared, keys, sections_of, text_keys
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.core.files import at_home, read_yaml
@@ -337,3 +337,11 @@ def keys_of_any_model() -> set[str]:
     for file in (f for f in files if not f.stem.endswith("url")):  # of data sets to be fetched
         found.update(re.findall(r"^(\w+) *:", file.read_text(encoding="utf-8"), re.MULTILINE))
     return found
+
+
+def blamed(config: Any) -> str:
+    """The end of a sentence on a model that fails: which keys are set otherwise than usual."""
+    usual, machine = config.internal_config_dict, keys(Use.MACHINE | Use.PLACE) | {"epochs"}
+    given = config.external_config_dict.items()
+    named = sorted(k for k, v in given if k in usual and k not in machine and v != usual[k])
+    return f"; look at {', '.join(named[:12])}." if named else "."

@@ -39,7 +39,7 @@ class BackboneSettings(Settings):
     """The dropout of input embeddings."""
     hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = key(None)
     """The activation of the feed-forward layers."""
-    layer_norm_eps: float = key(None, **keys.POSITIVE)
+    layer_norm_eps: float = key(None, ANY, **keys.POSITIVE)
     """A value added to the denominator for numerical stability."""
     initializer_range: float = key(None, ANY, **keys.WEIGHT)
     """The standard deviation of initial weights."""

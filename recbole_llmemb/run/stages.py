@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from recbole_llmemb.config.keys import renamed
 from recbole_llmemb.config.recbole_config import config_to_plain
+from recbole_llmemb.config.values import blamed
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.devices import preserve_random_state
@@ -232,8 +233,8 @@ def build(config, data: Data):
         os.makedirs(folder, exist_ok=True)
     with keepable("Curves", curves):
         curves.mkdir(exist_ok=True)  # where RecBole keeps them
-    sentence = f"{config['model']} cannot be built with this configuration: {{reason}}."
-    with explained(sentence, *_UNFIT):
+    sentence = f"{config['model']} cannot be built with this configuration: {{reason}}"
+    with explained(sentence + blamed(config), *_UNFIT):
         model = get_model(config["model"])(config, data.train._dataset).to(config["device"])
         return model, trainer_class(config)(config, model)
 

@@ -14,6 +14,7 @@ from torch.nn.utils.clip_grad import clip_grad_norm_
 
 from recbole_llmemb.config.recbole_config import config_to_plain
 from recbole_llmemb.config.shared import TrainingSettings
+from recbole_llmemb.config.values import blamed
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import moved, random_state, set_random_state
 from recbole_llmemb.core.errors import UserError, explained
@@ -315,8 +316,9 @@ class StockTrainer:
         """It measures none."""
 
     def fit(self, *arguments, **options):  # what a model of RecBole fails over is a setting
-        told = f"{self.config['model']} cannot be trained with this configuration: {{reason}}."
-        with explained(told, RuntimeError, TypeError, AttributeError, IndexError, AssertionError):
+        told = f"{self.config['model']} cannot be trained with this configuration: {{reason}}"
+        errors = RuntimeError, TypeError, AttributeError, IndexError, AssertionError
+        with explained(told + blamed(self.config), *errors, ArithmeticError):
             return super().fit(*arguments, **options)
 
     def evaluate_per_row(self, eval_data, **kwargs):

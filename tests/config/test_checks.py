@@ -8,6 +8,7 @@ from recbole.config import Config  # isort: skip
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.config.recbole_config import without_argv  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
+from recbole_llmemb.config.values import blamed  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 
 
@@ -110,6 +111,25 @@ def test_numbers_that_one_model_cannot_do_without(model, key):
     with pytest.raises(UserError) as caught:
         make_config(model, "tiny", overrides={key: None})
     assert caught.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "value"),
+    [
+        ("SASRec", "layer_norm_eps", -1),
+        ("BPR", "train_neg_sample_args", {"distribution": "uniform", "sample_num": 0}),
+    ],
+)
+def test_numbers_that_recboles_own_models_cannot_do_with(model, key, value):
+    with pytest.raises(UserError) as caught:
+        make_config(model, "tiny", overrides={key: value})
+    assert caught.value.key == key
+
+
+def test_a_model_that_fails_says_what_was_set():
+    given = {"hidden_act": "nix", "epochs": 3, "data_path": "here", "n_layers": 2}
+    assert blamed(make_config("SASRec", "tiny", overrides=given)) == "; look at hidden_act."
+    assert blamed(make_config("SASRec", "tiny")) == "."
 
 
 @pytest.mark.parametrize(

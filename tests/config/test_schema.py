@@ -100,9 +100,7 @@ def test_yaml_says_what_is_declared(file):
         assert key.text == " ".join(field.description.split()), key.name
     rest = [name for name, field in fields.items() if not use_of(field) & Use.ANY]
     assert sorted(rest) == sorted(
-        ["hidden_act", "layer_norm_eps", "save_dataloaders", "dataloaders_save_path"]
-        if file == "overall"
-        else []
+        ["hidden_act", "save_dataloaders", "dataloaders_save_path"] if file == "overall" else []
     )
 
 
