@@ -22,9 +22,25 @@ from pathlib import Path
 from benchmarks import study
 
 DATASETS = ("ml-100k", "Amazon_Beauty")
-#: ``wide``: the table form with more candidates than the paper's four.
-KINDS = ("cf", "strong", "table", "wide", "llmemb", "text")
+#: What ``strong`` is without one of its parts each, or with one more, on ml-100k alone.
+PARTS = {
+    "strong_alone": ["--cf_score_weight=0"],
+    "strong_dot": ["--cosine_temperature="],
+    "strong_distilled": ["--distill_weight=1", "--uniformity_weight=1"],
+    "strong_prompts": [
+        "--causal_pass=False", "--head_hidden_size=2048", "--input_dropout=0", "--epochs=30",
+        "--train_targets=one", "--train_batch_size=20", "--learning_rate=0.0001",
+    ],
+}  # fmt: skip
+#: ``wide``: the table form with more candidates than the paper's four. ``authors``: the paper's own
+#: comparison, with its CF model, which is trained with BCE; on ml-100k alone.
+KINDS = ("cf", "strong", "table", "wide", "llmemb", "text", "authors", *PARTS)
 NAMES = {
+    "authors": "LLM-SRec (authors)",
+    "strong_alone": "strong without the CF model's scores",
+    "strong_dot": "strong with dot products",
+    "strong_distilled": "strong with distillation and uniformity",
+    "strong_prompts": "strong without the causal pass",
     "cf": "SASRec (the CF model)",
     "strong": "LLM-SRec (strong)",
     "table": "LLM-SRec, table form",
@@ -70,9 +86,11 @@ def arguments_of(dataset, kind, seed, options):
         sizes = ["--hidden_size=64", "--n_heads=2", "--stopping_step=5", "--epochs=100"]
         rates = [f"--hidden_dropout_prob={rate}", f"--attn_dropout_prob={rate}"]
         return ["--model=LLMEmbSASRec", f"--preset={preset}", protocol, *sizes, *rates, *found]
+    if kind == "authors":
+        return ["--model=LLMSRec", "--preset=authors", "--llm_model_dtype=bfloat16", *found]
     teacher = [f"--align_teacher={checkpoint_of(f'{dataset}-cf-{seed}', options) or 'SASRec'}"]
-    if kind == "strong":
-        own = ["--preset=strong", "--llm_model_dtype=bfloat16"]
+    if kind.startswith("strong"):
+        own = ["--preset=strong", "--llm_model_dtype=bfloat16", *PARTS.get(kind, ())]
         return ["--model=LLMSRec", *own, *teacher, *found]
     text = kind == "text"
     epochs = (TEXT_EPOCHS if text else EPOCHS)[dataset]
@@ -91,7 +109,8 @@ def runs(options):
         for kind in KINDS:
             for dataset in DATASETS:
                 name = f"{dataset}-{kind}-{seed}"
-                if options.only in name:
+                everywhere = kind != "authors" and kind not in PARTS
+                if options.only in name and (everywhere or dataset == "ml-100k"):
                     yield name, dataset, kind, seed
 
 
@@ -106,7 +125,8 @@ def order_test(name, dataset, kind, options):
     folder = options.out / "order" / name
     command = [sys.executable, str(study.ROOT / "run_recbole_llm.py"), "order-test"]
     command += [f"--checkpoint={kind}={file}", "--mode=full,uni99", f"--shuffles={SHUFFLES}"]
-    command += [f"--out={folder}", "--quiet", "--no-teacher", *sample, *data]
+    alone = [] if kind == "authors" else ["--no-teacher"]  # its CF model is no run of the study
+    command += [f"--out={folder}", "--quiet", *alone, *sample, *data]
     with open(options.out / f"{name}.log", "a") as log:
         status = subprocess.run(command, cwd=options.out, stdout=log, stderr=log).returncode
     if status == 0:
@@ -122,8 +142,10 @@ def tests(options):
         if not file.is_file():
             continue
         for each in json.loads(file.read_text())["tests"]:
-            if each["name"] == kind:  # not its CF model, which is a run of its own
-                found.setdefault((dataset, NAMES[kind], each["mode"]), []).append(each)
+            own = each["name"] == kind
+            what = NAMES[kind] if own else f"CF model of {NAMES[kind]}"
+            if own or kind == "authors":  # other CF models are runs of their own
+                found.setdefault((dataset, what, each["mode"]), []).append(each)
     return found
 
 
