@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import logging
 import os
@@ -53,7 +54,10 @@ def _ensure_dir(dir_path):
 
 
 def let_curves_end() -> None:
-    """End the thread that writes a run's curves with the run; RecBole leaves one for each."""
+    """End the thread that writes a run's curves with the run; RecBole leaves one for each.
+
+    A curve that can no longer be written, as its folder is gone or the disk full, stops no run.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     @around(SummaryWriter, "_get_file_writer")
@@ -61,8 +65,19 @@ def let_curves_end() -> None:
         fresh = self.file_writer is None
         writer = get_file_writer(self)
         if fresh:
+            records = writer.event_writer._async_writer._writer
+            for name in ("write", "flush", "close"):
+                setattr(records, name, _forgiving(getattr(records, name)))
             weakref.finalize(self, writer.close)
         return writer
+
+
+def _forgiving(write):
+    def forgiving(*arguments):
+        with contextlib.suppress(OSError):
+            write(*arguments)
+
+    return forgiving
 
 
 def switch_anomaly_detection_off() -> None:

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from recbole_llmemb.config.fields import check_others
 from recbole_llmemb.config.keys import Use, declared, draws_none, renamed, use_of
-from recbole_llmemb.config.shared import EvaluationSettings
+from recbole_llmemb.config.shared import EvaluationSettings, Transform
 from recbole_llmemb.config.values import (
     check,
     check_dataset,
@@ -131,13 +131,15 @@ def install(registry: Any, metrics: Any) -> None:
         registry.settle(values, given, self.model_class)
         if values.get("adapter", "") is None:
             values["adapter"] = "none"  # as typed, --adapter=none is read as no value
+        usual, asked = self.internal_config_dict.get("transform"), given.get("transform")
+        if asked in get_args(Transform) and asked != usual and not self.restored:
+            getLogger().warning(f"transform: {asked} adds what {self.model} does not read.")
+            values["transform"] = usual if asked == "mask_itemseq" else asked
         check(values, self.model_class)
         registry.check_backbone(values, self.model_class)
         if not self.model_class.samples_negatives(values):
             values["train_neg_sample_args"] = None  # every item is a candidate: none are drawn
         if values["train_mode"] == "sequence":
-            if given.get("transform") not in (None, "mask_itemseq"):
-                getLogger().warning(f"transform: {given['transform']} is for train_mode: prefix.")
             values["transform"] = None  # masking is part of the loader there
         columns = values.get("load_col") or {}
         if columns.get("inter") == ["user_id", "item_id"]:

@@ -59,7 +59,8 @@ def reason_of(error: BaseException, limit: int = 300) -> str:
     """What an error of a library says, in one line without a full stop."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, KeyError) and error.args:
-        text = f"there is no {error.args[0]!r}"
+        key = error.args[0]
+        text = f"there is no {str(key) if isinstance(key, str) else key!r}"
     return " ".join(text.split())[:limit].rstrip(".: ")
 
 

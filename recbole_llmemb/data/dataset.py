@@ -248,6 +248,20 @@ def note_training_data(config, splits) -> None:
     if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
         interactions = interactions_digest(train)
         config["trained_on"] = {"interactions": interactions, "inter": files_hash(config)}
+        config["tested_on"] = _tested_on(splits[-1])
+
+
+def _tested_on(test) -> dict[str, str]:
+    """Number and digest of a split's (user, target), in any order, and of its dataset's items."""
+    users, items = (_hashes(test, field) for field in (test.uid_field, test.iid_field))
+    rows = (test.inter_feat[field].numpy() for field in (test.uid_field, test.iid_field))
+    with np.errstate(over="ignore"):
+        targets = _mix(_mix(users[next(rows)]) + items[next(rows)])
+        digests = {"targets": targets, "items": _mix(items[1:])}
+        return {
+            name: f"{len(each)}-{int(each.sum(dtype=np.uint64)):016x}"
+            for name, each in digests.items()
+        }
 
 
 def files_hash(config, kinds=("inter",)) -> str:

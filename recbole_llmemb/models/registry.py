@@ -12,6 +12,7 @@ from typing import Any
 import recbole
 import yaml
 from recbole.config import Config
+from recbole.data.transform import UserDefinedTransform
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_llmemb.config.keys import draws_none
@@ -220,6 +221,11 @@ def check_backbone(values: dict, model_class) -> None:
     for parts in (ADAPTERS, ITEM_EMBEDDINGS):
         if is_import_path(values.get(parts.key)):
             parts[values[parts.key]]  # refused now, before anything is encoded for it
+    theirs = UserDefinedTransform.__call__.__module__ == UserDefinedTransform.__module__
+    if training.transform == "user_defined" and theirs:  # which makes nothing of a batch
+        advice = "give recbole.data.transform.UserDefinedTransform a __call__, or leave it out"
+        told = "transform is 'user_defined', but nobody has defined it"
+        raise UserError(f"{told}; {advice}.", key="transform")
     wrong = {}
     if training.train_mode == "sequence" and not model_class.one_pass:
         wrong["train_mode"] = "is not causal at every position; set train_mode: prefix"

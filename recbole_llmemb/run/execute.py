@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -33,6 +34,8 @@ from recbole_llmemb.run.schema import refuse_missing
 
 __all__ = ["execute", "execute_seeds"]
 
+_alone = threading.RLock()  # random numbers are the process's, so runs of other threads wait
+
 
 def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
     """Do a run.
@@ -51,6 +54,11 @@ def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
         What ``--result_json`` holds. That is a file, or a folder (``runs/``) in which a run of
         other settings gets a file of its own.
     """
+    with _alone:
+        return _execute(typed, report)
+
+
+def _execute(typed, report):
     began = perf_counter()
     seconds: dict = {}
     config, places, preset = _asked(typed)

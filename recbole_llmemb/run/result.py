@@ -45,12 +45,10 @@ class RunResult(BaseModel):
     Numbers of NumPy and PyTorch become Python's; NaN and infinity become None. An older file
     holds less; what it lacks is empty.
 
-    ``model``, ``dataset``, ``seed``: what was run.
+    ``model``, ``dataset``, ``seed``: what was run. ``epochs``: how many were trained.
     ``best_valid_result``, ``test_result``: ``{metric: value}``.
     ``groups``, ``valid_groups``: ``{group: {"users": n, metric: value}}``, on test and validation.
-    ``seconds``: by stage, see :data:`SECONDS`.
-    ``epochs``: how many were trained.
-    ``parameters``: numbers of ``trainable`` and ``frozen`` ones.
+    ``seconds``: by stage, see :data:`SECONDS`. ``parameters``: ``trainable`` and ``frozen`` ones.
     ``config``: settings that change what comes out, without those that are empty.
     ``curve``: ``epoch``, ``train_loss`` (list of its parts), ``valid_score`` and ``seconds`` (of
     training, so far) of each validation.
@@ -58,9 +56,9 @@ class RunResult(BaseModel):
     :meth:`~recbole_llmemb.evaluation.groups.PerRowMetrics.bins`.
     ``checkpoint``, ``users_file``: named in the file as seen from its folder: all can be moved.
     ``data``: hash of the files of interactions. ``table``: fingerprint of the table.
+    ``tested``: number and digest of the test's ``targets``, and of the ``items`` that it ranks.
     ``cold_items``: see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
-    ``file``: where it was read from.
-    ``labels``: of a run just done: what its groups are, in words.
+    ``file``: where it was read from. ``labels``: of a run just done: its groups in words.
     ``details``: of a run just done: its test, row by row
     (:class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`).
     """
@@ -85,6 +83,7 @@ class RunResult(BaseModel):
     cold_items: dict[str, Any] | None = None
     data: str | None = None
     table: str | None = None
+    tested: dict[str, str] | None = None
     file: Path | None = Field(None, exclude=True)
     labels: dict[str, str] | None = Field(None, exclude=True)
     details: Any = Field(None, exclude=True)
@@ -151,7 +150,8 @@ class RunResult(BaseModel):
         if not isinstance(content, dict):
             raise _no_result(path, "it holds no object")
         kept = [name for name, field in cls.model_fields.items() if not field.exclude]
-        known = {key: content[key] for key in kept if content.get(key) is not None}
+        known: dict = {"config": {}, "curve": [], "bins": {}, "tested": {}, "file": path}
+        known |= {key: content[key] for key in kept if content.get(key) is not None}
         for key in _FILES:
             if isinstance(known.get(key), str) and known[key]:
                 known[key] = path.parent / known[key]
@@ -161,7 +161,7 @@ class RunResult(BaseModel):
             if isinstance(known.get(key), dict):  # newer files may hold more
                 known[key] = {name: n for name, n in known[key].items() if name in names}
         try:
-            return cls(**{"config": {}, "curve": [], "bins": {}, **known, "file": path})
+            return cls(**known)
         except ValidationError as error:
             first = error.errors()[0]
             inner: Any = known

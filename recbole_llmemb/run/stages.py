@@ -56,7 +56,7 @@ def stage(name, what, report, seconds):
 def settings(config) -> dict:
     """Everything in a configuration that changes what comes out, as plain values."""
     plain = config_to_plain(config)
-    gone = keys(Use.MACHINE) | {"trained_on", *renamed(config.model_class).values()}
+    gone = keys(Use.MACHINE) | {"trained_on", "tested_on", *renamed(config.model_class).values()}
     kept = {k: v for k, v in plain.items() if k not in gone and not k.endswith("_used")}
     if not plain.get("holdout_items"):  # how they would be drawn changes nothing
         kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}
@@ -112,7 +112,7 @@ def _digest(config, found):
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-# -- data ---------------------------------------------------------------------------------
+# -- data, model, training and evaluation --------------------------------------------------
 
 
 @dataclass
@@ -214,9 +214,6 @@ def _check_dataset(dataset, config):
     check_candidates(config, dataset)
     if sorts and sequential and not dataset.inter_feat[config["USER_ID_FIELD"]].duplicated().any():
         check_parts(([], [], []), config)
-
-
-# -- model, training and evaluation -------------------------------------------------------
 
 
 def build(config, data: Data):
@@ -333,6 +330,7 @@ def _result(config, trainer, best, test, details, seconds) -> RunResult:
         bins={} if not test else None if details is None else details.bins(),
         checkpoint=trainer.saved_model_file,
         data=(config["trained_on"] or {}).get("inter"),
+        tested=config["tested_on"],
         table=(config["llm_table_used"] or {}).get("fingerprint"),
         labels=trainer.group_labels,
         details=details,

@@ -186,6 +186,8 @@ def _of_another_kind(key, value, model) -> str:
     wanted = kinds().get(key)
     if wanted is None or value is None or key == "gpu_id":  # which RecBole takes as a number, too
         return ""
+    if key == "train_neg_sample_args" and str(value).lower() == "none":  # how yaml says so
+        return ""
     fits = {
         "int": isinstance(value, int) and not isinstance(value, bool),
         "float": isinstance(value, (int, float)) and not isinstance(value, bool)

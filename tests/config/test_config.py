@@ -103,12 +103,6 @@ BAD = [
     ({"metrics": ["Fame"]}, "no metric named 'Fame'"),
     ({"topk": [0], "valid_metric": "NDCG@5"}, r"topk is \[0\]"),
     ({"transform": "shuffle"}, "transform is 'shuffle'; it must be one of 'mask_itemseq'"),
-    ({"transform": "mask_itemseq"}, "mask_ratio is empty, but transform is 'mask_itemseq'"),
-    ({"transform": "crop_itemseq"}, "eta is empty, but transform is 'crop_itemseq'"),
-    ({"transform": "crop_itemseq", "crop_eta": 0.2}, "eta is empty"),
-    ({"transform": "crop_itemseq", "eta": 1.5}, "eta is 1.5, .*between 0 and 1"),
-    ({"transform": "reorder_itemseq"}, "beta is empty, but transform is 'reorder_itemseq'"),
-    ({"transform": "reorder_itemseq", "beta": "half"}, "beta is 'half'"),
     ({"repeatable": False}, "repeatable"),
     ({"eval_args": {"mode": "some"}}, "mode is 'some'; it must be full, or uniNNN"),
     ({"eval_args": {"mode": {"valid": "full", "test": "uni0"}}}, "mode is 'uni0'"),
@@ -153,6 +147,49 @@ def test_refused(tiny_config, change, message):
     text = str(caught.value)
     assert re.search(message, text), text
     assert "\n" not in text and text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transform": "mask_itemseq"}, "mask_ratio is empty, but transform is 'mask_itemseq'"),
+        ({"transform": "crop_itemseq"}, "eta is empty, but transform is 'crop_itemseq'"),
+        ({"transform": "crop_itemseq", "crop_eta": 0.2}, "eta is empty"),
+        ({"transform": "crop_itemseq", "eta": 1.5}, "eta is 1.5, .*between 0 and 1"),
+        ({"transform": "reorder_itemseq"}, "beta is empty, but transform is 'reorder_itemseq'"),
+        ({"transform": "reorder_itemseq", "beta": "half"}, "beta is 'half'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_changes_of_histories_need_their_share(change, message):
+    with pytest.raises(UserError, match=message):
+        make_config("SASRec", "tiny", (), change)
+
+
+def test_a_change_of_histories_that_nobody_has_defined(monkeypatch):
+    from recbole.data.transform import UserDefinedTransform
+
+    model, given = "LLMEmbSASRec", {"transform": "user_defined"}
+    with pytest.raises(UserError) as caught:
+        make_config(model, "tiny", (), given)
+    assert caught.value.key == "transform"
+    monkeypatch.setattr(UserDefinedTransform, "__call__", lambda self, dataset, batch: batch)
+    assert make_config(model, "tiny", (), given | {"train_mode": "prefix"})["transform"]
+
+
+@pytest.mark.parametrize("mode", ["sequence", "prefix"])
+@pytest.mark.parametrize("change", ["mask_itemseq", "inverse_itemseq"])
+def test_changes_of_histories_that_our_models_do_not_read_are_told(
+    tiny_config, caplog, mode, change
+):
+    config = tiny_config(transform=change, train_mode=mode)
+    kept = mode == "prefix" and change == "inverse_itemseq"
+    assert config["transform"] == (change if kept else None)
+    assert any("transform" in message for message in caplog.messages)
+    caplog.clear()
+    config = tiny_config("LLMEmbBERT4Rec", transform="mask_itemseq", train_mode=mode)
+    assert config["transform"] == ("mask_itemseq" if mode == "prefix" else None)
+    assert not any("transform" in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])

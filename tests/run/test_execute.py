@@ -1,6 +1,8 @@
 """A run by ``execute``: what it reports, returns and refuses."""
 
 import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
@@ -127,6 +129,38 @@ def test_a_result_file_stands_for_its_checkpoint(typed, tmp_path):
     with pytest.raises(UserError) as caught:
         restore(file)
     assert caught.value.where == str(file)
+
+
+def test_runs_of_two_threads_are_those_of_one(typed):
+    given = typed()
+    alone, lines = execute(given, report=str)["test_result"], []
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda at: execute(given, lines.append), range(2)))
+    assert [one["test_result"] for one in both] == [alone, alone]
+    assert lines[len(lines) // 2 - 1].startswith("total:")  # one after the other
+
+
+def test_curves_that_cannot_be_written_stop_nothing(typed, tmp_path):
+    def tell(line):
+        if line.startswith("train:"):
+            shutil.rmtree(tmp_path / "log_tensorboard")
+
+    assert execute(typed(), tell)["test_result"]
+
+
+def test_results_tell_targets_and_items(typed):
+    def tested(**overrides):
+        return execute(typed(**overrides), report=str)["tested"]
+
+    usual = tested()
+    assert usual == tested(hidden_dropout_prob=0.3, MAX_ITEM_LIST_LENGTH=4)
+    stock = execute(
+        {**typed("SASRec", train_neg_sample_args=None), "model": "SASRec"}, report=str
+    )["tested"]  # fmt: skip
+    assert stock["targets"] == usual["targets"]
+    fewer = tested(item_inter_num_interval="[4,inf)")
+    assert fewer["items"] != usual["items"] and fewer["targets"] != usual["targets"]
+    assert tested(holdout_items=0.1)["items"] != usual["items"]
 
 
 def test_a_run_for_each_seed(typed, tmp_path):

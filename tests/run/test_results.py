@@ -201,8 +201,8 @@ def test_what_is_written_is_read(tmp_path):
     """Files beside it are named from its folder, whoever reads it and wherever."""
     point = {"epoch": 0, "train_loss": [1.5, float("nan")], "valid_score": 0.5, "seconds": 1.0}
     written = RunResult(
-        **PARTS, config={"a": 1}, curve=[point], bins={}, users_file=tmp_path / "r.users",
-        checkpoint=tmp_path / "saved" / "m.pth",
+        **PARTS, config={"a": 1}, curve=[point], bins={}, tested={},
+        users_file=tmp_path / "r.users", checkpoint=tmp_path / "saved" / "m.pth",
     )  # fmt: skip
     path = tmp_path / "out" / "r.json"
     written.write(path)

@@ -81,6 +81,12 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
     _tell_best(found.overall, less_is_better)
     _by_group(found)
     _test(found, test)
+    items = {run.tested["items"]: run for run in runs if run.tested.get("items")}
+    if len(items) > 1:
+        ranked = ", ".join(f"{str(r.file)!r} {n.split('-')[0]}" for n, r in items.items())
+        found.notes.append(
+            f"Items that are ranked differ: {ranked}. Scores among fewer candidates are higher."
+        )
     if any(len(group.runs) == 1 for group in groups):
         found.notes.append("A value without ± is of one run; it says nothing about its spread.")
     return found
@@ -93,6 +99,8 @@ def _check_alike(runs):
             ("is of dataset {}", [r.dataset for r in pair], "on one dataset at a time"),
             ("is of the interactions {:.8}", [r.data for r in pair], "on the same file"),
             ("was tested on {:,} rows", [r.rows for r in pair], "on the same data and split"),
+            ("was tested on the targets {}", [r.tested.get("targets") for r in pair],
+             "on the same data, filters and split"),
             ("was tested under eval_args {}", [r.config.get("eval_args") or None for r in pair],
              "under the same, as others say nothing about each other"),
             ("was tested with exclude_history: {}",
@@ -310,8 +318,8 @@ def paired_p(ours, theirs, test: str = "t") -> float:
         return 1.0
     if test == "wilcoxon":
         return float(stats.wilcoxon(difference).pvalue)
-    if difference.std() < 1e-12 * abs(difference.mean()):
-        return 0.0  # the same difference for each of them, of which SciPy warns
+    if difference.std() < 1e-12 * abs(difference.mean()):  # which has no t: by their signs
+        return float(2 * 0.5 ** len(difference))
     return float(stats.ttest_rel(ours, theirs).pvalue)
 
 

@@ -214,7 +214,7 @@ def test_paired_tests_are_scipys():
     x = 2 * math.sqrt(3)
     assert paired_p([1, 2, 3], [0, 0, 0]) == pytest.approx(1 - x / math.sqrt(x * x + 2))
     assert paired_p([1, 2], [1, 2]) == paired_p([1, 2], [1, 2], "wilcoxon") == 1.0
-    assert paired_p([1.1, 2.1, 3.1], [1, 2, 3]) == 0.0
+    assert paired_p([1.1, 2.1, 3.1], [1, 2, 3]) == 0.25  # all of one sign: 2 / 2³
     assert math.isnan(paired_p([1], [2]))
 
 
@@ -545,6 +545,25 @@ def test_other_rows_and_protocols_are_refused(tmp_path, capsys):
     sampled = result(tmp_path, "c-1", 0.1, config={"eval_args": {"mode": "uni100"}})
     status, _, err = run(capsys, good, sampled)
     assert status == 2 and "{'mode': 'full'}" in err and "{'mode': 'uni100'}" in err
+
+
+def test_other_targets_are_refused_and_other_candidates_told(tmp_path, capsys):
+    files = {}
+    for name, (targets, items) in {"a": ("10-a", "40-c"), "b": ("10-b", "40-c"),
+                                   "c": ("10-a", "35-d")}.items():  # fmt: skip
+        file = result(tmp_path, f"{name}-1", 0.1, config={"name": name})
+        content = json.loads(file.read_text())
+        content.pop("sha256", None)
+        content["tested"] = {"targets": targets, "items": items}
+        file.write_text(json.dumps(content))
+        files[name] = file
+    status, _, err = run(capsys, files["a"], files["b"])
+    assert status == 2 and "a-1.json" in err and "b-1.json" in err and "10-b" in err
+    status, out, _ = run(capsys, files["a"], files["c"])
+    assert status == 0 and "40" in out and "35" in out and "c-1.json" in out
+    old = result(tmp_path, "d-1", 0.1, config={"name": "d"})
+    status, out, _ = run(capsys, files["a"], old)
+    assert status == 0 and "candidates" not in out
 
 
 def test_repeated_runs_are_refused_unless_named(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Recommendations are RecBole's own, for users, for histories and among candidates."""
 
+import math
 import os
 
 import numpy as np
@@ -162,6 +163,9 @@ def test_unknown_tokens_are_named_with_the_nearest(saved):  # noqa: F811
     for wrong in ({}, {"users": ["u1"], "histories": [["i1"]]}):
         with pytest.raises(UserError, match="give one of both"):
             recommender.recommend(**wrong)
+    for wrong in (None, math.nan, True, 7.5, ""):
+        with pytest.raises(UserError, match="names no item"):
+            recommender.recommend(histories=[["i1", wrong]])
     for wrong in ("i1 i2", None, 5):
         with pytest.raises(UserError, match="A history is a list of item tokens"):
             recommender.recommend(histories=[["i1"], wrong])

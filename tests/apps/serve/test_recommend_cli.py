@@ -288,5 +288,5 @@ def test_a_list_of_items_is_split_at_line_ends_alone(tmp_path):
     from recbole_llmemb.cli.recommend import read_candidates
 
     file = tmp_path / "items.txt"
-    file.write_bytes("\ufeffa\r\nb\rc\r\n\r\nd\u2028e\x85f\n".encode())
-    assert read_candidates(file) == ["a", "b\rc", "d\u2028e\x85f"]
+    file.write_bytes("\ufeffa\r\nb\rc\r\n \r\nd\u2028e\x85f\n a\n".encode())
+    assert read_candidates(file) == ["a", "b\rc", "d\u2028e\x85f", " a"]
