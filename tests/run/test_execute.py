@@ -158,6 +158,9 @@ def test_results_tell_targets_and_items(typed):
         {**typed("SASRec", train_neg_sample_args=None), "model": "SASRec"}, report=str
     )["tested"]  # fmt: skip
     assert stock["targets"] == usual["targets"]
+    by_rating = tested(TIME_FIELD="rating")["targets"]  # other items of the same users
+    assert by_rating != usual["targets"]
+    assert by_rating.split("-")[0] == usual["targets"].split("-")[0]
     fewer = tested(item_inter_num_interval="[4,inf)")
     assert fewer["items"] != usual["items"] and fewer["targets"] != usual["targets"]
     assert tested(holdout_items=0.1)["items"] != usual["items"]
