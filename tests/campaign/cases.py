@@ -51,12 +51,14 @@ def limit_memory() -> None:
 def run_case(case: Case) -> tuple[str, str]:
     """How a case ends, by the names of :mod:`.counts`, and what it says."""
     from recbole_llmemb.cli.main import main
+    from recbole_llmemb.core.errors import causes
 
     case.prepare()
     out, err, warned = io.StringIO(), io.StringIO(), _Warnings()
     logging.getLogger().addHandler(warned)
     before = [signal.signal(kind, _hang) for kind in (signal.SIGALRM, signal.SIGPROF)]
-    signal.alarm(3 * SECONDS)  # more, as others may be at work here
+    # More, as others may be at work here: on a search, whose workers wait for a processor too.
+    signal.alarm((6 if case.argv[0] == "tune" else 3) * SECONDS)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -67,7 +69,9 @@ def run_case(case: Case) -> tuple[str, str]:
         return _judged(case, status, out.getvalue(), err.getvalue(), warned.told)
     except Hang:
         return "hung", f"after {SECONDS} s"
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:
+        if any(isinstance(one, Hang) for one in causes(error)):  # as Ray passes it on
+            return "hung", f"after {SECONDS} s"
         return "traceback", traceback.format_exc()
     finally:
         signal.alarm(0)
