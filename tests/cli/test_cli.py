@@ -112,7 +112,7 @@ def test_end_to_end(arguments, typed, tmp_path):
     result = json.loads((tmp_path / "out/result.json").read_text())
 
     keys = ["model", "dataset", "seed", "best_valid_result", "test_result", "groups", "seconds"]
-    more = {"config", "curve", "bins", "checkpoint", "sha256", "data", "table"}
+    more = {"config", "curve", "bins", "checkpoint", "sha256", "data", "table", "tested"}
     assert set(result) == {*keys, "epochs", "parameters", "valid_groups", *more}
     assert (result["model"], result["dataset"], result["seed"]) == ("LLMEmbSASRec", "tiny", 7)
     assert set(result["best_valid_result"]) == set(result["test_result"]) == METRICS
