@@ -221,8 +221,8 @@ def check_backbone(values: dict, model_class) -> None:
     for parts in (ADAPTERS, ITEM_EMBEDDINGS):
         if is_import_path(values.get(parts.key)):
             parts[values[parts.key]]  # refused now, before anything is encoded for it
-    theirs = UserDefinedTransform.__call__.__module__ == UserDefinedTransform.__module__
-    if training.transform == "user_defined" and theirs:  # which makes nothing of a batch
+    undefined = UserDefinedTransform.__call__.__module__ == UserDefinedTransform.__module__
+    if training.transform == "user_defined" and undefined:  # which makes nothing of a batch
         advice = "give recbole.data.transform.UserDefinedTransform a __call__, or leave it out"
         told = "transform is 'user_defined', but nobody has defined it"
         raise UserError(f"{told}; {advice}.", key="transform")

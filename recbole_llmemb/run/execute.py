@@ -38,7 +38,7 @@ _alone = threading.RLock()  # random numbers are the process's, so runs of other
 
 
 def execute(typed: dict, report: Callable[[str], None] = print) -> Results:
-    """Do a run.
+    """Do a run; one at a time in a process, whose random numbers runs share.
 
     Parameters
     ----------

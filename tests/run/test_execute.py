@@ -131,6 +131,12 @@ def test_a_result_file_stands_for_its_checkpoint(typed, tmp_path):
     assert caught.value.where == str(file)
 
 
+def test_a_model_of_recboles_that_cannot_be_built_names_what_was_set(typed):
+    given = typed("SASRec", train_neg_sample_args=None, hidden_act="nix")
+    with pytest.raises(UserError, match="hidden_act"):
+        execute(given, report=str)
+
+
 def test_runs_of_two_threads_are_those_of_one(typed):
     given = typed()
     alone, lines = execute(given, report=str)["test_result"], []
