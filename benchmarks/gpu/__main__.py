@@ -3,7 +3,8 @@
     python -m benchmarks.gpu [--minutes=8] [--out=FILE.json] [--device=cuda|cpu] [--steps NAME …]
 
 Each step has its share of the minutes and a process of its own; one that fails, or runs out of
-memory, does not stop the others. Results are written after every line. Nothing is downloaded:
+memory, does not stop the others. Results are written after every line, and the same command again,
+on such a card and with the same versions, measures what the file lacks. Nothing is downloaded:
 vectors are random and encoders are made from configurations. On a CPU everything runs at toy
 size, which measures nothing.
 """

@@ -15,11 +15,17 @@ _TAU = 3.0
 def rows(bench):
     """Tokens per second, padding not counted, of both orders of the texts."""
     for kind in ("encoder", "decoder"):
-        folder = bench.scratch / kind
-        yield bench.row(f"{kind}: weights made and loaded", made, folder, kind)
-        for batch in bench.size((32, 128), (4,)):
-            for order in ("length-sorted", "file order"):
-                yield bench.row(f"{kind}, batches of {batch}, {order}", encoded, batch, order)
+        cases = {
+            f"{kind}, batches of {batch}, {order}": (batch, order)
+            for batch in bench.size((32, 128), (4,))
+            for order in ("length-sorted", "file order")
+        }
+        weights = f"{kind}: weights made and loaded"
+        if not bench.found.keys() >= cases.keys():
+            bench.found.pop(weights, None)  # the others need them again
+        yield bench.row(weights, made, bench.scratch / kind, kind)
+        for name, case in cases.items():
+            yield bench.row(name, encoded, *case)
 
 
 def made(bench, folder, kind):

@@ -16,14 +16,14 @@ _HIDDEN = ("what", "peak")
 
 
 class Results:
-    """What was found, by step.
+    """What was found, by step, and what the file has of the same machine and versions.
 
     Parameters
     ----------
     path : Path or None
         The file, which ends in ``.json``; None keeps nothing.
     facts : dict
-        Of the machine and the run.
+        Of the machine and the run. Minutes are those of all runs that the file is of.
     steps : dict of str to str
         Titles of the steps that are to come.
     """
@@ -31,15 +31,37 @@ class Results:
     def __init__(self, path: Path | None, facts: dict, steps: dict[str, str]):
         self.path = path
         empty = {"status": "not measured", "seconds": None, "rows": []}
+        before = json.loads(path.read_text()) if path is not None and path.is_file() else {}
+        if any(before.get(name) != value for name, value in facts.items() if name != "minutes"):
+            before = {"steps": {}}
         self.found = {
             **facts,
-            "steps": {name: {"title": title, **empty, "rows": []} for name, title in steps.items()},
+            "minutes": facts["minutes"] + before.get("minutes", 0),
+            "steps": {
+                name: before["steps"].get(name) or {"title": title, **empty, "rows": []}
+                for name, title in steps.items()
+            },
         }
         self.write()
 
+    def measured(self, step: str) -> dict[str, dict]:
+        """The lines of a step that need not be measured again, by what they are of."""
+        rows = self.found["steps"][step]["rows"]
+        return {row["what"]: row for row in rows if "failed" not in row}
+
+    def complete(self, step: str) -> bool:
+        """Whether a step has come to its end and measured all that it has lines for."""
+        here = self.found["steps"][step]
+        return here["status"] == "done" and len(self.measured(step)) == len(here["rows"])
+
     def add(self, step: str, row: dict) -> None:
-        """A line of a step."""
-        self.found["steps"][step]["rows"].append(row)
+        """A line of a step, in place of the one that it had of the same."""
+        rows = self.found["steps"][step]["rows"]
+        names = [one["what"] for one in rows]
+        if row["what"] in names:
+            rows[names.index(row["what"])] = row
+        else:
+            rows.append(row)
         self.write()
 
     def end(self, step: str, status: str, seconds: float) -> None:

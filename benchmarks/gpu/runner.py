@@ -58,7 +58,7 @@ STEPS = (
 
 
 def run(steps, device: str, minutes: float, scratch: Path, results: Results) -> bool:
-    """Run the steps; whether all of them came to their end.
+    """Run the steps that are not complete; whether all of them came to their end.
 
     Each has its share of what is left when it begins. It is ended when it has taken twice that,
     and some seconds to start in, or when the time of all is over.
@@ -72,6 +72,7 @@ def run(steps, device: str, minutes: float, scratch: Path, results: Results) -> 
         context.set_forkserver_preload(["benchmarks.gpu.preload"])
         forkserver.ensure_running()
     whole = True
+    steps = [step for step in steps if not results.complete(step.name)]
     for number, step in enumerate(steps):
         began = perf_counter()
         left = end - began
@@ -104,7 +105,8 @@ def tell(step, row, results) -> None:
 def measure(context, step, device, share, end, scratch, results) -> str:
     """Run a step's generator in a process, keeping what it sends; how it ended."""
     receiver, sender = context.Pipe(duplex=False)
-    given = step.function, device, share, scratch, results.value("peak"), sender
+    known = results.value("peak"), results.measured(step.name)
+    given = step.function, device, share, scratch, known, sender
     process = context.Process(target=_measure, args=given, daemon=True)
     process.start()
     sender.close()
@@ -130,7 +132,7 @@ def measure(context, step, device, share, end, scratch, results) -> str:
     return status
 
 
-def _measure(function, device, share, scratch, peak, sender):
+def _measure(function, device, share, scratch, known, sender):
     """In the step's process: send each line, and how it ended."""
     os.chdir(scratch)
     warnings.simplefilter("ignore")
@@ -147,7 +149,8 @@ def _measure(function, device, share, scratch, peak, sender):
         torch.cuda.init()
         torch.cuda.device_count()
     until = perf_counter() + share
-    bench = Bench(torch.device(device), device == "cpu", until, scratch, peak)
+    peak, found = known
+    bench = Bench(torch.device(device), device == "cpu", until, scratch, peak, found=found)
     try:
         for row in getattr(importlib.import_module(module), name)(bench):
             sender.send(("row", row))
@@ -172,6 +175,7 @@ def tests(step, device, limit, scratch, results) -> str:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    results.found["steps"][step.name]["rows"].clear()  # those that failed may have been mended
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     last = next((line for line in reversed(lines) if line.strip()), "")
     failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]

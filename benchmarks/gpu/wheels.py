@@ -2,8 +2,9 @@
 
     python -m benchmarks.gpu.wheels FOLDER [NAME …] [--python_version=3.12]
 
-It has what this package needs beyond :data:`HELD` and what these bring, in the versions of
-``constraints.txt``, for Linux on x86-64; and whatever else is named. There, from the checkout:
+It has what this package, SCFT included, needs beyond :data:`HELD` and what these bring, in the
+versions of ``constraints.txt``, for Linux on x86-64; and whatever else is named. There, from the
+checkout:
 
     python3 -m pip install --no-index --no-deps --target SITE FOLDER/*.whl
     PYTHONPATH=SITE python3 -m benchmarks.gpu
@@ -30,6 +31,7 @@ HELD = (
     "accelerate",
     "peft",
     "pandas",
+    "pyarrow",
     "scipy",
     "scikit-learn",
     "tensorboard",
@@ -94,7 +96,8 @@ def lacking(environment) -> list[str]:
     """What an environment that has :data:`HELD` lacks, RecBole itself aside."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    lines = setup["options"]["install_requires"].splitlines()
+    extra = setup["options.extras_require"]["finetune"]  # what SCFT is measured with
+    lines = [*setup["options"]["install_requires"].splitlines(), *extra.splitlines()]
     needs = [line for line in lines if line.strip() and not line.startswith("#")]
     names = with_needs(needs, environment) - with_needs(HELD, environment)
     return sorted(names - set(LEFT_OUT))

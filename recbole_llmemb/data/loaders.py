@@ -196,7 +196,7 @@ class SequenceTrainDataLoader:
             self.length_field: torch.from_numpy(self.windows.lengths[index]),
             LOSS_POSITION: loss_position,
             self.iid_field: targets,
-            ALIGN_ITEMS: targets if self.align_positions else torch.unique(targets),
+            ALIGN_ITEMS: targets if self.align_positions else self._distinct(targets),
         }
         needed = [sequence.view(-1), targets]
         if self.negatives is not None:
@@ -204,8 +204,17 @@ class SequenceTrainDataLoader:
             drawn = self.negatives.sample(owners.repeat_interleave(k), targets.repeat_interleave(k))
             needed.append(drawn)
             columns[self.negative_field] = drawn if k == 1 else drawn.view(-1, k)
-        columns[BATCH_ITEMS] = torch.unique(torch.cat(needed))
+        columns[BATCH_ITEMS] = self._distinct(torch.cat(needed))
         return Interaction(columns)
+
+    def _distinct(self, items):
+        """Each of some items once, in ascending order: as ``torch.unique``, but up to ten times as
+        fast where the catalog is not much larger than a batch."""
+        if self.n_items > 32 * len(items):
+            return torch.unique(items)
+        there = torch.zeros(self.n_items + 1, dtype=torch.bool)  # with a mask's number
+        there[items] = True
+        return there.nonzero().squeeze(1)
 
     def get_model(self, model):
         """RecBole's hook for dynamic negatives, which need a model: not offered here."""

@@ -145,8 +145,11 @@ def test_windows_by_hand():
     assert len(whole_windows(none, none, none, 3, 2)) == 0
 
 
-def test_batches_name_the_items_they_need(tiny_data):
+@pytest.mark.parametrize("much_larger", [False, True], ids=["catalog", "much larger catalog"])
+def test_batches_name_the_items_they_need(tiny_data, much_larger):
     _, data = tiny_data(loss_type="BPR", train_neg_sample_args={"sample_num": 3})
+    if much_larger:
+        data.train.n_items = 10**12  # nothing of this size can be made
     for batch in data.train:
         drawn = batch["neg_item_id"]
         assert drawn.shape == (len(batch["item_id"]), 3)

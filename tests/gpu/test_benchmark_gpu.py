@@ -13,7 +13,7 @@ from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.results import Results, text
 from benchmarks.gpu.runner import STEPS, Step
 
-ON_CUDA_ONLY = ["CE: torch.compile", "CE: CUDA graph of a step"]
+ON_CUDA_ONLY = ["CE: CUDA graph of a step", "CE: torch.compile"]
 
 
 def test_every_step_runs(tmp_path):
@@ -82,6 +82,25 @@ def test_no_step_stops_the_others(tmp_path, monkeypatch):
     assert first["rows"][3]["failed"] == "out of memory"
     page = out.with_suffix(".md").read_text()
     assert page.count("Not measured.") == 1 and "ZeroDivisionError" in page
+
+
+def test_the_same_command_measures_what_the_file_lacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_START_METHOD", "fork")
+    steps = [
+        Step("some", "Some fail", 1, "gpu_steps:answers"),
+        Step("all", "All", 1, "gpu_steps:one"),
+    ]
+    titles = {step.name: step.title for step in steps}
+    out = tmp_path / "found.json"
+    for _ in range(2):
+        results = Results(out, _facts(), titles)
+        assert runner.run(steps, "meta", 1, tmp_path, results)
+    assert (tmp_path / "calls").read_text() == "two three four five three four ".replace(" ", "\n")
+    found = json.loads(out.read_text())
+    assert found["minutes"] == 2
+    rows = {name: [row["what"] for row in step["rows"]] for name, step in found["steps"].items()}
+    assert rows == {"some": ["one", "two", "three", "four"], "all": ["five"]}
+    assert not Results(out, {**_facts(), "torch": "3"}, titles).complete("all")
 
 
 def _facts():
