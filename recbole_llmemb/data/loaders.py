@@ -189,7 +189,6 @@ class SequenceTrainDataLoader:
 
     def _batch(self, index, sequence, trained, loss_position, targets):
         users = torch.from_numpy(self.windows.users[index])
-        owners = users.repeat_interleave(trained.sum(1))
         columns = {
             self.uid_field: users,
             self.list_field: sequence,
@@ -201,7 +200,8 @@ class SequenceTrainDataLoader:
         needed = [sequence.view(-1), targets]
         if self.negatives is not None:
             k = self.negatives_per_target
-            drawn = self.negatives.sample(owners.repeat_interleave(k), targets.repeat_interleave(k))
+            owners = users.repeat_interleave(k * trained.sum(1))
+            drawn = self.negatives.sample(owners, targets.repeat_interleave(k))
             needed.append(drawn)
             columns[self.negative_field] = drawn if k == 1 else drawn.view(-1, k)
         columns[BATCH_ITEMS] = self._distinct(torch.cat(needed))
