@@ -11,6 +11,8 @@ from time import perf_counter
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu.results import NO_TIME
+
 GIB = 2**30
 
 
@@ -101,7 +103,7 @@ class Bench:
         if what in self.found:
             return self.found[what]
         if perf_counter() > self.until:
-            return {"what": what, "failed": "no time was left"}
+            return {"what": what, "failed": NO_TIME}
         try:
             return {"what": what, **measure(self, *given)}
         except torch.OutOfMemoryError:

@@ -10,6 +10,8 @@ import math
 import os
 from pathlib import Path
 
+#: Why a line that there was no time for has no figures.
+NO_TIME = "no time was left"
 _SHARES = ("of peak", "padding")
 # What only other steps read.
 _HIDDEN = ("what", "peak")
@@ -96,8 +98,13 @@ def markdown(found: dict) -> str:
     lines = [f"{machine}; {found['minutes']:g} minutes{size}.", ""]
     for step in found["steps"].values():
         lines += [f"**{step['title']}**", ""]
-        if step["rows"]:
-            lines += [*_table(step["rows"]), ""]
+        late = [row["what"] for row in step["rows"] if row.get("failed") == NO_TIME]
+        rows = [row for row in step["rows"] if row["what"] not in late]
+        if rows:
+            lines += [*_table(rows), ""]
+        if late:
+            named = "; ".join(late) if len(late) < 5 else f"{len(late)} lines from {late[0]} on"
+            lines += [f"Not measured, as no time was left: {named}.", ""]
         if step["status"] != "done":
             lines += [f"{step['status'].capitalize()}.", ""]
     return "\n".join(lines)

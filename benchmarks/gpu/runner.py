@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.gpu.results import Results, text
+from benchmarks.gpu.results import NO_TIME, Results, text
 
 _START_METHOD = "forkserver"
 _SPOILT = "failed: an import has touched the card"
@@ -81,7 +81,7 @@ def run(steps, device: str, minutes: float, scratch: Path, results: Results) -> 
             share = left
         print(f"\n{step.title}", flush=True)
         if left <= 0:
-            status = "not measured: no time was left"
+            status = f"not measured: {NO_TIME}"
         elif step.function:
             status = measure(context, step, device, share, end, scratch, results)
             if status == _SPOILT:
