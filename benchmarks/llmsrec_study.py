@@ -25,7 +25,7 @@ DATASETS = ("ml-100k", "Amazon_Beauty")
 #: What ``strong`` is without one of its parts each, or with one more, on ml-100k alone.
 PARTS = {
     "strong_alone": ["--cf_score_weight=0"],
-    "strong_dot": ["--cosine_temperature="],
+    "strong_dot": ["--cosine_temperature=None"],
     "strong_distilled": ["--distill_weight=1", "--uniformity_weight=1"],
     "strong_prompts": [
         "--causal_pass=False", "--head_hidden_size=2048", "--input_dropout=0", "--epochs=30",

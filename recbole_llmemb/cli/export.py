@@ -48,6 +48,12 @@ def main(argv: list[str]) -> int:
     parts: list[str] = [*_PARTS] if "all" in options.what else [*options.what]
     if not parts:
         raise UserError(f"--what names nothing; give all, or some of {', '.join(_PARTS)}.")
+    if options.push is not None and not options.push.strip():
+        raise UserError("--push is empty; name a repository, or leave it off.", key="push")
+    if options.index != ExportOptions.model_fields["index"].default and "index" not in parts:
+        raise UserError(
+            "--index is for the index; add it to --what, or leave --index.", key="index"
+        )
     if options.push and "table" not in parts:
         raise UserError("--push uploads the table; add it to --what (--what=table).", key="push")
     if options.public and not options.push:

@@ -31,7 +31,8 @@ class _Once(argparse.Action):
         super().__call__(parser, found, value, option)
         now = getattr(found, self.dest)
         if before not in (None, now):
-            told = f"{option} is given twice, as {before!r} and as {now!r}; give it once."
+            name = self.option_strings[0]
+            told = f"{name} is given twice, as {before!r} and as {now!r}; give it once."
             raise UserError(told, key=self.dest)
 
 

@@ -289,7 +289,7 @@ def _evaluation(args: dict[str, Any]) -> dict[str, Any]:
             raise UserError(f"mode is {mode!r}; it must be {wanted}.")
     if split is not None and not _is_split(split):
         wanted = "{'LS': 'valid_and_test'} (or valid_only, test_only), or {'RS': [0.8, 0.1, 0.1]}"
-        shares = "TS, too: the shares of training, validation and test, of which 0 leaves one out"
+        shares = "TS, too: the shares of training, which is above 0, validation and test"
         raise UserError(f"eval_args.split is {split!r}; it must be {wanted} ({shares}).")
     return _parts(args) or {}
 

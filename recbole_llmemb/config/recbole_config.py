@@ -78,7 +78,7 @@ def install(registry: Any, metrics: Any) -> None:
 
     @around(Config, "_set_default_parameters")
     def checked(set_parameters: Function, self: Any) -> None:
-        metrics.settle_metrics(self.final_config_dict)
+        metrics.settle_metrics(self.final_config_dict, self.external_config_dict)
         values, given = self.final_config_dict, self.external_config_dict
         model_class, ours = self.model_class, registry.is_ours(self.model)
         if not self.restored:

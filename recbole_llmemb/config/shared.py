@@ -263,7 +263,7 @@ class EvaluationSettings(Settings):
     """What early stopping watches."""
     eval_batch_size: int = key(1024, ANY | SHARED | Use.SPEED, **keys.BATCH)
     """Users per evaluation batch."""
-    metric_decimal_place: int = key(4, ANY, ge=0, le=32)
+    metric_decimal_place: int = key(4, ANY | MEASURE, ge=0, le=32)
     """Decimals of the metrics."""
     exclude_history: Literal[False, True, "keep_target"] | None = key(False, ANY | MEASURE)
     """Among what a target is ranked: False: all items, as RecBole; True: without those that the

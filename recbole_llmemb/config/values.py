@@ -16,8 +16,9 @@ import yaml
 
 from recbole_llmemb.config.keys import Use, declared, keys, sections_of, text_keys
 from recbole_llmemb.config.shared import TrainingSettings
+from recbole_llmemb.core.checked import read_yaml
 from recbole_llmemb.core.errors import UserError, nearest
-from recbole_llmemb.core.files import at_home, read_yaml
+from recbole_llmemb.core.files import at_home
 
 # Options of commands that are names or paths, and no keys.
 _OPTIONS = ("result_json", "name", "storage", "space", "seeds")

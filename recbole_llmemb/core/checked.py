@@ -1,14 +1,18 @@
-"""Declared values, checked as they are given; what cannot be is refused in our one sentence."""
+"""Values as people write them and keys declare them; what cannot be is refused in one sentence."""
 
 from __future__ import annotations
 
+import re
 import types
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.files import NO_TEXT, content_of
 
 _WORDS = {
     bool: "True or False",
@@ -144,3 +148,53 @@ def _shown(value: Any) -> str:
     except ValueError:  # Python writes out no more than some thousand digits
         text = hex(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+class _Loader(yaml.SafeLoader):  # no !!python/… in it
+    """Of what a person writes: each key once, and nothing that is larger than it looks."""
+
+    def compose_document(self) -> Any:
+        node = super().compose_document()
+        self.size(node, {}, 0)
+        return node
+
+    def size(self, node: Any, known: dict[int, int], depth: int) -> int:
+        """How many values a node stands for, what it refers to counted each time."""
+        if known.get(id(node)) == 0 or depth > 50:
+            raise yaml.MarkedYAMLError(None, None, "it is nested too deeply", node.start_mark)
+        if id(node) not in known:
+            known[id(node)] = 0
+            if isinstance(node, yaml.ScalarNode) and (told := _misread(node)):
+                raise yaml.MarkedYAMLError(None, None, told, node.start_mark)
+            parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
+            if isinstance(node, yaml.MappingNode):
+                seen: set[str] = set()
+                for name in (n for n, _ in parts if isinstance(n, yaml.ScalarNode)):
+                    if name.value in seen - {"<<"}:
+                        told = f"it has {name.value!r} twice"
+                        raise yaml.MarkedYAMLError(None, None, told, name.start_mark)
+                    seen.add(name.value)
+                parts = [part for pair in parts for part in pair]
+            known[id(node)] = 1 + sum(self.size(part, known, depth + 1) for part in parts)
+        if known[id(node)] > 100_000:
+            raise yaml.MarkedYAMLError(None, None, "it is too large", node.start_mark)
+        return known[id(node)]
+
+
+def _misread(node: Any) -> str | None:
+    """What nobody means by a value, if it is such: yaml takes 010 for 8 and 1:30 for 90."""
+    if NO_TEXT.search(node.value):
+        return "it has a letter that no text has"
+    number = node.tag.endswith((":int", ":float")) and re.match(r"[-+]?0[0-7_]|.*:", node.value)
+    return f"it has {node.value}, which yaml takes for another number" if number else None
+
+
+def read_yaml(file: str | Path, what: str) -> Any:
+    """What a yaml file holds; ``what`` says what it is."""
+    told = f"{what} is not valid yaml: {{reason}}."
+    with explained(f"{what} cannot be read: {{reason}}.", OSError, where=file):
+        content = content_of(file)
+    with explained(told, yaml.YAMLError, ValueError, RecursionError, where=file):
+        loader = _Loader(content.decode("utf-8-sig"))
+        loader.name = Path(file).name  # for marks of places
+        return loader.get_single_data()

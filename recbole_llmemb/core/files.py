@@ -15,8 +15,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_llmemb.core.errors import DamagedError, TwiceError, UserError, explained, reason_of
 
 AnyPath = str | os.PathLike[str]
@@ -307,44 +305,3 @@ def hash_file(path: AnyPath, digest: Any) -> None:
     except OSError as error:  # one of reading does not say of which file
         error.filename = error.filename or os.fspath(path)
         raise
-
-
-class _Loader(yaml.SafeLoader):  # no !!python/… in it
-    """Of what a person writes: each key once, and nothing that is larger than it looks."""
-
-    def compose_document(self) -> Any:
-        node = super().compose_document()
-        self.size(node, {}, 0)
-        return node
-
-    def size(self, node: Any, known: dict[int, int], depth: int) -> int:
-        """How many values a node stands for, what it refers to counted each time."""
-        if known.get(id(node)) == 0 or depth > 50:
-            raise yaml.MarkedYAMLError(None, None, "it is nested too deeply", node.start_mark)
-        if id(node) not in known:
-            known[id(node)] = 0
-            if isinstance(node, yaml.ScalarNode) and NO_TEXT.search(node.value):
-                told = "it has a letter that no text has"
-                raise yaml.MarkedYAMLError(None, None, told, node.start_mark)
-            parts = list(node.value) if isinstance(node, yaml.CollectionNode) else []
-            if isinstance(node, yaml.MappingNode):
-                seen: set[str] = set()
-                for name in (n for n, _ in parts if isinstance(n, yaml.ScalarNode)):
-                    if name.value in seen - {"<<"}:
-                        told = f"it has {name.value!r} twice"
-                        raise yaml.MarkedYAMLError(None, None, told, name.start_mark)
-                    seen.add(name.value)
-                parts = [part for pair in parts for part in pair]
-            known[id(node)] = 1 + sum(self.size(part, known, depth + 1) for part in parts)
-        if known[id(node)] > 100_000:
-            raise yaml.MarkedYAMLError(None, None, "it is too large", node.start_mark)
-        return known[id(node)]
-
-
-def read_yaml(file: str | Path, what: str) -> Any:
-    """What a yaml file holds; ``what`` says what it is."""
-    told = f"{what} is not valid yaml: {{reason}}."
-    with explained(told, yaml.YAMLError, ValueError, RecursionError, OSError, where=file):
-        loader = _Loader(content_of(file).decode("utf-8-sig"))
-        loader.name = Path(file).name  # for marks of places
-        return loader.get_single_data()

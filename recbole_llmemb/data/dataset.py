@@ -205,8 +205,8 @@ class LazySequentialDataset(SequentialDataset):
 
         Returns ``(n,)``, each once, in ascending order.
         """
-        first = is_first(self.sorted_interactions.fields[self.uid_field].numpy())
-        targets = self.inter_feat[POSITION]
+        owners = self.sorted_interactions.fields[self.uid_field].numpy()
+        first, targets = torch.from_numpy(is_first(owners)), self.inter_feat[POSITION]
         before = targets - 1
         return torch.cat([targets, before[first[before]], self.told_in]).unique()
 

@@ -8,6 +8,7 @@ your own come by import path.
 from __future__ import annotations
 
 from collections import Counter
+from logging import getLogger
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -165,8 +166,15 @@ def add_metric(metric: Any) -> str:
     return metric.__name__
 
 
-def settle_metrics(values) -> None:
-    """Put metrics of somebody's own in the place of their import paths, in a configuration."""
+def settle_metrics(values, given) -> None:
+    """Put metrics of somebody's own in the place of their import paths, in a configuration.
+
+    ``given``: what of the configuration are no defaults.
+    """
+    less = less_is_better(str(values.get("valid_metric")))
+    if given.get("valid_metric_bigger", not less) == less:
+        told = "RecBole knows of each metric whether more is better"
+        getLogger().warning(f"valid_metric_bigger has no effect: {told}.")
     asked = values.get("metrics") or []
     names = list(asked) if isinstance(asked, (list, tuple)) else [asked]
     for name in names:

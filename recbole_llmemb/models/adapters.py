@@ -17,6 +17,8 @@ __all__ = ["LinearAdapter", "MLPAdapter", "NoAdapter"]
 
 # Directions in which the items hardly vary are rounding, not meaning: not blown up.
 _RIDGE = 1e-6
+# Against division by zero: what may be rounding, as a share of the numbers, and anything.
+_ROUNDING, _TINY = torch.finfo(torch.float64).eps, torch.finfo(torch.float64).tiny
 # How fast an item's small directions are shrunk with its excess of length, on three catalogs
 # (120, 283 and 470 items of 384 columns) between too little and nothing but the largest.
 _SHRINK = 6.0
@@ -146,7 +148,8 @@ class Whitening(nn.Module):
         centered = rows - mean
         values, vectors = torch.linalg.eigh(centered.t() @ centered / max(1, len(rows)))
         values = values.clamp(min=0)
-        scale = std / (values + (_RIDGE + ridge) * values.mean()).clamp(min=1e-30).sqrt()
+        least = (_ROUNDING**2 * rows.square().mean()).clamp(min=_TINY)
+        scale = std / (values + (_RIDGE + ridge) * values.mean()).clamp(min=least).sqrt()
         if ridge:  # the spread over all columns stays what was asked for
             scale = scale * std / (values * scale.square()).mean().clamp(min=1e-30).sqrt()
         # Numerical rank. Numbers of a table are exact to 32 bits, so that much may be rounding.
@@ -167,7 +170,7 @@ class Whitening(nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Items outside the table, ``(n, D)`` to ``(n, D)``, in the format of ``rows``."""
-        tiny = torch.finfo(self.mean.dtype).tiny
+        tiny = torch.finfo(self.mean.dtype).tiny  # which a module's .float() may have changed
         whole = self._along(rows)
         length = whole.norm(dim=1, keepdim=True)
         excess = (length / self.longest.clamp(min=tiny)).clamp(min=1.0)
@@ -196,5 +199,6 @@ def rescaling(table: torch.Tensor, std: float) -> Affine:
     ``std``: standard deviation over all items and columns afterwards.
     """
     rows = table[1:].double()
-    factor = std / rows.std(correction=0).clamp(min=1e-30)
+    least = (_ROUNDING * rows.square().mean().sqrt()).clamp(min=_TINY)
+    factor = std / rows.std(correction=0).clamp(min=least)
     return Affine(torch.zeros_like(rows[0]), factor)

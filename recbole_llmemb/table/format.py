@@ -208,6 +208,8 @@ def table_files(directory: Path) -> set[str]:
 def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """The manifest of a table directory."""
     path = Path(directory) / MANIFEST_FILE
+    if path.parent.is_dir() and not os.path.lexists(path):
+        raise TableError(f"{path.parent} has no {MANIFEST_FILE}: it is no table.", where=path)
     with _readable(path):
         manifest = unseal(content_of(path))
     if not isinstance(manifest, dict):

@@ -326,3 +326,14 @@ def test_recboles_cross_entropy_needs_no_word_of_negatives():
     assert make_config("SASRec", "ml-100k", (), drawn)["train_neg_sample_args"]["sample_num"] == 1
     with pytest.raises(UserError, match="train_neg_sample_args"):
         make_config("SASRec", "ml-100k", (), {"train_neg_sample_args": {"sample_num": 1}})
+
+
+@pytest.mark.parametrize(("metric", "bigger"), [("NDCG@10", True), ("AveragePopularity@10", False)])
+def test_a_direction_that_the_metric_does_not_have_is_told(tiny_config, caplog, metric, bigger):
+    measured = {"metrics": ["NDCG", "AveragePopularity"], "topk": [10], "valid_metric": metric}
+    for given in (bigger, not bigger):
+        caplog.clear()
+        config = tiny_config(valid_metric_bigger=given, **measured)
+        assert config["valid_metric_bigger"] is bigger
+        told = [message for message in caplog.messages if "valid_metric_bigger" in message]
+        assert len(told) == (given is not bigger)

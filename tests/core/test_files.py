@@ -11,6 +11,7 @@ import pytest
 
 from recbole_llmemb.core import artifacts
 from recbole_llmemb.core.artifacts import atomic_directory, build_lock, files_in
+from recbole_llmemb.core.checked import read_yaml
 from recbole_llmemb.core.errors import TableError, UserError, in_a_sentence, storage_error
 from recbole_llmemb.core.files import (
     asked_hash,
@@ -18,7 +19,6 @@ from recbole_llmemb.core.files import (
     damaged_file,
     file_digests,
     lines_of,
-    read_yaml,
     seal,
     unseal,
 )
@@ -151,3 +151,19 @@ def test_a_key_that_is_there_twice_is_told_by_its_second_line(tmp_path):
     file.write_text("topk: [7]\nseed: 1\ntopk: [3]\n")
     with pytest.raises(UserError, match='"a.yaml", line 3'):
         read_yaml(file, "config file")
+
+
+@pytest.mark.parametrize("number", ["010", "-07", "1:30", "1:30.5"])
+def test_numbers_that_yaml_takes_for_others_are_told(tmp_path, number):
+    file = tmp_path / "a.yaml"
+    file.write_text(f"seed: 1\ntopk: [5, {number}]\n")
+    with pytest.raises(UserError, match=f'{number}.*"a.yaml", line 2'):
+        read_yaml(file, "config file")
+    file.write_text(f"seed: 0\nrate: 0.5\nsmall: 1.0e-3\nname: '{number}'\nhex: 0x10\n")
+    assert read_yaml(file, "config file")["name"] == number
+
+
+def test_a_file_that_cannot_be_read_is_not_called_invalid(tmp_path):
+    with pytest.raises(UserError, match="cannot be read") as caught:
+        read_yaml(tmp_path / "gone.yaml", "config file")
+    assert "valid" not in str(caught.value)

@@ -128,6 +128,16 @@ def test_counts_are_those_of_the_file(late, late_data, name, mode):
     ]
 
 
+@pytest.mark.parametrize("mode", ["sequence", "prefix"])
+def test_a_single_target_is_trained_on(late_data, mode):
+    """The earliest of all, which is its user's second interaction."""
+    split = {"split": {"RS": [1e-9, 1, 1]}, "order": "TO", "group_by": None, "mode": "full"}
+    _, data = late_data("global", train_mode=mode, eval_args=split)
+    items, users = data.train._dataset.training_counts(data.train._dataset)
+    assert items.sum() == users.sum() == users.max() == 2
+    assert sum(len(batch["item_id"]) for batch in data.train) == 1
+
+
 @pytest.mark.parametrize("name", SPLITS)
 def test_counted_is_what_batches_hold(late_data, name):
     """Nothing that is in no training batch, and all that is in one."""

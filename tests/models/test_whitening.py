@@ -5,7 +5,7 @@ import torch
 
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.models.adapters import Whitening, whiten
+from recbole_llmemb.models.adapters import Whitening, rescaling, whiten
 
 
 def correlated(n=400, width=12):
@@ -43,6 +43,17 @@ def test_a_ridge_leaves_small_directions_small():
     torch.testing.assert_close(found, straight, rtol=1e-3, atol=1e-4)
     way = Whitening(table, 0.2, 2.0)
     torch.testing.assert_close(way(table[1:]), way.of_table(table)[1:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-18, 1e18])
+def test_the_size_of_a_table_does_not_matter(size):
+    table = correlated()
+    for made in (
+        lambda t: Whitening(t, 0.2).of_table(t),
+        lambda t: Whitening(t, 0.2, 1.0).of_table(t),
+        lambda t: rescaling(t, 0.2).of_table(t),
+    ):
+        torch.testing.assert_close(made(table * size), made(table), rtol=1e-4, atol=1e-6)
 
 
 def test_a_ridge_without_whitening_is_refused():

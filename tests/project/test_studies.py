@@ -18,8 +18,10 @@ from benchmarks import (
     variants_study,
 )
 from recbole_llmemb.cli.main import main
+from recbole_llmemb.cli.run import parse
 from recbole_llmemb.config.values import bundled_names
 from recbole_llmemb.run.restore import restore
+from recbole_llmemb.run.schema import refuse_typed
 from recbole_llmemb.table import EmbeddingTable
 
 cosine = partial(torch.cosine_similarity, dim=0)
@@ -114,6 +116,11 @@ def test_the_study_of_llmsrec(tmp_path):
         assert f"--align_teacher={tmp_path / file}" in line
     for name, dataset, kind, seed in found:  # only the text form is trained on a sample
         line = llmsrec_study.arguments_of(dataset, kind, seed, Options)
+        typed = parse(line)
+        files = "model", "dataset", "preset", "config_files"
+        settings = {key: value for key, value in typed.items() if key not in files}
+        refuse_typed(settings, typed["model"])
+        assert "" not in settings.values()
         assert ("--item_input=text" in line) is (kind == "text")
         sampled = kind == "text" and dataset == "Amazon_Beauty"
         assert any(each.startswith("--user_sample=") for each in line) is sampled, name

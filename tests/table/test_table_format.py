@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from recbole_llmemb.core.errors import TableError
 from recbole_llmemb.table import EmbeddingTable, match
 from recbole_llmemb.table import format as table_format
+from recbole_llmemb.table.format import read_manifest
 
 
 def make_table(n=6, width=4, dtype=torch.float32):
@@ -228,6 +229,13 @@ def test_damaged_manifest(saved, text):
     (saved / "manifest.json").write_bytes(data)
     with pytest.raises(TableError, match="manifest"):
         EmbeddingTable.load(saved)
+
+
+def test_a_folder_that_is_no_table(tmp_path):
+    (tmp_path / "table").mkdir()
+    with pytest.raises(TableError, match="has no manifest.json") as caught:
+        read_manifest(tmp_path / "table")
+    assert "damaged" not in str(caught.value)
 
 
 def test_wrong_width(saved):

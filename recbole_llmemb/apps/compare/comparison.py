@@ -131,7 +131,7 @@ def _choose_metrics(runs, wanted):
 
 def _main_metric(runs, metrics, main):
     if main is not None:
-        if any(main.lower() not in run.test for run in runs):
+        if main.lower() not in metrics:
             offered = ", ".join(metrics)
             raise UserError(f"--metric is {main!r}; it must be one of {offered}.", key="metric")
         return main.lower()

@@ -118,7 +118,7 @@ def _check_space(space, config, settings):
         wrong, key = None, one.key
         if key in settings and key != "valid_metric":
             wrong = "is both set and searched; drop one of the two."
-        elif key in keys(Use.MEASURE):
+        elif key in keys(Use.MEASURE | Use.ROWS):
             wrong = "cannot be searched: scores would not compare."
         elif key in keys(Use.MACHINE):
             wrong = "cannot be searched: it changes no score."

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llmemb.config.values import value_of
+from recbole_llmemb.core.checked import read_yaml
 from recbole_llmemb.core.errors import UserError, explained, nearest
-from recbole_llmemb.core.files import read_yaml
 from recbole_llmemb.core.imports import optional
 
 #: How a key may be searched, and what its list holds.

@@ -464,6 +464,7 @@ def test_bad_input(tmp_path, capsys):
         (good, result(tmp_path, "t", 0.1, test_result={"mrr@5": 1.0})): "has the metrics hit@10",
         (good, "--metrics=hit@5"): "has hit@10, ndcg@10, but no hit@5",
         (good, "--metric=hit@5"): "--metric is 'hit@5'; it must be one of hit@10, ndcg@10",
+        (good, "--metrics=hit@10", "--metric=ndcg@10"): "--metric is 'ndcg@10'",
         (good, "--baseline=z"): "--baseline is 'z'",
         (good, "--test=z"): "--test is 'z'",
         (good, "--map=umap"): "--map is 'umap'",

@@ -176,6 +176,8 @@ def test_everything_that_a_model_has_is_exported(saved, tmp_path, capsys):  # no
         (["--format=csv"], "--format is 'csv'"),
         (["--push=me/table"], "--push uploads the table"),
         (["--public"], "--public is for --push"),
+        (["--what=table", "--push="], "--push is empty"),
+        (["--what=items", "--index=HNSW8"], "--index is for the index"),
         (["--what=index", "--index=Soap"], "FAISS makes no index 'Soap'"),
         (["--what=index", "--index=HNSW99999999"], "a number is too large"),
         (["--what=table"], "come from no table"),

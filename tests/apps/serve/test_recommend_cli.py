@@ -141,6 +141,7 @@ def test_new_items_are_reported(from_text, run, tmp_path):  # noqa: F811
         (["--users=nobody"], "The dataset tiny knows no user 'nobody'"),
         (["--history=i1 soap"], "knows no item 'soap'"),
         (["--history_file=gone.jsonl"], "There is no file gone.jsonl"),
+        (["--users=u1", "--exclude_seen", "--no-exclude_seen"], "--exclude_seen is given twice"),
         (["--users=u1", "--device=tpu"], "cannot be used"),
         (["--users=u1", "--device=cpu,cpu"], "device 'cpu,cpu' cannot be used"),
     ],

@@ -160,11 +160,20 @@ def test_a_metric_that_is_not_measured_is_refused(tiny_settings, metric, model, 
         ({"hidden_size": {"choice": [8]}}, "hidden_size is both set and searched"),
         ({"dataset": {"choice": ["a"]}}, "dataset cannot be searched"),
         ({"checkpoint_dir": {"choice": ["a"]}}, "checkpoint_dir cannot be searched"),
+        ({"holdout_items": {"choice": [0.1]}}, "holdout_items cannot be searched"),
     ],
 )  # fmt: skip
 def test_a_key_that_cannot_be_searched_is_named(tiny_settings, space, message):
     with pytest.raises(UserError, match=message):
         plan_of(tiny_settings, space)
+
+
+def test_how_scores_are_rounded_cannot_be_searched(tiny_settings):
+    def settings(model):
+        return {key: v for key, v in tiny_settings(model).items() if key != "metric_decimal_place"}
+
+    with pytest.raises(UserError, match="metric_decimal_place cannot be searched"):
+        plan_of(settings, {"metric_decimal_place": {"choice": [1, 4]}})
 
 
 def test_trials_share_one_teacher_whatever_they_search(tiny_settings, tiny_config):
