@@ -64,6 +64,11 @@ def _load_feat(self, filepath, source):
         for name, of in zip(file.columns, file.types)
         if (wanted is None or name in wanted) and name not in (unwanted or ())
     }
+    if not types and kind == "inter":
+        has = ", ".join(file.columns)
+        file.refuse(
+            0, f"load_col names none of its columns, which are {has}; name them", "load_col"
+        )
     if not types:
         self.logger.warning(f"No columns has been loaded from [{source}]")
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -246,8 +247,11 @@ def note_training_data(config, splits) -> None:
     if not len(train):
         check_parts(splits, config)
     if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
-        interactions = interactions_digest(train)
-        config["trained_on"] = {"interactions": interactions, "inter": files_hash(config)}
+        config["trained_on"] = {
+            "interactions": interactions_digest(train),
+            "inter": files_hash(config),
+            "item_fields": item_fields_digest(train),
+        }
         config["tested_on"] = _tested_on(splits[-1])
 
 
@@ -277,6 +281,21 @@ def files_hash(config, kinds=("inter",)) -> str:
             if file.is_file():
                 found += file_digests(file.parent, [file.name]).values()
     return found[0] if len(found) == 1 else "".join(digest[:32] for digest in found)
+
+
+def item_fields_digest(dataset) -> str | None:
+    """Digest of the fields of items that a model reads, as numbers by item; None if it reads none.
+
+    A model knows a value by its number, which follows from the order of the lines of ``.item``.
+    """
+    config, features = dataset.config, dataset.get_item_feature()
+    named = [config[key] or [] for key in ("selected_features", "item_attribute")]
+    fields = [field for one in named for field in ([one] if isinstance(one, str) else one)]
+    digest = hashlib.sha256()
+    for field in (found := sorted({*fields} & {*features.columns})):
+        digest.update(f"{field}\n".encode())
+        digest.update(features[field].numpy().tobytes())
+    return digest.hexdigest() if found else None
 
 
 def interactions_digest(train) -> str:

@@ -17,7 +17,12 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state, usable_device
 from recbole_llmemb.core.errors import TableError, UserError, name_some
 from recbole_llmemb.core.registry import import_paths_in, trust
-from recbole_llmemb.data.dataset import LazySequentialDataset, item_tokens, user_tokens
+from recbole_llmemb.data.dataset import (
+    LazySequentialDataset,
+    item_fields_digest,
+    item_tokens,
+    user_tokens,
+)
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
@@ -114,6 +119,7 @@ def restore(
         if data and config["user_sample"] == state["config"].get("user_sample"):
             tell_other_data(state["config"].get("trained_on"), config["trained_on"], path)
         _check_tokens(state, dataset, config, path)
+        _check_item_fields(state, splits[0], path)
         if model is None:
             model = rebuilt(state, config, splits[0], path)
         if "users" in getattr(model, "reads", ()) and not state.get("user_tokens"):
@@ -152,6 +158,7 @@ def load_data_and_model(model_file):
     _check_tokens(state, dataset, config, model_file)
     getLogger().info(dataset)
     loaders = data_preparation(config, dataset)
+    _check_item_fields(state, loaders[0]._dataset, model_file)
     init_seed(config["seed"], config["reproducibility"])
     model = rebuilt(state, config, loaders[0]._dataset, model_file).train()
     return config, model, dataset, *loaders
@@ -230,3 +237,13 @@ def _check_tokens(state, dataset, config, path):
         told = f"The dataset {config['dataset']} in {config['data_path']} {what} the checkpoint"
         advice = "give the data that it was trained on with --data_path"
         raise UserError(f"{told} {path}; {advice}.", key="data_path")
+
+
+def _check_item_fields(state, dataset, path):
+    """Refuse fields of items whose values have other numbers than a model learned them by."""
+    then = (state["config"].get("trained_on") or {}).get("item_fields")
+    if then and then != item_fields_digest(dataset):
+        told = f"The fields of items that the model of {path} reads are others in"
+        now = f"{dataset.config['data_path']} now, or stand in another order in its .item file"
+        advice = "give the data that it was trained on with --data_path"
+        raise UserError(f"{told} {now}; {advice}.", key="data_path")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +17,7 @@ from recbole_llmemb.config.values import keys_of_any_model
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import file_digests
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.contract import is_checkpoint
@@ -113,11 +115,17 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
     done = path.with_suffix(".done")
 
     def find():
-        return path if done.is_file() and checkpoint.is_whole(path) else None
+        return path if done.is_file() and checkpoint.is_whole(path) and is_own() else None
+
+    def is_own():  # what an earlier version has trained says nothing of it
+        return done.read_text("utf-8", "replace") in ("", json.dumps(digests()))
+
+    def digests():  # by its name: a copy under the name of another teacher is none of its own
+        return file_digests(path.parent, [path.name])
 
     def build():
         if done.is_file() and path.is_file():
-            report(f"warning: {path} is damaged and is made again")
+            report(f"warning: {path} is damaged or another's and is made again")
         report(f"teacher: training {wanted} with learned IDs of size {size} on {own['dataset']} …")
         began = perf_counter()
         try:
@@ -126,7 +134,8 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
             told = f"align_teacher {wanted!r} cannot be trained on {own['dataset']}, which has no"
             advice = "name another model, such as SASRec"
             raise UserError(f"{told} {error.args[0]!r}; {advice}.") from error
-        done.touch()  # only now: a checkpoint alone may be of a training that was cut short
+        # Only now: a checkpoint alone may be of a training that was cut short.
+        done.write_text(json.dumps(digests()), encoding="utf-8")
         report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
         return path
 

@@ -1,11 +1,13 @@
 """Fields of the items that backbones read, numbers among them."""
 
 import pytest
+from serve_runs import save
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.run.restore import load_data_and_model, restore  # isort: skip
 from recbole_llmemb.run.stages import build, prepare_data  # isort: skip
 
 
@@ -75,3 +77,31 @@ def test_features_of_a_teacher(settings):
     assert teacher["numerical_features"] == teacher["selected_features"] == ["price"]
     with pytest.raises(UserError, match="--selected_features .*LLMEmbSASRec .*align_teacher_conf"):
         make_config("LLMEmbSASRec", "tiny", overrides=overrides, strict=["selected_features"])
+
+
+@pytest.mark.parametrize("model", ["LLMEmbSASRecF", "SASRecF", "LLMEmbS3Rec"])
+def test_a_checkpoint_refuses_values_of_other_numbers(settings, tmp_path, model):
+    """A model knows a brand by its number, which is its place in the order of the lines."""
+    attribute = {"item_attribute": "brand"} if "S3" in model else {"selected_features": ["brand"]}
+    config = make_config(model, "tiny", overrides=settings(model, **attribute))
+    data = prepare_data(config)
+    path = save((config, data, *build(config, data)), tmp_path / "model.pth")
+    file = tmp_path / "data" / "tiny" / "tiny.item"
+    head, *lines = file.read_text().splitlines()
+    same = [f"{line}9" for line in lines]  # of a field that it does not read
+    for order, fits in ((same, True), (lines[::-1], False), (lines, True)):
+        file.write_text("\n".join([head, *order]))
+        if fits:
+            assert restore(path).model is not None
+        else:
+            for use in (restore, load_data_and_model, lambda p: restore(p, loaders=True)):
+                with pytest.raises(UserError) as refused:
+                    use(path)
+                assert refused.value.key == "data_path" and str(path) in str(refused.value)
+
+
+def test_columns_that_are_all_misspelled_are_told(settings):
+    overrides = settings("LLMEmbSASRec", load_col={"inter": ["uid", "iid"]})
+    with pytest.raises(UserError) as refused:
+        prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
+    assert refused.value.key == "load_col" and "user_id" in str(refused.value)

@@ -15,6 +15,7 @@ from recbole_llmemb import plugin
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core import registry
+from recbole_llmemb.core.errors import UserError
 
 ADAPTER = """
 from torch import nn
@@ -213,6 +214,14 @@ def test_a_part_by_import_path(mine, command, text, key):
     path = f"{mine(text)}:Mine"
     assert command("LLMEmbSASRec", **{key: path})["config"][key] == path
     assert sys.modules[path[:-5]].Mine.used
+
+
+def test_an_adapter_of_another_width_is_named(mine, tiny_run):
+    lines = "used = 0\n\n    def __init__(self, a, b):\n        super().__init__(a, b + 1)"
+    path = f"{mine(ADAPTER.replace('used = 0', lines))}:Mine"
+    with pytest.raises(UserError) as refused:
+        tiny_run("LLMEmbSASRec", adapter=path)
+    assert refused.value.key == "adapter" and path in str(refused.value)
 
 
 def test_a_metric_by_import_path(mine, command):

@@ -145,7 +145,13 @@ def _adapter(settings, width, size):
         return adapters.MLPAdapter(width, middle, size, settings.adapter_dropout)
     if settings.adapter == "linear":
         return adapters.LinearAdapter(width, middle, size)
-    return ADAPTERS[settings.adapter](width, size)
+    own = ADAPTERS[settings.adapter](width, size)
+    with torch.no_grad():
+        shape = tuple(own.eval()(torch.zeros(2, width)).shape)
+    if shape != (2, size):
+        told = f"adapter is {settings.adapter!r}, which maps rows (2, {width}) to {shape}"
+        raise UserError(f"{told}; it must give (2, {size}).", key="adapter")
+    return own.train()
 
 
 def _preparation(settings, table):

@@ -1,6 +1,7 @@
 """The collaborative teacher: trained once, kept, matched by item token, and aligned with."""
 
 import random
+import shutil
 
 import pytest
 import torch
@@ -67,6 +68,23 @@ def test_a_damaged_teacher_is_named_and_trained_again(tiny_config):
         assert ensure_teacher(config, 8, lines.append) == path
         assert any("warning" in line and str(path) in line for line in lines)
         assert torch.equal(read_item_embeddings(path)[1], before)
+
+
+def test_another_teacher_under_its_name_is_not_taken_for_it(tiny_config):
+    """A copy that somebody has renamed, with and without what says that it is whole."""
+    config, other = (tiny_config(align_weight=0.01, epochs=e) for e in (1, 2))
+    path, others = (ensure_teacher(one, 8, [].append) for one in (config, other))
+    before = read_item_embeddings(path)[1]
+    for suffixes in ((".pth",), (".pth", ".done")):
+        for suffix in suffixes:
+            shutil.copy(others.with_suffix(suffix), path.with_suffix(suffix))
+        lines = []
+        assert ensure_teacher(config, 8, lines.append) == path
+        assert any("warning" in line and str(path) in line for line in lines)
+        assert torch.equal(read_item_embeddings(path)[1], before)
+    path.with_suffix(".done").write_text("")  # as an earlier version has left it
+    ensure_teacher(config, 8, lines.append)
+    assert "already trained" in lines[-1]
 
 
 def test_teacher_has_ids_and_the_runs_training(tiny_config):
