@@ -71,6 +71,12 @@ def name_filters_that_leave_nothing() -> None:
         if absent:
             told = f"val_interval names {absent[0]!r}, which is no field of {self.dataset_name} "
             raise UserError(f"{told}that is read; add it to load_col.", key="val_interval")
+        for field, wanted in (self.config["val_interval"] or {}).items():
+            if isinstance(wanted, str) and "float" not in self.field2type[field].value:
+                told = (
+                    f"val_interval has the interval {wanted!r} of {field}, which holds no numbers"
+                )
+                raise UserError(f"{told}; list the values that stay.", key="val_interval")
         filter_values(self)
 
     @around(Dataset, "_reset_index")

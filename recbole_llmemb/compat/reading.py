@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from packaging.version import Version
 
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.files import text_encoding
 from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
 
@@ -64,6 +64,10 @@ def _load_feat(self, filepath, source):
         for name, of in zip(file.columns, file.types)
         if (wanted is None or name in wanted) and name not in (unwanted or ())
     }
+    absent = sorted({*(wanted or ())} - {*file.columns})
+    if absent and types:
+        told = f"load_col names {name_some(absent)}, of which {filepath} has no column"
+        self.logger.warning(f"{told}: it has {', '.join(file.columns)}.")
     if not types and kind == "inter":
         has = ", ".join(file.columns)
         file.refuse(

@@ -105,3 +105,22 @@ def test_columns_that_are_all_misspelled_are_told(settings):
     with pytest.raises(UserError) as refused:
         prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
     assert refused.value.key == "load_col" and "user_id" in str(refused.value)
+
+
+def test_single_columns_that_are_misspelled_are_told(settings, caplog):
+    columns = {"inter": ["user_id", "item_id", "timestamp", "ratings"], "item": ["item_id", "brnd"]}
+    for chosen, told in ((columns, ["ratings", "brnd"]), ({"inter": columns["inter"][:3]}, [])):
+        caplog.clear()
+        overrides = settings("LLMEmbSASRec", load_col=chosen)
+        prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
+        warnings = [message for message in caplog.messages if "load_col" in message]
+        assert len(warnings) == len(told) and all(map(str.__contains__, warnings, told))
+
+
+def test_an_interval_of_tokens_is_refused(settings):
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "brand"]}
+    for interval in ({"brand": "[1,5]"}, {"item_id": "[1,5]"}):
+        overrides = settings("LLMEmbSASRec", load_col=columns, val_interval=interval)
+        with pytest.raises(UserError) as refused:
+            prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
+        assert refused.value.key == "val_interval" and min(interval) in str(refused.value)
