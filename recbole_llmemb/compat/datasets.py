@@ -73,9 +73,7 @@ def name_filters_that_leave_nothing() -> None:
             raise UserError(f"{told}that is read; add it to load_col.", key="val_interval")
         for field, wanted in (self.config["val_interval"] or {}).items():
             if isinstance(wanted, str) and "float" not in self.field2type[field].value:
-                told = (
-                    f"val_interval has the interval {wanted!r} of {field}, which holds no numbers"
-                )
+                told = f"val_interval has the interval {wanted!r} of {field}, which has no numbers"
                 raise UserError(f"{told}; list the values that stay.", key="val_interval")
         filter_values(self)
 
@@ -96,13 +94,11 @@ def tell_filtered_interactions() -> None:
     def told(filter_inter, self):
         before = len(self.inter_feat)
         filter_inter(self)
-        if len(self.inter_feat) < before:
-            gone = (
-                f"{before - len(self.inter_feat)} of {before} interactions of {self.dataset_name}"
-            )
+        if gone := before - len(self.inter_feat):
+            told = f"{gone} of {before} interactions of {self.dataset_name} left out"
             why = "whose user or item has no line in the .user or .item file"
             advice = "set filter_inter_by_user_or_item: False to keep them"
-            self.logger.warning(f"{gone} left out, {why}; {advice}.")
+            self.logger.warning(f"{told}, {why}; {advice}.")
 
 
 def check_presplit_histories() -> None:

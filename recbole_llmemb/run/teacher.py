@@ -17,7 +17,7 @@ from recbole_llmemb.config.values import keys_of_any_model
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import file_digests
+from recbole_llmemb.core.files import atomic_file, file_digests
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.contract import is_checkpoint
@@ -135,7 +135,8 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
             advice = "name another model, such as SASRec"
             raise UserError(f"{told} {error.args[0]!r}; {advice}.") from error
         # Only now: a checkpoint alone may be of a training that was cut short.
-        done.write_text(json.dumps(digests()), encoding="utf-8")
+        with atomic_file(done) as fresh:
+            fresh.write_text(json.dumps(digests()), encoding="utf-8")
         report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
         return path
 
