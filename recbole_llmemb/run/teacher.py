@@ -118,10 +118,10 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
         return path if done.is_file() and checkpoint.is_whole(path) and is_own() else None
 
     def is_own():  # what an earlier version has trained says nothing of it
-        return done.read_text("utf-8", "replace") in ("", json.dumps(digests()))
+        return done.read_text("utf-8", "replace") in ("", digests())
 
     def digests():  # by its name: a copy under the name of another teacher is none of its own
-        return file_digests(path.parent, [path.name])
+        return json.dumps(file_digests(path.parent, [path.name]))
 
     def build():
         if done.is_file() and path.is_file():
@@ -136,7 +136,7 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
             raise UserError(f"{told} {error.args[0]!r}; {advice}.") from error
         # Only now: a checkpoint alone may be of a training that was cut short.
         with atomic_file(done) as fresh:
-            fresh.write_text(json.dumps(digests()), encoding="utf-8")
+            fresh.write_text(digests(), encoding="utf-8")
         report(f"teacher: trained in {perf_counter() - began:.0f} s, kept in {path}")
         return path
 
