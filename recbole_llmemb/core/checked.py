@@ -186,7 +186,8 @@ def _misread(node: Any) -> str | None:
     if NO_TEXT.search(node.value):
         return "it has a letter that no text has"
     number = node.tag.endswith((":int", ":float")) and re.match(r"[-+]?0[0-7_]|.*:", node.value)
-    return f"it has {node.value}, which yaml takes for another number" if number else None
+    told = f"it has {node.value}, which yaml takes for another number (text stands in quotes)"
+    return told if number else None
 
 
 def read_yaml(file: str | Path, what: str) -> Any:

