@@ -106,11 +106,16 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         restored = restore(path, state=state, **places, changes=own, loaders=True, model=model)
         config, model = restored.config, restored.model
         test = restored.data.test._dataset
-        if config["user_sample"]:
-            test = with_sampled_users(test, config["user_sample"])
         if not len(test):
             told = f"Checkpoint {path} is of a run whose eval_args leave no test set"
             raise UserError(f"{told}; give one of a run that was tested.", where=path)
+        if config["user_sample"]:
+            test = with_sampled_users(test, config["user_sample"])
+        if not len(test):
+            told = (
+                f"None of the {config['user_sample']} users of user_sample has a test interaction"
+            )
+            raise UserError(f"{told}; take more.", key="user_sample")
         ranking = measure_of(config)
         report(f"{name}, {ranking}: {len(test):,} users, true order …")
         evaluator = GroupEvaluator(config, GroupCollector(config))

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from recbole_llmemb.compat.reading import ListFrame, orders_by_time
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.imports import around
 
 # Value of some lists of recommended items, (b, k), in which 0 is padding.
@@ -44,23 +44,6 @@ def fill_missing_values() -> None:
     Dataset._fill_nan = _fill_nan
 
 
-def check_numerical_features() -> None:
-    """Refuse ``numerical_features`` that are none, over which RecBole fails without a name."""
-    from recbole.data.dataset import Dataset
-
-    @around(Dataset, "_discretization")
-    def checked(discretize, self):
-        known = sorted(name for name, kind in self.field2type.items() if "float" in kind.value)
-        for field in self.config["numerical_features"]:
-            if field not in known:
-                raise UserError(
-                    f"numerical_features names {field}, which is no field of numbers of "
-                    f"{self.dataset_name}; its fields of numbers are {', '.join(known) or 'none'}.",
-                    key="numerical_features",
-                )
-        discretize(self)
-
-
 def name_filters_that_leave_nothing() -> None:
     """Name the settings that left a dataset without interactions, or filter by no field."""
     from recbole.data.dataset import Dataset
@@ -75,6 +58,11 @@ def name_filters_that_leave_nothing() -> None:
             if isinstance(wanted, str) and "float" not in self.field2type[field].value:
                 told = f"val_interval has the interval {wanted!r} of {field}, which has no numbers"
                 raise UserError(f"{told}; list the values that stay.", key="val_interval")
+            if isinstance(wanted, list):
+                met = {value for feat in self.field2feats(field) for value in feat[field]}
+                if absent := [value for value in wanted if value not in met]:
+                    told = f"val_interval names {name_some(absent)} of {field}, which no line has"
+                    self.logger.warning(f"{told}; tokens are text, in quotes.")
         filter_values(self)
 
     @around(Dataset, "_reset_index")
@@ -106,7 +94,8 @@ def check_presplit_histories() -> None:
 
     Without a list of items per line they end in an AttributeError. Without an alias that
     says that the list holds items, its tokens are numbered for themselves, so that models
-    read other items than the files name.
+    read other items than the files name. Over longer lists than they have positions for they end
+    in an IndexError.
     """
     from recbole.data.dataset import SequentialDataset
 
@@ -120,6 +109,10 @@ def check_presplit_histories() -> None:
         if listed not in self.alias["item_id"]:
             told = f"benchmark_filename: {listed} holds items only where RecBole is told so"
             raise UserError(f"{told}; set alias_of_item_id: [{listed}].")
+        longest, key = max(map(len, self.inter_feat[listed])), "MAX_ITEM_LIST_LENGTH"
+        if longest > self.config[key]:  # of positions, which most models embed
+            told = f"{listed} has up to {longest} items, and {key} is {self.config[key]}"
+            raise UserError(f"{told}; set {key}: {longest}, or write shorter lists.", key=key)
         presets(self)
 
 

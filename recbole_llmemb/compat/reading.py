@@ -18,6 +18,7 @@ from packaging.version import Version
 
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.files import text_encoding
+from recbole_llmemb.core.imports import around
 from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
 
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.
@@ -43,6 +44,23 @@ def read_files_as_they_are() -> None:
     Dataset._load_feat = _load_feat
 
 
+def check_numerical_features() -> None:
+    """Refuse ``numerical_features`` that are none, over which RecBole fails without a name."""
+    from recbole.data.dataset import Dataset
+
+    @around(Dataset, "_discretization")
+    def checked(discretize, self):
+        known = sorted(name for name, kind in self.field2type.items() if "float" in kind.value)
+        for field in self.config["numerical_features"]:
+            if field not in known:
+                told = f"numerical_features names {field}, which is no field of numbers of "
+                told += (
+                    f"{self.dataset_name}; its fields of numbers are {', '.join(known) or 'none'}."
+                )
+                raise UserError(told, key="numerical_features")
+        discretize(self)
+
+
 def _load_feat(self, filepath, source):
     """In the place of ``Dataset._load_feat``: a frame of the columns that are asked for.
 
@@ -51,6 +69,9 @@ def _load_feat(self, filepath, source):
     from recbole.utils import FeatureType
 
     config, kind = self.config, getattr(source, "value", source)
+    if all((config[key] or {}).get(kind) for key in ("load_col", "unload_col")):
+        told = f"unload_col names fields of {kind} not to read, and load_col those to read"
+        raise UserError(f"{told}; set load_col: null, or unload_col.", key="unload_col")
     wanted, unwanted = self._get_load_and_unload_col(source)
     if wanted == set() and kind != "inter":
         return None

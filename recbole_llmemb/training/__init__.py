@@ -157,7 +157,11 @@ class LLMEmbTrainer(Trainer):
             scaler.step(self.optimizer)
             scaler.update()
         if totals is None:
-            raise UserError("There is nothing to train on: no user has two training interactions.")
+            sampled = self.config["user_sample"]
+            told = f"None of the {sampled} users of user_sample" if sampled else "No user"
+            told += " has two training interactions, so there is nothing to train on"
+            advice = "; take more users." if sampled else "; look at eval_args and val_interval."
+            raise UserError(told + advice, key="user_sample" if sampled else None)
         totals = tuple(totals.tolist())
         if not all(math.isfinite(total) for total in totals):
             told = f"The training loss is no longer a number in epoch {epoch_idx}"

@@ -124,3 +124,26 @@ def test_an_interval_of_tokens_is_refused(settings):
         with pytest.raises(UserError) as refused:
             prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
         assert refused.value.key == "val_interval" and min(interval) in str(refused.value)
+
+
+def test_values_to_keep_that_no_line_has_are_told(settings, caplog):
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "brand"]}
+    overrides = settings("LLMEmbSASRec", load_col=columns)
+    known = prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides)).parts[1]
+    brands = sorted({*known.field2id_token["brand"]} - {"[PAD]"})
+    for absent in ([], ["acme+"]):
+        caplog.clear()
+        overrides["val_interval"] = {"brand": brands + absent}
+        prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
+        warnings = [message for message in caplog.messages if "val_interval names" in message]
+        assert len(warnings) == len(absent) and all(map(str.__contains__, warnings, absent))
+
+
+def test_columns_to_leave_out_beside_columns_to_read(settings):
+    columns = ["user_id", "item_id", "timestamp"]
+    overrides = settings("LLMEmbSASRec", load_col={"inter": columns}, unload_col={"item": ["x"]})
+    prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
+    overrides["unload_col"] = {"inter": ["rating"]}
+    with pytest.raises(UserError) as refused:
+        prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
+    assert refused.value.key == "unload_col" and "load_col: null" in str(refused.value)

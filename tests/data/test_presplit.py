@@ -226,6 +226,9 @@ def test_recboles_own_models(forms):
     columns = {"inter": ["user_id", "item_id_list", "item_id"]}
     refused("alias_of_item_id", "listed", "SASRec", **own, load_col=columns)
     own |= {"load_col": columns, "alias_of_item_id": ["item_id_list"]}
+    longest = 11  # of the histories that the files name
+    refused("MAX_ITEM_LIST_LENGTH: 11", "listed", "SASRec", **{**own, "MAX_ITEM_LIST_LENGTH": 10})
+    own["MAX_ITEM_LIST_LENGTH"] = longest
     stock = result("listed", own, "SASRec")
     assert stock.test_result["ndcg@5"] > 0
     # The same keys mean the same for this package's.

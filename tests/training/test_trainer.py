@@ -414,8 +414,11 @@ def test_the_learning_rate_falls_after_each_epoch(tiny_run):
 
 def test_nothing_to_train_on(tiny_data, tiny_run):
     _, data, _, trainer = tiny_run()
-    with pytest.raises(UserError, match="nothing to train on"):
-        trainer._train_epoch(type("Loader", (list,), {})(), 0)
+    for sampled, key in ((None, None), (3, "user_sample")):
+        trainer.config["user_sample"] = sampled
+        with pytest.raises(UserError, match="nothing to train on") as caught:
+            trainer._train_epoch(type("Loader", (list,), {})(), 0)
+        assert caught.value.key == key
 
 
 def test_begins_anew_from_what_is_whole(whole_run):

@@ -23,7 +23,12 @@ from recbole_llmemb.apps.serve import Recommender
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.data.histories import POSITION, with_shuffled_histories, with_shuffled_sequences
+from recbole_llmemb.data.histories import (
+    POSITION,
+    with_sampled_users,
+    with_shuffled_histories,
+    with_shuffled_sequences,
+)
 from recbole_llmemb.run.stages import build, train_and_evaluate
 
 
@@ -80,6 +85,16 @@ def test_sampled_items_and_sampled_users(trained):
     assert (full.mode, sampled.mode) == ("full", "uni20")
     assert 4 < full.users == sampled.users <= 9
     assert set(full.true) == {"hit@5"} and sampled.true["hit@5"] >= full.true["hit@5"]
+
+
+def test_sampled_users_who_are_not_tested(trained, monkeypatch):
+    def nobody(split, count):
+        return with_sampled_users(split, 0)
+
+    monkeypatch.setattr("recbole_llmemb.apps.order_test.with_sampled_users", nobody)
+    with pytest.raises(UserError) as refused:
+        order_test(trained[0], changes={"user_sample": 1}, report=lambda _: None)
+    assert refused.value.key == "user_sample"
 
 
 @pytest.mark.parametrize("name", ["GRU4Rec", "LLMEmbBERT4Rec"])

@@ -232,6 +232,7 @@ class TransRecModel(LLMEmbMixin):
 class FEARecModel(LLMEmbMixin):
     """FEARec (Du et al., SIGIR 2023); with ``contrast`` it keeps its own loss."""
 
+    fewest_layers = 2  # which share the frequencies
     loss_reads_all_items = True
     # RecBole's looks for other histories of each target even where none is used.
     uses_recbole_prefix_loss = False
