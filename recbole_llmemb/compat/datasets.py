@@ -251,7 +251,7 @@ def collect_catalog_metrics() -> None:
     @around(Collector, "data_collect")
     def without_padding(data_collect, self, train_data):
         data_collect(self, train_data)
-        struct, items = self.data_struct, train_data.dataset.num(self.config["ITEM_ID_FIELD"])
+        struct, items = self.data_struct, train_data._dataset.num(self.config["ITEM_ID_FIELD"])
         if "data.num_items" in struct:
             struct["data.num_items"] = items - 1
         if "data.count_items" in struct:

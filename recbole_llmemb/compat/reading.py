@@ -288,6 +288,12 @@ def _complete(dataset, file, frame, kind):
             lines = _lines_of(file, np.flatnonzero(rows)[:6].tolist())
             dataset.logger.warning(f"{file.path}: {said}: line {first_lines(lines)}")
     kept = ~np.any(list(reasons.values()), axis=0)
+    if kind != "inter" and needed:
+        again = frame[needed[0]].duplicated().to_numpy() & kept
+        if again.any():
+            said = f"{again.sum()} of {len(frame)} lines have the {needed[0]} of an earlier line"
+            lines = first_lines(_lines_of(file, np.flatnonzero(again)[:6].tolist()))
+            dataset.logger.warning(f"{file.path}: {said}, which counts: line {lines}")
     if len(frame) and not kept.any():
         wanted = ", ".join(needed) + (f" and {time}" if timed else "")
         file.refuse(0, f"no line has {wanted}; fill them")

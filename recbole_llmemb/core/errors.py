@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
+from traceback import walk_tb
 
 __all__ = ["DamagedError", "TableError", "UserError"]
 
@@ -62,6 +63,12 @@ def reason_of(error: BaseException, limit: int = 300) -> str:
         key = error.args[0]
         text = f"there is no {str(key) if isinstance(key, str) else key!r}"
     return " ".join(text.split())[:limit].rstrip(".: ")
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error was raised, as ``package.module:line``; empty where that is not known."""
+    *_, (frame, line) = [(None, 0), *walk_tb(error.__traceback__)]
+    return f"{frame.f_globals.get('__name__')}:{line}" if frame else ""
 
 
 def in_a_sentence(error: BaseException) -> str | None:
@@ -115,7 +122,9 @@ def explained(
     key: str | None = None,
     where: object = None,
 ) -> Iterator[None]:
-    """Turn errors of a library into our sentence, in which ``{reason}`` is what they say.
+    """Turn errors of a library into our sentence, with what they say as its ``{reason}``.
+
+    ``{place}`` in it is where they were raised.
 
     What is a :class:`UserError` already passes as it is.
     """
@@ -124,7 +133,7 @@ def explained(
     except UserError:
         raise
     except errors as error:
-        text = sentence.replace("{reason}", reason_of(error))
+        text = sentence.replace("{reason}", reason_of(error)).replace("{place}", place_of(error))
         raise kind(text, key=key, where=where) from error
 
 

@@ -8,6 +8,7 @@ RecBole's ``Collector`` gathers one line per evaluated row (``rec.topk``, ``rec.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from logging import getLogger
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from recbole.evaluator.collector import Collector, DataStruct
 from recbole.utils import EvaluatorType, get_gpu_usage, init_seed, set_color
 
 from recbole_llmemb.core.checkpoint import no_numbers
-from recbole_llmemb.core.devices import moved
+from recbole_llmemb.core.devices import moved, preserve_random_state
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.evaluation.loaders import EXCLUDED
 
@@ -215,9 +216,10 @@ def under_a_bar(loader, what, device, shown):
 
 
 @torch.no_grad()
-def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
+def evaluate(config, model, loader, evaluator, show_progress=False, checked=False) -> dict:
     """Rank the rows of a loader as RecBole's trainer does, and evaluate the ranking.
 
+    ``checked``: warn of a model whose scores are others each time.
     ``evaluator``: with a collector, see :class:`~recbole_llmemb.evaluation.groups.GroupEvaluator`.
     Returns ``{metric: value}``.
     """
@@ -229,11 +231,23 @@ def evaluate(config, model, loader, evaluator, show_progress=False) -> dict:
         largest = getattr(scores, "scores", scores).max()  # NaN, if there is one
         broken |= largest.isnan() | largest.isposinf()
         interaction, _, positive_u, positive_i = batch
+        if checked:
+            checked = _warn_of_chance(config, model, interaction[:4])
         evaluator.collector.eval_batch_collect(scores, interaction, positive_u, positive_i)
     if broken:
         raise no_numbers("The model's scores")
     evaluator.collector.model_collect(model)
     return evaluator.evaluate(evaluator.collector.get_data_struct())
+
+
+def _warn_of_chance(config, model, interaction):
+    with preserve_random_state():
+        given = [interaction.to(config["device"]) for _ in range(2)]
+        first, second = (model.full_sort_predict(each) for each in given)
+    if (first - second).abs().max() > 1e-2 * first.abs().max().clamp(min=1):
+        told = f"{config['model']} gives other scores each time that it is evaluated, so its"
+        advice = "checkpoint will give other results; let it draw numbers in training alone"
+        getLogger().warning(f"{told} {advice} (self.training).")
 
 
 def _full(config, model, batch, n_items):

@@ -160,26 +160,32 @@ class Method:
     def why_not(cls, ability: str, config) -> str:
         """Why it lacks ``vectors``, ``new_items``, ``cold_items`` or ``user_encoder``; or empty."""
         if cls.scores_are_products(config):
-            return ""
+            written = {"vectors": "states", "new_items": "extend", "cold_items": "unseen"}
+            wanted = written.get(ability, ability)
+            lacks = getattr(cls, wanted) is getattr(Method, wanted)
+            return f"{config['model']} defines no {wanted}" if lacks else ""
         return f"scores of {config['model']} are no products of a user's and an item's vector"
 
     # -- what a model writes ------------------------------------------------------------------
 
     def states(self, batch):
         """What each row predicts with, ``(b, d)``."""
-        raise NotImplementedError
+        raise self._undefined("states")
 
     def items(self) -> Items:
         """What states are scored against: all items, those of :meth:`extend` after the others."""
-        raise NotImplementedError
+        raise self._undefined("items")
 
     def loss_terms(self, batch) -> dict:
         """The parts of the loss of a training batch by name, weighted."""
-        raise NotImplementedError
+        raise self._undefined("loss_terms")
 
     def own_scores(self, batch):
         """Scores of all items ``(b, n)``, where they are no products."""
-        raise NotImplementedError
+        raise self._undefined("own_scores")
+
+    def _undefined(self, name: str) -> UserError:
+        return UserError(f"{type(self).__name__} defines no {name}; every method has to.")
 
     # -- what it may write --------------------------------------------------------------------
 

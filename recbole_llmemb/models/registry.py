@@ -5,6 +5,7 @@ means for the configuration: defaults, and settings that it cannot have.
 from __future__ import annotations
 
 import importlib
+from contextlib import AbstractContextManager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole_llmemb.config.keys import draws_none
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.config.values import recboles_models
-from recbole_llmemb.core.errors import UserError, nearest
-from recbole_llmemb.core.registry import is_import_path
+from recbole_llmemb.core.errors import UserError, explained, nearest
+from recbole_llmemb.core.registry import import_paths_in, is_import_path
 from recbole_llmemb.models.llmemb.backbones import BACKBONES, NAMES, PREFIX, BackboneSpec, special
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmemb.parts import ADAPTERS, ITEM_EMBEDDINGS
@@ -35,6 +36,13 @@ MODELS: dict[str, type] = {"LLMSRec": LLMSRec}
 _OVER = {PREFIX + name: name for name in BACKBONES}
 # What a backbone's class may say of itself.
 _SAID = ("one_pass", "padding_free", "losses", "products", "size_key")
+# Packages whose classes are nobody's own.
+_KNOWN = ("recbole", "recbole_llmemb")
+# What somebody's own code may end in, beside what the machine or a file does.
+_FAILURES = (
+    TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, NameError,
+    AssertionError,
+)  # fmt: skip
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
 # Keys of scores that are a state times an item.
@@ -142,6 +150,18 @@ def register(model_class: type) -> type:
     """
     MODELS[model_class.__name__] = model_class
     return model_class
+
+
+def own_code_explained(config, model) -> AbstractContextManager[None]:
+    """Where somebody's own code takes part: says in a sentence what went wrong, and where.
+
+    As that code may return anything, the error may come up later, in this package's.
+    """
+    kinds = type(model), getattr(type(model), "backbone", type(model))
+    own = [kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] not in _KNOWN]
+    own += [path for _, path in import_paths_in(config.final_config_dict)]
+    told = f"Training with {' and '.join(dict.fromkeys(own))} fails: {{reason}} ({{place}})"
+    return explained(f"{told}; mend that code.", *_FAILURES if own else ())
 
 
 def no_such_model(name: str) -> UserError:

@@ -22,11 +22,12 @@ from recbole_llmemb.config.values import blamed
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.devices import preserve_random_state
-from recbole_llmemb.core.errors import UserError, explained
+from recbole_llmemb.core.errors import UserError, explained, place_of
 from recbole_llmemb.data.dataset import check_parts, files_hash
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.evaluation.metrics import check_candidates, excluded_of
 from recbole_llmemb.models.contract import Given, as_method
+from recbole_llmemb.models.registry import own_code_explained
 from recbole_llmemb.run.result import RunResult, curve_of
 from recbole_llmemb.run.schema import Use, keys, sections_of, use_of
 from recbole_llmemb.scft.settings import ScftSettings
@@ -272,9 +273,9 @@ def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> R
         what = f"all {config['epochs']} epochs are trained and the last one is tested"
         report(f"train: eval_args leave no validation part, so {what}")
     seconds, began = {}, perf_counter()
-    best = _fit(config, data, trainer)
+    with own_code_explained(config, model):
+        best = _fit(config, data, trainer)
     seconds["train"] = perf_counter() - began
-
     began = perf_counter()
     found, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
     if not len(test):  # which would have loaded it
@@ -290,6 +291,8 @@ def _fit(config, data, trainer):
     try:
         return trainer.fit(data.train, data.valid, show_progress=config["show_progress"])[1]
     except KeyError as error:
+        if not place_of(error).startswith("recbole"):
+            raise  # somebody's own code fails, not over a field
         field = error.args[0]
         if field != f"{config['NEG_PREFIX']}{config['ITEM_ID_FIELD']}":
             told = f"{config['model']} reads a field {field!r}, which the data does not have"
@@ -302,8 +305,7 @@ def _fit(config, data, trainer):
     except ValueError as error:
         if str(error) != "Training loss is nan":  # of RecBole's own models
             raise
-        advice = "lower learning_rate or set clip_grad_norm"
-        raise UserError(f"The training loss is no longer a number; {advice}.") from error
+        raise checkpoint.no_numbers("The training losses") from error
 
 
 def _result(config, trainer, best, test, details, seconds) -> RunResult:

@@ -94,9 +94,8 @@ class LLMEmbTrainer(Trainer):
     def _build_optimizer(self, **kwargs):
         params = kwargs.pop("params", None) or self.model.parameters()
         params = self._groups([p for p in params if p.requires_grad])
-        kinds = {"adam": optim.Adam, "adamw": optim.AdamW}
-        kind = kinds.get(kwargs.get("learner", self.learner).lower())
-        if kind is None:
+        learner = kwargs.get("learner", self.learner).lower()
+        if (kind := {"adam": optim.Adam, "adamw": optim.AdamW}.get(learner)) is None:
             return super()._build_optimizer(params=params, **kwargs)
         rate = kwargs.get("learning_rate", self.learning_rate)
         decay = kwargs.get("weight_decay", self.weight_decay)
@@ -126,7 +125,9 @@ class LLMEmbTrainer(Trainer):
         Losses stay on the device until the epoch is over, so no step waits for the one before.
         """
         began = perf_counter()
-        self._decay_learning_rate(epoch_idx)
+        if (decay := TrainingSettings.of(self.config).learning_rate_decay) != 1:
+            for group, rate in zip(self.optimizer.param_groups, self._rates):
+                group["lr"] = rate * decay**epoch_idx
         train_data.epoch = epoch_idx
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
@@ -145,8 +146,7 @@ class LLMEmbTrainer(Trainer):
                 sync_loss = self.sync_grad_loss()
             with torch.autocast(self.device.type, amp_dtype, enabled=self.enable_amp):
                 losses = loss_func(interaction)
-            parts = losses if isinstance(losses, tuple) else (losses,)
-            parts = [part.reshape(()) for part in parts]  # some of RecBole's are of shape (1,)
+            parts = _parts_of(losses, self.model)
             loss = sum(parts)
             values = torch.stack([part.detach().float() for part in parts])
             totals = values if totals is None else totals + values
@@ -158,10 +158,9 @@ class LLMEmbTrainer(Trainer):
             scaler.update()
         if totals is None:
             sampled = self.config["user_sample"]
-            told = f"None of the {sampled} users of user_sample" if sampled else "No user"
-            told += " has two training interactions, so there is nothing to train on"
-            advice = "; take more users." if sampled else "; look at eval_args and val_interval."
-            raise UserError(told + advice, key="user_sample" if sampled else None)
+            who = f"none of the {sampled} of user_sample" if sampled else "no user"
+            told = f"There is nothing to train on: {who} has two training interactions."
+            raise UserError(told, key=sampled and "user_sample")
         totals = tuple(totals.tolist())
         if not all(math.isfinite(total) for total in totals):
             told = f"The training loss is no longer a number in epoch {epoch_idx}"
@@ -183,13 +182,6 @@ class LLMEmbTrainer(Trainer):
         for name, loss in zip(self.model.loss_names, losses):
             self.tensorboard.add_scalar(f"{tag} {name}", loss, epoch_idx)
 
-    def _decay_learning_rate(self, epoch):
-        """Each rate times ``learning_rate_decay ** epoch``."""
-        decay = TrainingSettings.of(self.config).learning_rate_decay
-        if decay != 1:
-            for group, rate in zip(self.optimizer.param_groups, self._rates):
-                group["lr"] = rate * decay**epoch
-
     # -- evaluation -------------------------------------------------------------------
 
     def evaluate(self, eval_data, load_best_model=True, model_file=None, show_progress=False):
@@ -201,7 +193,8 @@ class LLMEmbTrainer(Trainer):
             file = model_file or self.saved_model_file
             checkpoint.load_weights(self.model, checkpoint.load(file, self.device))
             self.logger.info(f"Loading model structure and parameters from {file}")
-        result = evaluate(self.config, self.model, eval_data, self.evaluator, show_progress)
+        given, new = (self.config, self.model, eval_data, self.evaluator), not self.history
+        result = evaluate(*given, show_progress, checked=new)
         if not self.config["single_spec"]:
             result = self._map_reduce(result, len(eval_data))
         self.wandblogger.log_eval_metrics(result, head="eval")
@@ -307,6 +300,21 @@ class LLMEmbTrainer(Trainer):
         resumed_from_best = self.start_epoch > 0 and self.cur_step == 0
         if resumed_from_best and not os.path.isfile(self.saved_model_file):
             self._save_checkpoint(self.start_epoch - 1, verbose=False)
+
+
+def _parts_of(found, model):
+    """A loss, or a tuple of its parts, as scalars; those of somebody's own code are checked."""
+    parts = found if isinstance(found, tuple) else (found,)
+    told = f"The loss of a batch of {type(model).__name__}"
+    for part in parts:
+        if not isinstance(part, torch.Tensor) or part.numel() != 1:
+            shown = (
+                f"of shape {tuple(part.shape)}" if isinstance(part, torch.Tensor) else repr(part)
+            )
+            raise UserError(f"{told} is {shown[:99]}; give a tensor of one.", key="loss_type")
+    if not any(part.requires_grad for part in parts):
+        raise UserError(f"{told} has no gradient; look for detach in it.", key="loss_type")
+    return [part.reshape(()) for part in parts]  # some of RecBole's are of shape (1,)
 
 
 class StockTrainer:

@@ -82,6 +82,19 @@ def test_quotes_are_characters(dataset, model):
     assert list(titles) == ['"a', tokens[2]]
 
 
+def test_users_and_items_that_have_two_lines_are_told(dataset, tmp_path, caplog):
+    lines = [f"{user}\t{item}\t1\tx" for user in ("u", "v") for item in ("a", "b")]
+    (tmp_path / "odd").mkdir(exist_ok=True)
+    (tmp_path / "odd/odd.user").write_text("user_id:token\tage:float\nu\t1\nu\t9\nv\t2\n")
+    found = dataset(lines, ["a\tit\t1", "b\tit\t2", "\tno\t3", "a\tit\t7"], model="BPR")
+    prices = dict(zip(found.field2id_token["item_id"], found.item_feat["price"]))
+    ages = dict(zip(found.field2id_token["user_id"], found.user_feat["age"]))
+    assert (prices["a"], prices["b"], ages["u"], ages["v"]) == (1, 2, 1, 2)
+    assert "odd.item: 1 of 4 lines have the item_id of an earlier line" in caplog.text
+    assert "odd.user: 1 of 3 lines have the user_id of an earlier line" in caplog.text
+    assert caplog.text.count(": line 5") == 1 and caplog.text.count(": line 3") == 1
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_lone_carriage_return_splits_nothing(dataset, end):
     found = dataset(["u1\ta\t1\tx\ry", "u1\tb\rc\t2\tx", "u2\ta\t3\tx"], end=end)

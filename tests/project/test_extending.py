@@ -16,6 +16,7 @@ from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core import registry
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.run.stages import train_and_evaluate
 
 ADAPTER = """
 from torch import nn
@@ -224,6 +225,58 @@ def test_an_adapter_of_another_width_is_named(mine, tiny_run):
     assert refused.value.key == "adapter" and path in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["rows.mul_(2)", "return super().forward(rows).double()", "rows = rows + torch.randn(1)"],
+)
+def test_an_adapter_that_does_what_none_may(mine, tiny_run, wrong):
+    text = ADAPTER.replace("        Mine.used += 1\n", f"        {wrong}\n")
+    path = f"{mine(text.replace('from torch', 'import torch' + chr(10) + 'from torch'))}:Mine"
+    with pytest.raises(UserError) as refused:
+        tiny_run("LLMEmbSASRec", adapter=path)
+    assert refused.value.key == "adapter" and path in str(refused.value)
+
+
+def test_an_adapter_is_tried_without_a_trace(mine, tiny_run):
+    text = ADAPTER.replace("    used = 0\n", """
+    def __init__(self, a, b):
+        super().__init__(a, b)
+        self.norm = nn.BatchNorm1d(a)
+""").replace("rows.float()", "self.norm(rows)").replace("        Mine.used += 1\n", "")  # fmt: skip
+    _, _, model, _ = tiny_run("LLMEmbSASRec", adapter=f"{mine(text)}:Mine")
+    norm = model.item_embedding.adapter.norm
+    assert norm.training and norm.num_batches_tracked == 0 and not norm.running_mean.any()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("return torch.relu(1 - positive + negative)", "one"),
+        ("return torch.relu(1 - positive + negative).mean().detach()", "no gradient"),
+        ("torch.relu(1 - positive + negative).mean()", "NoneType"),
+        ("return {}['there']", "mine_[0-9]+:[0-9]+"),
+    ],
+)
+def test_a_loss_that_is_none(mine, tiny_run, wrong, told):
+    text = LOSS.replace("return torch.relu(1 - positive + negative).mean()", wrong)
+    config, data, model, trainer = tiny_run("LLMEmbSASRec", loss_type=f"{mine(text)}:Mine")
+    with pytest.raises(UserError, match=told):
+        train_and_evaluate(config, data, model, trainer)
+
+
+def test_scores_that_are_others_each_time_are_told(mine, command, caplog):
+    noisy = "2 * super().forward(item_seq, item_seq_len)"
+    mending = f"nn.functional.dropout({noisy}, 0.5, self.training)"
+    for text, warned in ((mending.replace(", self.training", ""), True), (mending, False)):
+        module = mine(BACKBONE.replace(noisy, text).replace("\n\n", "\nfrom torch import nn\n", 1))
+        importlib.import_module(module)
+        command("LLMEmbMine", epochs=2)
+        assert caplog.text.count("other scores each time") == warned
+        caplog.clear()
+        sys.modules.pop(module)
+        plugin.registry.MODELS.pop("LLMEmbMine")
+
+
 def test_a_metric_by_import_path(mine, command):
     result = command("LLMEmbSASRec", metrics=["Hit", "NDCG", f"{mine(METRIC)}:Mine"])["test_result"]
     assert result["mine@5"] == pytest.approx(1 - result["hit@5"])
@@ -246,6 +299,20 @@ def test_a_model_that_is_imported_first(mine, command, capsys, text, model, sett
         assert found["config"]["louder"] == 3
         assert main([f"--model={model}", "--louder=11"]) == 2
         assert "louder" in capsys.readouterr().err
+
+
+def test_what_a_method_cannot_have_exported_is_told(mine, command, tmp_path, capsys):
+    """Without a way to export its users; and with scores that its vectors do not give."""
+    noisy = METHOD.replace("gather(1, last)", "gather(1, last).roll(Mine.used)")
+    for text, parts, told in ((METHOD, "encoder", "user_encoder"), (noisy, "items", "differ")):
+        module = mine(text)
+        importlib.import_module(module)
+        command("Mine", **dict.fromkeys(SIZES))
+        capsys.readouterr()
+        given = [f"--checkpoint={tmp_path}/out.json", f"--out={tmp_path}/{parts}"]
+        assert main(["export", *given, f"--what={parts}"]) == 2
+        assert told in capsys.readouterr().err
+        sys.modules.pop(module)
 
 
 def test_a_subcommand_by_entry_point(mine, tmp_path, capsys):

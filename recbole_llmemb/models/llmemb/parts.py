@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from recbole.model.layers import MultiHeadAttention
 from torch import nn
 
-from recbole_llmemb.core.devices import fits, refuse_too_large
+from recbole_llmemb.core.devices import fits, preserve_random_state, refuse_too_large
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry
 from recbole_llmemb.models import adapters
@@ -146,12 +146,32 @@ def _adapter(settings, width, size):
     if settings.adapter == "linear":
         return adapters.LinearAdapter(width, middle, size)
     own = ADAPTERS[settings.adapter](width, size)
-    with torch.no_grad():
-        shape = tuple(own.eval()(torch.zeros(2, width)).shape)
-    if shape != (2, size):
-        told = f"adapter is {settings.adapter!r}, which maps rows (2, {width}) to {shape}"
-        raise UserError(f"{told}; it must give (2, {size}).", key="adapter")
-    return own.train()
+    if flaw := _flaw(own, width, size):
+        told = f"adapter is {settings.adapter!r}, which {flaw}; it must give new ones (2, {size})"
+        raise UserError(f"{told} of float32, the same when it is asked again.", key="adapter")
+    return own
+
+
+@torch.no_grad()
+def _flaw(own, width, size):
+    """What somebody's own adapter does with rows that none may, if anything."""
+    own.eval()(torch.zeros(2, width))  # by which lazy layers are made
+    kept = {name: value.clone() for name, value in own.state_dict().items()}
+    rows = torch.linspace(-1, 1, 2 * width).view(2, width)
+    with preserve_random_state():
+        for training in (True, False):
+            given = rows.clone()
+            found = own.train(training)(given)
+            if not torch.equal(given, rows):
+                return f"changes the rows (2, {width}) that it is given"
+            shape = tuple(getattr(found, "shape", ()))
+            if shape != (2, size) or found.dtype != torch.float32:
+                shown = f"{shape} of {found.dtype}" if shape else type(found).__name__
+                return f"maps rows (2, {width}) to {shown}"
+        if not torch.allclose(found, own(rows), equal_nan=True):
+            return f"maps rows (2, {width}) otherwise each time that it is evaluated"
+    own.train().load_state_dict(kept)
+    return ""
 
 
 def _preparation(settings, table):
