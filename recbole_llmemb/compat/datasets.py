@@ -250,8 +250,9 @@ def collect_catalog_metrics() -> None:
 
     @around(Collector, "data_collect")
     def without_padding(data_collect, self, train_data):
-        data_collect(self, train_data)
-        struct, items = self.data_struct, train_data._dataset.num(self.config["ITEM_ID_FIELD"])
+        dataset = train_data._dataset  # loaders of knowledge graphs have it under this name alone
+        data_collect(self, types.SimpleNamespace(dataset=dataset))
+        struct, items = self.data_struct, dataset.num(self.config["ITEM_ID_FIELD"])
         if "data.num_items" in struct:
             struct["data.num_items"] = items - 1
         if "data.count_items" in struct:

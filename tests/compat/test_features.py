@@ -8,7 +8,7 @@ import recbole_llmemb  # noqa: F401  (makes RecBole importable)
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.run.restore import load_data_and_model, restore  # isort: skip
-from recbole_llmemb.run.stages import build, prepare_data  # isort: skip
+from recbole_llmemb.run.stages import build, prepare_data, train_and_evaluate  # isort: skip
 
 
 @pytest.fixture
@@ -147,3 +147,24 @@ def test_columns_to_leave_out_beside_columns_to_read(settings):
     with pytest.raises(UserError) as refused:
         prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
     assert refused.value.key == "unload_col" and "load_col: null" in str(refused.value)
+
+
+def test_models_that_read_a_knowledge_graph(tmp_path):
+    """Whose loaders of training batches are not of the kind that the others are."""
+    folder = tmp_path / "kg"
+    folder.mkdir()
+    rows = [f"u{u}\ti{(u * 3 + t * 5) % 20}\t{t}" for u in range(12) for t in range(6)]
+    links = [f"i{i}\te{i}" for i in range(20)]
+    graph = [f"e{i}\tr{i % 3}\te{(7 * i + 3) % 25}" for i in range(20)]
+    heads = {"inter": "user_id:token\titem_id:token\ttimestamp:float",
+             "link": "item_id:token\tentity_id:token",
+             "kg": "head_id:token\trelation_id:token\ttail_id:token"}  # fmt: skip
+    for (kind, head), lines in zip(heads.items(), (rows, links, graph)):
+        (folder / f"kg.{kind}").write_text("\n".join([head, *lines]) + "\n")
+    given = {"data_path": str(tmp_path), "load_col": None, "epochs": 1, "show_progress": False}
+    given |= {"checkpoint_dir": str(tmp_path), "use_gpu": False, "gpu_id": ""}
+    given |= {"metrics": ["NDCG", "ItemCoverage"], "topk": [5], "valid_metric": "NDCG@5"}
+    config = make_config("CKE", "kg", overrides=given)
+    data = prepare_data(config)
+    found = train_and_evaluate(config, data, *build(config, data)).test_result
+    assert 0 < found["itemcoverage@5"] <= 1
