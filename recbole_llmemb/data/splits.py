@@ -32,6 +32,7 @@ class Lines:
     files: np.ndarray  # File that each is a target of; of one in histories alone, -1 minus the file
     seen: np.ndarray  # How long its history is; -1: all that precedes it
     without_history: tuple[int, ...] = (0, 0, 0)  # Lines of each file that were left out
+    twice: tuple[int, ...] = (0, 0, 0)  # And those that are the same as an earlier line
     placed: bool = False  # Whether times are places in a sequence, which need no more order
 
 
@@ -45,11 +46,13 @@ class Matched:
     users: tuple[int, int]
     items: tuple[int, int]
     without_history: int  # Lines that are left out because nothing precedes them
+    twice: int  # Lines with a history that are left out because an earlier line is the same
     again: int  # Targets that an earlier file holds, too: the same user, item and time
     repeat: int  # Targets that are the last item of their own history
 
     def __str__(self):
         left = f", {self.without_history:,} lines without a history left out"
+        twice = f", {self.twice:,} lines left out that are the same as an earlier one"
         again = (
             f"; {self.again:,} of the targets are lines of an earlier file, so were learned from"
         )
@@ -58,6 +61,7 @@ class Matched:
             f"{self.name}: {self.rows:,} targets; {self.users[1]:,} of {self.users[0]:,} users and "
             f"{self.items[1]:,} of {self.items[0]:,} items are known from training"
             + (left if self.without_history else "")
+            + (twice if self.twice else "")
             + (again if self.again else "")
             + (repeat if self.repeat * 2 > self.rows else "")
         )
@@ -97,11 +101,12 @@ def load(dataset):
 def _joined(dataset, frames, paths, listed):
     """Whole interactions from lines with their histories; times are places in a sequence."""
     uid, iid, time = dataset.uid_field, dataset.iid_field, dataset.time_field
-    sequences: dict = {}  # of [item, file it is a target of, length of its history], by user
-    alone = [0, 0, 0]
-    for part, (frame, path) in enumerate(zip(frames, paths)):
+    sequences: dict[str, _Sequence] = {}
+    alone, twice = [0, 0, 0], [0, 0, 0]
+    longest = max((len(one) for frame in frames for one in frame.get(listed, [])), default=0)
+    for part, frame in enumerate(frames):
         if listed in frame:
-            histories = [list(history) for history in frame[listed]]
+            histories = [tuple(history) for history in frame[listed]]
             order = np.argsort([len(history) for history in histories], kind="stable")
         else:
             histories = [None] * len(frame)
@@ -109,45 +114,71 @@ def _joined(dataset, frames, paths, listed):
             order = np.argsort(np.asarray(times), kind="stable")
         users, items = frame[uid].to_numpy(), frame[iid].to_numpy()
         for row in order:
-            sequence, history = sequences.setdefault(users[row], []), histories[row]
-            if history == []:
+            sequence = sequences.setdefault(users[row], _Sequence(longest))
+            if histories[row] == ():
                 alone[part] += 1
-                continue
-            place = _put(sequence, history, items[row], -1 - part)
-            if place is None:
-                told = f"{path}: a history of user {users[row]!r} contradicts another of this user"
-                advice = f"give each sequence a user of its own, or no {listed}"
-                raise UserError(f"{told}; {advice}.", where=path)
-            if sequence[place][1] < 0:
-                sequence[place][1:] = part, -1 if history is None else len(history)
+            else:
+                twice[part] += not sequence.put(histories[row], items[row], part)
+    for user, waiting in ((user, each.waiting) for user, each in sequences.items() if each.waiting):
+        path = paths[next(iter(waiting.values()))[0][1]]
+        told = f"{path}: a history of user {user!r} contradicts another of this user"
+        advice = f"give lines in order, and each sequence a user of its own, or no {listed}"
+        raise UserError(f"{told}; {advice}.", where=path)
     rows = [
         (user, item, float(place), part, seen)
         for user, sequence in sequences.items()
-        for place, (item, part, seen) in enumerate(sequence)
+        for place, (item, part, seen) in enumerate(sequence.entries)
     ]
     frame = pd.DataFrame(rows, columns=[uid, iid, time, "part", "seen"])
     # Tokens are numbered as they appear: as in files of whole interactions.
     file = np.maximum(frame["part"], -1 - frame["part"])
     frame = frame.iloc[np.argsort(file, kind="stable")].reset_index(drop=True)
     files, seen = (frame.pop(name).to_numpy(np.int64, copy=True) for name in ("part", "seen"))
-    return frame, Lines(files, seen, tuple(alone), placed=True)
+    return frame, Lines(files, seen, tuple(alone), tuple(twice), placed=True)
 
 
-def _put(sequence, history, item, untold):
-    """Where ``item`` comes in a sequence, which grows as needed; None where it cannot be."""
-    items = [entry[0] for entry in sequence]
-    if history is None:
-        sequence.append([item, untold, -1])
-        return len(items)
-    whole = [*history, item]
-    shared = min(len(items), len(whole))
-    if items[:shared] == whole[:shared]:
-        sequence.extend([one, untold, -1] for one in whole[shared:])
-        return len(history)
-    if items[-len(history) :] == history:  # the last ones only, as histories are often cut
-        sequence.append([item, untold, -1])
-        return len(items)
-    return None
+class _Sequence:
+    """The items of a user, put together from lines of a history and the item that follows."""
+
+    def __init__(self, longest):
+        self.longest = longest  # Of all histories: those of this length may be cut to their end
+        self.items, self.entries = (
+            [],
+            [],
+        )  # of [item, file it is a target of, length of its history]
+        self.waiting: dict[tuple, list] = {}  # Lines whose history is not there yet, by history
+
+    def put(self, history, item, part) -> bool:
+        """Give a line its place, once it has one; False for one that is there already.
+
+        ``history``: None for an item that follows whatever there is.
+        """
+        seen = -1 if history is None else len(history)
+        history = tuple(self.items) if history is None else history
+        whole, place = [*history, item], len(history)
+        shared = min(len(self.items), len(whole))
+        at_end = self.items[-place:] == whole[:-1]
+        if self.items[:shared] == whole[:shared]:
+            for one in whole[shared:-1]:
+                self._append(one, -1 - part, -1)
+            if place < len(self.items) and self.entries[place][1] < 0:
+                self.entries[place][1:] = part, place
+                return True
+            at_end = at_end or place == len(self.items)
+            if place < len(self.items) and not (at_end and place == self.longest):
+                return False
+        self.waiting.setdefault(history, []).append((item, part, seen))
+        while lines := at_end and self.waiting.get(history):
+            self._append(*lines.pop(0))
+            if not lines:
+                del self.waiting[history]
+            ends = (tuple(self.items[-length:]) for length in {*map(len, self.waiting)})
+            history = next((one for one in ends if one in self.waiting), ())
+        return True
+
+    def _append(self, item, part, seen):
+        self.items.append(item)
+        self.entries.append([item, part, seen])
 
 
 def in_order(dataset):
@@ -181,8 +212,8 @@ def matched(dataset, parts) -> list[Matched]:
         without += int((first & (files == part)).sum()) if part else 0
         places = rows[POSITION][chosen]
         repeat = int((store[fields[1]][places] == store[fields[1]][places - 1]).sum())
-        told = int(again[places].sum())
-        found.append(Matched(name, len(chosen), users, items, without, told, repeat))
+        told, twice = int(again[places].sum()), dataset.lines.twice[part]
+        found.append(Matched(name, len(chosen), users, items, without, twice, told, repeat))
     return found
 
 

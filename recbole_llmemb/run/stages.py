@@ -271,7 +271,7 @@ def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> R
     _, _, valid, test = data.parts
     if not len(valid):
         what = f"all {config['epochs']} epochs are trained and the last one is tested"
-        report(f"train: eval_args leave no validation part, so {what}")
+        report(f"train: there is no validation part, so {what}")
     seconds, began = {}, perf_counter()
     with own_code_explained(config, model):
         best = _fit(config, data, trainer)
@@ -279,7 +279,7 @@ def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> R
     began = perf_counter()
     found, details = trainer.evaluate_per_row(data.test, show_progress=config["show_progress"])
     if not len(test):  # which would have loaded it
-        report("test: eval_args leave no test part; groups are those of the best validation")
+        report("test: there is no test part; groups are those of the best validation")
         checkpoint.load_weights(model, checkpoint.load(trainer.saved_model_file, config["device"]))
     seconds["evaluate"] = perf_counter() - began
     resume_file.unlink(missing_ok=True)

@@ -112,6 +112,68 @@ def test_rows_are_those_of_the_files(forms, name, scaled):
         assert rows_of(loader) == sorted(expected)
 
 
+def cut_lines(users, most):
+    """The lines of a leave-one-out split whose histories are cut to their last items, by file."""
+    lines = {name: [] for name in NAMES}
+    for user, items in users.items():
+        for k in range(1, len(items)):
+            name = NAMES[max(0, k - len(items) + 3)]
+            lines[name].append((user, items[max(0, k - most) : k], items[k]))
+    return lines
+
+
+def of_cut(tmp_path, settings, lines, **more):
+    for name in NAMES:
+        told = [(user, " ".join(history), item) for user, history, item in lines[name]]
+        write(tmp_path / "data/cut", f"cut.{name}", told, LISTED)
+    items = {
+        item for part in lines.values() for _, history, last in part for item in (*history, last)
+    }
+    EmbeddingTable(sorted(items), torch.randn(len(items), 12)).save(tmp_path / "cut-table")
+    given = settings("cut", llm_table="cut-table", topk=[1], valid_metric="NDCG@1", **more)
+    return prepare_data(make_config("LLMEmbSASRec", "cut", overrides=given))
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 99])
+@pytest.mark.parametrize("distinct", [1, 2, 3, 40])
+def test_every_line_with_a_cut_history_is_a_row(forms, tmp_path, most, distinct):
+    """Also where items come again and again, so that a line is like an earlier one."""
+    draw = random.Random(most * distinct)
+    users = {f"u{u}": [f"i{u % 3}{draw.randrange(distinct)}" for _ in range(4 + u % 9)]
+             for u in range(20)}  # fmt: skip
+    lines = cut_lines(users, most)
+    data = of_cut(tmp_path, forms[1], lines, MAX_ITEM_LIST_LENGTH=20)
+    for name, loader in zip(NAMES, (data.train, data.valid, data.test)):
+        assert rows_of(loader) == sorted(lines[name])
+
+
+def test_cut_histories_in_any_order(forms, tmp_path):
+    users = {f"u{u}": [f"i{(u + k) % 17}" for k in range(5 + u % 9)] for u in range(20)}
+    lines = cut_lines(users, 4)
+    for part in lines.values():
+        random.Random(1).shuffle(part)
+    data = of_cut(tmp_path, forms[1], lines)
+    for name, loader in zip(NAMES, (data.train, data.valid, data.test)):
+        assert rows_of(loader) == sorted(lines[name])
+
+
+def test_lines_with_a_history_that_are_given_twice_are_counted(forms, tmp_path):
+    users = {f"u{u}": [f"i{(u * 3 + k) % 17}" for k in range(7)] for u in range(20)}
+    lines = cut_lines(users, 99)
+    expected = [sorted(lines[name]) for name in NAMES]
+    lines["test"] += lines["train"][:5] + lines["valid"][:1]
+    lines["train"] += lines["train"][:7]
+    data = of_cut(tmp_path, forms[1], lines)
+    assert [rows_of(each) for each in (data.train, data.valid, data.test)] == expected
+    told = data.train._dataset.matched
+    assert [part.twice for part in told] == [7, 0, 6] and [part.rows for part in told] == [
+        80,
+        20,
+        20,
+    ]
+    assert "6 lines left out" in str(told[2]) and "left out" not in str(told[1])
+
+
 def test_any_split_and_who_is_known(forms, tmp_path, capsys):
     """Users of the test file alone, earlier rows of a file, histories cut to the last items."""
     _, settings = forms
