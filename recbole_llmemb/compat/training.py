@@ -10,6 +10,7 @@ import os
 import sys
 import types
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.checkpoint import config_to_plain
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import FAILURES, UserError, explained
 from recbole_llmemb.core.imports import StandIn, around
 from recbole_llmemb.core.terminal import in_notebook, progress_bar
 
@@ -137,17 +138,36 @@ def keep_notebooks_readable() -> None:
 
 
 def report_plain_metrics() -> None:
-    """Let the evaluator return Python floats.
+    """Let the evaluator return Python floats, and refuse what no metric may give.
 
     It returns NumPy scalars, which NumPy 2 prints as ``np.float64(0.2333)`` in
-    every log line and results table, and which plain files should not hold.
+    every log line and results table, and which plain files should not hold. A metric that gives a
+    value by the name of another takes its place there.
     """
     from recbole.evaluator import Evaluator
+    from recbole.evaluator.register import metric_types
 
-    @around(Evaluator, "evaluate")
-    def with_floats(evaluate, self, dataobject):
-        result = evaluate(self, dataobject)
-        return type(result)((name, float(value)) for name, value in result.items())
+    def evaluate(self, dataobject):
+        result = OrderedDict()
+        for metric in self.metrics:
+            told = f"metrics: {type(self.metric_class[metric]).__name__}"
+            with explained(
+                f"{told} fails: {{reason}} ({{place}}); mend it.", *FAILURES, key="metrics"
+            ):
+                found = {
+                    name: float(value)
+                    for name, value in self.metric_class[metric]
+                    .calculate_metric(dataobject)
+                    .items()
+                }
+            kinds = {name.partition("@")[0].lower() for name in found}
+            if taken := sorted((kinds & metric_types.keys()) - {metric}):
+                advice = f"call what it gives {metric}, as in {metric}@10"
+                raise UserError(f"{told} gives {taken[0]}, another's; {advice}.", key="metrics")
+            result.update(found)
+        return result
+
+    Evaluator.evaluate = evaluate
 
 
 def keep_checkpoints_plain() -> None:

@@ -19,6 +19,11 @@ from traceback import walk_tb
 
 __all__ = ["DamagedError", "TableError", "UserError"]
 
+#: What code may end in, beside what the machine or a file does.
+FAILURES = (
+    TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, NameError,
+    AssertionError,
+)  # fmt: skip
 # difflib looks at some ten thousand spellings a second; of more, only alike ones are shown to it.
 _MANY = 20_000
 # Full, too large for what a file may be, or not to be written (or read) at all.

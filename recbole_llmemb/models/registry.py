@@ -19,7 +19,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole_llmemb.config.keys import draws_none
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.config.values import recboles_models
-from recbole_llmemb.core.errors import UserError, explained, nearest
+from recbole_llmemb.core.errors import FAILURES, UserError, explained, nearest
 from recbole_llmemb.core.registry import import_paths_in, is_import_path
 from recbole_llmemb.models.llmemb.backbones import BACKBONES, NAMES, PREFIX, BackboneSpec, special
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
@@ -38,11 +38,6 @@ _OVER = {PREFIX + name: name for name in BACKBONES}
 _SAID = ("one_pass", "padding_free", "losses", "products", "size_key")
 # Packages whose classes are nobody's own.
 _KNOWN = ("recbole", "recbole_llmemb")
-# What somebody's own code may end in, beside what the machine or a file does.
-_FAILURES = (
-    TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, NameError,
-    AssertionError,
-)  # fmt: skip
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
 # Keys of scores that are a state times an item.
@@ -161,7 +156,7 @@ def own_code_explained(config, model) -> AbstractContextManager[None]:
     own = [kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] not in _KNOWN]
     own += [path for _, path in import_paths_in(config.final_config_dict)]
     told = f"Training with {' and '.join(dict.fromkeys(own))} fails: {{reason}} ({{place}})"
-    return explained(f"{told}; mend that code.", *_FAILURES if own else ())
+    return explained(f"{told}; mend that code.", *FAILURES if own else ())
 
 
 def no_such_model(name: str) -> UserError:

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,9 @@ def _from_parquet(
     if lists or not numbers:
         needed = "either one column of lists or numeric columns are needed beside the item tokens"
         raise _unusable(path, f"it has the columns {name_some(frame.column_names)}; {needed}")
+    if len({name.rstrip("0123456789") for name in numbers}) > 1:
+        told = f"{path}: vectors are made of all numeric columns, {name_some(numbers, 20)}"
+        getLogger().warning(f"{told}; take out what is no part of them.")
     return np.stack([frame.column(name).to_numpy() for name in numbers], axis=1), found
 
 
@@ -232,7 +236,7 @@ def _stacked(
     if odd:
         names = [tokens[i] if tokens and i < len(tokens) else f"row {i}" for i in odd]
         said = f"{len(odd)} of {len(widths)} vectors are not {usual} wide like the others"
-        raise _unusable(path, f"{said}: {name_some(names)} (the first has {widths[odd[0]]})")
+        raise _unusable(path, f"{said}: {name_some(names)} ({names[0]} has {widths[odd[0]]})")
     return np.stack(arrays)
 
 

@@ -227,7 +227,12 @@ def test_an_adapter_of_another_width_is_named(mine, tiny_run):
 
 @pytest.mark.parametrize(
     "wrong",
-    ["rows.mul_(2)", "return super().forward(rows).double()", "rows = rows + torch.randn(1)"],
+    [
+        "rows.mul_(2)",
+        "return super().forward(rows).double()",
+        "rows = rows + torch.randn(1)",
+        "rows = rows - rows.mean(0)",
+    ],
 )
 def test_an_adapter_that_does_what_none_may(mine, tiny_run, wrong):
     text = ADAPTER.replace("        Mine.used += 1\n", f"        {wrong}\n")
@@ -280,6 +285,19 @@ def test_scores_that_are_others_each_time_are_told(mine, command, caplog):
 def test_a_metric_by_import_path(mine, command):
     result = command("LLMEmbSASRec", metrics=["Hit", "NDCG", f"{mine(METRIC)}:Mine"])["test_result"]
     assert result["mine@5"] == pytest.approx(1 - result["hit@5"])
+
+
+@pytest.mark.parametrize(
+    "wrong", ['{"ndcg@5": 0.9}', '{"mine@5": None}', '{"mine@5": "much"}', "[1, 2]", "1 / 0"]
+)
+def test_a_metric_that_is_none(mine, tiny_run, wrong):
+    line = 'return self.topk_result("mine", (hits.cumsum(axis=1) == 0).astype(float))'
+    path = f"{mine(METRIC.replace(line, 'return ' + wrong))}:Mine"
+    metrics = {"metrics": ["Hit", "NDCG", path], "topk": [5], "valid_metric": "NDCG@5"}
+    config, data, model, trainer = tiny_run("LLMEmbSASRec", **metrics)
+    with pytest.raises(UserError, match="Mine") as refused:
+        train_and_evaluate(config, data, model, trainer)
+    assert refused.value.key == "metrics"
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,13 @@ class TestParquet:
         columns = {f"d{i}": VECTORS[:, i] for i in range(3)}
         check(import_table(self.write(tmp_path / "v.parquet", item_id=TOKENS, **columns)))
 
+    @pytest.mark.parametrize("more", [[], ["price"]])
+    def test_numeric_columns_that_are_called_otherwise_are_told(self, tmp_path, caplog, more):
+        names = ["d0", "d1", "d10", *more]
+        columns = {name: VECTORS[:, 0] for name in names}
+        import_table(self.write(tmp_path / "v.parquet", item_id=TOKENS, **columns))
+        assert ("price" in caplog.text) == bool(more)
+
     def test_integer_tokens(self, tmp_path):
         path = self.write(tmp_path / "v.parquet", item_id=[4, 3, 2, 1], e=VECTORS.tolist())
         assert import_table(path).tokens == ["4", "3", "2", "1"]

@@ -130,6 +130,7 @@ class Recommender:
             raise UserError("There is nobody to recommend to; name a user or give a history.")
         chosen = None if candidates is None else self.item_index.positions(candidates)
         count = len(self.item_index) - 1 if chosen is None else len(chosen)
+        self.model.eval()  # also where somebody has trained it since
         items = self._items[_rows(chosen)] if self.method.products else None
         for part in people.in_parts(batch_size or self.batch_size, "recommend", show_progress):
             yield self._recommend(part, min(topk, count), exclude_seen, chosen, items)
@@ -164,6 +165,7 @@ class Recommender:
         self.require("vectors", "it has no vectors of users")
         if bool((people.lengths == 0).any()):
             raise UserError("A person without a history has no vector; leave such people out.")
+        self.model.eval()
         parts = people.in_parts(self.batch_size, "users", show_progress)
         return torch.cat([self.method.queries(self.batch(part)).cpu() for part in parts])
 

@@ -196,6 +196,16 @@ def test_recommendations_as_a_table_of_pandas(saved):  # noqa: F811
     assert found.items[0][0] in found._repr_html_()
 
 
+def test_a_model_that_somebody_has_put_into_training_is_evaluated(saved):  # noqa: F811
+    recommender = Recommender(saved())
+    people = recommender.people(["u3", "u7"])
+    for ask in (lambda: recommender.recommend(["u3", "u7"]).scores,
+                lambda: recommender.user_vectors(people)):  # fmt: skip
+        before = ask()
+        recommender.model.train()
+        assert torch.equal(ask(), before)
+
+
 def test_titles_leave_room_on_a_narrow_terminal(saved, monkeypatch):  # noqa: F811
     recommender = Recommender(saved())
     recommender.item_index.titles = dict.fromkeys(recommender.item_index.tokens, "long " * 30)
