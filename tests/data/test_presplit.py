@@ -159,19 +159,20 @@ def test_cut_histories_in_any_order(forms, tmp_path):
 
 def test_lines_with_a_history_that_are_given_twice_are_counted(forms, tmp_path):
     users = {f"u{u}": [f"i{(u * 3 + k) % 17}" for k in range(7)] for u in range(20)}
+    users["same"] = ["i1"] * 6
     lines = cut_lines(users, 99)
     expected = [sorted(lines[name]) for name in NAMES]
-    lines["test"] += lines["train"][:5] + lines["valid"][:1]
-    lines["train"] += lines["train"][:7]
+    lines["test"] += lines["train"][:5] + lines["valid"][:1] + lines["test"][:2]
+    lines["train"] += lines["train"][:7] + [("same", ["i1"], "i1")]
     data = of_cut(tmp_path, forms[1], lines)
     assert [rows_of(each) for each in (data.train, data.valid, data.test)] == expected
     told = data.train._dataset.matched
-    assert [part.twice for part in told] == [7, 0, 6] and [part.rows for part in told] == [
-        80,
-        20,
-        20,
+    assert [part.twice for part in told] == [8, 0, 8] and [part.rows for part in told] == [
+        83,
+        21,
+        21,
     ]
-    assert "6 lines left out" in str(told[2]) and "left out" not in str(told[1])
+    assert "8 lines left out" in str(told[2]) and "left out" not in str(told[1])
 
 
 def test_any_split_and_who_is_known(forms, tmp_path, capsys):
