@@ -15,6 +15,7 @@ parts (--what):
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from recbole_llmemb.cli.options import Options
@@ -56,6 +57,9 @@ def main(argv: list[str]) -> int:
         )
     if options.push and "table" not in parts:
         raise UserError("--push uploads the table; add it to --what (--what=table).", key="push")
+    if options.push and not re.fullmatch(r"([\w-][\w.-]*/)?[\w-][\w.-]{0,95}", options.push, re.A):
+        told = f"--push is {options.push!r:.100}, which is no name on the hub; write USER/NAME."
+        raise UserError(told, key="push")
     if options.public and not options.push:
         raise UserError("--public is for --push; add it, or leave --public.", key="public")
     refuse_inputs(options.out, [options.checkpoint, options.new_items, options.llm_table])

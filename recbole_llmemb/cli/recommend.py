@@ -14,6 +14,7 @@ who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users
 from __future__ import annotations
 
 import os
+import os
 import sys
 from typing import Annotated, Any, Literal
 
@@ -104,6 +105,9 @@ def main(argv: list[str]) -> int:
     candidates = None if options.candidates is None else read_candidates(options.candidates)
     typed = options.checkpoint, options.history_file, options.candidates, options.llm_table
     refuse_inputs(options.out, [*typed, options.new_items])
+
+    if options.out is None and getattr(sys.stdout, "name", None) == os.devnull:  # by main
+        raise UserError("Standard output is closed; give --out a file.", key="out")
 
     chosen = serve.format_of(options.out, options.format)
     recommender = open_checkpoint(options, options.title_field)

@@ -168,21 +168,24 @@ def _keep_others(target: Path, fresh: Path, ours: set[str], what: str) -> None:
 
     def passed_over(folder: str, names: list[str]) -> list[str]:
         here = Path(folder).relative_to(target)
-        ignored = [
-            name for name in names if (here / name).as_posix() in ours or only_ours(here / name)
-        ]
+        ignored = [name for name in names if is_ours(here / name)]
         for name in set(names) - set(ignored):
-            if (target / here / name).is_symlink() and os.path.lexists(fresh / here / name):
-                refuse(target / here / name)
+            old, new = target / here / name, fresh / here / name
+            if os.path.lexists(new) and (old.is_symlink() or old.is_dir() > new.is_dir()):
+                refuse(old)
         return ignored
 
     def refuse(old: AnyPath) -> None:
         told = f"{old} is in the way: it was not written as part of {what}; move it away."
         raise TableError(told)
 
-    def only_ours(path: Path) -> bool:
-        inner = [] if (target / path).is_symlink() else files_in(target / path)
-        return bool(inner) and all((path / name).as_posix() in ours for name in inner)
+    def is_ours(path: Path) -> bool:
+        if (target / path).is_symlink() or not (target / path).is_dir():
+            return path.as_posix() in ours
+        inner = files_in(target / path)  # a folder in the place of a file may be somebody's
+        return all((path / name).as_posix() in ours for name in inner) and (
+            bool(inner) or path.as_posix() in ours
+        )
 
     def keep(old: str, new: str) -> None:
         if os.path.lexists(new):

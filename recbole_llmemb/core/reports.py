@@ -100,6 +100,8 @@ class OutFolder:
         """Write each file, by its path inside the folder; returns where they are."""
         self._check(contents)
         stale = self._listed() - set(contents)
+        for name in contents:  # all or none
+            require_writable(self.folder / name)
         # The listing first: a run that is killed after it knows the others for its own.
         for name in sorted(contents, key=lambda name: name != self.listing):
             with atomic_file(self.folder / name) as fresh:

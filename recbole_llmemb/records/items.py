@@ -237,6 +237,9 @@ def read_histories(
         ):
             told = f'{where} has no history; write {{"history": ["item", "item"]}}, or the list.'
             raise UserError(told, where=path)
+        if wrong := [token for token in history if not is_token(token) or not token_of(token)]:
+            told = f"{where} has an item {wrong[0]!r:.100}; write text, or a whole number."
+            raise UserError(told, where=path)
         times.append(_times(value.get("times"), len(history), where))
         histories.append([token_of(token) for token in history])
         user = value.get("user")

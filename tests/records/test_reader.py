@@ -145,6 +145,9 @@ def test_histories_that_are_lists(write):
         read_histories(write("h.jsonl", '{"history": ["x", "y"], "times": [2, 1]}'))
     with pytest.raises(UserError):
         read_histories(write("h.jsonl", "\n"))
+    for item in ("true", "1.5", "NaN", '""'):  # as of users
+        with pytest.raises(UserError, match="line 2 has an item"):
+            read_histories(write("h.jsonl", f'["x"]\n["x", {item}]\n'))
 
 
 @pytest.mark.parametrize("name", ["x.jsonl.gz", "x.csv.gz", "x.inter.gz"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from serve_runs import encoder, saved  # noqa: F401
 
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.reports import OutFolder
 
 # -- folders that are written again ---------------------------------------------------------
 
@@ -109,6 +111,52 @@ def test_exporting_again_keeps_what_lies_beside(saved, capsys):
     assert main([*command[:-1], "--what=users", "--overwrite"]) == 2
     assert "users.txt is in the way" in capsys.readouterr().err
     assert Path("served/users.txt").read_text() == "theirs"
+
+
+def test_a_folder_in_the_place_of_a_file_is_somebodys(saved, capsys):
+    """What lies in it is kept; where the file is to come again, the command is refused."""
+    command = ["export", f"--checkpoint={saved()}", "--out=served", "--overwrite"]
+    assert main([*command, "--what=items,users"]) == 0
+    for name in ("items.safetensors", "users.txt"):
+        os.remove(f"served/{name}")
+        Path("served", name, "deep").mkdir(parents=True)
+        Path("served", name, "deep", "mine.txt").write_text("mine")
+    assert main([*command, "--what=items"]) == 2
+    assert "served/items.safetensors is in the way" in capsys.readouterr().err
+    shutil.rmtree("served/items.safetensors")
+    Path("served/items.safetensors").mkdir()  # with nothing in it
+    assert main([*command, "--what=items"]) == 0
+    assert Path("served/items.safetensors").is_file()
+    assert Path("served/users.txt/deep/mine.txt").read_text() == "mine"
+
+
+def test_an_export_has_its_own_files_alone(saved):
+    """Whatever a list says that somebody has changed."""
+    command = ["export", f"--checkpoint={saved()}", "--out=served", "--what=items"]
+    assert main(command) == 0
+    facts = json.loads(Path("served/export.json").read_text())
+    facts.pop("sha256", None)
+    facts["written"] += ["mine.txt", "../mine.txt", "table/../../mine.txt"]
+    Path("served/export.json").write_text(json.dumps(facts))
+    for path in (Path("served/mine.txt"), Path("mine.txt")):
+        path.write_text("mine")
+    assert main([*command, "--overwrite"]) == 0
+    assert Path("served/mine.txt").read_text() == Path("mine.txt").read_text() == "mine"
+
+
+def test_tables_and_figures_are_all_written_or_none(tmp_path):
+    out = OutFolder(tmp_path, "x.json", r"x\.json|.*\.md")
+    listing = json.dumps({"files": ["x.json", "a.md", "b.md"]}).encode()
+    out.write({"x.json": listing, "a.md": b"1", "b.md": b"1"})
+    (tmp_path / "b.md").unlink()
+    (tmp_path / "b.md").mkdir()
+    (tmp_path / "b.md" / "mine.txt").write_text("mine")
+    again = listing.replace(b" ", b"")
+    with pytest.raises(UserError, match="b.md"):
+        OutFolder(tmp_path, "x.json", r"x\.json|.*\.md").write(
+            {"x.json": again, "a.md": b"2", "b.md": b"2"}
+        )
+    assert (tmp_path / "x.json").read_bytes() == listing and (tmp_path / "a.md").read_text() == "1"
 
 
 def test_fine_tuning_again_keeps_what_lies_beside(tmp_path, capsys):
@@ -412,8 +460,6 @@ def test_folders_that_cannot_be_looked_into_are_not_lost(ratings, monkeypatch, c
 
 
 def test_a_listing_names_files_of_its_folder_alone(tmp_path):
-    from recbole_llmemb.core.reports import OutFolder
-
     (tmp_path / "mine").mkdir()
     names = ["figures/a.png", "../mine/b.png", str(tmp_path / "mine" / "c.png")]
     for name in "abc":

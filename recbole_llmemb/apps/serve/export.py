@@ -24,6 +24,8 @@ PARTS = ("items", "users", "index", "encoder", "table")
 FORMATS = ("safetensors", "parquet")
 MANIFEST = "export.json"
 _WHAT = "an export"
+# What an export writes, beside MANIFEST: other names in one are not believed.
+_NAMES = re.compile(r"(items|users)\.(txt|safetensors|parquet|faiss)|user_encoder\.pt2|table/[^/]+")
 _BEST, _SAMPLE = 10, 256
 _MOST = 4096  # of anything in FAISS' name of an index, but for clusters: it would take hours
 
@@ -115,7 +117,9 @@ def require_room(out) -> None:
 def export_files(directory: Path) -> list[str]:
     """The files of an export, as its ``export.json`` lists them; none where there is none."""
     written = _read(directory).get("written")
-    return [MANIFEST, *written] if isinstance(written, list) else []
+    if not isinstance(written, list):
+        return []
+    return [MANIFEST, *(name for name in map(str, written) if _NAMES.fullmatch(name))]
 
 
 def _read(directory: Path) -> dict:

@@ -69,7 +69,7 @@ def push_table(directory: Path, repo: str, private: bool = True) -> str:
     if not (directory / "README.md").is_file():
         raise TableError(f"{directory} has no dataset card; export the table (--what=table) first.")
     told = f"{repo} cannot be written on the Hugging Face hub ({{reason}})"
-    advice = "log in with `hf auth login` and check the name"
+    advice = "log in with `hf auth login`, check the name, and whether HF_HUB_OFFLINE is set"
     with explained(f"{told}; {advice}.", Exception, key="push"):  # whatever a network does
         api = HfApi()
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)

@@ -116,6 +116,13 @@ def test_a_table_is_a_dataset_of_the_hub_and_a_table_again(from_text, tmp_path):
     assert "The item has the following attributes" in text and "title, categories" in text
 
 
+@pytest.mark.parametrize("name", ["a/b/c", "me/x y", "https://huggingface.co/me/x", "../x", "me/"])
+def test_a_name_that_the_hub_cannot_have_is_refused_at_once(tmp_path, capsys, name):
+    given = [f"--out={tmp_path / 'out'}", "--what=table", f"--push={name}"]
+    assert main(["export", "--checkpoint=nowhere.pth", *given]) == 2
+    assert "--push" in capsys.readouterr().err
+
+
 def test_a_table_is_pushed_as_a_dataset(saved, tmp_path, monkeypatch):  # noqa: F811
     import huggingface_hub
 

@@ -197,7 +197,7 @@ def test_recommendations_as_a_table_of_pandas(saved):  # noqa: F811
 
 
 def test_a_model_that_somebody_has_put_into_training_is_evaluated(saved):  # noqa: F811
-    recommender = Recommender(saved())
+    recommender = Recommender(saved(hidden_dropout_prob=0.5, attn_dropout_prob=0.5))
     people = recommender.people(["u3", "u7"])
     for ask in (lambda: recommender.recommend(["u3", "u7"]).scores,
                 lambda: recommender.user_vectors(people)):  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -291,3 +292,10 @@ def test_a_list_of_items_is_split_at_line_ends_alone(tmp_path):
     file = tmp_path / "items.txt"
     file.write_bytes("\ufeffa\r\nb\rc\r\n \r\nd\u2028e\x85f\n a\n".encode())
     assert read_candidates(file) == ["a", "b\rc", "d\u2028e\x85f", " a"]
+
+
+def test_a_closed_standard_output_is_told(saved, monkeypatch, capsys):  # noqa: F811
+    path = saved()
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["recommend", f"--checkpoint={path}", "--users=u3"]) == 2
+    assert "out" in capsys.readouterr().err
