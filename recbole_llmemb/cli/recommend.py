@@ -14,7 +14,6 @@ who is called all: --users='"Smith, Anna",u2'  --history='"old item" B'  --users
 from __future__ import annotations
 
 import os
-import os
 import sys
 from typing import Annotated, Any, Literal
 

@@ -55,14 +55,20 @@ def name_filters_that_leave_nothing() -> None:
             told = f"val_interval names {absent[0]!r}, which is no field of {self.dataset_name} "
             raise UserError(f"{told}that is read; add it to load_col.", key="val_interval")
         for field, wanted in (self.config["val_interval"] or {}).items():
-            if isinstance(wanted, str) and "float" not in self.field2type[field].value:
-                told = f"val_interval has the interval {wanted!r} of {field}, which has no numbers"
-                raise UserError(f"{told}; list the values that stay.", key="val_interval")
-            if isinstance(wanted, list):
-                met = {value for feat in self.field2feats(field) for value in feat[field]}
-                if absent := [value for value in wanted if value not in met]:
-                    told = f"val_interval names {name_some(absent)} of {field}, which no line has"
-                    self.logger.warning(f"{told}; tokens are text, in quotes.")
+            kind, interval, why = self.field2type[field].value, isinstance(wanted, str), ""
+            if kind.endswith("seq"):
+                why = "has a list in each line; take another field"
+            elif interval and kind != "float":
+                why = "has no numbers; list the values that stay"
+            elif not interval and kind == "float":
+                why = "has numbers; give intervals, as '[3,5]'"
+            if why:
+                told = f"val_interval has {wanted!r:.80} for {field}, which {why}."
+                raise UserError(told, key="val_interval")
+            met = set() if interval else {v for f in self.field2feats(field) for v in f[field]}
+            if absent := [value for value in wanted if not interval and value not in met]:
+                told = f"val_interval names {name_some(absent)} of {field}, which no line has"
+                self.logger.warning(f"{told}; tokens are text, in quotes.")
         filter_values(self)
 
     @around(Dataset, "_reset_index")

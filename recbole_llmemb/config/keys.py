@@ -210,7 +210,7 @@ _NUMBER = r"\s*-?(inf|[0-9.]+(e[+-]?[0-9]+)?)\s*"
 _INTERVAL = rf"\s*[\[(]{_NUMBER},{_NUMBER}[\])]\s*"
 #: Of which RecBole tells the log only that it leaves out those that it cannot read.
 INTERVALS = rf"^{_INTERVAL}(;{_INTERVAL})*$"
-Kept = Annotated[str, StringConstraints(pattern=INTERVALS)] | list[Any]
+Kept = Annotated[str, StringConstraints(pattern=INTERVALS)] | list[str | int | float]
 #: Among what targets are ranked.
 RANKING = "full|(uni|pop)0*[1-9][0-9]{0,8}"
 

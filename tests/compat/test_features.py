@@ -117,9 +117,10 @@ def test_single_columns_that_are_misspelled_are_told(settings, caplog):
         assert len(warnings) == len(told) and all(map(str.__contains__, warnings, told))
 
 
-def test_an_interval_of_tokens_is_refused(settings):
-    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "brand"]}
-    for interval in ({"brand": "[1,5]"}, {"item_id": "[1,5]"}):
+def test_intervals_are_of_numbers_and_lists_of_tokens(settings):
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "brand", "emb"]}
+    for interval in ({"brand": "[1,5]"}, {"item_id": "[1,5]"}, {"timestamp": [1, 2]},
+                     {"brand": [["b1"]]}, {"emb": "[1,5]"}):  # fmt: skip
         overrides = settings("LLMEmbSASRec", load_col=columns, val_interval=interval)
         with pytest.raises(UserError) as refused:
             prepare_data(make_config("LLMEmbSASRec", "tiny", overrides=overrides))
