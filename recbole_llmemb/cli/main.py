@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from recbole_llmemb import __version__
 from recbole_llmemb.core.errors import UserError, causes, explained, in_a_sentence, storage_error
 from recbole_llmemb.core.files import NO_TEXT
+from recbole_llmemb.core.terminal import printable
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -88,12 +89,9 @@ def _refuse_broken(argv: list[str]) -> None:
 
 
 def _refuse(sentence: str) -> int:
-    """Say a sentence on one line: names and files may hold what moves a terminal's cursor."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-    sentence = "".join(shown)
     _end_bars()
     with contextlib.suppress(OSError):
-        print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {printable(sentence)}", file=sys.stderr)
     try:
         sys.stdout.flush()
     except OSError:

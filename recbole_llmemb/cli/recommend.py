@@ -179,7 +179,7 @@ def read_candidates(path: str) -> list[str]:
     """Item tokens of a file, one per line."""
     sentence = f"{path} (--candidates) cannot be read as text ({{reason}}); check the path."
     with explained(sentence, OSError, ValueError, key="candidates", where=path):
-        return [line for line in lines_of(path) if line.strip()]
+        return [line for line in lines_of(path) if line.strip(" \t")]  # other blanks are tokens
 
 
 def say(text: str) -> None:

@@ -108,10 +108,12 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> DataSettings:
-        fields = "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"
-        for one, other in itertools.combinations(fields, 2):
+        fields = "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "ITEM_LIST_LENGTH_FIELD"
+        for one, other in itertools.combinations((*fields, "LABEL_FIELD"), 2):
             if getattr(self, one) == getattr(self, other):
                 raise contradiction(self, other, one, "each needs a column of its own")
+        if self.LABEL_FIELD in (getattr(self, one) + self.LIST_SUFFIX for one in fields):
+            raise contradiction(self, "LABEL_FIELD", "LIST_SUFFIX", "histories have this name")
         if self.benchmark_filename and self.holdout_items:
             advice = "those are split already; leave one out"
             raise contradiction(self, "holdout_items", "benchmark_filename", advice)

@@ -187,11 +187,17 @@ def _is_of_objects(path: AnyPath, error: Exception) -> bool:
 def _has_the_form(state: dict[str, Any]) -> bool:
     """Whether what is there of a trainer's entries is of their kinds."""
     config = state.get("config") or {}
-    tokens = [state.get(f"{kind}_tokens") or [] for kind in ("item", "user")]
-    named = [*(state.get(key) or {} for key in ("state_dict", "other_parameter")), config]
+    tokens = [state.get(f"{kind}_tokens") for kind in ("item", "user")]
+    weights = state.get("state_dict", {})
+    named = [weights, state.get("other_parameter") or {}, config]
     if not all(isinstance(entry, Mapping) for entry in named):
         return False
-    if not all(isinstance(entry, list) for entry in tokens):
+    if not all(isinstance(name, str) for name in weights):
+        return False
+    lists = [entry for entry in tokens if entry is not None]
+    if not all(
+        isinstance(entry, list) and all(isinstance(t, str) for t in entry) for entry in lists
+    ):
         return False
     used = [value or {} for key, value in config.items() if str(key).endswith("_used")]
     noted = [(config.get(key), marks) for key, marks in _USED.items()]

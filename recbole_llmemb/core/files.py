@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -107,7 +108,8 @@ def atomic_file(path: AnyPath, key: str | None = None) -> Iterator[Path]:
     """
     if is_stream(path):
         try:
-            yield Path(path)
+            with _read_by_somebody(path):
+                yield Path(path)
         except OSError as error:  # one of writing does not say of which file
             if error.filename:
                 raise
@@ -121,6 +123,22 @@ def atomic_file(path: AnyPath, key: str | None = None) -> Iterator[Path]:
             os.replace(fresh, target)
         finally:
             fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def _read_by_somebody(path: AnyPath) -> Iterator[None]:
+    """Refuse a pipe that nobody reads, which would be waited for without end."""
+    kept = None
+    if stat.S_ISFIFO(os.stat(path).st_mode):
+        try:
+            kept = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise OSError(errno.ENXIO, "it is a pipe that nobody reads", os.fspath(path)) from error
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.close(kept)
 
 
 def require_writable(path: AnyPath, key: str | None = None) -> None:

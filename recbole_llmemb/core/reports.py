@@ -19,7 +19,7 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from recbole_llmemb.core.errors import UserError
-from recbole_llmemb.core.files import atomic_file, require_writable
+from recbole_llmemb.core.files import atomic_file, content_of, require_writable
 from recbole_llmemb.core.imports import optional
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class OutFolder:
     def _listed(self) -> set[str]:
         """The files of an earlier run, those below the folder whatever links there are."""
         try:
-            text = (self.folder / self.listing).read_text(encoding="utf-8")
+            text = content_of(self.folder / self.listing).decode("utf-8")
             found = _LIST.match(text)
             names = json.loads(found[1] if found else "[]")
         except (OSError, ValueError):

@@ -78,3 +78,9 @@ def text_table(
             )
         )
     return "\n\n".join(tables)
+
+
+def printable(text: str) -> str:
+    """Text on one line; what moves a terminal's cursor, which names may hold, as escapes."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if text.isprintable() else "".join(shown)

@@ -194,7 +194,9 @@ def test_changes_of_histories_that_our_models_do_not_read_are_told(
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
 def test_users_items_and_times_have_columns_of_their_own(model):
-    for given in ({"USER_ID_FIELD": "item_id"}, {"TIME_FIELD": "user_id"}):
+    labels = ("item_id", "user_id", "timestamp", "item_length", "item_id_list")
+    for given in ({"USER_ID_FIELD": "item_id"}, {"TIME_FIELD": "user_id"},
+                  *({"LABEL_FIELD": name} for name in labels)):  # fmt: skip
         overrides = {**given, "train_neg_sample_args": None, "loss_type": "CE"}
         with pytest.raises(UserError) as refused:
             make_config(model, "tiny", overrides=overrides)

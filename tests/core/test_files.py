@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import threading
 
 import pytest
@@ -49,6 +50,18 @@ def test_digests_name_the_file_that_is_damaged(tmp_path):
     (tmp_path / "a").unlink()
     assert damaged_file(tmp_path, digests) == tmp_path / "a"
     assert damaged_file(tmp_path, {"../../dev/null": ""}) and damaged_file(tmp_path, ["a"])
+
+
+def test_a_pipe_that_nobody_reads_is_not_waited_for(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="nobody reads"), atomic_file(pipe):
+        pass
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_file(pipe) as fresh:
+        fresh.write_text("all of it")
+    assert os.read(reader, 99) == b"all of it" and pipe.is_fifo()
+    os.close(reader)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])

@@ -264,6 +264,10 @@ def test_entries_that_nobody_wrote_are_damage(tmp_path, value):
     [
         {"config": 3},
         {"config": {}, "state_dict": 3},
+        {"state_dict": None},
+        {"state_dict": {3: torch.zeros(1)}},
+        {"item_tokens": [["a"]]},
+        {"item_tokens": torch.zeros(2)},
         {"other_parameter": [1]},
         {"item_tokens": {"a": 1}},
         {"user_tokens": {"a": 1}},

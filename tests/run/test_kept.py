@@ -159,6 +159,16 @@ def test_tables_and_figures_are_all_written_or_none(tmp_path):
     assert (tmp_path / "x.json").read_bytes() == listing and (tmp_path / "a.md").read_text() == "1"
 
 
+def test_a_pipe_in_the_place_of_a_list_of_files_is_not_read(ratings, tmp_path):
+    assert convert() == 0
+    os.remove("dataset/mine/mine.yaml")
+    os.mkfifo("dataset/mine/mine.yaml")
+    assert convert("--overwrite", ratings="more.csv") == 2
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(UserError, match="x.json"):
+        OutFolder(tmp_path, "x.json", r"x\.json")
+
+
 def test_fine_tuning_again_keeps_what_lies_beside(tmp_path, capsys):
     from encode_models import make_model, write_dataset
 

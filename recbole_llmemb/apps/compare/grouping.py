@@ -11,14 +11,20 @@ from pathlib import Path
 
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.core.files import split_tokens
+from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.records.values import one_line
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.schema import Use, keys
 
 # Settings that may differ between runs that are otherwise the same.
 _APART = {"seed", "reproducibility", "log_dir"} | keys(Use.SPEED)
+# What a table that is given was not made by.
+_ENCODER = EncodeSettings.model_fields.keys() - {"llm_table", "llm_pca_dim"}
 # Settings that say what a run is about, to be named before others in which it differs.
-_FIRST = ("item_embedding", "adapter", "item_similarity", "loss_type", "train_mode", "llm_encoder")
+_FIRST = (
+    "item_embedding", "adapter", "item_similarity", "loss_type", "train_mode", "llm_table",
+    "llm_encoder",
+)  # fmt: skip
 
 
 @dataclass
@@ -77,12 +83,18 @@ def differing_settings(groups) -> dict[str, list]:
 
     Returns by key, one value per group, None where it is empty.
     """
-    configs = [group.runs[0].config for group in groups]
+    configs = [_used(group.runs[0].config) for group in groups]
     if not all(configs):
         return {}
     keys = sorted(set().union(*configs) - _APART)
     rows = {key: [config.get(key) for config in configs] for key in keys}
     return {key: row for key, row in rows.items() if len({_text(value) for value in row}) > 1}
+
+
+def _used(config) -> dict:
+    """Settings without those of an encoder that took no part, as a table was given."""
+    unused = _ENCODER if (config or {}).get("llm_table") else ()
+    return {key: value for key, value in (config or {}).items() if key not in unused}
 
 
 def _split(argument) -> tuple[str | None, list[Path]]:
@@ -134,14 +146,15 @@ def _names(groups, taken) -> list[str]:
     telling, names, used = _distinguishing_settings(settings), [], set(taken)
     for place, (model, runs) in enumerate(zip(models, groups)):
         common = {_file_says(run) for run in runs}
-        apart = [f"{key}={_text(settings[key][place])}" for key in telling]
+        values = ((key, settings[key][place]) for key in telling)
+        apart = [f"{key}={_text(value)}" for key, value in values if value is not None]
         name = common.pop() if len(common) == 1 else None
         if name is not None:
             names.append(name)
         elif models.count(model) == 1:
             names.append(model)
         else:
-            names.append(", ".join([model, *apart]) if apart else runs[0].file.stem)
+            names.append(", ".join([model, *apart]) if telling else runs[0].file.stem)
     for place, name in enumerate(names):
         if name in used or names.count(name) > 1:
             names[place] = str(groups[place][0].file.with_suffix(""))

@@ -18,7 +18,7 @@ from recbole_llmemb.apps.convert.columns import AMAZON, ItemLines, line_of
 from recbole_llmemb.apps.convert.interactions import Interactions, sizes
 from recbole_llmemb.core.artifacts import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained, name_some
-from recbole_llmemb.core.files import asked_hash, refuse_inputs
+from recbole_llmemb.core.files import asked_hash, content_of, refuse_inputs
 from recbole_llmemb.core.terminal import counted
 from recbole_llmemb.records.reader import RecordFile, open_records
 
@@ -242,7 +242,7 @@ def converted_files(folder: Path) -> list[str]:
 
 def _settings_lines(folder: Path) -> list[str]:
     try:
-        text = (folder / f"{folder.name}.yaml").read_text(encoding="utf-8", errors="replace")
+        text = content_of(folder / f"{folder.name}.yaml").decode("utf-8", "replace")
     except OSError:
         return []
     return text.splitlines()

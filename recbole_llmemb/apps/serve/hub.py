@@ -9,7 +9,8 @@ import torch
 
 from recbole_llmemb.core.errors import TableError, explained
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.core.reports import render
+from recbole_llmemb.core.reports import no_html, render
+from recbole_llmemb.records.values import one_line
 from recbole_llmemb.table import EmbeddingTable
 from recbole_llmemb.table.format import MANIFEST_FILE, TOKENS_FILE, VECTORS_FILE
 
@@ -49,10 +50,12 @@ def _card(table: EmbeddingTable, dataset: str) -> str:
         configs=[{"config_name": "default", "data_files": DATA_FILE}],
     )
     manifest = {key: value for key, value in table.manifest.items() if key != "inputs_hash"}
+    told = {key: one_line(manifest.get(key)).replace("`", "'") for key in ("encoder", "prompt")}
+    fields = one_line(", ".join(map(str, manifest.get("fields") or ())))
     return render(
-        __package__, "card.md.j2", data=data.to_yaml(), dataset=dataset, width=table.width,
-        count=f"{len(table):,}", encoder=manifest.get("encoder"), prompt=manifest.get("prompt", ""),
-        fields=", ".join(manifest.get("fields") or ()), vectors_file=VECTORS_FILE,
+        __package__, "card.md.j2", data=data.to_yaml(), dataset=no_html(dataset), width=table.width,
+        count=f"{len(table):,}", encoder=told["encoder"], prompt=no_html(told["prompt"]),
+        fields=no_html(fields), vectors_file=VECTORS_FILE,
         tokens_file=TOKENS_FILE, data_file=DATA_FILE, manifest_file=MANIFEST_FILE,
         manifest=json.dumps(manifest, indent=2, ensure_ascii=False),
     )  # fmt: skip

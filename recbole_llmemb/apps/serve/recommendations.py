@@ -17,7 +17,7 @@ from recbole_llmemb.apps.serve.item_index import ItemIndex
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, is_stream
 from recbole_llmemb.core.imports import optional
-from recbole_llmemb.core.terminal import progress_bar, text_table, width
+from recbole_llmemb.core.terminal import printable, progress_bar, text_table, width
 from recbole_llmemb.records.values import one_line
 
 FORMATS = ("table", "jsonl", "parquet")
@@ -194,6 +194,7 @@ def _jsonl(user, items, popular):
 
 
 def _table(user, items, popular):
+    items = [{**item, "item": printable(item["item"])} for item in items]
     rows, longest = [], max((len(item["item"]) for item in items), default=0)
     # Beside rank, item and score, each with two blanks, and room for "(new)".
     room = min(_LONGEST_TITLE, max(_SHORTEST_TITLE, width() - longest - 26))
@@ -208,7 +209,7 @@ def _table(user, items, popular):
     rows = [row[:columns] for row in rows]
     text = tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
     why = " (no history: popular items)" if popular else ""
-    return f"{one_line(user)}{why}\n{text if rows else _NOTHING}\n"
+    return f"{printable(one_line(user))}{why}\n{text if rows else _NOTHING}\n"
 
 
 def _write_parquet(batches, path):

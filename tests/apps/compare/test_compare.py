@@ -98,6 +98,16 @@ def test_labels_have_no_more_settings_than_tell_the_runs_apart(tmp_path):
         choose_baseline(three, model)
 
 
+def test_a_run_over_a_given_table_has_no_encoder(tmp_path):
+    """Whatever its settings say, which took no part."""
+    told = {"llm_encoder": "mine"}, {"llm_encoder": "all-MiniLM-L6-v2", "llm_table": "T"}
+    files = [result(tmp_path, name, 0.1, new=True, config={"valid_metric": "NDCG@10", **config})
+             for name, config in zip("xy", told)]  # fmt: skip
+    groups = read_groups(files)
+    assert [group.label for group in groups] == ["LLMEmbSASRec", "LLMEmbSASRec, llm_table=T"]
+    assert differing_settings(groups) == {"llm_encoder": ["mine", None], "llm_table": [None, "T"]}
+
+
 def test_model_names_are_labels_where_they_differ(tmp_path):
     files = [
         result(tmp_path, "x", 0.1, new=True),

@@ -1,9 +1,12 @@
 """Exports agree with the model, read by the libraries that others read them with."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import DatasetCard
 from safetensors.torch import load_file
 from serve_runs import encoder, from_text, saved  # noqa: F401
 
@@ -99,7 +102,6 @@ def test_new_items_are_exported_with_the_rest(from_text, tmp_path):  # noqa: F81
 
 def test_a_table_is_a_dataset_of_the_hub_and_a_table_again(from_text, tmp_path):  # noqa: F811
     from datasets import load_dataset
-    from huggingface_hub import DatasetCard
 
     recommender = Recommender(from_text())
     out = export(recommender, tmp_path / "out", ["table"], report=lambda line: None) / "table"
@@ -114,6 +116,21 @@ def test_a_table_is_a_dataset_of_the_hub_and_a_table_again(from_text, tmp_path):
     torch.testing.assert_close(torch.tensor(rows["vectors"][:]), table.vectors)
     text = (out / "README.md").read_text()
     assert "The item has the following attributes" in text and "title, categories" in text
+
+
+def test_a_card_says_what_a_table_says_as_text(from_text, tmp_path):  # noqa: F811
+    recommender = Recommender(from_text())
+    evil = "e`\n---\nlicense: mit\n---\n<script>alert(1)</script>"
+    place = Path(recommender.config["llm_table_used"]["path"])
+    table = EmbeddingTable.load(place)
+    table.manifest.update(encoder=evil, prompt=evil, fields=[evil])
+    shutil.rmtree(place)
+    table.save(place)
+    out = export(recommender, tmp_path / "out", ["table"], report=lambda line: None) / "table"
+    text, _, listing = (out / "README.md").read_text().partition("```json")
+    assert "license" not in DatasetCard.load(out / "README.md").data.to_dict()
+    assert text.count("\n---\n") == 1 and "`\n---" not in text
+    assert text.count("<script>") == text.count("`e' --- license: mit --- <script>") == 1
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "me/x y", "https://huggingface.co/me/x", "../x", "me/"])

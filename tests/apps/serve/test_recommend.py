@@ -206,6 +206,14 @@ def test_a_model_that_somebody_has_put_into_training_is_evaluated(saved):  # noq
         assert torch.equal(ask(), before)
 
 
+def test_tokens_move_no_cursor(saved):  # noqa: F811
+    recommender = Recommender(saved())
+    tokens = recommender.item_index.tokens
+    recommender.item_index.tokens = np.array([f"{token}\x1b[2J\u2028" for token in tokens], object)
+    shown = repr(recommender.recommend(["u3"], topk=3))
+    assert "\x1b" not in shown and "\u2028" not in shown and shown.count("\\x1b[2J\\u2028") == 3
+
+
 def test_titles_leave_room_on_a_narrow_terminal(saved, monkeypatch):  # noqa: F811
     recommender = Recommender(saved())
     recommender.item_index.titles = dict.fromkeys(recommender.item_index.tokens, "long " * 30)

@@ -290,8 +290,8 @@ def test_a_list_of_items_is_split_at_line_ends_alone(tmp_path):
     from recbole_llmemb.cli.recommend import read_candidates
 
     file = tmp_path / "items.txt"
-    file.write_bytes("\ufeffa\r\nb\rc\r\n \r\nd\u2028e\x85f\n a\n".encode())
-    assert read_candidates(file) == ["a", "b\rc", "d\u2028e\x85f", " a"]
+    file.write_bytes("\ufeffa\r\nb\rc\r\n \r\nd\u2028e\x85f\n a\n\u3000\n".encode())
+    assert read_candidates(file) == ["a", "b\rc", "d\u2028e\x85f", " a", "\u3000"]
 
 
 def test_a_closed_standard_output_is_told(saved, monkeypatch, capsys):  # noqa: F811
