@@ -112,9 +112,7 @@ def order_test(path, shuffles=5, seed=2020, last=None, name=None, changes=None, 
         if config["user_sample"]:
             test = with_sampled_users(test, config["user_sample"])
         if not len(test):
-            told = (
-                f"None of the {config['user_sample']} users of user_sample has a test interaction"
-            )
+            told = f"None of the {config['user_sample']} users of user_sample is tested"
             raise UserError(f"{told}; take more.", key="user_sample")
         ranking = measure_of(config)
         report(f"{name}, {ranking}: {len(test):,} users, true order …")

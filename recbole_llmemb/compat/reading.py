@@ -53,11 +53,9 @@ def check_numerical_features() -> None:
         known = sorted(name for name, kind in self.field2type.items() if "float" in kind.value)
         for field in self.config["numerical_features"]:
             if field not in known:
-                told = f"numerical_features names {field}, which is no field of numbers of "
-                told += (
-                    f"{self.dataset_name}; its fields of numbers are {', '.join(known) or 'none'}."
-                )
-                raise UserError(told, key="numerical_features")
+                told = f"numerical_features names {field}, which is no field of numbers of"
+                has = f"its fields of numbers are {', '.join(known) or 'none'}"
+                raise UserError(f"{told} {self.dataset_name}; {has}.", key="numerical_features")
         discretize(self)
 
 

@@ -151,15 +151,10 @@ def report_plain_metrics() -> None:
         result = OrderedDict()
         for metric in self.metrics:
             told = f"metrics: {type(self.metric_class[metric]).__name__}"
-            with explained(
-                f"{told} fails: {{reason}} ({{place}}); mend it.", *FAILURES, key="metrics"
-            ):
-                found = {
-                    name: float(value)
-                    for name, value in self.metric_class[metric]
-                    .calculate_metric(dataobject)
-                    .items()
-                }
+            failed = f"{told} fails: {{reason}} ({{place}}); mend it."
+            with explained(failed, *FAILURES, key="metrics"):
+                found = self.metric_class[metric].calculate_metric(dataobject)
+                found = {name: float(value) for name, value in found.items()}
             kinds = {name.partition("@")[0].lower() for name in found}
             if taken := sorted((kinds & metric_types.keys()) - {metric}):
                 advice = f"call what it gives {metric}, as in {metric}@10"

@@ -194,11 +194,10 @@ def _has_the_form(state: dict[str, Any]) -> bool:
         return False
     if not all(isinstance(name, str) for name in weights):
         return False
-    lists = [entry for entry in tokens if entry is not None]
-    if not all(
-        isinstance(entry, list) and all(isinstance(t, str) for t in entry) for entry in lists
-    ):
-        return False
+    for entry in tokens:
+        whole = isinstance(entry, list) and all(isinstance(token, str) for token in entry)
+        if entry is not None and not whole:
+            return False
     used = [value or {} for key, value in config.items() if str(key).endswith("_used")]
     noted = [(config.get(key), marks) for key, marks in _USED.items()]
     if any(isinstance(one, Mapping) and one and not marks <= one.keys() for one, marks in noted):

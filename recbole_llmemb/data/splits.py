@@ -142,10 +142,8 @@ class _Sequence:
 
     def __init__(self, longest):
         self.longest = longest  # Of all histories: those of this length may be cut to their end
-        self.items, self.entries = (
-            [],
-            [],
-        )  # of [item, file it is a target of, length of its history]
+        self.items: list[str] = []
+        self.entries: list[list] = []  # [item, file it is a target of, length of its history]
         self.waiting: dict[tuple, list] = {}  # Lines whose history is not there yet, by history
 
     def put(self, history, item, part) -> bool:

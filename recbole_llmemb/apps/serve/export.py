@@ -202,9 +202,7 @@ class _Export:
         gap = (queries @ items[: own.shape[1]].t() - own).abs().max()
         if not gap < 1e-2 * max(1.0, float(own.abs().max())):
             model = self.recommender.config["model"]
-            told = (
-                f"Scores of the exported {what} vectors differ from those of {model} by {gap:.3g}"
-            )
+            told = f"Scores of the exported {what} vectors differ from {model}'s by {gap:.3g}"
             advice = "its forward has to give the same each time, and scores have to be products"
             raise UserError(f"{told}; {advice}.", key="what")
         name = f"scores from {what}s.{self.form} against the model, largest difference"
