@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
+from sysconfig import get_path
 from traceback import walk_tb
 
 __all__ = ["DamagedError", "TableError", "UserError"]
@@ -76,6 +77,22 @@ def place_of(error: BaseException) -> str:
     return f"{frame.f_globals.get('__name__')}:{line}" if frame else ""
 
 
+def own_place(error: BaseException) -> str:
+    """Where code failed that is neither this package's nor installed, as :func:`place_of`.
+
+    Empty where this package called it not, or was called by it again.
+    """
+    installed = re.compile(rf"<|{re.escape(get_path('stdlib'))}|.*[/\\](site|dist)-packages")
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__"))
+        if name.partition(".")[0] in ("recbole", "recbole_llmemb"):
+            place = ""
+        elif not installed.match(frame.f_code.co_filename):
+            place = f"{name}:{line}"
+    return place
+
+
 def in_a_sentence(error: BaseException) -> str | None:
     """What to say of an error that is the machine's or a file's, wherever it comes up.
 
@@ -91,7 +108,9 @@ def in_a_sentence(error: BaseException) -> str | None:
     if isinstance(error, UnicodeError):
         return f"Text that was given cannot be read or written ({reason}); write it in UTF-8."
     if not isinstance(error, OSError):
-        return None
+        place = own_place(error)
+        told = f"What {place} does fails ({reason or type(error).__name__}); mend that code."
+        return told if place else None
     file = f"{error.filename!r:.300}" if error.filename else "A file, or what is printed,"
     advice = "check its place, its permissions and the room there, and give the command again"
     return f"{file} cannot be read or written ({reason}); {advice}."

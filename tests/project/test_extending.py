@@ -15,7 +15,7 @@ from recbole_llmemb import plugin
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.keys import Settings
 from recbole_llmemb.core import registry
-from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.errors import UserError, nearest, own_place
 from recbole_llmemb.run.stages import train_and_evaluate
 
 ADAPTER = """
@@ -240,6 +240,26 @@ def test_an_adapter_that_does_what_none_may(mine, tiny_run, wrong):
     with pytest.raises(UserError) as refused:
         tiny_run("LLMEmbSASRec", adapter=path)
     assert refused.value.key == "adapter" and path in str(refused.value)
+
+
+def test_code_that_fails_after_training_is_named(mine, command, tmp_path, capsys):
+    """As the sentence of any command says: by module and line."""
+    text = ADAPTER.replace("Mine.used += 1", "assert Mine.used >= 0, 'too few'")
+    module = mine(text)
+    command("LLMEmbSASRec", adapter=f"{module}:Mine")
+    sys.modules[module].Mine.used = -1
+    capsys.readouterr()
+    given = [f"--checkpoint={tmp_path}/out.json", f"--out={tmp_path}/items"]
+    assert main(["export", *given]) == 2
+    line = 1 + text.splitlines().index("        assert Mine.used >= 0, 'too few'")
+    assert f"{module}:{line} " in capsys.readouterr().err
+
+
+def test_a_failure_of_the_package_itself_is_none_of_somebodys():
+    for call, place in ((lambda: nearest(None, []), ""), (lambda: json.loads(1), __name__)):
+        with pytest.raises(Exception) as failed:
+            call()
+        assert own_place(failed.value).rpartition(":")[0] == place
 
 
 def test_an_adapter_is_tried_without_a_trace(mine, tiny_run):
