@@ -59,6 +59,8 @@ def build_lock(out: Path, what: str) -> Iterator[None]:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass  # where there can be no file, a lock is waited for without end
+    advice = f"its lock {path} cannot be opened: {{reason}}; move that away"
+    with explained(f"The {what} {out} cannot be made, as {advice}.", OSError, where=path):
         lock = FileLock(path, is_singleton=True)
         try:
             _acquire(lock, path, f"{what} {out}")

@@ -127,6 +127,16 @@ def test_storage_without_locks_is_worked_on_without(tmp_path, monkeypatch, caplo
     assert str(tmp_path) in caplog.text
 
 
+@pytest.mark.parametrize("what", ["folder", "link"])
+def test_a_lock_that_is_something_else_is_named(tmp_path, what):
+    lock, file = tmp_path / ".out.lock", tmp_path / "theirs"
+    file.write_text("theirs")
+    lock.mkdir() if what == "folder" else lock.symlink_to(file)
+    with pytest.raises(UserError) as refused, build_lock(tmp_path / "out", "table"):
+        pass
+    assert refused.value.where == str(lock) and file.read_text() == "theirs"
+
+
 def test_what_is_made_again_stays(tmp_path):
     """A command that was killed after its last rename ends well; any other is refused as before."""
     target = tmp_path / "out"
