@@ -16,7 +16,7 @@ from torch import nn
 from transformers.utils import logging
 
 from recbole_llmemb.core.devices import preserve_random_state
-from recbole_llmemb.core.errors import UserError, name_some
+from recbole_llmemb.core.errors import UserError, name_some, reason_of, storage_error
 from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quantization, quiet_loading
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.scft.trainer import (
@@ -171,6 +171,11 @@ def _train(job, work, report):
         told = f"{keys.scft_batch_size} items at once do not fit into {processes.device}'s memory"
         advice = "set scft_mini_batch_size (16, say) or scft_gradient_checkpointing"
         raise UserError(f"{told}; {advice}.") from error
+    except Exception as error:
+        if (full := storage_error(error)) is None:
+            raise
+        advice = "make room there and give the command again"
+        raise UserError(f"{work}: {reason_of(full)}; {advice}.", where=work) from error
     model.eval()
     after = evaluator(model) if evaluator and processes.is_main else None
     temperature = trainer.loss.form.temperature.item()

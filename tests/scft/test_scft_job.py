@@ -179,6 +179,18 @@ def test_interrupted_and_continued_gives_the_same_adapter(run, monkeypatch, step
     assert result.manifest["after"] == whole.manifest["after"]
 
 
+def test_a_full_disk_is_told_with_the_folder(run, monkeypatch, tmp_path):
+    """As PyTorch says it, which names no file; the same command goes on where there is room."""
+    full = RuntimeError("PytorchStreamWriter failed writing file: iostream error")
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", lambda *args, **kwargs: (_ for _ in ()).throw(full))
+        with pytest.raises(UserError) as refused:
+            run()
+    (work,) = tmp_path.glob(".out.work-*")
+    assert refused.value.where == str(work) and str(work) in str(refused.value)
+    run()
+
+
 def test_no_resume_begins_again(run, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(stop_at(patch, 3)):
         run()
