@@ -149,9 +149,16 @@ def open_checkpoint(options: CheckpointOptions, title_field: str | None = None):
 def _whom(options: RecommendOptions) -> dict[str, Any]:
     """For whom, as :meth:`Recommender.people` takes it."""
     users, file = options.users, options.history_file
-    if [users is None, not options.history, file is None].count(False) != 1:
+    asked = {
+        "--users": users is not None,
+        "--history": options.history,
+        "--history_file": file is not None,
+    }
+    given = [name for name, value in asked.items() if value]
+    if len(given) != 1:
+        told = f"got {' and '.join(given)}" if given else "need somebody to be for"
         advice = "give one of --users (tokens, or all), --history (item tokens) and --history_file"
-        raise UserError(f"Recommendations need somebody to be for: {advice}.", key="users")
+        raise UserError(f"Recommendations {told}; {advice}.", key="users")
     if users is not None:
         return {"users": users_of(users), "split": options.split}
     if options.split != "all":

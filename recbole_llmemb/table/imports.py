@@ -69,7 +69,9 @@ def import_table(
     """
     path = Path(path)
     if not path.is_file():
-        raise TableError(f"There is no file {path} to import embeddings from.", where=path)
+        told = f"{path} is a folder, and" if path.is_dir() else f"There is no file {path}:"
+        advice = "embeddings are imported from a file (a table is used as it is: llm_table)"
+        raise TableError(f"{told} {advice}.", where=path)
     suffix = path.suffix.lower()
     if token_column is not None and suffix != ".parquet":
         raise _unusable(

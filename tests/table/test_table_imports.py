@@ -344,3 +344,11 @@ def test_unknown_kind_and_missing_file(tmp_path):
         import_table(tmp_path / "v.csv")
     with pytest.raises(TableError, match="no file .*gone.npy"):
         import_table(tmp_path / "gone.npy")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    """As a table directory is, which is used as it is."""
+    for path, told in ((tmp_path, "is a folder"), (tmp_path / "v.npy", "There is no file")):
+        with pytest.raises(TableError, match=f"{told}.*llm_table") as refused:
+            import_table(path)
+        assert refused.value.where == str(path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from recbole_llmemb.apps.compare.grouping import differing_tables
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
 from recbole_llmemb.evaluation.metrics import less_is_better
@@ -87,6 +88,9 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
         found.notes.append(
             f"Items that are ranked differ: {ranked}. Scores among fewer candidates are higher."
         )
+    if tables := differing_tables(runs):
+        had = ", ".join(f"{str(run.file)!r} {table[:8]}" for table, run in tables.items())
+        found.notes.append(f"Item tables differ where settings do not: {had}.")
     if any(len(group.runs) == 1 for group in groups):
         found.notes.append("A value without ± is of one run; it says nothing about its spread.")
     return found

@@ -91,6 +91,15 @@ def differing_settings(groups) -> dict[str, list]:
     return {key: row for key, row in rows.items() if len({_text(value) for value in row}) > 1}
 
 
+def differing_tables(runs) -> dict[str, RunResult]:
+    """By fingerprint the tables of runs that had others under the same settings, a run of each."""
+    found: dict[tuple, dict[str, RunResult]] = {}
+    for run in runs:
+        if run.table:
+            found.setdefault(_identity(run), {}).setdefault(run.table, run)
+    return {table: run for each in found.values() if len(each) > 1 for table, run in each.items()}
+
+
 def _used(config) -> dict:
     """Settings without those of an encoder that took no part, as a table was given."""
     unused = _ENCODER if (config or {}).get("llm_table") else ()
@@ -133,7 +142,8 @@ def _refuse_repeated_seeds(runs):
     first: dict[tuple, RunResult] = {}
     for run in runs:
         other = first.setdefault((run.seed, *_identity(run)), run)
-        if other is not run:
+        same = other.data == run.data or None in (other.data, run.data)
+        if other is not run and same:  # others are refused for their data
             told = f"{str(other.file)!r} and {str(run.file)!r} are the same run (seed {run.seed})"
             raise UserError(f"{told}; leave one out, or name them apart: LABEL=FILE LABEL=FILE.")
 

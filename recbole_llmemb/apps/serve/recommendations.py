@@ -248,7 +248,7 @@ class NewItemReport:
         quantiles = torch.tensor(_QUANTILES, dtype=torch.double)
         own = self.ranks.double().quantile(quantiles, dim=0).t().tolist()
         beside = self.nearest_ranks.double().median(0).values.tolist()
-        shares, by_chance = self.listed(), self.topk / self.n_items
+        shares, by_chance = self.listed(), min(1, self.topk / self.n_items)
         rows = [
             [self.names[i], *(f"{rank:,.0f}" for rank in own[i]), f"{shares[i]:.2%}",
              self.nearest[i][0], f"{self.nearest[i][1]:.2f}", f"{beside[i]:,.0f}"]

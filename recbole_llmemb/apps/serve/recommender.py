@@ -90,7 +90,8 @@ class Recommender:
         """
         histories = None if histories is None else list(histories)
         if (users is None) == (histories is None):
-            raise UserError("Recommendations are for users or for histories; give one of both.")
+            told = f"got {'neither' if users is None else 'both'}; give one of them"
+            raise UserError(f"Recommendations are for users or for histories and {told}.")
         if users is not None:
             if split != "all":
                 self._other_data_is_told  # noqa: B018

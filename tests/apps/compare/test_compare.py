@@ -144,6 +144,9 @@ def test_runs_over_other_tables_of_one_path_are_no_seeds_of_each_other(tmp_path)
         for seed, more in enumerate(({"table": "x"}, {"table": "y"}, {"table": "x"}, {}))
     ]
     assert sorted(labels(read_groups(files)).values()) == [[0, 2, 3], [1]]
+    (note,) = [note for note in compare(read_groups(files)).notes if "tables differ" in note]
+    assert all(f"{str(file)!r} {table}" in note for file, table in zip(files, "xy"))
+    assert "tables differ" not in str(compare(read_groups([files[0], *files[2:]])).notes)
 
 
 def test_labels(tmp_path):
@@ -582,6 +585,9 @@ def test_repeated_runs_are_refused_unless_named(tmp_path, capsys):
     status, _, err = run(capsys, one, two)
     assert status == 2 and "are the same run" in err and "x.json" in err and "y.json" in err
     assert run(capsys, f"x={one}", f"y={two}")[0] == 0
+    then, now = (result(tmp_path, n, 0.1, new=True, data=f"5-2037{n}") for n in ("v", "w"))
+    status, _, err = run(capsys, then, now)
+    assert status == 2 and "same run" not in err and "2037v" in err
     status, _, err = run(capsys, f"x={one},{two}")  # one run is no two seeds
     assert status == 2 and "x.json" in err and "y.json" in err
 

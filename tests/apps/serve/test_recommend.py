@@ -160,8 +160,8 @@ def test_unknown_tokens_are_named_with_the_nearest(saved):  # noqa: F811
     people = recommender.people(histories=[["i1", "I12"]], skip_unknown=True)
     assert people.lengths.tolist() == [1]
     assert any("1 unknown items" in note for note in recommender.notes(people))
-    for wrong in ({}, {"users": ["u1"], "histories": [["i1"]]}):
-        with pytest.raises(UserError, match="give one of both"):
+    for got, wrong in (("neither", {}), ("both", {"users": ["u1"], "histories": [["i1"]]})):
+        with pytest.raises(UserError, match=got):
             recommender.recommend(**wrong)
     for wrong in (None, math.nan, True, 7.5, ""):
         with pytest.raises(UserError, match="names no item"):

@@ -62,6 +62,13 @@ def test_jsonl_and_parquet_hold_the_same(saved, run, tmp_path):  # noqa: F811
     assert sorted(p.name for p in tmp_path.glob("*all*")) == ["all.jsonl", "all.parquet"]
 
 
+def test_whom_it_is_for_is_said_once(saved, run):  # noqa: F811
+    status, _, err = run(saved(), "--users=u3", "--history=i1")
+    assert status == 2 and "got --users and --history;" in err
+    status, _, err = run(saved())
+    assert status == 2 and "got" not in err and "--history_file" in err
+
+
 def test_what_was_written_here_is_replaced_and_nothing_else(saved, run, tmp_path):  # noqa: F811
     path = saved()
     people = tmp_path / "people.jsonl"

@@ -140,6 +140,8 @@ def test_the_report_counts_ranks(from_text, tiny):  # noqa: F811
     assert found.listed()[1].item() == pytest.approx(shares[0])
     text = str(found)
     assert "New items among 62, over 20 users" in text and "nearest known item" in text
+    assert "by chance 8.06%" in text
+    assert "(by chance 100.00%)" in str(rank_new_items(recommender, users=20, topk=100))
 
 
 def test_ready_vectors_come_as_a_table(saved, tiny_table, tmp_path):  # noqa: F811
