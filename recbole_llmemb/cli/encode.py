@@ -87,9 +87,12 @@ def main(argv: list[str]) -> int:
     typed = parser.typed(argv)
     given = set(typed)
     options, workers = taken(EncodeOptions, typed), taken(Workers, typed)
-    if (options.source is None) == (options.dataset is None and options.items is None):
-        wanted = "either --dataset or --items, whose items to encode, or --import, what to import"
-        raise UserError(f"recbole-llm encode needs {wanted}.")
+    sources = {"--dataset": options.dataset, "--items": options.items, "--import": options.source}
+    chosen = [name for name, value in sources.items() if value is not None]
+    if len(chosen) != 1:
+        wanted = "one of --dataset or --items, whose items to encode, and --import, what to import"
+        told = f"takes one of them, and got {' and '.join(chosen)}" if chosen else f"needs {wanted}"
+        raise UserError(f"recbole-llm encode {told}.", key=chosen[0][2:] if chosen else "dataset")
     if (options.source or not options.ray) and (options.ray or workers != Workers()):
         told = "--ray, --num_workers and --gpus_per_worker are for items that Ray encodes"
         raise UserError(f"{told}; add --ray, or leave them.")

@@ -69,12 +69,12 @@ def render(package: str, template: str, **values: Any) -> str:
 
 def no_html(markdown: str) -> str:
     """Markdown in which what looks like HTML is text."""
-    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", markdown)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", re.sub(r"&(?=#?\w+;)", "&amp;", markdown))
 
 
 def in_markdown(text: str) -> str:
     """Text in Markdown, cells of tables too, as which it is read again."""
-    return no_html(re.sub(r"[\\`*|\[\]~]|(?<![^\W_])_", r"\\\g<0>", text))
+    return no_html(re.sub(r"[\\`*|\[\]~$]|(?<![^\W_])_", r"\\\g<0>", text))
 
 
 def _data_uri(svg: bytes) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from recbole_llmemb.config.keys import values_of
 from recbole_llmemb.config.shared import DataSettings
+from recbole_llmemb.config.values import defaults
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode.job import EncodeJob, find_table, run_job
@@ -22,6 +23,13 @@ from recbole_llmemb.table.format import EmbeddingTable, read_manifest, read_toke
 from recbole_llmemb.table.transform import reduce_pca
 
 CACHE_VARIABLE = "RECBOLE_LLMEMB_CACHE"
+# What a table's manifest calls the settings that it was made by.
+_MADE_BY = {
+    "llm_encoder": "encoder", "llm_adapter": "adapter", "llm_pooling": "pooling",
+    "llm_dtype": "encoder_dtype", "llm_normalize": "normalize", "llm_max_length": "max_length",
+    "item_prompt": "prompt", "item_text_fields": "fields",
+    "item_value_max_chars": "value_max_chars",
+}  # fmt: skip
 
 
 def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = print) -> Path:
@@ -70,6 +78,26 @@ def ensure_table(config: Mapping[str, Any], report: Callable[[str], None] = prin
     if settings.llm_pca_dim:
         path = _reduced(path, settings.llm_pca_dim, cache_directory(config), report)
     return path
+
+
+def tell_unused(table: Path, config: Mapping[str, Any], report: Callable[[str], None]) -> None:
+    """Report settings of a table's making that say nothing, as it is given and was made otherwise.
+
+    Those that are as the package has them for the dataset were not asked for.
+    """
+    manifest, settings = read_manifest(table), EncodeSettings.of(config).model_dump()
+    usual = EncodeSettings.of(defaults("", str(values_of(config)["dataset"]))).model_dump()
+    adapter = manifest.get("adapter")
+    made = manifest | {"adapter": str(adapter["path"]) if isinstance(adapter, dict) else None}
+    unused = []
+    for key, name in _MADE_BY.items():
+        asked, then = settings[key], made.get(name)
+        place = name in ("encoder", "adapter")
+        same = then == asked or (place and Path(str(then)).name == Path(str(asked)).name)
+        unused += [key] if asked != usual[key] and not same else []
+    if unused:
+        told = f"table: {table} is taken as it is and was made otherwise"
+        report(f"{told}; {' and '.join(unused)} change nothing of it")
 
 
 def tell_other_texts(table: Path, config: Mapping[str, Any], report: Callable[[str], None]) -> None:

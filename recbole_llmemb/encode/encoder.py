@@ -149,7 +149,7 @@ class Encoder:
         except Exception as error:  # of many libraries, each with its own errors
             why = f"{type(error).__name__}: {reason_of(error)}"
             told = f"The encoder {self._name!r} fails over the texts ({why})"
-            advice = "repair it, or take another one (llm_encoder)"
+            advice = "repair it, take another one (llm_encoder) or shorter texts (llm_max_length)"
             raise UserError(f"{told}; {advice}.", key="llm_encoder") from error
 
     def close(self) -> None:

@@ -231,7 +231,8 @@ def open_records(
     if twice:
         file.refuse(0, f"it has two columns {twice[0]!r}; rename one of them")
     if not (file.columns or peek == 0):
-        known = "one object per line or one list" if kind == "json" else "what its name says"
+        objects = "one object per line or one list, no name in it twice"
+        known = objects if kind == "json" else "what its name says"
         file.refuse(0, f"it has no columns: it is empty, or not {known}")
     return file
 

@@ -16,7 +16,7 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.data.dataset import item_tokens
-from recbole_llmemb.encode.build_or_load import tell_other_texts
+from recbole_llmemb.encode.build_or_load import tell_other_texts, tell_unused
 from recbole_llmemb.models import registry
 from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoint
 from recbole_llmemb.models.llmsrec.llm import load_llm
@@ -77,7 +77,9 @@ def item_table(config, dataset, report: Callable[[str], None], width=None) -> It
     if path is None:
         path = ensure_table(config, report=report)
         if config["llm_table"]:
-            tell_other_texts(Path(config["llm_table"]).expanduser(), config, report)
+            given = Path(config["llm_table"]).expanduser()
+            tell_other_texts(given, config, report)
+            tell_unused(given, config, report)
     tokens, missing = dataset.field2id_token[dataset.iid_field], config["llm_missing"]
     found = ItemTable(path, tokens, missing, bool(config["llm_pca_dim"]))
     table = found.load()

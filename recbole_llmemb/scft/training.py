@@ -141,12 +141,25 @@ def train(job, work: Path, report) -> tuple[Callable[[Path], None], dict]:
         logging.set_verbosity(told)
 
 
+def refuse_equal(model, views) -> None:
+    """Refuse texts that are cut before they differ, which would teach nothing."""
+    longest = model.max_seq_length
+    if not longest or longest > 1 << 20:  # as tokenizers say that there is no limit
+        return
+    texts = [views.pair(item)[0] for item in range(min(len(views.items), 256))]
+    cut = model.tokenizer(texts, truncation=True, max_length=longest, verbose=False)["input_ids"]
+    if len(texts) > 1 and len(set(map(tuple, cut))) == 1:
+        told = f"llm_max_length is {longest}, to which all texts are equal"
+        raise UserError(f"{told}; take more tokens, or a shorter prompt.", key="llm_max_length")
+
+
 def _train(job, work, report):
     keys, processes, (_, held_out) = job.settings, job.processes, job.views
     torch.manual_seed(keys.scft_seed)
     model = load_base(job)
     count = add_lora(model, keys)
     report(f"scft: LoRA of {count:,} parameters, {processes.device}, {job.precision}")
+    refuse_equal(model, job.views[0])
 
     held = [held_out.pair(item, "held out") for item in range(len(held_out.items))]
     evaluator = HeldOut(held, 2 * (keys.scft_mini_batch_size or 32)) if len(held) > 1 else None

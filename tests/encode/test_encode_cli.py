@@ -85,8 +85,9 @@ def test_pickles_are_said_to_be_trusted(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "needs either --dataset.* or --import"),
-        (["--dataset=a", "--import=b"], "needs either --dataset.* or --import"),
+        ([], "needs one of --dataset.* --import"),
+        (["--dataset=a", "--import=b"], "got --dataset and --import"),
+        (["--dataset=a", "--items=b.csv"], "got --dataset and --items"),
         (["--dataset=gone"], "dataset 'gone' has no item file .*--data_path"),
         (["--dataset=ml-100k", "--pca_dim=0"], "--pca_dim is 0"),
         (["--dataset=ml-100k", "--fields=plot"], "no field 'plot'"),

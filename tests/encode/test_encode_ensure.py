@@ -11,6 +11,8 @@ from encode_models import make_model, write_dataset
 
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode import ensure_table, item_prompts, read_items
+from recbole_llmemb.encode.build_or_load import tell_unused
+from recbole_llmemb.encode.settings import EncodeSettings
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -99,6 +101,24 @@ def test_a_given_table_of_other_texts_is_told(config, tmp_path):
     (line,) = told(changed, *items[1:])
     assert str(table) in line and str(path) in line
     assert told(changed, *items[1:], ITEM_ID_FIELD="gone") == []  # not to be known
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({}, []),
+        ({"llm_encoder": "other"}, ["llm_encoder"]),
+        ({"llm_adapter": "a", "llm_max_length": 7}, ["llm_adapter", "llm_max_length"]),
+        ({"item_prompt": "Else:", "llm_normalize": True}, ["llm_normalize", "item_prompt"]),
+    ],
+)
+def test_settings_that_a_given_table_was_not_made_by_are_told(config, asked, told):
+    """Beside it they would change nothing, and the result file would name them."""
+    table, lines = ensure_table(config), []
+    tell_unused(table, {**config, **asked}, lines.append)
+    assert [key for key in EncodeSettings.model_fields if key in str(lines)] == told
+    for line in lines:
+        assert str(table) in line
 
 
 def test_reduced(config, tmp_path):

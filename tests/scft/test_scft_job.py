@@ -179,6 +179,12 @@ def test_interrupted_and_continued_gives_the_same_adapter(run, monkeypatch, step
     assert result.manifest["after"] == whole.manifest["after"]
 
 
+def test_texts_that_are_cut_before_they_differ_are_refused(run):
+    with pytest.raises(UserError) as refused:
+        run(llm_max_length=3)
+    assert refused.value.key == "llm_max_length"
+
+
 def test_a_full_disk_is_told_with_the_folder(run, monkeypatch, tmp_path):
     """As PyTorch says it, which names no file; the same command goes on where there is room."""
     full = RuntimeError("PytorchStreamWriter failed writing file: iostream error")

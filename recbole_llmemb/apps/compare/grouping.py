@@ -131,7 +131,7 @@ def _files(text) -> list[Path]:
 def _identity(run) -> tuple:
     """Equal for runs that differ in their seed only, as far as their files tell."""
     if run.config:
-        kept = {key: value for key, value in run.config.items() if key not in _APART}
+        kept = {key: value for key, value in _used(run.config).items() if key not in _APART}
         return "config", run.model, run.dataset, json.dumps(kept, sort_keys=True)
     # An older file: a name that ends in the seed says what the run was.
     name = str(run.file.parent / run.name) if run.name else str(run.file)

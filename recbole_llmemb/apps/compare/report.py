@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "≥": r"$\geq$", "<": "$<$", ">": "$>$", "–": "--",
+    "|": r"\textbar{}", "`": r"\textasciigrave{}",
 }  # fmt: skip
 
 
@@ -120,7 +122,10 @@ def to_latex(table: Table, note: str | None = None) -> str:
 
 def latex(text) -> str:
     """Text with what means something to LaTeX made harmless."""
-    return "".join(_LATEX.get(letter, letter) for letter in str(text))
+    apart = re.sub("-(?=-)", "-\0", str(text))  # two would be a dash
+    harmless = "".join(_LATEX.get(letter, letter) for letter in apart).replace("\0", "{}")
+    # Behind the end of a row these two would be part of its command.
+    return f"{{}}{harmless}" if harmless.lstrip()[:1] in ("[", "*") else harmless
 
 
 def render_files(found, map_method="pca", category_field=None, data_path=None) -> dict[str, bytes]:

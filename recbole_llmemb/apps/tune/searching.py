@@ -98,6 +98,8 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
     }
     record = json.loads(json.dumps(record, default=str))
     place.require_same_search(record, options.resume)
+    if options.resume and place.read() is None:
+        report(f"search: there is none in {place.path} to go on with; this one begins")
     with preserve_cuda_visible_devices():
         prepared = prepare(plan, config, report)
     if prepared.table:  # which may be another one, of the same path or of other texts
@@ -224,8 +226,12 @@ class Storage:
         else:
             # Older searches noted less.
             differ = [key for key, value in record.items() if earlier.get(key, value) != value]
+            if "settings" in differ:
+                then, now = earlier["settings"], record["settings"]
+                differ += sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+                differ.remove("settings")
             if differ:
-                begun = f"The search in {self.path} was begun with another {differ[0]}"
+                begun = f"The search in {self.path} was begun with other {' and '.join(differ)}"
                 wrong = f"{begun}, so it cannot go on;"
         if wrong:
             raise UserError(f"{wrong} give this one another --name.", key="name", where=self.path)

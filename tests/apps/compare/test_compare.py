@@ -106,6 +106,19 @@ def test_a_run_over_a_given_table_has_no_encoder(tmp_path):
     groups = read_groups(files)
     assert [group.label for group in groups] == ["LLMEmbSASRec", "LLMEmbSASRec, llm_table=T"]
     assert differing_settings(groups) == {"llm_encoder": ["mine", None], "llm_table": [None, "T"]}
+    # So runs over one table that name others are the same run.
+    given = [
+        result(
+            tmp_path,
+            f"g{seed}",
+            0.1,
+            seed=seed,
+            new=True,
+            config={"llm_table": "T", "llm_adapter": f"a{seed}"},
+        )
+        for seed in (1, 2)
+    ]
+    assert [len(group.runs) for group in read_groups(given)] == [2]
 
 
 def test_model_names_are_labels_where_they_differ(tmp_path):
@@ -353,10 +366,10 @@ def test_markdown():
         "| worse | 3 | 0.1500 ± 0.0200 -25.0% |\n"
         "| none | 1 | - |"
     )
-    odd = Table("t", ["run", "a|b"], [["**b** `c` [d](e) <i> __f_ g_h", Cell(0.1)]])
+    odd = Table("t", ["run", "a|b"], [["**b** `c` [d](e) <i> __f_ g_h $x$ &lt; R&D", Cell(0.1)]])
     assert to_markdown(odd) == (
         "| run | a\\|b |\n| --- | ---: |\n"
-        "| \\*\\*b\\*\\* \\`c\\` \\[d\\](e) &lt;i> \\_\\_f_ g_h | 0.1000 |"
+        "| \\*\\*b\\*\\* \\`c\\` \\[d\\](e) &lt;i> \\_\\_f_ g_h \\$x\\$ &amp;lt; R&D | 0.1000 |"
     )
 
 
@@ -385,7 +398,7 @@ def test_latex():
         "run & seeds & hit@10 \\\\\n"
         "\\midrule\n"
         "id\\_only & 3 & 0.2000 $\\pm$ 0.0100 \\\\\n"
-        "A|B 100\\% & 1 & \\textbf{0.2500} (+25.0\\%)$^{**}$ \\\\\n"
+        "A\\textbar{}B 100\\% & 1 & \\textbf{0.2500} (+25.0\\%)$^{**}$ \\\\\n"
         "worse & 3 & 0.1500 $\\pm$ 0.0200 ($-$25.0\\%) \\\\\n"
         "none & 1 & -- \\\\\n"
         "\\bottomrule\n"
@@ -395,6 +408,10 @@ def test_latex():
     assert latex("a\\b{c}~^&#$") == (
         r"a\textbackslash{}b\{c\}\textasciitilde{}\textasciicircum{}\&\#\$"
     )
+    # What would be part of a row's end, and what would be a dash.
+    assert [latex(text) for text in ("[2pt]", "*two", "a---b", "`c`", "all-in", "")] == [
+        "{}[2pt]", "{}*two", "a-{}-{}-b", "\\textasciigrave{}c\\textasciigrave{}", "all-in", "",
+    ]  # fmt: skip
 
 
 def test_the_caption_has_what_the_marks_mean_whatever_was_noted_before(tmp_path):

@@ -273,11 +273,32 @@ def test_a_search_over_changed_data_is_not_continued(tiny, tiny_settings, tmp_pa
     Storage(str(tmp_path / "tune"), "one").write(record)
     options = {"storage": tmp_path / "tune", "name": "one", "resume": True}
     settings.pop("learning_rate", None)
-    with pytest.raises(UserError, match="begun with another data"):
+    with pytest.raises(UserError, match="begun with other data"):
         search("LLMEmbSASRec", "tiny", RATES, **options, **settings)
     Storage(str(tmp_path / "tune"), "two").write({"table": "another", "model": "LLMEmbSASRec"})
-    with pytest.raises(UserError, match="begun with another table"):
+    with pytest.raises(UserError, match="begun with other table"):
         search("LLMEmbSASRec", "tiny", RATES, **options | {"name": "two"}, **settings)
+    Storage(str(tmp_path / "tune"), "three").write({"settings": {"mine": 3}})
+    with pytest.raises(UserError, match="begun with other .*mine") as refused:
+        search("LLMEmbSASRec", "tiny", RATES, **options | {"name": "three"}, **settings)
+    assert refused.value.key == "name" and "settings" not in str(refused.value)
+
+
+def test_a_search_that_cannot_go_on_is_told_to_begin(tiny, tiny_settings, tmp_path, monkeypatch):
+    """As behind a wrong --name."""
+    from recbole_llmemb.apps.tune import search, searching
+
+    def stop(*_):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(searching, "prepare", stop)
+    settings, lines = tiny_settings("LLMEmbSASRec", data_path=str(tiny.folder.parent)), []
+    settings.pop("learning_rate", None)
+    options = {"storage": tmp_path / "tune", "name": "one", "report": lines.append}
+    for resume in (False, True):
+        with pytest.raises(UserError, match="far enough"):
+            search("LLMEmbSASRec", "tiny", RATES, resume=resume, **options, **settings)
+        assert any(str(tmp_path / "tune") in line for line in lines) == resume
 
 
 # -- sharing ----------------------------------------------------------------------------
@@ -474,7 +495,7 @@ def test_a_search_is_kept_in_a_folder_or_at_an_address(tmp_path, address):
     again.require_same_search({"space": 1}, resume=True)
     with pytest.raises(UserError, match="one already; continue it with --resume"):
         again.require_same_search({"space": 1}, resume=False)
-    with pytest.raises(UserError, match="begun with another space"):
+    with pytest.raises(UserError, match="begun with other space"):
         again.require_same_search({"space": 2}, resume=True)
 
 

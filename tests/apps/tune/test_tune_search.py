@@ -116,7 +116,7 @@ def test_a_search_is_not_begun_over_another(found, tiny, tiny_table):
     with pytest.raises(UserError, match="There is a search in .* already; continue it with --re"):
         search("LLMEmbSASRec", "tiny", SPACE, **options, **settings)
     other = {**SPACE, "n_heads": {"choice": [1]}}
-    with pytest.raises(UserError, match="was begun with another space"):
+    with pytest.raises(UserError, match="was begun with other space"):
         search("LLMEmbSASRec", "tiny", other, resume=True, **options, **settings)
 
 
