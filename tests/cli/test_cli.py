@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
@@ -354,9 +355,13 @@ def test_what_is_a_fault_of_ours_is_none(typed, monkeypatch):
     def fail(argv):
         raise RuntimeError("of a program")
 
-    monkeypatch.setattr("recbole_llmemb.cli.compare.main", fail)
+    ours = FunctionType(fail.__code__, {"__name__": "recbole_llmemb.cli.compare"})
+    monkeypatch.setattr("recbole_llmemb.cli.compare.main", ours)
     with pytest.raises(RuntimeError):
         typed(["compare"])
+    monkeypatch.setattr("recbole_llmemb.cli.compare.main", fail)  # somebody's, of this module
+    status, _, err = typed(["compare"])
+    assert status == 2 and f"{__name__}:{fail.__code__.co_firstlineno + 1} " in err
 
 
 def test_interrupted_inside_an_import(typed, monkeypatch):

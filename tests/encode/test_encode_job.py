@@ -163,7 +163,7 @@ def test_hit_in_a_cache_that_can_only_be_read(tmp_path, job, items, monkeypatch)
 
     monkeypatch.setattr("recbole_llmemb.core.artifacts.FileLock", refuses)
     assert run_job(job(), tmp_path / "cache" / "out").cache_hit
-    with pytest.raises(UserError, match="cannot be written: read-only"):
+    with pytest.raises(UserError, match="cannot be opened: read-only"):
         run_job(job(prompt="else"), tmp_path / "cache" / "else")
 
 
