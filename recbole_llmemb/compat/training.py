@@ -198,8 +198,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _save(state: dict[str, Any], path: Any, **_: Any) -> None:
-    """Write what a trainer saves: ``Config`` as a dictionary, no modules."""
+    """Write what a trainer saves: ``Config`` as a dictionary, no modules; tokens by their ids."""
     state = dict(state)
+    for name, tokens in getattr(state.get("config"), "tokens", {}).items():
+        state.setdefault(name, [str(token) for token in tokens])
     if "config" in state:
         state["config"] = config_to_plain(state["config"])
     # DIN and others list submodules here, whose weights state_dict has already.

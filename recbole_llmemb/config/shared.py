@@ -175,7 +175,7 @@ class TrainingSettings(Settings):
     epochs: int = key(200, ANY | LEARNING, **keys.WHOLE)
     """At most."""
     stopping_step: int = key(20, ANY | LEARNING, **keys.WHOLE)
-    """Stop after this many validations without a better valid_metric."""
+    """Stop after one validation more than this many in a row without a better valid_metric."""
     eval_step: int = key(1, ANY | LEARNING, **keys.WHOLE)
     """Epochs from one validation to the next."""
     weight_decay: float = key(0.0, ANY, **keys.WEIGHT)
@@ -212,6 +212,8 @@ class TrainingSettings(Settings):
         if (self.sequence_stride or 0) > self.MAX_ITEM_LIST_LENGTH:
             advice = "positions between would never be trained on; make it at most that"
             raise contradiction(self, "sequence_stride", "MAX_ITEM_LIST_LENGTH", advice)
+        if self.adam_betas != [0.9, 0.999] and not self.learner.lower().startswith("adam"):
+            raise contradiction(self, "adam_betas", "learner", "leave them, or take adam")
         for one, off in (("popularity_adjustment", "0"), ("softmax_negatives", "(empty)")):
             if getattr(self, one) and self.loss_type != "CE":
                 advice = f"it is for a softmax; set loss_type: CE, or {one}: {off}"

@@ -253,6 +253,9 @@ def note_training_data(config, splits) -> None:
             "item_fields": item_fields_digest(train),
         }
         config["tested_on"] = _tested_on(splits[-1])
+        # Which checkpoints keep, as the numbers of a file's tokens change with the file.
+        fields = {"item_tokens": train.iid_field, "user_tokens": train.uid_field}
+        config.tokens = {name: train.field2id_token[field] for name, field in fields.items()}
 
 
 def _tested_on(test) -> dict[str, str]:

@@ -239,7 +239,7 @@ class LLMSRecSettings(Settings):
     epochs: int = key(10, **keys.WHOLE)
     """At most."""
     stopping_step: int = key(5, **keys.WHOLE)
-    """Stop after this many validations without a better valid_metric."""
+    """Stop after one validation more than this many in a row without a better valid_metric."""
     user_sample: int | None = key(None, **keys.COUNT)
     """Train on and evaluate this many users only, the same ones in every run; empty: all."""
 

@@ -22,7 +22,13 @@ from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoin
 from recbole_llmemb.models.llmsrec.llm import load_llm
 from recbole_llmemb.models.llmsrec.model import FrozenTeacher
 from recbole_llmemb.run.stages import stage
-from recbole_llmemb.run.teacher import check_same, ensure_teacher, item_rows, used
+from recbole_llmemb.run.teacher import (
+    check_same,
+    ensure_teacher,
+    item_rows,
+    refuse_other_files,
+    used,
+)
 from recbole_llmemb.scft import ensure_table
 from recbole_llmemb.table.format import read_manifest
 
@@ -192,6 +198,8 @@ def teacher_model(state, path, dataset=None, device=None):
     tokens = state.get("item_tokens")
     if dataset is None or tokens is None or item_tokens(dataset) != list(tokens):
         dataset = create_dataset(config)
-        tokens = tokens or item_tokens(dataset)
+        if tokens is None:
+            refuse_other_files(state["config"], config, path, "align_teacher")
+            tokens = item_tokens(dataset)
     # A copy: what the run's own model is given hangs on the dataset, too.
     return rebuilt(state, config, copy.copy(dataset), path), tokens

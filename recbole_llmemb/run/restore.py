@@ -28,6 +28,7 @@ from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.run.stages import Data, prepare_data, usable
+from recbole_llmemb.run.teacher import refuse_other_files
 from recbole_llmemb.table.format import read_manifest
 
 #: What may be elsewhere now, and the key under which a checkpoint that needs it says so.
@@ -222,6 +223,8 @@ def _read(config):
 
 def _check_tokens(state, dataset, config, path):
     """Refuse data whose items or users have other numbers than a checkpoint learned them by."""
+    if state.get("item_tokens") is None:
+        refuse_other_files(state["config"], config, path, "data_path")
     for kind, found in (("item", item_tokens(dataset)), ("user", user_tokens(dataset))):
         tokens = state.get(f"{kind}_tokens")
         if tokens is None or list(tokens) == found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from logging import getLogger
 from pathlib import Path
 from time import perf_counter
 
@@ -18,7 +19,7 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import atomic_file, file_digests
-from recbole_llmemb.data.dataset import item_tokens
+from recbole_llmemb.data.dataset import files_hash, item_tokens
 from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.contract import is_checkpoint
 from recbole_llmemb.models.registry import model_class
@@ -181,9 +182,26 @@ def read_item_embeddings(path) -> tuple[list[str], torch.Tensor]:
         told = f"Checkpoint {path} has no item_embedding.weight, so it cannot be a teacher"
         raise UserError(f"{told}; give a model with learned items (item_embedding: id).")
     tokens = state.get("item_tokens")
-    if tokens is None:  # written by RecBole's own trainer, which does not keep them
-        tokens = item_tokens(create_dataset(config_from_plain(state["config"])))
+    if tokens is None:  # written by RecBole's own trainer, or by an earlier version's
+        config = config_from_plain(state["config"])
+        refuse_other_files(state["config"], config, path, "align_teacher")
+        tokens = item_tokens(create_dataset(config))
     return tokens[1:], weights["item_embedding.weight"][1 : len(tokens)].clone()
+
+
+def refuse_other_files(plain, config, path, key) -> None:
+    """Refuse interactions that have changed, for a checkpoint that keeps no tokens.
+
+    ``plain``: its configuration. ``config``: of the data as it is.
+    """
+    then, where = (plain.get("trained_on") or {}).get("inter"), config["data_path"]
+    if not then:
+        told = f"{path} does not say which items its data had, nor in which order: whether they are"
+        getLogger().warning(f"{told} those of {where} cannot be checked.")
+    elif then != files_hash(config):
+        told = f"The interactions in {where} are other lines than {path} was trained on"
+        advice = "and it does not say which item is which; give that data, or train again"
+        raise UserError(f"{told}, {advice}.", key=key)
 
 
 def check_same(config, plain, path) -> None:

@@ -90,6 +90,7 @@ def test_times_are_loaded_for_any_dataset(tiny, tiny_table):
 
 BAD = [
     ({"sequence_stride": 11}, "sequence_stride is 11, but MAX_ITEM_LIST_LENGTH is 10"),
+    ({"adam_betas": [0.5, 0.9], "learner": "sgd"}, "adam_betas is .*, but learner is 'sgd'"),
     ({"train_neg_sample_args": {"dynamic": True}}, "dynamic needs scores"),
     (
         {"train_neg_sample_args": None, "loss_type": "BCE"},

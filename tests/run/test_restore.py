@@ -14,6 +14,7 @@ from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.run.restore import load_data_and_model, restore
+from recbole_llmemb.run.teacher import read_item_embeddings
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -30,6 +31,35 @@ def test_a_copy_of_the_table_is_taken_though_the_first_has_changed(saved, tiny_t
         restore(path)
     assert "fingerprint" in str(caught.value)
     assert torch.equal(restore(path, llm_table=copied).model.item_embedding.weight, before)
+
+
+def test_recboles_own_know_which_item_is_which(saved, tiny, tmp_path, caplog):  # noqa: F811
+    """RecBole numbers items as they come in the file, and its checkpoints do not say how."""
+    shutil.copytree(tiny.folder, tmp_path / "data" / "tiny")
+    file = tmp_path / "data" / "tiny" / "tiny.inter"
+    header, *lines = file.read_text().splitlines()
+    path = saved("SASRec", data_path=str(file.parent.parent))
+    tokens, rows = read_item_embeddings(path)
+    state = checkpoint.load(path)
+    assert state["item_tokens"][1:] == tokens and len(state["user_tokens"]) > 30
+    older, oldest = tmp_path / "older.pth", tmp_path / "oldest.pth"
+    state["item_tokens"] = state["user_tokens"] = None
+    checkpoint.save(state, older)
+    assert read_item_embeddings(older)[0] == tokens and restore(older)
+    state["config"]["trained_on"] = None
+    checkpoint.save(state, oldest)
+    file.write_text("\n".join([header, *lines[::-1]]) + "\n")  # the same interactions
+    again = read_item_embeddings(path)
+    assert again[0] == tokens and torch.equal(again[1], rows)
+    for one, key in ((path, "data_path"), (older, "data_path")):
+        with pytest.raises(UserError) as refused:
+            restore(one)
+        assert refused.value.key == key and str(one) in str(refused.value)
+    with pytest.raises(UserError) as refused:
+        read_item_embeddings(older)
+    assert refused.value.key == "align_teacher" and str(older) in str(refused.value)
+    restore(oldest)  # of RecBole without this package: nothing is known
+    assert any(str(oldest) in message for message in caplog.messages)
 
 
 @pytest.mark.parametrize("kind", [torch.complex64, torch.int64])
