@@ -16,6 +16,7 @@ from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.records.reader import RecordFile
 from recbole_llmemb.records.values import kept_token
 
+_EXACT = 2**53  # From here on floats leave whole numbers out.
 _PER_SECOND = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9, "number": 1}
 _WORDS = {
     "s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds",
@@ -192,7 +193,9 @@ class Clock:
             raise UserError(f"{told}; convert them apart, or set --time_unit.", key="time_unit")
         if self.unit in _PER_SECOND:
             found = numbers(values) / _PER_SECOND[self.unit]
-            if self.unit != "number":
+            if self.unit == "number":
+                self._refuse_rounded(found)
+            else:
                 low = 0 if self.unit == "s" else _FIRST_SECOND
                 other = np.isfinite(found) & (found >= _LAST_SECOND) | (found >= 0) & (found < low)
                 self.seen[self.unit] += int(other.sum())
@@ -206,6 +209,14 @@ class Clock:
         if len(good):
             self.first, self.last = min(self.first, good.min()), max(self.last, good.max())
         return found
+
+    def _refuse_rounded(self, found: np.ndarray) -> None:
+        """Positions that are not told apart any more would lose order and lines."""
+        most = np.abs(found[np.isfinite(found)]).max(initial=0)
+        if most > _EXACT:
+            told = f"--time_unit is number, but {self.column!r} has {most:.0f}, and whole numbers"
+            advice = "say the unit (ns, say), or number the lines of each user"
+            raise UserError(f"{told} above {_EXACT:,} are not exact; {advice}.", key="time_unit")
 
     def _recognized(self, values):
         found = numbers(values)

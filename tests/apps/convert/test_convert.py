@@ -376,6 +376,22 @@ def test_each_file_has_its_own_unit(write):
     assert refused.value.key == "time_unit"
 
 
+def test_positions_are_exact_or_refused(write):
+    """As floats of 64 bits, near ones of more than 53 would be equal, and their lines repeated."""
+    most = 2**53
+    lines = [f"u,a,{most - 1}", f"u,b,{most - 2}", f"u,c,{-most + 1}", f"u,d,{-most}"]
+    job(
+        interactions=[write("r.csv", "\n".join(["user,item,time", *lines, ""]))], time_unit="number"
+    )
+    rows = table("dataset/mine/mine.inter")[1]
+    assert [row[1] for row in rows] == ["d", "c", "b", "a"]
+    assert [int(float(row[2])) for row in rows] == [-most, -most + 1, most - 2, most - 1]
+    path = write("more.csv", f"user,item,time\nu,a,{most + 3}\nu,b,{most + 1}\n")
+    with pytest.raises(UserError) as refused:
+        job("dataset/more", interactions=[path], time_unit="number")
+    assert refused.value.key == "time_unit" and "'time'" in str(refused.value)
+
+
 def test_a_time_far_ahead_is_told(write):
     _, told = job(interactions=[write("r.csv", "user,item,time\nu,a,15000000000\n")])
     assert "2445-05-01, which is far ahead" in told[0]
