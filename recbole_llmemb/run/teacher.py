@@ -82,7 +82,9 @@ def teacher_config(config, size: int):
         unknown = given.keys() - keys_of_any_model()
         own = make_config(model, config["dataset"], overrides=values, strict=unknown)
     except UserError as error:
-        raise UserError(f"align_teacher {name!r} cannot be trained: {error}") from None
+        folder = "; what is there of that name is no checkpoint (.pth)"
+        told = f"{str(error).rstrip('.')}{folder if Path(str(name)).exists() else ''}."
+        raise UserError(f"align_teacher {name!r} cannot be trained: {told}") from None
     if own["MODEL_TYPE"] != ModelType.SEQUENTIAL:
         advice = "name one, such as SASRec, or give the path of a checkpoint"
         raise UserError(f"align_teacher {name!r} is no sequential model; {advice}.")

@@ -110,6 +110,8 @@ class LLMEmbTrainer(Trainer):
             return params
         own = {id(p) for p in self.model.item_parameters()}
         items = [p for p in params if id(p) in own]
+        if not items:
+            self.logger.warning("item_learning_rate is passed over: nothing is learned per item.")
         rest = [p for p in params if id(p) not in own]
         return [{"params": rest}, {"params": items, "lr": rate}] if items else params
 

@@ -190,6 +190,8 @@ def test_refusals(tiny_run, tiny, tmp_path):
     checkpoint.save({"state_dict": {"other": torch.ones(1)}}, tmp_path / "other.pth")
     refused("has no item_embedding.weight", align_teacher=str(tmp_path / "other.pth"))
     refused("align_teacher 'SASRecc' cannot be trained: .*SASRecc", align_teacher="SASRecc")
+    (tmp_path / "results").mkdir()  # a name, and a folder of it is there
+    refused("'results' cannot be trained: .*no checkpoint .*pth", align_teacher="results")
     refused("align_teacher is empty", align_teacher=None)
     refused("SASRec' cannot be trained: .*learning_rate", align_teacher_config={"leraning_rate": 1})
 

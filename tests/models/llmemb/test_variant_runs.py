@@ -124,7 +124,7 @@ def test_each_evaluation_sees_the_last_step(tiny_run, kind):
         ("mlp", set()),
     ],
 )
-def test_rate_of_what_is_learned_per_item(tiny_run, kind, own, learner):
+def test_rate_of_what_is_learned_per_item(tiny_run, caplog, kind, own, learner):
     settings = {**KINDS[kind], "item_learning_rate": 0.5, "learner": learner, "weight_decay": 0.01}
     _, _, model, trainer = tiny_run(learning_rate=0.01, **settings)
     rates = {}
@@ -139,6 +139,7 @@ def test_rate_of_what_is_learned_per_item(tiny_run, kind, own, learner):
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+    assert any("item_learning_rate" in message for message in caplog.messages) == (not own)
 
 
 def test_rate_of_zero_keeps_items_where_they_are(tiny_run):
