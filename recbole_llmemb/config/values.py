@@ -307,9 +307,9 @@ def warn_of_keys(config: Any) -> None:
             told = f"{key} has {len(f'{value:x}')} digits (in hexadecimal); write a smaller number."
             raise UserError(told, key=key)
     for key in given:
-        if key in _TYPED and key in config.file_config_dict:
-            told = f"{key} has no effect in a file of settings: it is an option of the command line"
-            raise UserError(f"{told}; give --{key} there.", key=key)
+        if key in _TYPED and (key in config.file_config_dict or key in config.variable_config_dict):
+            told = f"{key} has no effect among settings: it is an option of the command line"
+            raise UserError(f"{told}, and of execute; give --{key} there.", key=key)
         outer, point, inner = key.partition(".")
         if point and outer in _INSIDE:
             raise UserError(f"{key} has no effect; set {inner} inside {outer}.", key=outer)

@@ -38,6 +38,20 @@ def test_keys_that_nothing_reads_are_told(tmp_path, caplog, model):
     assert told_of(caplog, model=model, leraning_rate=1).keys() == {"leraning_rate"}
 
 
+@pytest.mark.parametrize("key", ["preset", "protocol", "config_files", "result_json", "seeds"])
+def test_options_of_the_command_are_no_settings(tmp_path, caplog, key):
+    """In a file, in RecBole's ``config_dict``, in overrides: nothing would read them."""
+    with pytest.raises(UserError) as refused:
+        told_of(caplog, **{key: "id_only"})
+    assert refused.value.key == key
+    with pytest.raises(UserError) as refused:
+        told_of(caplog, f"{key}: id_only\n", tmp_path)
+    assert refused.value.key == key
+    with pytest.raises(UserError) as refused:
+        make_config("LLMEmbSASRec", "tiny", overrides={key: "id_only"})
+    assert refused.value.key == key
+
+
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
 def test_keys_of_older_recboles_are_told(tmp_path, caplog, model):
     meant = {

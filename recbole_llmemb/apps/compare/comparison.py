@@ -8,18 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recbole_llmemb.apps.compare.grouping import differing_tables
+from recbole_llmemb.apps.compare.significance import TESTS, direction, holm, mark, paired_p
 from recbole_llmemb.core.errors import UserError, name_some
 from recbole_llmemb.evaluation.groups import GROUP_NAMES
 from recbole_llmemb.evaluation.metrics import less_is_better
 from recbole_llmemb.records.values import one_line
 from recbole_llmemb.run.per_user import read_users
-
-#: Paired tests over users: name on the command line → in words.
-TESTS = {
-    "t": "two-sided paired t-test",
-    "wilcoxon": "two-sided Wilcoxon signed-rank test",
-}
-_LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 
 
 @dataclass
@@ -213,13 +207,18 @@ def _test(found, test) -> None:
     raw, users = _raw(found, found.metrics, None, test)
     by_group: dict = {}
     for name in found.sizes:
-        by_group |= {
-            (place, name): p for (place, _), p in _raw(found, [found.main], name, test)[0].items()
-        }
+        tested = _raw(found, [found.main], name, test)[0]
+        by_group |= {(place, name): signed for (place, _), signed in tested.items()}
     if not raw:
         return
+    opposed = []
     for table, values in ((found.overall, raw), (found.by_group, by_group)):
-        for (place, key), p in zip(values, holm(list(values.values())), strict=True):
+        p_values = {}
+        for (place, key), (p, way) in values.items():
+            against = p < 0.05 and way * (table[place][key].change or 0) < 0
+            p_values[place, key] = float("nan") if against else p
+            opposed += [f"{found.groups[place].label}, {key}"] * against
+        for (place, key), p in zip(p_values, holm(list(p_values.values())), strict=True):
             table[place][key].p = p
     counts = f"{len(raw)} comparisons" + (by_group and f", by group for {len(by_group)}" or "")
     found.marks = (
@@ -228,12 +227,17 @@ def _test(found, test) -> None:
         "* p < 0.05, ** p < 0.01, *** p < 0.001."
     )
     found.notes.append(found.marks)
+    if opposed:
+        found.notes.append(
+            f"Without a mark, as the mean goes one way and what is tested of the users the other: "
+            f"{'; '.join(opposed)}."
+        )
     if lacking:
         found.notes.append(f"Not tested, for lack of per-user files: {', '.join(lacking)}.")
 
 
-def _raw(found, metrics, part, test) -> tuple[dict[tuple, float], int]:
-    """p-values by place of the group and metric, and over how many users; see :func:`values_of`."""
+def _raw(found, metrics, part, test) -> tuple[dict[tuple, tuple[float, float]], int]:
+    """p-values and directions by place and metric, and over how many users: :func:`values_of`."""
     raw: dict = {}
     (users, base), *others = [values_of(group, part) or ({}, {}) for group in found.groups]
     for place, (each, values) in enumerate(others, start=1):
@@ -243,7 +247,9 @@ def _raw(found, metrics, part, test) -> tuple[dict[tuple, float], int]:
             alike = first.seed == other.seed  # some splits are drawn by it
             pair = (users, each) if alike else ([*users], [*each])
             check_same_users(first.users_file, pair[0], other.users_file, pair[1])
-        raw |= {(place, name): paired_p(values[name], base[name], test) for name in tested}
+        for name in tested:
+            both = values[name], base[name]
+            raw[place, name] = paired_p(*both, test), direction(*both, test)
     return raw, len(users)
 
 
@@ -306,43 +312,3 @@ def check_same_users(file, users, other_file, others) -> None:
         told = f"{str(file)!r} and {str(other_file)!r} have different {what}"
         told = f"{told}: {name_some(apart, 3)})"
         raise UserError(f"{told}; compare runs on the same data and split.", where=other_file)
-
-
-def paired_p(ours, theirs, test: str = "t") -> float:
-    """Two-sided p-value of two systems' values ``(n_users,)`` on the same users in one order.
-
-    Returns 1 where no user differs; NaN for fewer than two users.
-    """
-    from scipy import stats
-
-    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
-    if len(difference) < 2:
-        return float("nan")
-    if not difference.any():
-        return 1.0
-    if test == "wilcoxon":
-        return float(stats.wilcoxon(difference).pvalue)
-    if difference.std() < 1e-12 * abs(difference.mean()):  # which has no t: by their signs
-        return float(2 * 0.5 ** len(difference))
-    return float(stats.ttest_rel(ours, theirs).pvalue)
-
-
-def holm(p_values) -> list[float]:
-    """Adjust p-values for their number (Holm's step-down method).
-
-    ``p_values``: NaN stays NaN and does not count.
-    Returns in the same order; not below the given ones, at most 1.
-    """
-    adjusted = np.array(p_values, dtype=float)
-    counted = np.flatnonzero(~np.isnan(adjusted))
-    order = counted[np.argsort(adjusted[counted], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(adjusted[order] * factors), 1.0)
-    return adjusted.tolist()
-
-
-def mark(p: float | None) -> str:
-    """``***`` below 0.001, ``**`` below 0.01, ``*`` below 0.05."""
-    if p is None or p != p:
-        return ""
-    return next((stars for level, stars in _LEVELS if p < level), "")

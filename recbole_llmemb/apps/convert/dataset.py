@@ -126,7 +126,8 @@ def _roles(job, sources):
         for role, column in columns.find(given, source.columns, source.path.name).items():
             if roles.setdefault(role, column) != column:
                 told = f"{source.path.name}: the {role} would be {column!r}, but {roles[role]!r} in"
-                advice = f"{sources[0].path.name}; say which with --{role}=COLUMN"
+                none = " (none: without)" if role in ("time", "rating") else ""
+                advice = f"{sources[0].path.name}; say which with --{role}=COLUMN{none}"
                 raise UserError(f"{told} {advice}.", key=role, where=source.path)
     if job.min_rating is not None and not roles["rating"]:
         none = "--rating is none" if job.rating == "none" else "no column looks like them"

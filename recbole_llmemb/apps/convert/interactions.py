@@ -213,10 +213,10 @@ class Clock:
     def _refuse_rounded(self, found: np.ndarray) -> None:
         """Positions that are not told apart any more would lose order and lines."""
         most = np.abs(found[np.isfinite(found)]).max(initial=0)
-        if most > _EXACT:
-            told = f"--time_unit is number, but {self.column!r} has {most:.0f}, and whole numbers"
-            advice = "say the unit (ns, say), or number the lines of each user"
-            raise UserError(f"{told} above {_EXACT:,} are not exact; {advice}.", key="time_unit")
+        if most >= _EXACT:
+            told = f"{self.column!r} holds positions, numbers without a unit, up to {most:.0f}"
+            advice = f"those from {_EXACT:,} on are not exact; give --time_unit (ns, say)"
+            raise UserError(f"{told}; {advice}, or number the lines.", key="time_unit")
 
     def _recognized(self, values):
         found = numbers(values)

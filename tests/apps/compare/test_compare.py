@@ -14,9 +14,6 @@ from recbole_llmemb.apps.compare.comparison import (
     Cell,
     Comparison,
     compare,
-    holm,
-    mark,
-    paired_p,
     values_of,
 )
 from recbole_llmemb.apps.compare.grouping import (
@@ -35,6 +32,7 @@ from recbole_llmemb.apps.compare.report import (
     to_text,
     verdict,
 )
+from recbole_llmemb.apps.compare.significance import direction, holm, mark, paired_p
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core.errors import UserError
 
@@ -595,6 +593,22 @@ def test_other_targets_are_refused_and_other_candidates_told(tmp_path, capsys):
     old = result(tmp_path, "d-1", 0.1, config={"name": "d"})
     status, out, _ = run(capsys, files["a"], old)
     assert status == 0 and "candidates" not in out
+
+
+def test_what_is_better_in_the_mean_and_worse_for_most_has_no_mark(tmp_path, capsys):
+    """The signed ranks say that b is worse, its mean is higher: neither is ahead."""
+    users = [f"u{i}" for i in range(20)]
+    a = result(tmp_path, "a-1", 0.1, users=dict.fromkeys(users, 0.1))
+    values = {user: 1.0 if user in ("u0", "u1") else 0.1 - int(user[1:]) / 1000 for user in users}
+    b = result(tmp_path, "b-1", sum(values.values()) / 20, users=values)
+    status, out, _ = run(capsys, a, b, "--test=wilcoxon", "--metrics=hit@10")
+    assert status == 0 and "*" not in out.partition("Marks")[0] and "not tested" in out
+    assert "Without a mark" in out and "b, hit@10" in out
+    differ = [values[user] - 0.1 for user in users]
+    assert sum(differ) > 0 > direction(differ, [0] * 20, "wilcoxon")
+    assert direction([1, 0, 3], [0, 0, 1], "wilcoxon") == 3 and direction([1], [3], "t") == -2
+    _, out, _ = run(capsys, a, b, "--metrics=hit@10")  # the t-test is about the mean
+    assert "b, hit@10" not in out
 
 
 def test_repeated_runs_are_refused_unless_named(tmp_path, capsys):

@@ -379,17 +379,18 @@ def test_each_file_has_its_own_unit(write):
 def test_positions_are_exact_or_refused(write):
     """As floats of 64 bits, near ones of more than 53 would be equal, and their lines repeated."""
     most = 2**53
-    lines = [f"u,a,{most - 1}", f"u,b,{most - 2}", f"u,c,{-most + 1}", f"u,d,{-most}"]
+    lines = [f"u,a,{most - 1}", f"u,b,{most - 2}", f"u,c,{-most + 2}", f"u,d,{-most + 1}"]
     job(
         interactions=[write("r.csv", "\n".join(["user,item,time", *lines, ""]))], time_unit="number"
     )
     rows = table("dataset/mine/mine.inter")[1]
     assert [row[1] for row in rows] == ["d", "c", "b", "a"]
-    assert [int(float(row[2])) for row in rows] == [-most, -most + 1, most - 2, most - 1]
-    path = write("more.csv", f"user,item,time\nu,a,{most + 3}\nu,b,{most + 1}\n")
-    with pytest.raises(UserError) as refused:
-        job("dataset/more", interactions=[path], time_unit="number")
-    assert refused.value.key == "time_unit" and "'time'" in str(refused.value)
+    assert [int(float(row[2])) for row in rows] == [-most + 1, -most + 2, most - 2, most - 1]
+    for time in (most + 1, -most - 1):  # the first that is another's float
+        path = write("more.csv", f"user,item,time\nu,a,{time}\nu,b,1\n")
+        with pytest.raises(UserError) as refused:
+            job("dataset/more", interactions=[path], time_unit="number")
+        assert refused.value.key == "time_unit" and "'time'" in str(refused.value)
 
 
 def test_a_time_far_ahead_is_told(write):
