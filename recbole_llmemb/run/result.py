@@ -221,7 +221,7 @@ def check_writable(path) -> None:
     """
     path = Path(path)
     if path.is_file() and not _holds_results(path):
-        told = f"{path} holds no results, or damaged ones; give --{_KEY} another file."
+        told = f"{path} holds something else than whole results; give --{_KEY} another file."
         raise UserError(told, key=_KEY, where=path)
     require_writable(path, _KEY)
 
