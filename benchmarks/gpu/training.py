@@ -11,10 +11,12 @@ from benchmarks import subjects
 from benchmarks.gpu.bench import flops_of
 from benchmarks.gpu.data import READ, tables_of, write_dataset
 from benchmarks.gpu.waiting import per_step
+from recbole_llmemb.config.recbole_config import preset_file
+from recbole_llmemb.config.values import read_settings
 
 KINDS = {
     "table": {"item_embedding": "table", "align_weight": 0},
-    "longtail": {"preset": "longtail"},
+    "longtail": read_settings(preset_file("longtail")),
     "id": {"item_embedding": "id"},
 }
 # Kind, width of the table, and whether in bfloat16. Without an adapter the width does not matter.
@@ -49,6 +51,8 @@ def subject(bench, items, width, hidden, loss, kind, half=False):
         made = subjects.stock(name, bench.scratch, bench.kept.get(key), **settings)
     else:
         settings |= KINDS[kind] | {"loss_type": loss, "train_batch_size": bench.size(128, 8)}
+        if loss != "CE":
+            settings.pop("popularity_adjustment", None)  # which is of CE
         with tables_of(width, bench.device):
             made = subjects.ours(name, bench.scratch, bench.kept.get(key), **settings)
     bench.kept[key] = made.data
