@@ -121,6 +121,15 @@ def test_settings_that_a_given_table_was_not_made_by_are_told(config, asked, tol
         assert str(table) in line
 
 
+def test_a_run_tells_them(tiny_config):
+    from recbole_llmemb.run.artifacts import item_table
+    from recbole_llmemb.run.stages import prepare_data
+
+    config, lines = tiny_config(llm_max_length=7), []
+    item_table(config, prepare_data(config, artifacts=False).parts[0], lines.append)
+    assert sum("llm_max_length" in line for line in lines) == 1
+
+
 def test_reduced(config, tmp_path):
     whole = ensure_table(config)
     lines = []

@@ -13,6 +13,7 @@ from serve_runs import save, saved  # noqa: F401
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import TableError, UserError
+from recbole_llmemb.run.artifacts import teacher_model
 from recbole_llmemb.run.restore import load_data_and_model, restore
 from recbole_llmemb.run.teacher import read_item_embeddings
 from recbole_llmemb.table import EmbeddingTable
@@ -55,9 +56,10 @@ def test_recboles_own_know_which_item_is_which(saved, tiny, tmp_path, caplog):  
         with pytest.raises(UserError) as refused:
             restore(one)
         assert refused.value.key == key and str(one) in str(refused.value)
-    with pytest.raises(UserError) as refused:
-        read_item_embeddings(older)
-    assert refused.value.key == "align_teacher" and str(older) in str(refused.value)
+    for read in (read_item_embeddings, lambda one: teacher_model(checkpoint.load(one), one)):
+        with pytest.raises(UserError) as refused:
+            read(older)
+        assert refused.value.key == "align_teacher" and str(older) in str(refused.value)
     restore(oldest)  # of RecBole without this package: nothing is known
     assert any(str(oldest) in message for message in caplog.messages)
 
