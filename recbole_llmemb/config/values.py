@@ -181,7 +181,8 @@ def check_dataset(dataset: Any) -> None:
     name = str(dataset)
     too_long = len(name.encode(errors="replace")) > _LONGEST_NAME
     if dataset is not None and (name in (".", "..") or set(name) & set("/\\\0") or too_long):
-        told = f"dataset is {name!r:.200}; it must be the name of a folder, not a path"
+        wanted = f"at most {_LONGEST_NAME} bytes long" if too_long else "not a path"
+        told = f"dataset is {name!r:.200}; it must be the name of a folder, {wanted}"
         raise UserError(f"{told}: data_path says in which one that folder is.", key="dataset")
 
 

@@ -301,6 +301,8 @@ def settle_features(values, given: dict, model_class) -> None:
     missing = [field for field in wanted if field not in kinds]
     if missing or not wanted:
         what = f"has no field {missing[0]!r}" if missing else f"has none of {', '.join(_FEATURES)}"
+        if item_id in missing:
+            what = f"knows {item_id!r} as the item itself"
         told = f"{name} reads fields of the items, but {file} {what}"
         has = ", ".join(kinds) or "nothing"
         raise UserError(f"{told}; set {key} to what it has: {has}.", key=key)

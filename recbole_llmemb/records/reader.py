@@ -232,8 +232,8 @@ def open_records(
         file.refuse(0, f"it has two columns {twice[0]!r}; rename one of them")
     if not (file.columns or peek == 0):
         objects = "one object per line or one list, no name in it twice"
-        known = objects if kind == "json" else "what its name says"
-        file.refuse(0, f"it has no columns: it is empty, or not {known}")
+        known = {"json": f"not {objects}", "csv": "its first line does not name them"}
+        file.refuse(0, f"it has no columns: it is empty, or {known.get(kind, 'damaged')}")
     return file
 
 

@@ -21,7 +21,7 @@ BAD = {
     "lost": "lost",  # something whole is gone
     "ran": "ran",  # code that came with a file
     "hung": "hung",
-    "odd": "another exit code",
+    "odd": "another exit code, or a sentence that names nothing",
 }
 
 

@@ -170,7 +170,7 @@ def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, (list, tuple, set)):
         for part in value:
             yield from _leaves(part)
-    elif value is not None and not (isinstance(value, int) and value.bit_length() > 100):
+    elif value is not None:
         yield value
 
 
