@@ -43,6 +43,7 @@ _USED = {
     "teacher_used": {"path", "fingerprint"},
     "llm_model_used": {"name", "identity"},
     "align_teacher_used": {"fingerprint"},
+    "item_titles_used": {"fingerprint"},
 }
 
 # Marks the dictionaries that stand for an array or a sparse matrix in the file.

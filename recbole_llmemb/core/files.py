@@ -49,9 +49,21 @@ def content_of(path: AnyPath) -> bytes:
     return Path(path).read_bytes()
 
 
+def tree(folder: Path) -> list[Path]:
+    """All that libraries find below a folder, in order: links are followed, to each folder once."""
+    found, seen, left = [], {folder.resolve()}, [folder]
+    while left:
+        for path in sorted(left.pop().iterdir()):
+            found.append(path)
+            if path.is_dir() and (real := path.resolve()) not in seen:
+                seen.add(real)
+                left.append(path)
+    return sorted(found)
+
+
 def refuse_endless(folder: Path) -> None:
     """Refuse a folder for libraries to read that has pipes or devices in it."""
-    for path in folder.rglob("*"):
+    for path in tree(folder):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise UserError(f"{path} is no file; take it out of {folder}.", where=path)
 

@@ -13,8 +13,9 @@ import torch
 
 from recbole_llmemb.core.devices import usable_device
 from recbole_llmemb.core.errors import UserError, name_some, reason_of
+from recbole_llmemb.encode.adapters import LoraAdapter, load_adapter
 from recbole_llmemb.encode.settings import EncodeSettings
-from recbole_llmemb.encode.source import EncoderSource, LoraAdapter, load_adapter, refuse_code
+from recbole_llmemb.encode.source import EncoderSource, refuse_code
 
 __all__ = ["Encoder"]
 
@@ -59,8 +60,6 @@ class Encoder:
         Scale vectors to length one. A model that does so by itself does so in any case.
     batch_size : int
         Texts per forward pass.
-    trust_remote_code : bool
-        Run code that comes with the model. Only for models whose code was read.
     adapter : LoraAdapter, optional
         Low-rank changes to the model's weights; the rest of its pipeline stays.
     end_token : bool
@@ -82,7 +81,6 @@ class Encoder:
         max_length: int | None = None,
         normalize: bool = False,
         batch_size: int = EncodeSettings.model_fields["llm_batch_size"].default,
-        trust_remote_code: bool = False,
         adapter: LoraAdapter | None = None,
         end_token: bool = False,
     ):
@@ -93,9 +91,7 @@ class Encoder:
         self.dtype = DTYPES[dtype]
         self._pool = None
         self._normalize, self._name = normalize, source.name
-        model = load_pipeline(
-            source, pooling, self.dtype, self.devices[0], max_length, trust_remote_code, end_token
-        )
+        model = load_pipeline(source, pooling, self.dtype, self.devices[0], max_length, end_token)
         if adapter is not None:
             with quiet_loading():
                 load_adapter(model, adapter.path, source.name)
@@ -117,7 +113,7 @@ class Encoder:
             options["chunk_size"] = max(1, -(-len(texts) // len(self.devices)))
             options["pool"] = self._pool
         try:
-            with torch.inference_mode(), self._working():
+            with torch.inference_mode(), working(self._name):
                 vectors = self.model.encode(texts, **options)
         except torch.OutOfMemoryError as error:
             told = f"{self.batch_size} texts at once do not fit into the memory of"
@@ -134,23 +130,10 @@ class Encoder:
         longest = self.model.max_seq_length
         found, texts = [], iter(texts)
         while part := list(islice(texts, _TOKENIZED)):  # as lists they take memory
-            with self._working():
+            with working(self._name):
                 ids = tokenizer(part, verbose=False)["input_ids"]
             found += [min(len(one), longest or len(one)) for one in ids]
         return found
-
-    @contextlib.contextmanager
-    def _working(self):
-        """Say of an encoder that can be loaded, and then fails, that it is the encoder."""
-        try:
-            yield
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:  # of many libraries, each with its own errors
-            why = f"{type(error).__name__}: {reason_of(error)}"
-            told = f"The encoder {self._name!r} fails over the texts ({why})"
-            advice = "repair it, take another one (llm_encoder) or shorter texts (llm_max_length)"
-            raise UserError(f"{told}; {advice}.", key="llm_encoder") from error
 
     def close(self) -> None:
         """Let go of the model: its processes, and the memory of its device, for training."""
@@ -194,13 +177,26 @@ def quiet_loading():
         raise ValueError(f"its files lack {len(lacking)} of its weights: {name_some(lacking)}")
 
 
+@contextlib.contextmanager
+def working(name: str):
+    """Say of an encoder that can be loaded, and then fails, that it is the encoder."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # of many libraries, each with its own errors
+        why = f"{type(error).__name__}: {reason_of(error)}"
+        told = f"The encoder {name!r} fails over the texts ({why})"
+        advice = "repair it, take another one (llm_encoder) or shorter texts (llm_max_length)"
+        raise UserError(f"{told}; {advice}.", key="llm_encoder") from error
+
+
 def load_pipeline(
     source: EncoderSource,
     pooling: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     max_length: int | None = None,
-    trust_remote_code: bool = False,
     end_token: bool = False,
     **options: Any,
 ):
@@ -212,7 +208,7 @@ def load_pipeline(
     from sentence_transformers import SentenceTransformer
 
     try:
-        if not trust_remote_code:
+        if not source.trusted:
             refuse_code(source)
         with quiet_loading():
             model = SentenceTransformer(
@@ -220,7 +216,7 @@ def load_pipeline(
                 revision=None if source.is_directory else source.revision,
                 local_files_only=source.offline,
                 device=device,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=source.trusted,
                 model_kwargs={"dtype": dtype, **options},
             )
     except Exception as error:  # loaders of many libraries, each with its own errors

@@ -22,10 +22,11 @@ from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.core.files import asked_hash, refuse_inputs
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.encode import shards
+from recbole_llmemb.encode.adapters import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.pools import LocalPool, RayPool, longest_first
 from recbole_llmemb.encode.settings import EncodeSettings, Workers
-from recbole_llmemb.encode.source import EncoderSource, find_adapter, find_encoder
+from recbole_llmemb.encode.source import EncoderSource, find_encoder
 from recbole_llmemb.records.items import open_items
 from recbole_llmemb.table.format import EmbeddingTable, library_versions, read_manifest, table_files
 from recbole_llmemb.table.transform import reduce_pca
@@ -71,7 +72,8 @@ class EncodeJob(Checked):
     @cached_property
     def source(self) -> EncoderSource:
         """The encoder, found but not loaded."""
-        return find_encoder(self.settings.llm_encoder, self.revision)
+        keys = self.settings
+        return find_encoder(keys.llm_encoder, self.revision, keys.llm_trust_remote_code)
 
     @cached_property
     def encoder_options(self) -> dict[str, Any]:
@@ -93,7 +95,6 @@ class EncodeJob(Checked):
             "max_length": max_length,
             "normalize": keys.llm_normalize,
             "batch_size": keys.llm_batch_size,
-            "trust_remote_code": keys.llm_trust_remote_code,
             "adapter": adapter,
             "end_token": end_token,
         }
@@ -226,6 +227,7 @@ def manifest_of(job: EncodeJob) -> dict[str, Any]:
     return {
         "encoder": source.name,
         "revision": source.revision,
+        "trust_remote_code": source.trusted,
         **adapter,
         "pooling": options["pooling"] or source.own_pooling() or "the encoder's own",
         "normalize": options["normalize"],
@@ -273,7 +275,12 @@ def _encoder_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, An
     settings, revision = EncodeSettings.of(config), str(manifest["revision"])
     # A commit of the hub; a directory's files are looked at where they are.
     commit = None if revision.startswith("files:") else revision
-    source, adapter = find_encoder(manifest["encoder"], commit), None
+    trusted, adapter = settings.llm_trust_remote_code, None
+    source = find_encoder(manifest["encoder"], commit, trusted)
+    if manifest.get("trust_remote_code", trusted) != trusted:
+        told = f"The table {table} was encoded {'without' if trusted else 'with'} trusted code, so"
+        advice = f"{'leave' if trusted else 'give'} --trust_remote_code"
+        raise UserError(f"{told} new items would get other vectors; {advice}.", where=table)
     if source.revision != revision:
         told = f"The encoder {manifest['encoder']!r} of the table {table} is not what it was"
         raise UserError(f"{told} ({source.revision}, then {revision}); put that one back.")
@@ -292,7 +299,6 @@ def _encoder_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, An
         max_length=manifest.get("max_length"),
         normalize=bool(manifest.get("normalize")),
         batch_size=settings.llm_batch_size,
-        trust_remote_code=settings.llm_trust_remote_code,
         adapter=adapter,
         end_token=bool(manifest.get("end_token")),
     )

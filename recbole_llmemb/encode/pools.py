@@ -22,9 +22,10 @@ import torch
 
 from recbole_llmemb.core.devices import connected, require_ray
 from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.encode.adapters import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.settings import Workers
-from recbole_llmemb.encode.source import find_adapter, find_encoder
+from recbole_llmemb.encode.source import find_encoder
 
 _QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 # What Ray has to say, beside the shards.
@@ -148,7 +149,8 @@ def _found_on_this_node(options: dict[str, Any]) -> dict[str, Any]:
         return options | {"source": replace(source, offline=False)}
     # The bundled one is wherever it is installed here; a directory is where it is there.
     there = Path(source.location).is_dir()
-    found = replace(find_encoder(source.location if there else source.name), name=source.name)
+    found = find_encoder(source.location if there else source.name, trusted=source.trusted)
+    found = replace(found, name=source.name)
     if found.identity != source.identity:
         told = f"The encoder {source.name!r} {here} is another one than where the command runs"
         raise UserError(f"{told}; put the same files on every node.")

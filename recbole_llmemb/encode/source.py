@@ -1,4 +1,4 @@
-"""Which encoder a name means, what tells two apart, and adapters for them (``llm_adapter``)."""
+"""Which encoder a name means, and what tells two apart."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from recbole_llmemb.core.errors import UserError, explained
-from recbole_llmemb.core.files import content_of, hash_file, refuse_damaged, refuse_endless, unseal
-from recbole_llmemb.core.imports import optional
+from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.core.files import content_of, hash_file, refuse_endless, tree
 
 __all__ = ["find_encoder"]
 
@@ -30,12 +28,10 @@ _MARKERS = ("modules.json", "config.json", "adapter_config.json")
 # Formats of the same weights that PyTorch does not read: no part of the encoder's identity.
 _SKIPPED_FOLDERS = {"onnx", "openvino", "coreml"}
 _SKIPPED_SUFFIXES = {".md", ".h5", ".msgpack", ".ot", ".onnx", ".lock"}
-#: What ``recbole-llm scft`` adds to peft's files: for which encoder, pooling and prompt.
-MANIFEST = "scft.json"
-WEIGHTS = "adapter_model.safetensors"
-_CONFIG = "adapter_config.json"
-# Where the base model was, which says nothing about the adapter.
-_PLACES = ("base_model_name_or_path", "revision")
+# What names the model that a folder's low-rank weights change.
+_ADAPTER = "adapter_config.json"
+#: Ends the identity of an encoder whose own code is run, which may give other vectors.
+CODE = "+code"
 
 
 @dataclass(frozen=True)
@@ -46,6 +42,7 @@ class EncoderSource:
     location: str  # A directory, or a Hugging Face id
     revision: str  # Commit of the hub, or ``files:<hash>`` of the directory's files
     offline: bool  # Load without asking the hub
+    trusted: bool = False  # Whether code that comes with it is run
 
     @property
     def is_directory(self) -> bool:
@@ -54,7 +51,14 @@ class EncoderSource:
     @property
     def identity(self) -> str:
         """Equal for encoders that give equal vectors: a copied directory is the same encoder."""
-        return self.revision if self.is_directory else f"{self.location}@{self.revision}"
+        named = self.revision if self.is_directory else f"{self.location}@{self.revision}"
+        return named + CODE * self.trusted
+
+    def advice(self, identity: str, key: str) -> str:
+        """How to have the encoder of another identity, which ``key`` names."""
+        if identity.removesuffix(CODE) == self.identity.removesuffix(CODE):
+            return f"{'leave' if self.trusted else 'give'} --trust_remote_code, as then"
+        return f"set {key} to that one"
 
     def own_pooling(self) -> str | None:
         """What the encoder does without being told: "mean", "last", or None (other, or unknown).
@@ -80,7 +84,7 @@ class EncoderSource:
 
 
 def find_encoder(
-    name: str | os.PathLike | None = None, revision: str | None = None
+    name: str | os.PathLike | None = None, revision: str | None = None, trusted: bool = False
 ) -> EncoderSource:
     """Find what an encoder name means: a directory, the bundled default, or a hub id.
 
@@ -93,6 +97,8 @@ def find_encoder(
         Directory or Hugging Face id; :data:`DEFAULT_ENCODER` when empty.
     revision : str, optional
         Branch, tag or commit of the hub.
+    trusted : bool
+        Run code that comes with the encoder. Only for models whose code was read.
 
     Returns
     -------
@@ -107,15 +113,15 @@ def find_encoder(
     name = os.fspath(name) if name else DEFAULT_ENCODER
     directory = Path(name).expanduser()
     if directory.is_dir():
-        return _from_directory(name, directory)
+        return _from_directory(name, directory, trusted)
     if name in _BUNDLED_NAMES and revision is None:
         bundled = _bundled_directory()
         if bundled is not None:
-            return _from_directory(name, bundled)
+            return _from_directory(name, bundled, trusted)
     if directory.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"There is no encoder directory {name} (llm_encoder).")
     hub_id = name if "/" in name else f"sentence-transformers/{name}"
-    return _from_hub(name, hub_id, revision)
+    return _from_hub(name, hub_id, revision, trusted)
 
 
 def refuse_code(source: EncoderSource) -> None:
@@ -123,7 +129,8 @@ def refuse_code(source: EncoderSource) -> None:
 
     Before its version 6, sentence-transformers imports the modules of a directory; older versions
     of peft import what ``megatron_core`` names; and transformers fetches attention kernels, which
-    are compiled code, from the hub.
+    are compiled code, from the hub. Where a library has a class of its own for a model that brings
+    one, that is used, and told.
     """
     if source.is_directory:
         folder = Path(source.location)
@@ -137,13 +144,19 @@ def refuse_code(source: EncoderSource) -> None:
         if found is None:
             return
         folder = Path(found).parent
-    for file in folder.rglob("modules.json"):
-        for kind, _ in _kinds(_read_json(file)):
-            if not kind.startswith(_OURS):
-                raise ValueError(f"the module {kind} needs trust_remote_code")
-    for file in folder.rglob("*config*.json"):
-        if named := _code_in(_read_json(file)):
+    for file in tree(folder):
+        settings = _read_json(file) if file.suffix == ".json" else None
+        if file.name == "modules.json":
+            for kind, _ in _kinds(settings):
+                if not kind.startswith(_OURS):
+                    raise ValueError(f"the module {kind} needs trust_remote_code")
+        elif "config" in file.name and (named := _code_in(settings)):
             raise ValueError(f"{named} in {file} needs trust_remote_code")
+        if file.name == "config.json" and isinstance(settings, dict) and settings.get("auto_map"):
+            told = f"{file} names code of its own (auto_map), which is not run: if transformers"
+            getLogger().warning(f"{told} knows a model of this kind, that is used in its place.")
+    for base in _adapted(folder):
+        refuse_code(base)
 
 
 def _kinds(modules) -> list[tuple[str, Any]]:
@@ -191,35 +204,63 @@ def _bundled_directory() -> Path | None:
     return next((model for model in models if (model / "config.json").is_file()), None)
 
 
-def _from_directory(name: str, directory: Path) -> EncoderSource:
+def _from_directory(name: str, directory: Path, trusted: bool) -> EncoderSource:
     if not any((directory / file).is_file() for file in _MARKERS):
         told = f"The directory {directory} holds no encoder ({' or '.join(_MARKERS)} is missing)"
         advice = "give a sentence-transformers or Hugging Face model directory (llm_encoder)"
         raise UserError(f"{told}; {advice}.")
     refuse_endless(directory)
     # An adapter names the model it adapts, which may have to come from the hub.
-    offline = not (directory / "adapter_config.json").is_file()
-    return EncoderSource(name, str(directory), f"files:{_hash_files(directory)}", offline)
+    offline = not (directory / _ADAPTER).is_file()
+    revision = f"files:{_hash_files(directory)}"
+    return EncoderSource(name, str(directory), revision, offline, trusted)
 
 
 def _hash_files(directory: Path) -> str:
     """Hash of all that decides the vectors, by content: neither place nor time matter."""
     digest = hashlib.blake2b(digest_size=10)
-    for path in sorted(directory.rglob("*")):
+    named = {part for place in _modules(directory) for part in place.parts}
+    for path in tree(directory):
         relative = path.relative_to(directory)
         if (
             not path.is_file()
-            or any(part.startswith(".") or part in _SKIPPED_FOLDERS for part in relative.parts)
+            or any(p.startswith(".") or p in _SKIPPED_FOLDERS for p in {*relative.parts} - named)
             or "__pycache__" in relative.parts
             or path.suffix in _SKIPPED_SUFFIXES
         ):
             continue
         digest.update(f"{relative.as_posix()} {path.stat().st_size}\n".encode())
         hash_file(path, digest)
+    for base in _adapted(directory):
+        digest.update(base.revision.encode())
     return digest.hexdigest()
 
 
-def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
+def _modules(directory: Path) -> list[Path]:
+    """Where a model's modules are, in its folder."""
+    found = []
+    for _, module in _kinds(_read_json(directory / "modules.json")):
+        place = Path(str(module.get("path") or "") if isinstance(module, dict) else "")
+        if place.is_absolute() or ".." in place.parts:
+            told = f"{directory / 'modules.json'} names a module outside of its folder ({place})"
+            raise UserError(f"{told}; copy it there (llm_encoder).", key="llm_encoder")
+        found.append(place)
+    return found or [Path()]
+
+
+def _adapted(directory: Path) -> Iterator[EncoderSource]:
+    """The models that a folder's low-rank weights change, which lie elsewhere."""
+    for file in sorted({directory / place / _ADAPTER for place in _modules(directory)}):
+        settings = _read_json(file)
+        if not isinstance(settings, dict) or not (base := settings.get("base_model_name_or_path")):
+            continue
+        if Path(str(base), _ADAPTER).is_file():
+            told = f"{file} adapts {base}, which is an adapter itself"
+            raise UserError(f"{told}; merge the two, or take another encoder.", key="llm_encoder")
+        yield find_encoder(str(base), settings.get("revision"))
+
+
+def _from_hub(name: str, hub_id: str, revision: str | None, trusted: bool) -> EncoderSource:
     """Pin a hub id to a commit: by one small request, or from the local cache when offline."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -231,7 +272,7 @@ def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
     if not HF_HUB_OFFLINE:
         try:
             info = HfApi().model_info(hub_id, revision=revision, timeout=_HUB_TIMEOUT)
-            return EncoderSource(name, hub_id, str(info.sha), offline=False)
+            return EncoderSource(name, hub_id, str(info.sha), False, trusted)
         except (HFValidationError, RepositoryNotFoundError) as error:
             raise nowhere from error
         except Exception as error:  # whatever a network does
@@ -242,93 +283,7 @@ def _from_hub(name: str, hub_id: str, revision: str | None) -> EncoderSource:
         raise nowhere from error
     if isinstance(cached, str):
         # …/snapshots/<commit>/config.json
-        return EncoderSource(name, hub_id, Path(cached).parent.name, offline=True)
+        return EncoderSource(name, hub_id, Path(cached).parent.name, True, trusted)
     told = f"The encoder {name!r} is no directory, is not in the local Hugging Face cache, and"
     advice = "give the path of a model directory (llm_encoder)"
     raise UserError(f"{told} the hub cannot be reached ({reason}); {advice}.")
-
-
-@dataclass(frozen=True)
-class LoraAdapter:
-    """An adapter directory."""
-
-    path: Path
-    fingerprint: str  # Hash of its weights and settings; equal for copies
-    manifest: Mapping[str, Any]  # What ``scft.json`` holds; empty for an adapter from elsewhere
-
-    def check(self, source: EncoderSource, pooling: str | None) -> None:
-        """Refuse an encoder or a pooling that the adapter was not trained with."""
-        trained = self.manifest.get("encoder_identity")
-        if trained not in (None, source.identity):
-            told = f"The adapter {self.path} was trained for the encoder"
-            other = f"{self.manifest.get('encoder')!r} ({trained}), not for {source.name!r}"
-            advice = "set llm_encoder to that one, or llm_adapter to another"
-            raise UserError(f"{told} {other} ({source.identity}); {advice}.", key="llm_adapter")
-        known = self.manifest.get("pooling")
-        if pooling and pooling != (known or pooling):
-            told = f"The adapter {self.path} was trained with {known} pooling, but llm_pooling is"
-            advice = f"leave llm_pooling empty, or set it to {known}"
-            raise UserError(f"{told} {pooling!r}; {advice}.", key="llm_pooling")
-
-
-def find_adapter(path: str | os.PathLike) -> LoraAdapter:
-    """Look at an adapter directory, without loading it."""
-    path = Path(path).expanduser()
-    where: dict[str, Any] = {"key": "llm_adapter", "where": path}
-    for file in (_CONFIG, WEIGHTS):
-        if not (path / file).is_file():
-            told = f"There is no adapter at {path} (llm_adapter): {file} is missing"
-            advice = "give the directory that `recbole-llm scft` or peft wrote, with safetensors"
-            raise UserError(f"{told}; {advice}.", **where)
-    damaged = {MANIFEST: ""} if os.path.lexists(path / MANIFEST) else {}
-    manifest = read_manifest(path) or {"digests": damaged}
-    with explained(f"{path} is damaged: {WEIGHTS} is cut short.", SafetensorError, **where):
-        safe_open(str(path / WEIGHTS), "np")
-    digests = manifest.pop("digests", {})
-    refuse_damaged(path, digests, "copy or train the adapter again (llm_adapter)", "llm_adapter")
-    sentence = f"The adapter {path} cannot be read: {{reason}}."
-    with explained(sentence, OSError, ValueError, AttributeError, RecursionError, **where):
-        refuse_endless(path)
-        settings = json.loads(content_of(path / _CONFIG))
-        facts = {key: value for key, value in settings.items() if key not in _PLACES}
-        digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=10)
-        hash_file(path / WEIGHTS, digest)
-    if settings.get("megatron_config"):  # an older peft imports whatever it names
-        told = f"The adapter {path} names code to be imported (megatron_config in {_CONFIG})"
-        raise UserError(f"{told}, which is not done; give one without (llm_adapter).", **where)
-    return LoraAdapter(path, digest.hexdigest(), manifest)
-
-
-def read_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What an adapter's ``scft.json`` holds, None where there is none that is whole."""
-    try:
-        manifest = unseal(content_of(Path(path) / MANIFEST))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return manifest if isinstance(manifest, dict) else None
-
-
-def load_adapter(model: Any, path: Path, name: str) -> None:
-    """Put an adapter into a SentenceTransformer, merged into its weights where that is exact."""
-    tuners = optional("peft.tuners.tuners_utils", "finetune", "llm_adapter")
-    import torch
-    from safetensors.torch import load_file
-
-    sentence = f"The adapter {path} cannot be loaded into the encoder {name!r} ({{reason}})."
-    # peft's, transformers' and safetensors' own
-    with explained(sentence, Exception, key="llm_adapter", where=path):
-        model.load_adapter(str(path))
-        wanted = _shapes(load_file(path / WEIGHTS))
-    odd = sorted(wanted ^ _shapes(model.get_adapter_state_dict("default")))
-    if odd:
-        told = f"The adapter {path} does not fit the encoder {name!r}: they differ in {len(odd)}"
-        advice = "give the adapter of this encoder"
-        raise UserError(f"{told} weights, {odd[0][0]!r} for one; {advice}.", key="llm_adapter")
-    if next(model.parameters()).dtype == torch.float32:  # rounding would eat small changes
-        for module in model.modules():
-            if isinstance(module, tuners.BaseTunerLayer):
-                module.merge()
-
-
-def _shapes(weights: Mapping[str, Any]) -> set[tuple[str, tuple[int, ...]]]:
-    return {(key.removeprefix("base_model.model."), tuple(w.shape)) for key, w in weights.items()}

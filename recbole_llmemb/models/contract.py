@@ -32,6 +32,7 @@ class Needs:
     teacher: Literal["", "items", "states"] = ""  # Its item embeddings, or the whole frozen model
     teacher_size: int | None = None  # Of the item embeddings of one that is trained for it
     llm: bool = False
+    titles: bool = False  # Of the items, which its prompts read
 
 
 class ItemTable:
@@ -73,6 +74,7 @@ class Given:
     table: ItemTable | None = None
     teacher: Any = None  # (n_items, d) by item id, or a model with ``user_states``
     llm: Any = None
+    titles: Any = None  # By item id
     config: Any = None  # That it was made for
 
     @classmethod
@@ -83,7 +85,7 @@ class Given:
 
 
 def given_to(dataset, config, what: str):
-    """What a model cannot be built without: ``table``, ``teacher`` or ``llm``."""
+    """What a model cannot be built without: ``table``, ``teacher``, ``llm`` or ``titles``."""
     found = getattr(Given.of(dataset, config), what, None)
     if found is None:
         told = f"{config['model']} was given no {what}; run it by run_recbole, or call"

@@ -21,6 +21,7 @@ from recbole_llmemb.models import registry
 from recbole_llmemb.models.contract import Given, ItemTable, Needs, is_checkpoint
 from recbole_llmemb.models.llmsrec.llm import load_llm
 from recbole_llmemb.models.llmsrec.model import FrozenTeacher
+from recbole_llmemb.models.llmsrec.prompts import item_titles
 from recbole_llmemb.run.stages import stage
 from recbole_llmemb.run.teacher import (
     check_same,
@@ -42,7 +43,7 @@ def provide(config, train, report: Callable[[str], None] | None = None, seconds=
     """Make or find what the model of a configuration needs, and hang it on the training split.
 
     What was used is noted in the configuration, which a checkpoint keeps: ``llm_table_used``,
-    ``teacher_used``, ``align_teacher_used``, ``llm_model_used``.
+    ``teacher_used``, ``align_teacher_used``, ``llm_model_used``, ``item_titles_used``.
 
     ``config``: one that comes from a checkpoint names what the model was trained with.
     ``train``: the dataset whose items count; the model is built with it.
@@ -66,6 +67,8 @@ def provide(config, train, report: Callable[[str], None] | None = None, seconds=
                 given.teacher = make(config, train, needs.teacher_size, report)
         if needs.llm:
             given.llm = load_llm(config, report)
+        if needs.titles:
+            given.titles = item_titles(config, train)
     if model is not None:
         for key, value in model.settled(config, given).items():
             config[key] = value

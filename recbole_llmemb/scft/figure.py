@@ -19,9 +19,9 @@ from recbole_llmemb.core.reports import (
     save,
     svg,
 )
+from recbole_llmemb.encode.adapters import find_adapter
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.shards import item_prompts
-from recbole_llmemb.encode.source import find_adapter
 from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category
 
 _KINDS = (".png", ".pdf", ".svg")

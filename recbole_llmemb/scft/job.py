@@ -21,11 +21,11 @@ from recbole_llmemb.core.artifacts import atomic_directory, build_or_load, files
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import asked_hash, file_digests, refuse_inputs, seal
 from recbole_llmemb.core.imports import optional
+from recbole_llmemb.encode.adapters import MANIFEST, WEIGHTS, find_adapter, read_manifest
 from recbole_llmemb.encode.build_or_load import cache_directory
 from recbole_llmemb.encode.build_or_load import ensure_table as build_table
 from recbole_llmemb.encode.build_or_load import job_from_config as encode_job_from_config
 from recbole_llmemb.encode.job import EncodeJob
-from recbole_llmemb.encode.source import MANIFEST, WEIGHTS, find_adapter, read_manifest
 from recbole_llmemb.records.items import ItemText, read_items
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.scft.views import Views, split_items

@@ -17,7 +17,13 @@ from transformers.utils import logging
 
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError, name_some, reason_of, storage_error
-from recbole_llmemb.encode.encoder import DTYPES, load_pipeline, quantization, quiet_loading
+from recbole_llmemb.encode.encoder import (
+    DTYPES,
+    load_pipeline,
+    quantization,
+    quiet_loading,
+    working,
+)
 from recbole_llmemb.scft.settings import ScftSettings
 from recbole_llmemb.scft.trainer import (
     CachedViewLoss,
@@ -54,7 +60,6 @@ def load_base(job):
         dtype=dtype,
         device=str(device),
         max_length=text.llm_max_length,
-        trust_remote_code=text.llm_trust_remote_code,
         end_token=text.llm_end_token,
         **options,
     )
@@ -159,7 +164,9 @@ def _train(job, work, report):
     model = load_base(job)
     count = add_lora(model, keys)
     report(f"scft: LoRA of {count:,} parameters, {processes.device}, {job.precision}")
-    refuse_equal(model, job.views[0])
+    with working(job.text.source.name):
+        refuse_equal(model, job.views[0])
+        model.encode(job.views[0].pair(0)[0], show_progress_bar=False)
 
     held = [held_out.pair(item, "held out") for item in range(len(held_out.items))]
     evaluator = HeldOut(held, 2 * (keys.scft_mini_batch_size or 32)) if len(held) > 1 else None

@@ -30,6 +30,7 @@ _USED = (
     ("llm_model_used", "LLM (llm_model)", "identity"),
     ("align_teacher_used", "teacher (align_teacher)", "fingerprint"),
     ("teacher_used", "CF model (align_teacher)", "fingerprint"),
+    ("item_titles_used", "titles of items (item_title_field)", "fingerprint"),
 )
 # What a trainer carries on with, by the names of its attributes.
 _KEPT = (

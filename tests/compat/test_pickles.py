@@ -511,6 +511,18 @@ def test_settings_that_libraries_do_not_ask_about_are_refused(
         load_llm(config, report=lambda _: None)
 
 
+def test_a_linked_folder_names_no_code(encoder, tmp_path):
+    from recbole_llmemb.encode.source import refuse_code
+
+    folder, elsewhere = tmp_path / "encoder", tmp_path / "elsewhere"
+    shutil.copytree(encoder, folder)
+    elsewhere.mkdir()
+    write_json(elsewhere / "config.json", {"_attn_implementation": _KERNELS})
+    (folder / "0_Transformer").symlink_to(elsewhere, target_is_directory=True)
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        refuse_code(find_encoder(folder))
+
+
 def test_settings_that_name_no_code_are_not_refused(encoder, tmp_path):
     from recbole_llmemb.encode.source import refuse_code
 

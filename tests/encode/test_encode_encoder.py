@@ -1,5 +1,9 @@
 """Encoders of every make against their own hidden states, pooled naively one text at a time."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from encode_models import make_model
@@ -228,6 +232,92 @@ def test_identity_is_of_content(tmp_path):
     assert find_encoder(first).short_name == "a"
     (first / "README.md").write_text("changed")
     assert find_encoder(first).identity == find_encoder(tmp_path / "copy").identity
+
+
+def _linked(encoder, folder, place):
+    """A module's folder is a link to one elsewhere."""
+    Path(folder, "0_Transformer").symlink_to(encoder, target_is_directory=True)
+    return "0_Transformer"
+
+
+def _hidden(encoder, folder, place):
+    shutil.copytree(encoder, Path(folder, ".w"))
+    return ".w"
+
+
+def _called_onnx(encoder, folder, place):
+    shutil.copytree(encoder, Path(folder, "onnx"))
+    return "onnx"
+
+
+def _adapting(encoder, folder, place):
+    """A folder of low-rank weights, which names the model that they change."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModel
+
+    kind = peft.LoraConfig(r=2, target_modules=["query"], task_type="FEATURE_EXTRACTION")
+    peft.get_peft_model(AutoModel.from_pretrained(encoder), kind).save_pretrained(folder)
+    for file in encoder.glob("*token*"):
+        shutil.copy(file, folder)
+    return ""
+
+
+@pytest.mark.parametrize("made", [_linked, _hidden, _called_onnx, _adapting])
+def test_identity_is_of_all_that_is_loaded(tmp_path, made):
+    encoder, folder = make_model(tmp_path / "a", "bert", seed=1), tmp_path / "b"
+    folder.mkdir()
+    if path := made(encoder, folder, tmp_path):
+        kinds = {path: "Transformer", "1_Pooling": "Pooling"}
+        own = [
+            {"idx": number, "name": str(number), "path": place, "type": f"{_MODULES}.{kind}"}
+            for number, (place, kind) in enumerate(kinds.items())
+        ]
+        (folder / "modules.json").write_text(json.dumps(own))
+        (folder / "1_Pooling").mkdir()
+        settings = {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    before, vectors = find_encoder(folder), _vectors(folder)
+    weights = (folder / path if path else encoder) / "model.safetensors"
+    shutil.copy(make_model(tmp_path / "c", "bert", seed=2) / "model.safetensors", weights)
+    assert not torch.allclose(_vectors(folder), vectors, atol=1e-3)  # it is what is loaded
+    assert find_encoder(folder).identity != before.identity
+
+
+_MODULES = "sentence_transformers.models"
+
+
+def _vectors(folder):
+    return Encoder(find_encoder(folder), pooling=None, device="cpu").encode(["a red soap"])
+
+
+def test_what_lies_elsewhere_is_refused(tmp_path):
+    encoder = make_model(tmp_path / "a", "bert")
+    (tmp_path / "b").mkdir()
+    module = {"idx": 0, "name": "0", "path": "../a", "type": f"{_MODULES}.Transformer"}
+    (tmp_path / "b" / "modules.json").write_text(json.dumps([module]))
+    with pytest.raises(UserError, match="outside of its folder"):
+        find_encoder(tmp_path / "b")
+    settings = {"base_model_name_or_path": str(tmp_path / "b"), "peft_type": "LORA"}
+    (tmp_path / "b" / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "b" / "modules.json").unlink()
+    with pytest.raises(UserError, match="an adapter itself"):
+        find_encoder(tmp_path / "b")
+    link = encoder / "round"
+    link.symlink_to(tmp_path, target_is_directory=True)  # a link to what it lies in has no end
+    assert find_encoder(encoder).identity
+
+
+def test_one_whose_code_is_run_is_another_encoder(tmp_path, caplog):
+    folder = make_model(tmp_path / "a", "bert")
+    plain, trusted = find_encoder(folder), find_encoder(folder, trusted=True)
+    assert plain.identity != trusted.identity
+    assert "trust_remote_code" in plain.advice(trusted.identity, "llm_encoder")
+    assert "llm_encoder" in plain.advice("files:another", "llm_encoder")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["auto_map"] = {"AutoModel": "code.Model"}
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert len(_vectors(folder)) == 1
+    assert "auto_map" in caplog.text  # what it would run is not run, and that is said
 
 
 def test_names_that_mean_nothing(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from encode_models import encode_job, make_model, many_items, write_dataset
 from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.encoder import Encoder
-from recbole_llmemb.encode.job import run_job
+from recbole_llmemb.encode.job import encode_new_items, run_job
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -82,6 +82,20 @@ def test_texts_are_encoded_once_and_longest_first(tmp_path, job, items, encoded_
     assert torch.equal(table.vectors[0], table.vectors[3])
     assert not torch.equal(table.vectors[0], table.vectors[1])
     assert any("1 items have no text" in line for line in lines)
+
+
+def test_code_that_is_run_makes_another_table(tmp_path, job, items):
+    plain, trusted = job(), job(trust_remote_code=True)
+    assert plain.key != trusted.key
+    for trust, own, other in ((False, plain, _TRUST), (True, trusted, {})):
+        table = run_job(own, tmp_path / f"out{trust}").path
+        new, here = [{"title": "red soap"}], {"device": "cpu"}
+        assert len(encode_new_items(str(table), new, {**here, **(_TRUST if trust else {})})) == 1
+        with pytest.raises(UserError, match="trust_remote_code"):
+            encode_new_items(str(table), new, here | other)
+
+
+_TRUST = {"llm_trust_remote_code": True}
 
 
 def test_manifest(tmp_path, job, items, encoder):

@@ -15,8 +15,9 @@ pytest.importorskip("datasets")
 
 from recbole_llmemb.core.errors import DamagedError, UserError  # noqa: E402
 from recbole_llmemb.core.files import sealed  # noqa: E402
+from recbole_llmemb.encode.adapters import find_adapter  # noqa: E402
 from recbole_llmemb.encode.encoder import load_pipeline  # noqa: E402
-from recbole_llmemb.encode.source import find_adapter, find_encoder  # noqa: E402
+from recbole_llmemb.encode.source import find_encoder  # noqa: E402
 from recbole_llmemb.scft import job_from_config, run_job  # noqa: E402
 from recbole_llmemb.scft.trainer import ScftTrainer, last_checkpoint  # noqa: E402
 

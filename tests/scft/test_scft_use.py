@@ -1,5 +1,6 @@
 """Encoding with an adapter, the whole chain in one run, and the command."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -15,12 +16,10 @@ pytest.importorskip("datasets")
 
 from recbole_llmemb.cli.main import main  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
-from recbole_llmemb.encode.encoder import Encoder  # noqa: E402
+from recbole_llmemb.encode.adapters import find_adapter  # noqa: E402
+from recbole_llmemb.encode.encoder import Encoder, load_pipeline  # noqa: E402
 from recbole_llmemb.encode.job import encode_new_items  # noqa: E402
-from recbole_llmemb.encode.source import (
-    find_adapter,  # noqa: E402
-    find_encoder,  # noqa: E402
-)
+from recbole_llmemb.encode.source import find_encoder  # noqa: E402
 from recbole_llmemb.records.items import read_items  # noqa: E402
 from recbole_llmemb.scft import (  # noqa: E402
     ensure_adapter,
@@ -244,6 +243,19 @@ def test_user_errors_of_the_command(command, tmp_path, capsys, option, message):
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_that_fails_over_texts(command, tmp_path, capsys):
+    folder = Path(next(word.partition("=")[2] for word in command if "--encoder" in word))
+    load_pipeline(find_encoder(folder)).save(str(folder))
+    file = folder / "sentence_bert_config.json"
+    settings = json.loads(file.read_text())
+    settings["modality_config"] = {"text": {"method": "forward", "method_output_name": "nope"}}
+    file.write_text(json.dumps(settings))
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "llm_encoder" in error and len(error.strip().splitlines()) == 1
 
 
 def test_help_names_every_key():

@@ -194,16 +194,16 @@ def _filtered(job, found: Interactions, lines: ItemLines | None) -> pd.DataFrame
         f"in {counted(rounds, 'round')}; {gone[1]:,} users and {gone[2]:,} items went with them",
     )
     if not len(kept):
-        gone = sorted((row for row in rows[1:] if row.count), key=lambda row: -row.count)
+        lost = sorted((row for row in rows[1:] if row.count), key=lambda row: -row.count)
         files = name_some([Path(path).name for path in job.interactions], 3)
         told = f"Nothing is left of {rows[0].count:,} lines of {files}"
         reasons = [
             f"{row.count:,} are {row.what.strip(' -')!r}" + (f" ({row})" if str(row) else "")
-            for row in gone
+            for row in lost
         ]
-        told = ": ".join([told, ", ".join(reasons)] if gone else [told])
+        told = ": ".join([told, ", ".join(reasons)] if lost else [told])
         advice = "check the columns, or lower --min_user, --min_item and --min_rating"
-        advice = next((row.why for row in gone[:1] if row.why), advice)
+        advice = next((row.why for row in lost[:1] if row.why), advice)
         raise UserError(f"{told}; {advice}.", key="min_user")
     for what, count in zip(("interactions written", "  users", "  items"), sizes(kept)):
         rows.row(what, count)

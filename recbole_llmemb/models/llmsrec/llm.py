@@ -235,12 +235,14 @@ def load_llm(config, report=None):
     with; a new one is given its name.
     ``report``: told in one line what is loaded; the log by default.
     """
-    source = find_encoder(config["llm_model"] or config["llm_encoder"])
+    named, trusted = config["llm_model"] or config["llm_encoder"], config["llm_trust_remote_code"]
+    source = find_encoder(named, trusted=bool(trusted))
     needed = config["llm_model_used"]
     if needed and needed["identity"] != source.identity:
         told = f"{source.name} is not the LLM this model was trained with"
         was = f"{needed['name']}, {needed['identity']}"
-        raise UserError(f"{told} ({was}); set llm_model to that one.", key="llm_model")
+        advice = source.advice(needed["identity"], "llm_model")
+        raise UserError(f"{told} ({was}); {advice}.", key="llm_model")
     config["llm_model_used"] = {"name": source.name, "identity": source.identity}
     device = torch.device(config["device"])
     name = config["llm_model_dtype"] or ("bfloat16" if device.type == "cuda" else "float32")
@@ -248,7 +250,7 @@ def load_llm(config, report=None):
     options = {
         "revision": None if source.is_directory else source.revision,
         "local_files_only": source.offline,
-        "trust_remote_code": bool(config["llm_trust_remote_code"]),
+        "trust_remote_code": source.trusted,
     }
     kinds = {"dtype": DTYPES[name]}
     if config["llm_quantize"]:
@@ -257,7 +259,7 @@ def load_llm(config, report=None):
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     try:
-        if not options["trust_remote_code"]:
+        if not source.trusted:
             refuse_code(source)
         with preserve_random_state(), quiet_loading():
             if config["causal_pass"]:

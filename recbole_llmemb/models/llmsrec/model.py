@@ -40,7 +40,8 @@ class LLMSRec(Method, SequentialRecommender):
     @classmethod
     def needs(cls, config):
         table = config["item_input"] == "table"
-        return Needs(table=table, teacher="states", teacher_size=config["hidden_size"], llm=True)
+        size = config["hidden_size"]
+        return Needs(table, teacher="states", teacher_size=size, llm=True, titles=not table)
 
     @classmethod
     def train_loader(cls, config):
@@ -70,9 +71,10 @@ class LLMSRec(Method, SequentialRecommender):
             form = item_inputs.CausalForm if config["causal_pass"] else item_inputs.TableForm
             self.form = form(config, self.llm, self.teacher, table)
         else:
-            titles = prompts.item_titles(config, dataset)
             time_scaling = dataset.time_scaling if prompts.has_dates(config, dataset) else None
-            self.form = item_inputs.TextForm(config, self.llm, self.teacher, titles, time_scaling)
+            self.form = item_inputs.TextForm(
+                config, self.llm, self.teacher, given("titles"), time_scaling
+            )
         hidden, size = config["head_hidden_size"], config["representation_size"]
         cf_size = self.teacher.item_embeddings.shape[1]
         self.user_head = layers.two_layers(self.llm.width, hidden, size)

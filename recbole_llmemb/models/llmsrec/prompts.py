@@ -20,6 +20,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import POSITION, sampled_users, with_shuffled_histories
 from recbole_llmemb.data.loaders import SequenceTrainDataLoader
 from recbole_llmemb.data.windows import plan_batches, trim_histories
+from recbole_llmemb.encode.shards import hash_lists
 from recbole_llmemb.models.settings import LLMSRecSettings
 from recbole_llmemb.records.items import read_dataset_items
 
@@ -93,7 +94,8 @@ def recent(items: torch.Tensor, lengths: torch.Tensor, most: int) -> torch.Tenso
 def item_titles(config, dataset):
     """The title of each item id, cut to ``item_value_max_chars``, or ``missing_title``.
 
-    ``config``: ``item_title_field``; empty means ``title`` or the first of ``item_text_fields``.
+    ``config``: ``item_title_field``; empty: ``title`` or the first of ``item_text_fields``. One
+    that comes from a checkpoint knows the titles the model was trained with; a new one is told.
     Returns by item id; the first, padding, is empty.
     """
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
@@ -112,7 +114,15 @@ def item_titles(config, dataset):
     none = LLMSRecSettings.of(config).missing_title
     titles = {t: a.get(chosen, none)[:cut] for t, a in zip(found.tokens, found.attributes)}
     tokens = dataset.field2id_token[dataset.iid_field]
-    return ["", *(titles.get(str(token), none) for token in tokens[1:])]
+    found = ["", *(titles.get(str(token), none) for token in tokens[1:])]
+    pairs = sorted(zip(map(str, tokens[1:]), found[1:]))
+    mark, before = hash_lists(*zip(*pairs)), config["item_titles_used"]
+    if before and before["fingerprint"] != mark:
+        told = f"The titles in {path} (item_title_field: {chosen}) are not those that this model"
+        told = f"{told} was trained with, which its prompts read; put those back."
+        raise UserError(told, key="item_title_field", where=path)
+    config["item_titles_used"] = {"fingerprint": mark}
+    return found
 
 
 def dates_of(times):

@@ -117,6 +117,12 @@ def test_another_teacher_for_another_training(tiny_config, teachers):
     assert len({first, *others}) == len(teachers(".done")) == 6
 
 
+def test_a_teacher_that_wants_files_that_are_not_there_is_named(tiny_config, teachers):
+    with pytest.raises(UserError, match="KSR") as caught:
+        ensure_teacher(tiny_config(align_weight=0.01, align_teacher="KSR"), 8, [].append)
+    assert caught.value.key == "align_teacher"
+
+
 def test_a_teacher_of_recboles_own(tiny_config, teachers):
     path = ensure_teacher(tiny_config(align_weight=0.01, align_teacher="NARM"), 8, [].append)
     assert teachers(".pth") == [path] and path.name.startswith("teacher-NARM-tiny-")

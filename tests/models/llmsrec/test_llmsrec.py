@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 
+from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain, preset_file
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
@@ -21,7 +22,7 @@ from recbole_llmemb.models.llmsrec.layers import (
 )
 from recbole_llmemb.models.llmsrec.prompts import CANDIDATE_ITEMS, CANDIDATES, USER_END, USER_START
 from recbole_llmemb.run.artifacts import provide
-from recbole_llmemb.run.stages import build, train_and_evaluate
+from recbole_llmemb.run.stages import build, run_file, train_and_evaluate
 
 
 def built(config, data):
@@ -284,6 +285,30 @@ def test_a_cf_model_of_other_interactions_is_refused(llmsrec, cf_model, tmp_path
     with pytest.raises(UserError, match="other training interactions.*align_teacher_unchecked"):
         llmsrec("llama", align_teacher="./cf.pth")
     llmsrec("llama", align_teacher="./cf.pth", align_teacher_unchecked=True)
+
+
+def test_titles_that_change_are_another_training(llmsrec, tiny, tmp_path, monkeypatch, capsys):
+    """Prompts of the text form read them: neither a training nor a use goes on over others."""
+    shutil.copytree(tiny.folder, tmp_path / "data" / "tiny")
+    given = {"data_path": str(tmp_path / "data"), "item_input": "text", "epochs": 2}
+    config, data, model, trainer = llmsrec("llama", **given)
+    own = run_file(config)
+    train_and_evaluate(config, data, model, trainer, file=own)
+    items = tmp_path / "data" / "tiny" / "tiny.item"
+    lines = items.read_text().splitlines()
+    field = [column.partition(":")[0] for column in lines[0].split("\t")].index("title")
+    parts = lines[1].split("\t")
+    parts[field] = f"another {parts[field]}"
+    items.write_text("\n".join([lines[0], "\t".join(parts), *lines[2:]]) + "\n")
+    config, data, model, trainer = llmsrec("llama", **given)
+    assert run_file(config) != own
+    with pytest.raises(UserError, match="item_title_field"):  # a training that was not ended
+        trainer.resume_checkpoint(own)
+    for command in (["order-test"], ["recommend", "--users=u3"]):
+        assert main([*command, f"--checkpoint={own}"]) == 2
+        assert "item_title_field" in capsys.readouterr().err
+    items.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")  # the order is nothing
+    assert run_file(llmsrec("llama", **given)[0]) == own
 
 
 def test_a_checkpoint_refuses_another_llm_table_or_cf_model(llmsrec, tmp_path, llms, cf_model):
