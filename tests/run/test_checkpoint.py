@@ -221,7 +221,7 @@ def test_config_is_rebuilt_without_the_command_line(tmp_path, monkeypatch):
 
 def test_config_entry_that_is_no_data_is_named(tmp_path):
     config = build_config(data_path=str(tmp_path), train_neg_sample_args=None)
-    config["callback"] = {"after": print}
+    config["callback"] = {"after": len}
     with pytest.raises(UserError, match=r"'config\.callback\.after' is a builtin"):
         config_to_plain(config)
 
