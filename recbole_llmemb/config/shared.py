@@ -310,8 +310,8 @@ class RunSettings(Settings):
     """Which GPU is seen."""
     use_gpu: bool = key(True, ANY | MACHINE | SHARED)
     """Whether to compute on one."""
-    worker: int = key(0, ANY | MACHINE, ge=0, le=2**6)
-    """Processes that prepare batches beside."""
+    worker: int = key(0, ANY | LATER, ge=0, le=2**6)
+    """Processes that prepare batches beside; in prefix mode each draws its own random numbers."""
     state: str = key(
         "INFO", ANY | MACHINE | SHARED, "debug, info, warning, error or critical", pattern=_LEVEL
     )

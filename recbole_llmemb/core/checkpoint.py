@@ -37,13 +37,14 @@ DERIVED = frozenset(
 _TRAINING = {
     "config", "epoch", "state_dict", "optimizer", "rng", "loader_rng", "cur_step", "history",
 }  # fmt: skip
-# What a configuration says of what was read beside the data.
-_USED = {
-    "llm_table_used": {"path", "fingerprint"},
-    "teacher_used": {"path", "fingerprint"},
-    "llm_model_used": {"name", "identity"},
-    "align_teacher_used": {"fingerprint"},
-    "item_titles_used": {"fingerprint"},
+#: What a configuration notes of what was read beside the data: in words, and what it says of each.
+USED = {
+    "llm_table_used": ("embedding table (llm_table)", {"path", "fingerprint"}),
+    "teacher_used": ("CF model (align_teacher)", {"path", "fingerprint"}),
+    "llm_model_used": ("LLM (llm_model)", {"name", "identity"}),
+    "align_teacher_used": ("teacher (align_teacher)", {"fingerprint"}),
+    "item_titles_used": ("titles of items (item_title_field)", {"fingerprint"}),
+    "code_used": ("code of somebody's own classes", {"fingerprint"}),
 }
 
 # Marks the dictionaries that stand for an array or a sparse matrix in the file.
@@ -200,7 +201,7 @@ def _has_the_form(state: dict[str, Any]) -> bool:
         if entry is not None and not whole:
             return False
     used = [value or {} for key, value in config.items() if str(key).endswith("_used")]
-    noted = [(config.get(key), marks) for key, marks in _USED.items()]
+    noted = [(config.get(key), marks) for key, (_, marks) in USED.items()]
     if any(isinstance(one, Mapping) and one and not marks <= one.keys() for one, marks in noted):
         return False
     return all(
@@ -211,7 +212,7 @@ def _has_the_form(state: dict[str, Any]) -> bool:
 
 def inputs_of(config: Mapping[str, Any]) -> dict[str, str]:
     """What a configuration notes of the content of its table, teacher and LLM, by key."""
-    noted = {key: config.get(key) for key in _USED}
+    noted = {key: config.get(key) for key in USED}
     return {key: one.get("fingerprint") or one["identity"] for key, one in noted.items() if one}
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import StringConstraints
 
 from recbole_llmemb.core.errors import UserError, reason_of
+from recbole_llmemb.core.files import asked_hash
 
 __all__ = ["Registry", "trust"]
 
@@ -93,6 +95,12 @@ def refuse_untrusted(settings: Mapping[str, Any]) -> None:
             told = f"{key} is {path!r}, whose code a file cannot have run; if you trust it, say so "
             how = f"by --trust_remote_code, or recbole_llmemb.core.registry.trust([{path!r}])"
             raise UserError(f"{told}{how}.", key=key)
+
+
+def code_digests(modules: Iterable[str]) -> dict[str, str]:
+    """Digests of the files of modules, as far as they are imported, by name."""
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted({*modules})}
+    return {name: asked_hash({}, [file]) for name, file in files.items() if file}
 
 
 def import_paths_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ _OURS = "sentence_transformers."
 _MARKERS = ("modules.json", "config.json", "adapter_config.json")
 
 # Formats of the same weights that PyTorch does not read: no part of the encoder's identity.
-_SKIPPED_FOLDERS = {"onnx", "openvino", "coreml"}
+_SKIPPED_FOLDERS = {"onnx", "openvino", "coreml", "__pycache__"}
 _SKIPPED_SUFFIXES = {".md", ".h5", ".msgpack", ".ot", ".onnx", ".lock"}
 # What names the model that a folder's low-rank weights change.
 _ADAPTER = "adapter_config.json"
@@ -219,14 +219,13 @@ def _from_directory(name: str, directory: Path, trusted: bool) -> EncoderSource:
 def _hash_files(directory: Path) -> str:
     """Hash of all that decides the vectors, by content: neither place nor time matter."""
     digest = hashlib.blake2b(digest_size=10)
-    named = {part for place in _modules(directory) for part in place.parts}
+    named = {name for part in _parts(directory) for name in part.parts}
     for path in tree(directory):
         relative = path.relative_to(directory)
         if (
             not path.is_file()
             or any(p.startswith(".") or p in _SKIPPED_FOLDERS for p in {*relative.parts} - named)
-            or "__pycache__" in relative.parts
-            or path.suffix in _SKIPPED_SUFFIXES
+            or (path.suffix in _SKIPPED_SUFFIXES and path.name not in named)
         ):
             continue
         digest.update(f"{relative.as_posix()} {path.stat().st_size}\n".encode())
@@ -236,16 +235,42 @@ def _hash_files(directory: Path) -> str:
     return digest.hexdigest()
 
 
+def _parts(directory: Path) -> list[Path]:
+    """What a model's files say that its modules and weights are, in its folder."""
+    found = [(directory / "modules.json", place) for place in _modules(directory)]
+    for file in tree(directory):
+        settings = _read_json(file) if file.suffix == ".json" else None
+        if file.name.endswith(".index.json") and isinstance(settings, dict):
+            named = settings.get("weight_map")
+            files = set(map(str, named.values())) if isinstance(named, dict) else set()
+            found += [(file, file.parent.relative_to(directory) / name) for name in sorted(files)]
+        elif file.name.startswith("sentence_") and file.name.endswith("_config.json"):
+            found += [(file, Path(name)) for name in sorted(_files_in(settings))]
+    parts = []
+    for file, place in found:
+        part = Path(os.path.normpath(place))
+        if part.is_absolute() or part.parts[:1] == ("..",):
+            told = f"{file} names a file outside of its folder ({place})"
+            raise UserError(f"{told}; copy it there (llm_encoder).", key="llm_encoder", where=file)
+        parts.append(part)
+    return parts
+
+
 def _modules(directory: Path) -> list[Path]:
-    """Where a model's modules are, in its folder."""
-    found = []
-    for _, module in _kinds(_read_json(directory / "modules.json")):
-        place = Path(str(module.get("path") or "") if isinstance(module, dict) else "")
-        if place.is_absolute() or ".." in place.parts:
-            told = f"{directory / 'modules.json'} names a module outside of its folder ({place})"
-            raise UserError(f"{told}; copy it there (llm_encoder).", key="llm_encoder")
-        found.append(place)
+    """The folders of a model's modules."""
+    listed = _kinds(_read_json(directory / "modules.json"))
+    found = [Path(str(one.get("path") or "")) for _, one in listed if isinstance(one, dict)]
     return found or [Path()]
+
+
+def _files_in(settings, key: str = "") -> set[str]:
+    """Absolute paths of what settings have sentence-transformers read."""
+    if isinstance(settings, (dict, list)):
+        pairs = settings.items() if isinstance(settings, dict) else ((key, s) for s in settings)
+        return {file for k, s in pairs for file in _files_in(s, str(k))}
+    if not (key.endswith(("_file", "_name_or_path")) and isinstance(settings, str)):
+        return set()
+    return {os.path.abspath(settings)} if settings and os.path.exists(settings) else set()
 
 
 def _adapted(directory: Path) -> Iterator[EncoderSource]:

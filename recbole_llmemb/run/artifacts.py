@@ -9,12 +9,15 @@ from pathlib import Path
 
 import torch
 from recbole.data import create_dataset
+from recbole.evaluator.register import metrics_dict
 from recbole.utils import ModelType, get_model
 
 from recbole_llmemb.config.recbole_config import config_for
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
+from recbole_llmemb.core.files import asked_hash
+from recbole_llmemb.core.registry import code_digests, import_paths_in
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.encode.build_or_load import tell_other_texts, tell_unused
 from recbole_llmemb.models import registry
@@ -35,6 +38,8 @@ from recbole_llmemb.table.format import read_manifest
 
 __all__ = ["provide"]
 
+# Whose code tells no two trainings apart: the versions of packages are beside.
+_KNOWN = ("recbole", "recbole_llmemb")
 # How models fail over settings, data or weights that are not theirs.
 _UNFIT = (RuntimeError, KeyError, NotImplementedError, TypeError)
 
@@ -43,7 +48,8 @@ def provide(config, train, report: Callable[[str], None] | None = None, seconds=
     """Make or find what the model of a configuration needs, and hang it on the training split.
 
     What was used is noted in the configuration, which a checkpoint keeps: ``llm_table_used``,
-    ``teacher_used``, ``align_teacher_used``, ``llm_model_used``, ``item_titles_used``.
+    ``teacher_used``, ``align_teacher_used``, ``llm_model_used``, ``item_titles_used``,
+    ``code_used``.
 
     ``config``: one that comes from a checkpoint names what the model was trained with.
     ``train``: the dataset whose items count; the model is built with it.
@@ -57,6 +63,7 @@ def provide(config, train, report: Callable[[str], None] | None = None, seconds=
     model = registry.find(config["model"])
     needs = Needs() if model is None else model.needs(config)
     given = Given(config=config)
+    note_code(config)
     with preserve_random_state():
         if needs.table:
             with stage("encode", "item table", report, seconds):
@@ -74,6 +81,21 @@ def provide(config, train, report: Callable[[str], None] | None = None, seconds=
             config[key] = value
     train.given = given
     return given
+
+
+def note_code(config) -> None:
+    """Note what somebody's own classes are like; tell where a model was trained with others."""
+    modules = {path.partition(":")[0] for _, path in import_paths_in(config.final_config_dict)}
+    metrics = (metrics_dict.get(str(name).lower()) for name in config["metrics"] or ())
+    modules |= {one.__module__ for one in metrics if one}
+    modules = {name for name in modules if name.partition(".")[0] not in _KNOWN}
+    found, before = code_digests(modules), config["code_used"] or {}
+    changed = [name for name in found if before.get(name, found[name]) != found[name]]
+    if changed:
+        told = f"The code of {name_some(changed)} has changed since this model was trained"
+        getLogger().warning(f"{told}: it may do something else now.")
+    if found:
+        config["code_used"] = {"fingerprint": asked_hash(found), **found}
 
 
 def item_table(config, dataset, report: Callable[[str], None], width=None) -> ItemTable:

@@ -8,6 +8,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+import recbole.data.dataset
 import torch
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, init_logger, init_seed
@@ -215,9 +216,15 @@ def _use_places(config, path, given):
 def _read(config):
     """The dataset and its splits, without loaders."""
     with usable(config):
+        name = config["model"]
+        if is_ours(name):
+            dataset = create_dataset(config)
+            return dataset, *dataset.build()
+        if hasattr(recbole.data.dataset, f"{name}Dataset"):  # a class of its own
+            told = f"{name} reads files of its own kind, beside histories, which is not done here"
+            raise UserError(f"{told}; give a checkpoint of another model.", key="model")
         # RecBole's own class would write out every prefix of every history.
-        ours = is_ours(config["model"])
-        dataset = create_dataset(config) if ours else LazySequentialDataset(config)
+        dataset = LazySequentialDataset(config)
         return dataset, *dataset.build()
 
 

@@ -24,14 +24,6 @@ from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate, under_a_
 
 __all__ = ["LLMEmbTrainer"]
 
-# What a run reads beside its data, as noted in its configuration: key, in words, what tells it.
-_USED = (
-    ("llm_table_used", "embedding table (llm_table)", "fingerprint"),
-    ("llm_model_used", "LLM (llm_model)", "identity"),
-    ("align_teacher_used", "teacher (align_teacher)", "fingerprint"),
-    ("teacher_used", "CF model (align_teacher)", "fingerprint"),
-    ("item_titles_used", "titles of items (item_title_field)", "fingerprint"),
-)
 # What a trainer carries on with, by the names of its attributes.
 _KEPT = (
     "cur_step", "best_valid_score", "best_valid_result", "best_valid_groups", "history",
@@ -273,12 +265,12 @@ class LLMEmbTrainer(Trainer):
         if state["config"]["model"] != self.config["model"]:
             told = f"Checkpoint {resume_file} is of model {state['config']['model']}"
             raise UserError(f"{told}, not {self.config['model']}; give one of this model.")
-        for key, what, mark in _USED:
-            before, now = state["config"].get(key), self.config[key]
-            if before and now and before[mark] != now[mark]:
-                told = f"Checkpoint {resume_file} is of a training with another {what}"
+        now = checkpoint.inputs_of(self.config.final_config_dict)
+        for key, before in checkpoint.inputs_of(state["config"]).items():
+            if now.get(key, before) != before:
+                told = f"{resume_file} is of a training with another {checkpoint.USED[key][0]}"
                 advice = "put that one back, or begin anew with resume: False"
-                raise UserError(f"{told}: {before[mark]}, not {now[mark]}; {advice}.")
+                raise UserError(f"{told}: {before}, not {now[key]}; {advice}.")
         told = f"Checkpoint {resume_file} does not fit this configuration ({{reason}})"
         with explained(f"{told}; use its own.", RuntimeError, ValueError, where=resume_file):
             checkpoint.load_weights(self.model, state)

@@ -22,6 +22,7 @@ from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError
+from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.execute import execute
@@ -509,6 +510,17 @@ def test_settings_that_libraries_do_not_ask_about_are_refused(
     config |= {"llm_model": str(folder), "device": "cpu", "llm_model_dtype": "float32"}
     with pytest.raises(UserError, match="trust_remote_code"):
         load_llm(config, report=lambda _: None)
+
+
+def test_weights_that_would_run_code_are_named_so(encoder, tmp_path, marker):
+    folder = tmp_path / "encoder"
+    shutil.copytree(encoder, folder)
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Marker(str(marker))}))
+    with pytest.raises(UserError, match="save them as safetensors") as caught:
+        Encoder(find_encoder(folder), device="cpu")
+    assert "\x1b" not in str(caught.value)
 
 
 def test_a_linked_folder_names_no_code(encoder, tmp_path):

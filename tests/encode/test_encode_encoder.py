@@ -262,7 +262,20 @@ def _adapting(encoder, folder, place):
     return ""
 
 
-@pytest.mark.parametrize("made", [_linked, _hidden, _called_onnx, _adapting])
+def _indexed(encoder, folder, place):
+    """Weights that an index names, in a hidden folder."""
+    from safetensors.torch import load_file
+
+    shutil.copytree(encoder, folder, dirs_exist_ok=True)
+    (folder / ".w").mkdir()
+    (folder / "model.safetensors").rename(folder / ".w" / "model.safetensors")
+    names = dict.fromkeys(load_file(folder / ".w" / "model.safetensors"), ".w/model.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return ""
+
+
+@pytest.mark.parametrize("made", [_linked, _hidden, _called_onnx, _adapting, _indexed])
 def test_identity_is_of_all_that_is_loaded(tmp_path, made):
     encoder, folder = make_model(tmp_path / "a", "bert", seed=1), tmp_path / "b"
     folder.mkdir()
@@ -278,6 +291,7 @@ def test_identity_is_of_all_that_is_loaded(tmp_path, made):
         (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings))
     before, vectors = find_encoder(folder), _vectors(folder)
     weights = (folder / path if path else encoder) / "model.safetensors"
+    weights = next(iter(folder.glob(".w/model.safetensors")), weights)
     shutil.copy(make_model(tmp_path / "c", "bert", seed=2) / "model.safetensors", weights)
     assert not torch.allclose(_vectors(folder), vectors, atol=1e-3)  # it is what is loaded
     assert find_encoder(folder).identity != before.identity
@@ -302,6 +316,20 @@ def test_what_lies_elsewhere_is_refused(tmp_path):
     (tmp_path / "b" / "modules.json").unlink()
     with pytest.raises(UserError, match="an adapter itself"):
         find_encoder(tmp_path / "b")
+    shutil.copytree(encoder, tmp_path / "c")
+    elsewhere = {
+        "model.safetensors.index.json": {"weight_map": {"a": "../a/model.safetensors"}},
+        "sentence_bert_config.json": {"tokenizer_name_or_path": str(encoder)},
+        "sentence_roberta_config.json": {"tokenizer_args": {"vocab_file": str(encoder)}},
+    }
+    for name, settings in elsewhere.items():
+        file = tmp_path / "c" / name
+        before = file.read_bytes() if file.exists() else None
+        file.write_text(json.dumps(settings))
+        with pytest.raises(UserError, match=name):
+            find_encoder(tmp_path / "c")
+        file.unlink() if before is None else file.write_bytes(before)
+    assert find_encoder(tmp_path / "c").identity
     link = encoder / "round"
     link.symlink_to(tmp_path, target_is_directory=True)  # a link to what it lies in has no end
     assert find_encoder(encoder).identity

@@ -2,15 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from recbole_llmemb import Recommender
 from recbole_llmemb.cli.main import main
-from recbole_llmemb.core import registry
+from recbole_llmemb.core import checkpoint, registry
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry
+from recbole_llmemb.run.stages import run_file
 
 MINE = """
 import torch
@@ -135,6 +137,26 @@ def test_a_file_imports_nothing(mine, tiny_run, monkeypatch):
     known = Recommender(trainer.saved_model_file, trust_remote_code=True)
     assert type(known.model.item_embedding.adapter).__name__ == "Doubled"
     assert known.config["metrics"] == ["Hit"]
+
+
+def test_code_that_changes_is_another_training(mine, tiny_run, monkeypatch, caplog):
+    """A run goes on over the same code alone; whoever reads its checkpoint is told."""
+    given = {"adapter": f"{mine}:Doubled", "epochs": 1}
+    config, data, _, trainer = tiny_run("LLMEmbSASRec", **given)
+    trainer.fit(data.train, data.valid)
+    own = run_file(config)
+    assert run_file(tiny_run("LLMEmbSASRec", **given)[0]) == own
+    checkpoint.save(checkpoint.load(trainer.saved_model_file), own)
+    Recommender(own, trust_remote_code=True)
+    assert not [one for one in caplog.records if mine in one.getMessage()]
+    file = Path(sys.modules[mine].__file__)
+    file.write_text(file.read_text() + "\n# another line\n")
+    config, _, _, trainer = tiny_run("LLMEmbSASRec", **given)
+    assert run_file(config) != own
+    with pytest.raises(UserError, match="code"):
+        trainer.resume_checkpoint(own)
+    Recommender(own, trust_remote_code=True)
+    assert [one for one in caplog.records if mine in one.getMessage()]
 
 
 @pytest.mark.parametrize(

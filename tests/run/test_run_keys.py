@@ -12,7 +12,7 @@ from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.run.teacher import ensure_teacher, teacher_config
 
 ELSEWHERE = {"llm_device": "cpu", "llm_batch_size": 7, "eval_batch_size": 9, "scft_steps": 3,
-             "worker": 1, "show_progress": True, "save_users": True, "resume": False,
+             "show_progress": True, "save_users": True, "resume": False,
              "llm_cache_dir": "cache", "align_teacher_unchecked": True,
              "llm_table_device": "cpu"}  # fmt: skip
 
@@ -45,7 +45,7 @@ def test_where_and_how_fast_is_the_same_run(tiny_config, key):
 @pytest.mark.parametrize(
     "change",
     [{"seed": 7}, {"learning_rate": 0.1}, {"scft": True}, {"llm_table_dtype": "bfloat16"},
-     {"llm_pca_dim": 8}, {"n_heads": 2}, {"somebodys_own": 1}],
+     {"llm_pca_dim": 8}, {"n_heads": 2}, {"somebodys_own": 1}, {"worker": 2}],
     ids=str,
 )  # fmt: skip
 def test_what_changes_numbers_is_another_run(tiny_config, change):

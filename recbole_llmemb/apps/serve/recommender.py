@@ -46,6 +46,9 @@ class Recommender:
         self.path, self.config, self.model = loaded.path, loaded.config, loaded.model
         self.dataset, self.splits = loaded.dataset, loaded.splits
         self.method = as_method(self.model)
+        if type(self.model).full_sort_predict.__qualname__.startswith("AbstractRecommender."):
+            told = f"{type(self.model).__name__} scores one item at a time and ranks none"
+            raise UserError(f"{told}; give a checkpoint of another model.", where=self.path)
         self._people = People(self.dataset, loaded.splits)
         tokens = [str(t) for t in self.dataset.field2id_token[self.dataset.iid_field]]
         grows = not self.method.why_not("new_items", self.config)

@@ -26,6 +26,24 @@ def run(capsys):
     return call
 
 
+def test_models_of_recbole_that_rank_no_items_are_refused(tiny, tmp_path, run):
+    """DIN scores a user's item, one at a time."""
+    settings = {
+        "data_path": str(tiny.folder.parent), "epochs": 1, "metrics": ["AUC"], "topk": [5],
+        "valid_metric": "AUC", "embedding_size": 4, "mlp_hidden_size": [4],
+        "threshold": {"rating": 3},
+        "load_col": {"inter": ["user_id", "item_id", "timestamp", "rating"]},
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user",
+                      "mode": "labeled"},
+        "selected_features": [], "checkpoint_dir": str(tmp_path), "show_progress": False,
+    }  # fmt: skip
+    (tmp_path / "din.yaml").write_text(json.dumps(settings))
+    given = ["--model=DIN", "--dataset=tiny", f"--config_files={tmp_path / 'din.yaml'}"]
+    assert main(["run", *given, f"--result_json={tmp_path / 'din.json'}"]) == 0
+    status, _, err = run(tmp_path / "din.json", "--users=u3")
+    assert status == 2 and "DIN" in err.splitlines()[-1] and "Traceback" not in err
+
+
 def test_a_table_names_users_items_and_titles(saved, run):  # noqa: F811
     path = saved()
     status, out, err = run(path, "--users=u3,u7", "--topk=3")
