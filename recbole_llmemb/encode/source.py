@@ -145,12 +145,14 @@ def refuse_code(source: EncoderSource) -> None:
             return
         folder = Path(found).parent
     for file in tree(folder):
-        settings = _read_json(file) if file.suffix == ".json" else None
         if file.name == "modules.json":
-            for kind, _ in _kinds(settings):
+            for kind, _ in _kinds(_read_json(file)):
                 if not kind.startswith(_OURS):
                     raise ValueError(f"the module {kind} needs trust_remote_code")
-        elif "config" in file.name and (named := _code_in(settings)):
+        if file.suffix != ".json" or "config" not in file.name:
+            continue
+        settings = _read_json(file)
+        if named := _code_in(settings):
             raise ValueError(f"{named} in {file} needs trust_remote_code")
         if file.name == "config.json" and isinstance(settings, dict) and settings.get("auto_map"):
             told = f"{file} names code of its own (auto_map), which is not run: if transformers"
@@ -239,13 +241,13 @@ def _parts(directory: Path) -> list[Path]:
     """What a model's files say that its modules and weights are, in its folder."""
     found = [(directory / "modules.json", place) for place in _modules(directory)]
     for file in tree(directory):
-        settings = _read_json(file) if file.suffix == ".json" else None
-        if file.name.endswith(".index.json") and isinstance(settings, dict):
-            named = settings.get("weight_map")
+        if file.name.endswith(".index.json"):
+            settings = _read_json(file)
+            named = settings.get("weight_map") if isinstance(settings, dict) else None
             files = set(map(str, named.values())) if isinstance(named, dict) else set()
             found += [(file, file.parent.relative_to(directory) / name) for name in sorted(files)]
         elif file.name.startswith("sentence_") and file.name.endswith("_config.json"):
-            found += [(file, Path(name)) for name in sorted(_files_in(settings))]
+            found += [(file, Path(name)) for name in sorted(_files_in(_read_json(file)))]
     parts = []
     for file, place in found:
         part = Path(os.path.normpath(place))
