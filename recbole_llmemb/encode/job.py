@@ -275,12 +275,12 @@ def _encoder_of(manifest: Mapping[str, Any], table: str, config: Mapping[str, An
     settings, revision = EncodeSettings.of(config), str(manifest["revision"])
     # A commit of the hub; a directory's files are looked at where they are.
     commit = None if revision.startswith("files:") else revision
-    trusted, adapter = settings.llm_trust_remote_code, None
-    source = find_encoder(manifest["encoder"], commit, trusted)
-    if manifest.get("trust_remote_code", trusted) != trusted:
-        told = f"The table {table} was encoded {'without' if trusted else 'with'} trusted code, so"
-        advice = f"{'leave' if trusted else 'give'} --trust_remote_code"
-        raise UserError(f"{told} new items would get other vectors; {advice}.", where=table)
+    # As the table was made, if the command says so, too; it may trust other things alone.
+    made, trusted, adapter = manifest.get("trust_remote_code"), settings.llm_trust_remote_code, None
+    if made and not trusted:
+        told = f"The table {table} was encoded by code that comes with its encoder, so new items"
+        raise UserError(f"{told} need it, too; give --trust_remote_code.", where=table)
+    source = find_encoder(manifest["encoder"], commit, trusted and made is not False)
     if source.revision != revision:
         told = f"The encoder {manifest['encoder']!r} of the table {table} is not what it was"
         raise UserError(f"{told} ({source.revision}, then {revision}); put that one back.")

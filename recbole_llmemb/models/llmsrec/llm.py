@@ -12,7 +12,7 @@ from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.encode.encoder import DTYPES, not_loaded, quantization, quiet_loading
-from recbole_llmemb.encode.source import find_encoder, refuse_code
+from recbole_llmemb.encode.source import CODE, find_encoder, refuse_code
 from recbole_llmemb.models.llmsrec.prompts import PAD, fill, slot
 
 
@@ -236,8 +236,10 @@ def load_llm(config, report=None):
     ``report``: told in one line what is loaded; the log by default.
     """
     named, trusted = config["llm_model"] or config["llm_encoder"], config["llm_trust_remote_code"]
-    source = find_encoder(named, trusted=bool(trusted))
     needed = config["llm_model_used"]
+    # As it was trained, if the command says so, too; it may trust other things alone.
+    made = not needed or needed["identity"].endswith(CODE)
+    source = find_encoder(named, trusted=bool(trusted) and made)
     if needed and needed["identity"] != source.identity:
         told = f"{source.name} is not the LLM this model was trained with"
         was = f"{needed['name']}, {needed['identity']}"

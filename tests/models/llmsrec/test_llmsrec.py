@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT
 from llmsrec_fixtures import cf_model, llms, llmsrec  # noqa: F401
 
+from recbole_llmemb import Recommender
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain, preset_file
 from recbole_llmemb.core import checkpoint
@@ -285,6 +286,19 @@ def test_a_cf_model_of_other_interactions_is_refused(llmsrec, cf_model, tmp_path
     with pytest.raises(UserError, match="other training interactions.*align_teacher_unchecked"):
         llmsrec("llama", align_teacher="./cf.pth")
     llmsrec("llama", align_teacher="./cf.pth", align_teacher_unchecked=True)
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_an_llm_whose_code_is_run_is_another(llmsrec, trust):
+    given = {"epochs": 1, "llm_trust_remote_code": trust}
+    config, data, model, trainer = llmsrec("llama", **given)
+    path = train_and_evaluate(config, data, model, trainer).checkpoint
+    assert Recommender(path, trust_remote_code=True).recommend(["u3"])  # it may trust other things
+    if trust:
+        with pytest.raises(UserError, match="--trust_remote_code"):
+            Recommender(path)
+    else:
+        assert Recommender(path).recommend(["u3"])
 
 
 def test_titles_that_change_are_another_training(llmsrec, tiny, tmp_path, monkeypatch, capsys):
