@@ -85,7 +85,7 @@ _trusted: set[str] = set()
 
 def trust(paths: Iterable[str]) -> None:
     """Let checkpoints name these import paths, in this process."""
-    _trusted.update(paths)
+    _trusted.update([paths] if isinstance(paths, str) else paths)
 
 
 def refuse_untrusted(settings: Mapping[str, Any]) -> None:

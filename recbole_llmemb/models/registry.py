@@ -5,6 +5,7 @@ means for the configuration: defaults, and settings that it cannot have.
 from __future__ import annotations
 
 import importlib
+import sys
 from contextlib import AbstractContextManager
 from logging import getLogger
 from pathlib import Path
@@ -14,13 +15,14 @@ import recbole
 import yaml
 from recbole.config import Config
 from recbole.data.transform import UserDefinedTransform
+from recbole.evaluator.register import metrics_dict
 from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_llmemb.config.keys import draws_none
 from recbole_llmemb.config.shared import TrainingSettings
 from recbole_llmemb.config.values import recboles_models
 from recbole_llmemb.core.errors import FAILURES, UserError, explained, nearest
-from recbole_llmemb.core.registry import import_paths_in, is_import_path
+from recbole_llmemb.core.registry import code_digests, import_paths_in, is_import_path
 from recbole_llmemb.models.llmemb.backbones import BACKBONES, NAMES, PREFIX, BackboneSpec, special
 from recbole_llmemb.models.llmemb.model import LLMEmbMixin
 from recbole_llmemb.models.llmemb.parts import ADAPTERS, ITEM_EMBEDDINGS
@@ -37,6 +39,7 @@ _OVER = {PREFIX + name: name for name in BACKBONES}
 # What a backbone's class may say of itself.
 _SAID = ("one_pass", "padding_free", "losses", "products", "size_key")
 # Packages whose classes are nobody's own.
+_INSTALLED = "-packages"  # site- or dist-
 _KNOWN = ("recbole", "recbole_llmemb")
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
@@ -157,6 +160,27 @@ def own_code_explained(config, model) -> AbstractContextManager[None]:
     own += [path for _, path in import_paths_in(config.final_config_dict)]
     told = f"Training with {' and '.join(dict.fromkeys(own))} fails: {{reason}} ({{place}})"
     return explained(f"{told}; mend that code.", *FAILURES if own else ())
+
+
+def own_code(config) -> dict[str, str]:
+    """Digests of the files of somebody's own adapter, items, loss and metrics, by module.
+
+    Of a package, all that is imported counts: where a class comes from, and what it calls. Of what
+    is installed, the named module alone does.
+    """
+    paths = [path.partition(":") for _, path in import_paths_in(config.final_config_dict)]
+    classes = [getattr(sys.modules.get(name), part, None) for name, _, part in paths]
+    classes += [metrics_dict.get(str(name).lower()) for name in config["metrics"] or ()]
+    modules = {name for name, *_ in paths} | {one.__module__ for one in classes if one}
+    modules = {name for name in modules if name.partition(".")[0] not in _KNOWN}
+    written = {name for name in modules if _INSTALLED not in str(_file_of(name))}
+    roots = {name.partition(".")[0] for name in written}
+    beside = {name for name in list(sys.modules) if name.partition(".")[0] in roots}
+    return code_digests(modules | beside)
+
+
+def _file_of(module: str):
+    return getattr(sys.modules.get(module), "__file__", None)
 
 
 def no_such_model(name: str) -> UserError:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from recbole.data import create_dataset
-from recbole.evaluator.register import metrics_dict
 from recbole.utils import ModelType, get_model
 
 from recbole_llmemb.config.recbole_config import config_for
@@ -17,7 +16,6 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import TableError, UserError, explained, name_some
 from recbole_llmemb.core.files import asked_hash
-from recbole_llmemb.core.registry import code_digests, import_paths_in
 from recbole_llmemb.data.dataset import item_tokens
 from recbole_llmemb.encode.build_or_load import tell_other_texts, tell_unused
 from recbole_llmemb.models import registry
@@ -38,8 +36,6 @@ from recbole_llmemb.table.format import read_manifest
 
 __all__ = ["provide"]
 
-# Whose code tells no two trainings apart: the versions of packages are beside.
-_KNOWN = ("recbole", "recbole_llmemb")
 # How models fail over settings, data or weights that are not theirs.
 _UNFIT = (RuntimeError, KeyError, NotImplementedError, TypeError)
 
@@ -85,11 +81,7 @@ def provide(config, train, report: Callable[[str], None] | None = None, seconds=
 
 def note_code(config) -> None:
     """Note what somebody's own classes are like; tell where a model was trained with others."""
-    modules = {path.partition(":")[0] for _, path in import_paths_in(config.final_config_dict)}
-    metrics = (metrics_dict.get(str(name).lower()) for name in config["metrics"] or ())
-    modules |= {one.__module__ for one in metrics if one}
-    modules = {name for name in modules if name.partition(".")[0] not in _KNOWN}
-    found, before = code_digests(modules), config["code_used"] or {}
+    found, before = registry.own_code(config), config["code_used"] or {}
     changed = [name for name in found if before.get(name, found[name]) != found[name]]
     if changed:
         told = f"The code of {name_some(changed)} has changed since this model was trained"

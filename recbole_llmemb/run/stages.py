@@ -26,8 +26,8 @@ from recbole_llmemb.core.errors import UserError, explained, place_of
 from recbole_llmemb.data.dataset import check_parts, files_hash
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.evaluation.metrics import check_candidates, excluded_of
+from recbole_llmemb.models import registry
 from recbole_llmemb.models.contract import Given, as_method
-from recbole_llmemb.models.registry import own_code_explained
 from recbole_llmemb.run.result import RunResult, curve_of
 from recbole_llmemb.run.schema import Use, keys, sections_of, use_of
 from recbole_llmemb.scft.settings import ScftSettings
@@ -106,10 +106,10 @@ def run_file(config, called: str | None = None, report: Callable = str) -> Path:
 def _digest(config, found):
     before, columns = renamed(config.model_class), config["load_col"]
     found = {before.get(key, key): value for key, value in found.items()}
-    # What items and users are like is trained on, too, where a model reads it.
+    # What items and users are like, where a model reads it; 2: files are sorted by their own times.
     read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
     text = json.dumps(found, sort_keys=True, default=str) + files_hash(config)
-    text += files_hash(config, read) + "2"  # since the same files are sorted by their own times
+    text += files_hash(config, read) + "2" + "".join(registry.own_code(config).values())
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -273,7 +273,7 @@ def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> R
         what = f"all {config['epochs']} epochs are trained and the last one is tested"
         report(f"train: there is no validation part, so {what}")
     seconds, began = {}, perf_counter()
-    with own_code_explained(config, model):
+    with registry.own_code_explained(config, model):
         best = _fit(config, data, trainer)
     seconds["train"] = perf_counter() - began
     began = perf_counter()

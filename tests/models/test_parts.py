@@ -13,6 +13,7 @@ from recbole_llmemb.core import checkpoint, registry
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry
 from recbole_llmemb.run.stages import run_file
+from recbole_llmemb.run.teacher import teacher_config
 
 MINE = """
 import torch
@@ -157,6 +158,28 @@ def test_code_that_changes_is_another_training(mine, tiny_run, monkeypatch, capl
         trainer.resume_checkpoint(own)
     Recommender(own, trust_remote_code=True)
     assert [one for one in caplog.records if mine in one.getMessage()]
+
+
+def test_code_from_elsewhere_tells_trainings_and_teachers_apart(tiny_run, tmp_path):
+    """A class may come from another module of its package, and a teacher shares the run's loss."""
+    package = tmp_path / "theirs_and_more"
+    package.mkdir()
+    inner = package / "inner.py"
+    inner.write_text(MINE)
+    (package / "__init__.py").write_text("from .inner import Hinge\n")
+    sys.path.insert(0, str(tmp_path))
+    try:
+        given = {"loss_type": "theirs_and_more:Hinge", "align_weight": 0.01, "epochs": 1}
+        config = tiny_run("LLMEmbSASRec", **given)[0]
+        before = run_file(config), run_file(teacher_config(config, 8))
+        inner.write_text(inner.read_text() + "\n# another line\n")
+        config = tiny_run("LLMEmbSASRec", **given)[0]
+        after = run_file(config), run_file(teacher_config(config, 8))
+        assert before[0] != after[0] and before[1] != after[1]
+    finally:
+        sys.path.remove(str(tmp_path))
+        for name in [name for name in sys.modules if name.startswith("theirs_and_more")]:
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize(
