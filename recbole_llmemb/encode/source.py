@@ -227,7 +227,7 @@ def _hash_files(directory: Path) -> str:
         if (
             not path.is_file()
             or any(p.startswith(".") or p in _SKIPPED_FOLDERS for p in {*relative.parts} - named)
-            or (path.suffix in _SKIPPED_SUFFIXES and path.name not in named)
+            or path.suffix in _SKIPPED_SUFFIXES
         ):
             continue
         digest.update(f"{relative.as_posix()} {path.stat().st_size}\n".encode())

@@ -32,7 +32,7 @@ class Needs:
     teacher: Literal["", "items", "states"] = ""  # Its item embeddings, or the whole frozen model
     teacher_size: int | None = None  # Of the item embeddings of one that is trained for it
     llm: bool = False
-    titles: bool = False  # Of the items, which its prompts read
+    titles: bool = False  # Of items, for prompts
 
 
 class ItemTable:
@@ -74,7 +74,7 @@ class Given:
     table: ItemTable | None = None
     teacher: Any = None  # (n_items, d) by item id, or a model with ``user_states``
     llm: Any = None
-    titles: Any = None  # By item id
+    titles: list[str] | None = None  # By item id
     config: Any = None  # That it was made for
 
     @classmethod
@@ -310,8 +310,7 @@ def forward_roles(forward) -> tuple:
     None stands for an argument that is called otherwise; those with a default are left to it.
     """
     taken = inspect.signature(forward).parameters.values()
-    given = [one.name for one in taken if one.name in _ROLES or one.default is one.empty]
-    return tuple(_ROLES.get(name) for name in given)
+    return tuple(_ROLES.get(a.name) for a in taken if a.name in _ROLES or a.default is a.empty)
 
 
 class StockModel(Method):
@@ -338,8 +337,8 @@ class StockModel(Method):
     def items(self):
         weight = getattr(getattr(self.model, "item_embedding", None), "weight", None)
         if not torch.is_tensor(weight):
-            name = type(self.model).__name__
-            raise UserError(f"{name} has no embeddings of items; take a model that has some.")
+            told = f"{type(self.model).__name__} has no embeddings of items"
+            raise UserError(f"{told}; take a model that has some.")
         return Items(weight)
 
     def named_modules(self):

@@ -39,8 +39,9 @@ _OVER = {PREFIX + name: name for name in BACKBONES}
 # What a backbone's class may say of itself.
 _SAID = ("one_pass", "padding_free", "losses", "products", "size_key")
 # Packages whose classes are nobody's own.
-_INSTALLED = "-packages"  # site- or dist-
 _KNOWN = ("recbole", "recbole_llmemb")
+# In the paths of what is installed: site- and dist-.
+_INSTALLED = "-packages"
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
 # Keys of scores that are a state times an item.

@@ -1,6 +1,7 @@
 """Encoders of every make against their own hidden states, pooled naively one text at a time."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from encode_models import make_model
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode.encoder import Encoder
-from recbole_llmemb.encode.source import DEFAULT_ENCODER, find_encoder
+from recbole_llmemb.encode.source import DEFAULT_ENCODER, find_encoder, refuse_code
 
 TEXTS = [
     "the item has the following attributes : title is red soap ; brand is one",
@@ -333,6 +334,25 @@ def test_what_lies_elsewhere_is_refused(tmp_path):
     link = encoder / "round"
     link.symlink_to(tmp_path, target_is_directory=True)  # a link to what it lies in has no end
     assert find_encoder(encoder).identity
+
+
+def test_what_is_linked_or_adapted_is_looked_at(tmp_path):
+    """Pipes in linked folders would hang; the model that an adapter changes may name code."""
+    encoder, folder, elsewhere = make_model(tmp_path / "a", "bert"), tmp_path / "b", tmp_path / "c"
+    folder.mkdir()
+    elsewhere.mkdir()
+    settings = {"base_model_name_or_path": str(encoder), "peft_type": "LORA"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    refuse_code(find_encoder(folder))
+    config = json.loads((encoder / "config.json").read_text())
+    config["_attn_implementation"] = "some/kernel"
+    (encoder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        refuse_code(find_encoder(folder))
+    (folder / "link").symlink_to(elsewhere, target_is_directory=True)
+    os.mkfifo(elsewhere / "pipe")
+    with pytest.raises(UserError, match="pipe"):
+        find_encoder(folder)
 
 
 def test_one_whose_code_is_run_is_another_encoder(tmp_path, caplog):

@@ -17,6 +17,7 @@ from recbole_llmemb.core.errors import TableError, UserError
 from recbole_llmemb.encode import item_prompts, read_items
 from recbole_llmemb.encode.encoder import Encoder
 from recbole_llmemb.encode.job import encode_new_items, run_job
+from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.table import EmbeddingTable
 
 
@@ -84,7 +85,7 @@ def test_texts_are_encoded_once_and_longest_first(tmp_path, job, items, encoded_
     assert any("1 items have no text" in line for line in lines)
 
 
-def test_code_that_is_run_makes_another_table(tmp_path, job, items):
+def test_code_that_is_run_makes_another_table(tmp_path, job, items, monkeypatch):
     plain, trusted = job(), job(trust_remote_code=True)
     assert plain.key != trusted.key
     new, here = [{"title": "red soap"}], {"device": "cpu"}
@@ -92,9 +93,14 @@ def test_code_that_is_run_makes_another_table(tmp_path, job, items):
     assert len(encode_new_items(table, new, here | _TRUST)) == 1
     with pytest.raises(UserError, match="trust_remote_code"):
         encode_new_items(table, new, here)
-    table = str(run_job(plain, tmp_path / "plain").path)  # another thing may be trusted
-    found = [encode_new_items(table, new, here | more) for more in ({}, _TRUST)]
-    assert torch.equal(*found)
+    table, asked = str(run_job(plain, tmp_path / "plain").path), []
+    monkeypatch.setattr(
+        "recbole_llmemb.encode.job.find_encoder",
+        lambda name, revision, trusted: asked.append(trusted) or find_encoder(name, revision),
+    )
+    for more in ({}, _TRUST):  # another thing may be trusted
+        encode_new_items(table, new, here | more)
+    assert asked == [False, False]
 
 
 _TRUST = {"llm_trust_remote_code": True}

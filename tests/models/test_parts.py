@@ -160,6 +160,12 @@ def test_code_that_changes_is_another_training(mine, tiny_run, monkeypatch, capl
     assert [one for one in caplog.records if mine in one.getMessage()]
 
 
+def test_a_path_that_is_trusted_may_be_a_text(monkeypatch):
+    monkeypatch.setattr(registry, "_trusted", set())
+    registry.trust("some.module:Name")
+    registry.refuse_untrusted({"adapter": "some.module:Name"})
+
+
 def test_code_from_elsewhere_tells_trainings_and_teachers_apart(tiny_run, tmp_path):
     """A class may come from another module of its package, and a teacher shares the run's loss."""
     package = tmp_path / "theirs_and_more"

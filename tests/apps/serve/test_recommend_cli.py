@@ -12,6 +12,7 @@ from recbole_llmemb import Recommender
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError, nearest
+from recbole_llmemb.run.restore import _read
 
 
 @pytest.fixture
@@ -42,6 +43,14 @@ def test_models_of_recbole_that_rank_no_items_are_refused(tiny, tmp_path, run):
     assert main(["run", *given, f"--result_json={tmp_path / 'din.json'}"]) == 0
     status, _, err = run(tmp_path / "din.json", "--users=u3")
     assert status == 2 and "DIN" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_models_of_recbole_with_data_of_their_own_kind_are_refused(tiny):
+    """GRU4RecKG reads a graph beside the histories, by a class of its own."""
+    config = {"model": "GRU4RecKG", "dataset": "tiny", "data_path": str(tiny.folder)}
+    with pytest.raises(UserError, match="GRU4RecKG") as caught:
+        _read(config)
+    assert caught.value.key == "model"
 
 
 def test_a_table_names_users_items_and_titles(saved, run):  # noqa: F811
