@@ -258,7 +258,7 @@ def not_loaded(what: str, name: str, error: Exception) -> UserError:
         trust = "--trust_remote_code; in a run, --llm_trust_remote_code=True"
         return UserError(f"{told}, which is run only if this command says to trust it ({trust}).")
     why = f"{type(error).__name__}: {reason_of(error)}"
-    if "weights_only" in str(error) or "UnpicklingError" in why:
+    if "UnpicklingError" in why:
         why = "its weights are a pickle, which may run code; save them as safetensors"
     key = "llm_encoder" if what == "encoder" else "llm_model"
     return UserError(f"The {what} {name!r} cannot be loaded ({why}).", key=key)

@@ -166,25 +166,39 @@ def test_a_path_that_is_trusted_may_be_a_text(monkeypatch):
     registry.refuse_untrusted({"adapter": "some.module:Name"})
 
 
-def test_code_from_elsewhere_tells_trainings_and_teachers_apart(tiny_run, tmp_path):
-    """A class may come from another module of its package, and a teacher shares the run's loss."""
-    package = tmp_path / "theirs_and_more"
-    package.mkdir()
-    inner = package / "inner.py"
-    inner.write_text(MINE)
-    (package / "__init__.py").write_text("from .inner import Hinge\n")
-    sys.path.insert(0, str(tmp_path))
+@pytest.mark.parametrize(
+    ("files", "changed"),
+    [
+        (
+            {"theirs_more.py": "from theirs_inner import Hinge", "theirs_inner.py": MINE},
+            "theirs_inner.py",
+        ),
+        (
+            {"theirs_more/__init__.py": f"{MINE}\nfrom . import help", "theirs_more/help.py": ""},
+            "theirs_more/help.py",
+        ),
+    ],
+    ids=["from another module", "a helper of its package"],
+)
+def test_code_from_elsewhere_tells_trainings_and_teachers_apart(
+    tiny_run, tmp_path, monkeypatch, files, changed
+):
+    """A class may come from another module, or call one; a teacher shares the run's loss."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
     try:
-        given = {"loss_type": "theirs_and_more:Hinge", "align_weight": 0.01, "epochs": 1}
+        given = {"loss_type": "theirs_more:Hinge", "align_weight": 0.01, "epochs": 1}
         config = tiny_run("LLMEmbSASRec", **given)[0]
         before = run_file(config), run_file(teacher_config(config, 8))
-        inner.write_text(inner.read_text() + "\n# another line\n")
+        file = tmp_path / changed
+        file.write_text(file.read_text() + "\n# another line\n")
         config = tiny_run("LLMEmbSASRec", **given)[0]
         after = run_file(config), run_file(teacher_config(config, 8))
         assert before[0] != after[0] and before[1] != after[1]
     finally:
-        sys.path.remove(str(tmp_path))
-        for name in [name for name in sys.modules if name.startswith("theirs_and_more")]:
+        for name in [name for name in sys.modules if name.startswith("theirs_")]:
             del sys.modules[name]
 
 

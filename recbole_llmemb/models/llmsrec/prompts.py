@@ -115,8 +115,7 @@ def item_titles(config, dataset):
     titles = {t: a.get(chosen, none)[:cut] for t, a in zip(found.tokens, found.attributes)}
     tokens = dataset.field2id_token[dataset.iid_field]
     found = ["", *(titles.get(str(token), none) for token in tokens[1:])]
-    pairs = sorted(zip(map(str, tokens[1:]), found[1:]))
-    mark, before = hash_lists(*zip(*pairs)), config["item_titles_used"]
+    mark, before = hash_lists(map(str, tokens[1:]), found[1:]), config["item_titles_used"]
     if before and before["fingerprint"] != mark:
         told = f"The titles in {path} (item_title_field: {chosen}) are not those that this model"
         told = f"{told} was trained with, which its prompts read; put those back."

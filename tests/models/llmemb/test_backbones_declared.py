@@ -100,6 +100,7 @@ def test_recboles_defaults_of_the_backbone(tiny_settings):
         ("TransRec", {"similarity_temperature": 0.5}, "way of its own"),
         ("S3Rec", {"train_stage": "pretrain"}, "pre_model_path"),
         ("FDSA", {"selected_features": ["year"]}, "'year'.*title, categories"),
+        ("FDSA", {"selected_features": ["item_id"]}, "as the item itself"),
         ("S3Rec", {"item_attribute": "year"}, "'year'.*title, categories"),
     ],
 )
