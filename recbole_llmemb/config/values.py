@@ -192,8 +192,8 @@ def check_dataset(dataset: Any) -> None:
 def typed_value(key: str, text: str) -> Any:
     """What the text of a setting means: a number, list, dictionary, switch, or itself.
 
-    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
-    paths stay text: 2026-11-21 is a folder, ~/x one of one's own.
+    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Words in a
+    list need no quotes. Names and paths stay text: 2026-11-21 is a folder, ~/x one of one's own.
     """
     value = value_of(text)
     if isinstance(value, str) and value == text:
@@ -219,7 +219,8 @@ def _evaluate(node: Any) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):
-        return (list if isinstance(node, ast.List) else tuple)(map(_evaluate, node.elts))
+        found = (one.id if isinstance(one, ast.Name) else _evaluate(one) for one in node.elts)
+        return (list if isinstance(node, ast.List) else tuple)(found)
     if isinstance(node, ast.Dict) and None not in node.keys:
         return dict(zip(map(_evaluate, node.keys), map(_evaluate, node.values)))
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATIONS:

@@ -125,7 +125,7 @@ def storage_error(error: BaseException) -> OSError | None:
         if found and int(found[1]) in _STORAGE:
             return OSError(int(found[1]), os.strerror(int(found[1])))
         if "iostream error" in str(cause):  # as C++ says it, which does not know which
-            return OSError(errno.EIO, "the disk may be full")
+            return OSError(errno.EIO, "the disk or a limit on files may be full")
     return None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import ast
+import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import StringConstraints
@@ -97,10 +100,54 @@ def refuse_untrusted(settings: Mapping[str, Any]) -> None:
             raise UserError(f"{told}{how}.", key=key)
 
 
-def code_digests(modules: Iterable[str]) -> dict[str, str]:
-    """Digests of the files of modules, as far as they are imported, by name."""
-    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in sorted({*modules})}
-    return {name: asked_hash({}, [file]) for name, file in files.items() if file}
+def code_digests(named: set[str], found: set[str], known: Iterable[str]) -> dict[str, str]:
+    """Digests of the files of modules, by name, and of what these import that nobody installs.
+
+    Of a package, all that is imported counts: where a class comes from, and what it calls.
+
+    ``named``: what is installed counts by itself; ``found``: it counts not at all.
+    ``known``: packages that count nowhere.
+    """
+    roots, left = set[str](), {_root(name) for name in named | found}
+    nobodys = {*known, *sys.stdlib_module_names}
+    while left := {name for name in left - nobodys - roots if not _is_installed(name)}:
+        roots |= left
+        left = {name for file in _files(left).values() for name in _imported_by(file)}
+    files = _files(roots) | {name: _file_of(name) for name in named if _root(name) not in known}
+    return {name: asked_hash({}, [file]) for name, file in sorted(files.items()) if file}
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _file_of(module: str) -> str | None:
+    if module in sys.modules:
+        return getattr(sys.modules[module], "__file__", None)
+    with suppress(ImportError, ValueError):
+        return getattr(importlib.util.find_spec(module), "origin", None)
+    return None
+
+
+def _is_installed(module: str) -> bool:
+    return "-packages" in str(_file_of(module))  # site- and dist-
+
+
+def _files(roots: set[str]) -> dict[str, str]:
+    """Files of modules and of all that is imported of packages."""
+    names = roots | {name for name in [*sys.modules] if _root(name) in roots}
+    files = {name: _file_of(name) for name in names}
+    return {name: file for name, file in files.items() if file and not _is_installed(name)}
+
+
+def _imported_by(file: str) -> Iterator[str]:
+    """The packages that a file of Python imports."""
+    with suppress(OSError, SyntaxError, ValueError):
+        for node in ast.walk(ast.parse(Path(file).read_bytes())):
+            if isinstance(node, ast.Import):
+                yield from (_root(one.name) for one in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                yield _root(node.module)
 
 
 def import_paths_in(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -22,6 +22,8 @@ from recbole_llmemb.models.losses import Items
 METRICS = ("hit", "ndcg", "mrr")
 #: Among which items, and who ranks.
 CATALOGS, RANKERS = ("all_items", "cold_items"), ("model", "random", "popularity")
+# Scores that differ by less than this share of the largest are equal.
+_SLACK = 2**-20
 
 
 def summary(held) -> str:
@@ -153,8 +155,11 @@ def _ranks(config, dataset, model, unseen):
             for by in (scores, nothing, popularity):  # in the order of RANKERS
                 by = by.expand_as(scores)
                 own, among = by.gather(1, targets), by[:, first:]
-                greater = ((among > own) & allowed).sum(1)
-                equal = ((among == own) & allowed).sum(1)
+                # Equal rows of a batch that is cut otherwise differ in their last digits.
+                slack = _SLACK * by.masked_fill(by.isinf(), 0).abs().amax(1, keepdim=True)
+                above = among > own + slack
+                greater = (above & allowed).sum(1)
+                equal = (~above & (among >= own - slack) & allowed).sum(1)
                 most = allowed.shape[1]
                 counts += [greater.masked_fill(missed, most), equal.masked_fill(missed, 1)]
             parts[name].append(torch.stack(counts).cpu())

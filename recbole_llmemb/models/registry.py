@@ -40,8 +40,6 @@ _OVER = {PREFIX + name: name for name in BACKBONES}
 _SAID = ("one_pass", "padding_free", "losses", "products", "size_key")
 # Packages whose classes are nobody's own.
 _KNOWN = ("recbole", "recbole_llmemb")
-# In the paths of what is installed: site- and dist-.
-_INSTALLED = "-packages"
 # Fields that say what kind of item it is, under the names they go by.
 _FEATURES = ("class", "categories", "category", "genres", "genre")
 # Keys of scores that are a state times an item.
@@ -164,24 +162,18 @@ def own_code_explained(config, model) -> AbstractContextManager[None]:
 
 
 def own_code(config) -> dict[str, str]:
-    """Digests of the files of somebody's own adapter, items, loss and metrics, by module.
+    """Digests of the files of somebody's own model, adapter, items, loss and metrics, by module.
 
-    Of a package, all that is imported counts: where a class comes from, and what it calls. Of what
-    is installed, the named module alone does.
+    See :func:`~recbole_llmemb.core.registry.code_digests`.
     """
-    paths = [path.partition(":") for _, path in import_paths_in(config.final_config_dict)]
-    classes = [getattr(sys.modules.get(name), part, None) for name, _, part in paths]
-    classes += [metrics_dict.get(str(name).lower()) for name in config["metrics"] or ()]
-    modules = {name for name, *_ in paths} | {one.__module__ for one in classes if one}
-    modules = {name for name in modules if name.partition(".")[0] not in _KNOWN}
-    written = {name for name in modules if _INSTALLED not in str(_file_of(name))}
-    roots = {name.partition(".")[0] for name in written}
-    beside = {name for name in list(sys.modules) if name.partition(".")[0] in roots}
-    return code_digests(modules | beside)
-
-
-def _file_of(module: str):
-    return getattr(sys.modules.get(module), "__file__", None)
+    model = config.model_class
+    known = [model, getattr(model, "backbone", model)]  # by its name
+    known += [metrics_dict.get(str(name).lower()) for name in config["metrics"] or ()]
+    named = set()
+    for _, path in import_paths_in(config.final_config_dict):
+        name, _, part = path.partition(":")
+        named |= {name, getattr(getattr(sys.modules.get(name), part, None), "__module__", name)}
+    return code_digests(named, {one.__module__ for one in known if one}, _KNOWN)
 
 
 def no_such_model(name: str) -> UserError:

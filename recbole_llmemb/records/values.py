@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
+
+from recbole_llmemb.core.errors import UserError
 
 # How tools write that there is nothing to say: no words for a language model. Of tokens (users,
 # items, RecBole's features) only the empty one is missing.
@@ -59,7 +62,7 @@ def is_token(value: Any) -> bool:
         return value != value or (_is_whole(value) and abs(value) < 2**53)
     if isinstance(value, Decimal):
         return value != value or _is_whole(value)
-    return not isinstance(value, bool | list | dict)
+    return not isinstance(value, bool | list | tuple | set | dict)
 
 
 def _is_whole(value: Any) -> bool:
@@ -112,3 +115,16 @@ def is_vector(value: Any) -> bool:
     if isinstance(value, list):
         return any(not isinstance(part, str | None) for part in value)
     return isinstance(value, dict)
+
+
+def tokens_in(values: Iterable[Any], told: str, key: str | None = None) -> list[str]:
+    """Users or items that somebody gives in Python, as text.
+
+    ``told``: whose they are, for a message that begins with it; ``key``: of that error.
+    """
+    values = list(values)
+    for one in values:
+        if not is_token(one) or wrong_token(token_of(one)):
+            advice = "give text, or a whole number"
+            raise UserError(f"{told}: {one!r:.80} names none; {advice}.", key=key)
+    return list(map(token_of, values))

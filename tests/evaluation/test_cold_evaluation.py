@@ -18,6 +18,7 @@ from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.data.splits import histories  # isort: skip
 from recbole_llmemb.core.errors import TableError  # isort: skip
 from recbole_llmemb.evaluation.cold import cold_table, evaluate_cold, expected_metrics  # isort: skip
+from recbole_llmemb.models.losses import Items  # isort: skip
 from recbole_llmemb.table import EmbeddingTable  # isort: skip
 from recbole_llmemb.run.teacher import ensure_teacher, read_item_embeddings  # isort: skip
 
@@ -269,6 +270,17 @@ def test_random_and_popularity(tiny_run):
     shown = cold_table(found)
     assert f"15 held-out items, {found['targets']} targets" in shown
     assert "among all 60 items" in shown and "among the 15 held-out items" in shown
+
+
+@pytest.mark.parametrize("digits", [1 + 2e-7, 1 - 2e-7])
+def test_last_digits_tell_no_items_apart(tiny_run, digits):
+    """Items of one text are alike, though rows of another batch are computed otherwise."""
+    config, data, model, _ = tiny_run(**HELD)
+    known = torch.arange(8.0).expand(model.items().vectors.shape)
+    model.items = lambda: Items(known)
+    model.unseen = lambda *_: Items(known[:15] * digits)
+    found = evaluate_cold(config, data, model)["all_items"]
+    assert found["model"] == pytest.approx(found["random"])
 
 
 def test_beside_a_trained_table_new_items_lie_beside_those_that_began_next_to_them(tiny_run):

@@ -1,17 +1,20 @@
 """Adapters, item embeddings, losses and metrics of somebody's own, by import path."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from recbole.model.sequential_recommender import SASRec
 
 from recbole_llmemb import Recommender
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint, registry
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.registry import Registry
+from recbole_llmemb.models import registry as models
 from recbole_llmemb.run.stages import run_file
 from recbole_llmemb.run.teacher import teacher_config
 
@@ -177,8 +180,16 @@ def test_a_path_that_is_trusted_may_be_a_text(monkeypatch):
             {"theirs_more/__init__.py": f"{MINE}\nfrom . import help", "theirs_more/help.py": ""},
             "theirs_more/help.py",
         ),
+        (
+            {"theirs_more.py": f"{MINE}\nfrom theirs_help import ONE", "theirs_help.py": "ONE = 1"},
+            "theirs_help.py",
+        ),
+        (
+            {"theirs_more.py": f"{MINE}\ndef f():\n    import theirs_help", "theirs_help.py": ""},
+            "theirs_help.py",
+        ),
     ],
-    ids=["from another module", "a helper of its package"],
+    ids=["from another module", "a helper of its package", "a helper beside", "one for later"],
 )
 def test_code_from_elsewhere_tells_trainings_and_teachers_apart(
     tiny_run, tmp_path, monkeypatch, files, changed
@@ -200,6 +211,19 @@ def test_code_from_elsewhere_tells_trainings_and_teachers_apart(
     finally:
         for name in [name for name in sys.modules if name.startswith("theirs_")]:
             del sys.modules[name]
+
+
+def test_code_of_a_model_tells_trainings_apart(mine, tiny_config):
+    module = importlib.import_module(mine)
+    own = type("Theirs", (SASRec,), {"__module__": mine})
+    name = models.llmemb(own).__name__
+    try:
+        before = run_file(tiny_config(name))
+        assert run_file(tiny_config(name)) == before
+        Path(module.__file__).write_text(f"{MINE}# another line\n")
+        assert run_file(tiny_config(name)) != before
+    finally:
+        del models.MODELS[name]
 
 
 @pytest.mark.parametrize(

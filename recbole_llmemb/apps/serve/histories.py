@@ -11,7 +11,7 @@ from recbole_llmemb.core.errors import UserError, refuse_unknown
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.data.histories import POSITION, SortedInteractions, batch_of
 from recbole_llmemb.data.windows import stretches
-from recbole_llmemb.records.values import is_token, token_of
+from recbole_llmemb.records.values import tokens_in
 
 #: What is shown of a user: everything, or what evaluation on a split shows.
 SPLITS = ("all", "valid", "test")
@@ -127,7 +127,7 @@ class People:
         return known, ends, lengths, row
 
     def _chosen(self, users, row, split):
-        users = [str(user) for user in users]
+        users = tokens_in(users, "The users")
         refuse_unknown(
             "user", [user for user in users if user not in self.number], self.number,
             f"The dataset {self.dataset.config['dataset']}",
@@ -160,10 +160,7 @@ class People:
         """
         if not all(isinstance(one, Iterable) and not isinstance(one, str) for one in histories):
             raise UserError("A history is a list of item tokens; give a list of such lists.")
-        wrong = [one for each in histories for one in each if not (is_token(one) and token_of(one))]
-        if wrong:
-            raise UserError(f"A history holds {wrong[0]!r:.80}, which names no item; give tokens.")
-        histories = [[token_of(token) for token in history] for history in histories]
+        histories = [tokens_in(history, "The items of a history") for history in histories]
         kept = [[i for i, token in enumerate(one) if token in number] for one in histories]
         unknown = [token for history in histories for token in history if token not in number]
         if unknown and not skip_unknown:

@@ -23,7 +23,7 @@ from recbole_llmemb.core.errors import UserError, name_some, refuse_twice, refus
 from recbole_llmemb.encode.job import encode_new_items
 from recbole_llmemb.evaluation.loaders import ExcludedPairs
 from recbole_llmemb.records.items import read_dataset_items
-from recbole_llmemb.records.values import text_of, token_of
+from recbole_llmemb.records.values import text_of, token_of, tokens_in
 from recbole_llmemb.table.format import EmbeddingTable, read_manifest, read_projection
 
 # Items per group: less are more maxima to search, more are more items to score again.
@@ -72,7 +72,7 @@ class ItemIndex:
 
     def positions(self, candidates) -> torch.Tensor:
         """Positions of these items, ascending, ``(m,)``."""
-        tokens = [str(token) for token in candidates]
+        tokens = tokens_in(candidates, "The candidates")
         if not tokens:
             raise UserError("The candidates name no item; give at least one.")
         unknown = [token for token in tokens if token not in self.number]
@@ -134,9 +134,10 @@ def _text_fields(config):
 
 
 def _of_mappings(items, id_field) -> NewItems:
-    tokens = [token_of(one.get(id_field)) for one in items]
-    if not (tokens and all(tokens)):
+    given = [one.get(id_field) for one in items]
+    if not (given and all(map(token_of, given))):
         raise UserError(f"New items: there is no item, or one without {id_field!r}; give each its.")
+    tokens = tokens_in(given, "New items", "new_items")
     refuse_twice(tokens, "new items", "keep one entry per item")
     texts = [
         {str(name): text_of(v) for name, v in one.items() if name != id_field} for one in items

@@ -68,7 +68,7 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     merged = {k: v for k, v in config.file_config_dict.items() if k not in ("model", "dataset")}
     merged |= settings
     # Relative ones mean the folder that the search was started in, where trials do not run.
-    for key in keys(Use.PLACE):
+    for key in keys(Use.PLACE) | {"pre_model_path"}:
         if isinstance(merged.get(key), str) and os.path.exists(merged[key]):
             merged[key] = os.path.abspath(os.path.expanduser(merged[key]))
     # Made where it is not there yet; without this, by every trial in its own folder.

@@ -11,6 +11,8 @@ import io
 import math
 import pickle
 import warnings
+from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -24,15 +26,22 @@ from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import asked_hash, atomic_file
-from recbole_llmemb.models.registry import find, is_ours
+from recbole_llmemb.core.registry import KEYS
+from recbole_llmemb.data.dataset import files_hash
+from recbole_llmemb.encode.source import find_encoder
+from recbole_llmemb.models.contract import Needs, is_checkpoint
+from recbole_llmemb.models.registry import find, is_ours, own_code
 from recbole_llmemb.run import stages
 from recbole_llmemb.run.artifacts import item_table
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.run.teacher import ensure_teacher
 from recbole_llmemb.scft import ensure_table
+from recbole_llmemb.table.format import read_manifest
 
 # More than this many variants of the dataset are left to the trials.
 _VARIANTS = 4
+# Keys whose values name what is read or run.
+_NAMING = {*KEYS, *keys(Use.PLACE), "pre_model_path"}
 
 
 @dataclass
@@ -80,6 +89,46 @@ def prepare(plan, config, report=print) -> Prepared:
     if is_ours(config["model"]) and items.is_file():
         prepared.items = Files(items)
     return prepared
+
+
+def read_beside(plan) -> dict:
+    """Digests of what trials read that may change under its name, beside interactions.
+
+    ``code`` of somebody's own, fields and titles of ``items``, teachers and other checkpoints that
+    are ``files``, the ``llm``, and, where trials make their own, the ``tables`` or their encoders:
+    those that the settings name, and those to choose from.
+    """
+    found = defaultdict[str, set[str]](set)
+    chosen = [{one.key: value} for one in plan.space.dimensions if one.kind == "choice"
+              for value in one.values if one.key in _NAMING]  # fmt: skip
+    for choice in [{}, *chosen]:
+        with suppress(UserError):  # a choice that goes with others alone
+            config = make_config(plan.model, plan.dataset, overrides=plan.values(choice))
+            for key, mark in _marks(config, set(plan.searched) & keys(Use.TABLE)):
+                found[key].add(mark)
+    return {key: sorted(marks) for key, marks in found.items() if marks - {""}}
+
+
+def _marks(config, searched):
+    model, needs, columns = find(config["model"]), Needs(), config["load_col"]
+    if model is not None:
+        needs = model.needs(config)
+    making = needs.table and searched
+    kinds = {kind for kind in ("item", "user") if columns is None or columns.get(kind)}
+    kinds |= {"item"} if needs.titles or making else set()
+    yield "items", files_hash(config, sorted(kinds))
+    for mark in own_code(config).values():
+        yield "code", mark
+    teacher = [config["align_teacher"]] if needs.teacher else []
+    for file in [*filter(is_checkpoint, teacher), config["pre_model_path"]]:
+        if file and Path(file).is_file():
+            yield "files", asked_hash("", [file])
+    if needs.llm:
+        yield "llm", find_encoder(config["llm_model"] or config["llm_encoder"]).identity
+    if making and config["llm_table"]:
+        yield "tables", read_manifest(config["llm_table"]).get("fingerprint") or ""
+    elif making:
+        yield "tables", find_encoder(config["llm_encoder"]).identity
 
 
 def _data_choices(config, space):

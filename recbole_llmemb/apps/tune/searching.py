@@ -18,7 +18,7 @@ from ray.tune import Tuner
 from recbole_llmemb.apps.tune import SearchOptions
 from recbole_llmemb.apps.tune import report as reporting
 from recbole_llmemb.apps.tune.plan import make_plan
-from recbole_llmemb.apps.tune.prepare import prepare
+from recbole_llmemb.apps.tune.prepare import prepare, read_beside
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trial import evaluate
 from recbole_llmemb.apps.tune.tuning import Trial, best_of, collect, make_tuner
@@ -96,7 +96,7 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
         "data": files_hash(config),
         **options.model_dump(include=_RECORDED),
     }
-    record = json.loads(json.dumps(record, default=str))
+    record = json.loads(json.dumps(record | read_beside(plan), default=str))
     place.require_same_search(record, options.resume)
     if options.resume and place.read() is None:
         report(f"search: there is none in {place.path} to go on with; this one begins")

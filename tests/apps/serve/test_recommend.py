@@ -164,8 +164,13 @@ def test_unknown_tokens_are_named_with_the_nearest(saved):  # noqa: F811
         with pytest.raises(UserError, match=got):
             recommender.recommend(**wrong)
     for wrong in (None, math.nan, True, 7.5, ""):
-        with pytest.raises(UserError, match="names no item"):
-            recommender.recommend(histories=[["i1", wrong]])
+        for given in (
+            {"histories": [["i1", wrong]]},
+            {"users": ["u1", wrong]},
+            {"users": ["u1"], "candidates": ["i1", wrong]},
+        ):
+            with pytest.raises(UserError, match="names none"):
+                recommender.recommend(**given)
     for wrong in ("i1 i2", None, 5):
         with pytest.raises(UserError, match="A history is a list of item tokens"):
             recommender.recommend(histories=[["i1"], wrong])

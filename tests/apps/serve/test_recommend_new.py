@@ -161,6 +161,10 @@ def test_new_items_that_are_none_are_refused(from_text, tmp_path):  # noqa: F811
     assert recommender.item_index.titles["i5"] != "soap"
     with pytest.raises(UserError, match="'a' occur more than once|more than once: 'a'"):
         recommender.add_items([{"item_id": "a", "title": "x"}, {"item_id": "a", "title": "y"}])
+    for wrong in (["z"], {"a": 1}, 2.5, "a\nb", True):
+        with pytest.raises(UserError) as caught:
+            recommender.add_items([{"item_id": wrong, "title": "x"}])
+        assert caught.value.key == "new_items"
     with pytest.raises(UserError, match="there is no item"):
         recommender.add_items([])
     file = tmp_path / "new.jsonl"

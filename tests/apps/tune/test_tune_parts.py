@@ -28,6 +28,7 @@ from recbole_llmemb.apps.tune.prepare import (
     pack,
     pack_data,
     prepare,
+    read_beside,
     unpack,
 )
 from recbole_llmemb.apps.tune.report import _parallel, _parameters
@@ -346,6 +347,38 @@ def test_data_of_other_settings_are_read_anew(tiny_config, monkeypatch):
     assert not calls
     load_data(tiny_config(MAX_ITEM_LIST_LENGTH=4), packed)
     assert len(calls) == 1
+
+
+def test_what_a_search_reads_beside_its_data_is_known_by_its_content(
+    tiny_settings, tiny, tmp_path, monkeypatch
+):
+    """So that no search goes on over another code, teacher or other titles of the same name."""
+    (tmp_path / "theirs_of_tune.py").write_text(
+        "from recbole_llmemb.models.losses import BPRLoss\nclass Own(BPRLoss): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    shutil.copytree(tiny.folder, tmp_path / "tiny")
+    teacher = tmp_path / "teacher.pth"
+    teacher.write_bytes(b"one")
+    columns = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "title"]}
+    settings = tiny_settings("LLMEmbSASRec", load_col=columns, align_weight=0.1)
+    settings |= {"data_path": str(tmp_path), "align_teacher": str(teacher)}
+    space = {"loss_type": {"choice": ["BCE", "theirs_of_tune:Own"]}}
+
+    def noted(space=space, **own):
+        plan = plan_of(lambda model: {**settings, **own}, space)
+        return read_beside(plan[0])
+
+    first = noted()
+    assert set(first) == {"code", "items", "files"} and noted() == first
+    for file in ("theirs_of_tune.py", "tiny/tiny.item", "teacher.pth"):
+        path = tmp_path / file
+        path.write_bytes(path.read_bytes() + b"\n")
+    then = noted()
+    assert all(then[key] != first[key] for key in first)
+    assert "files" not in noted(align_weight=0)
+    searched = {"llm_table": {"choice": [settings.pop("llm_table")]}, **space}
+    assert set(noted(searched)) == {*first, "tables"}
 
 
 def test_large_arrays_are_not_copied():
