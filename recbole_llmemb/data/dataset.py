@@ -286,6 +286,14 @@ def files_hash(config, kinds=("inter",)) -> str:
     return found[0] if len(found) == 1 else "".join(digest[:32] for digest in found)
 
 
+def kinds_beside(config) -> list[str]:
+    """Kinds of a dataset's files that are read beside the interactions: ``item``, ``user``, …"""
+    columns, more = config["load_col"], config["additional_feat_suffix"] or ()
+    every = dict.fromkeys(("item", "user", "kg", "link", "net"), True)
+    kinds = {kind for kind, fields in (every if columns is None else columns).items() if fields}
+    return sorted({*kinds, *([more] if isinstance(more, str) else more)} - {"inter"})
+
+
 def item_fields_digest(dataset) -> str | None:
     """Digest of the fields of items that a model reads, as numbers by item; None if it reads none.
 

@@ -23,7 +23,8 @@ from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.devices import preserve_random_state
 from recbole_llmemb.core.errors import UserError, explained, place_of
-from recbole_llmemb.data.dataset import check_parts, files_hash
+from recbole_llmemb.core.files import asked_hash
+from recbole_llmemb.data.dataset import check_parts, files_hash, kinds_beside
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.evaluation.metrics import check_candidates, excluded_of
 from recbole_llmemb.models import registry
@@ -60,7 +61,7 @@ def settings(config) -> dict:
     gone = keys(Use.MACHINE) | {"trained_on", "tested_on", *renamed(config.model_class).values()}
     kept = {k: v for k, v in plain.items() if k not in gone and not k.endswith("_used")}
     if not plain.get("holdout_items"):  # how they would be drawn changes nothing
-        kept = {key: value for key, value in kept.items() if not key.startswith("holdout_")}
+        kept = {k: v for k, v in kept.items() if not k.startswith("holdout_")}
     fields = {n: f for s in sections_of(config.model_class) for n, f in s.model_fields.items()}
     late = {n: f.default for n, f in fields.items() if use_of(f) & Use.LATER}
     return {k: v for k, v in kept.items() if k not in late or v not in (None, late[k])}
@@ -71,9 +72,8 @@ def run_key(config) -> str:
     asked = {**config.internal_config_dict, **config.external_config_dict}
     found = settings(config)
     found |= {key: asked.get(key) for key in keys(Use.SETTLED) & set(found)}
-    # As if nobody had set it.
     alike = keys(Use.SPEED) | (set() if found.get("scft") else set(ScftSettings.model_fields))
-    found |= {key: config.internal_config_dict.get(key) for key in alike & set(found)}
+    found |= {k: config.internal_config_dict.get(k) for k in alike & set(found)}  # as by default
     return _digest(config, found)
 
 
@@ -104,12 +104,12 @@ def run_file(config, called: str | None = None, report: Callable = str) -> Path:
 
 
 def _digest(config, found):
-    before, columns = renamed(config.model_class), config["load_col"]
+    before, start = renamed(config.model_class), config["pre_model_path"]
     found = {before.get(key, key): value for key, value in found.items()}
-    # What items and users are like, where a model reads it; 2: files are sorted by their own times.
-    read = [kind for kind in ("item", "user") if columns is None or columns.get(kind)]
     text = json.dumps(found, sort_keys=True, default=str) + files_hash(config)
-    text += files_hash(config, read) + "2" + "".join(registry.own_code(config).values())
+    text += files_hash(config, kinds_beside(config)) + "2"  # files are sorted by their own times
+    text += "".join(registry.own_code(config).values())
+    text += asked_hash({}, [start]) if start and os.path.isfile(start) else ""
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

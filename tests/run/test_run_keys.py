@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,21 @@ def test_where_and_how_fast_is_the_same_run(tiny_config, key):
 )  # fmt: skip
 def test_what_changes_numbers_is_another_run(tiny_config, change):
     assert stages.run_key(tiny_config(**change)) != stages.run_key(tiny_config())
+
+
+@pytest.mark.parametrize("name", ["tiny/tiny.item", "tiny/tiny.emb", "start.pth"])
+def test_another_file_of_the_same_name_is_another_run(tiny_config, tiny, tmp_path, name):
+    shutil.copytree(tiny.folder, tmp_path / "tiny")
+    given = {"data_path": str(tmp_path), "additional_feat_suffix": "emb",
+             "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id"]},
+             "pre_model_path": str(tmp_path / "start.pth")}  # fmt: skip
+    for file in ("tiny/tiny.emb", "start.pth"):
+        (tmp_path / file).touch()
+    before = stages.run_key(tiny_config(**given))
+    assert stages.run_key(tiny_config(**given)) == before
+    with open(tmp_path / name, "a") as file:
+        file.write("more")
+    assert stages.run_key(tiny_config(**given)) != before
 
 
 def test_what_a_key_was_called_before_is_read(tiny_config, caplog):

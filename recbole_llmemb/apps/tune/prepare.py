@@ -27,7 +27,7 @@ from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import asked_hash, atomic_file
 from recbole_llmemb.core.registry import KEYS
-from recbole_llmemb.data.dataset import files_hash
+from recbole_llmemb.data.dataset import files_hash, kinds_beside
 from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.models.contract import Needs, is_checkpoint
 from recbole_llmemb.models.registry import find, is_ours, own_code
@@ -110,13 +110,12 @@ def read_beside(plan) -> dict:
 
 
 def _marks(config, searched):
-    model, needs, columns = find(config["model"]), Needs(), config["load_col"]
+    model, needs = find(config["model"]), Needs()
     if model is not None:
         needs = model.needs(config)
     making = needs.table and searched
-    kinds = {kind for kind in ("item", "user") if columns is None or columns.get(kind)}
-    kinds |= {"item"} if needs.titles or making else set()
-    yield "items", files_hash(config, sorted(kinds))
+    titles = ["item"] if needs.titles or making else []
+    yield "items", files_hash(config, sorted({*kinds_beside(config), *titles}))
     for mark in own_code(config).values():
         yield "code", mark
     teacher = [config["align_teacher"]] if needs.teacher else []
