@@ -38,6 +38,7 @@ SHARED = [
     "--hidden_size=128",
     "--inner_size=512",
     "--softmax_negatives=1000",
+    "--popularity_adjustment=0",
     "--epochs=25",
     "--stopping_step=5",
     "--holdout_items=0.1",

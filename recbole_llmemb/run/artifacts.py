@@ -144,11 +144,14 @@ def rebuilt(state, config, train, path):
     ``state``: what :func:`~recbole_llmemb.core.checkpoint.load` read from ``path``.
     ``train``: what it is built with: its training split, or a dataset with the same items.
     """
+    start, here = config["pre_model_path"], str(path)  # which has what that had, and maybe is gone
     with preserve_random_state():
         provide(config, train)
         sentence = f"The weights in {path} do not fit its configuration and data ({{reason}}); "
         with explained(f"{sentence}give the data that it was trained on.", *_UNFIT, where=path):
+            config["pre_model_path"] = start and here
             model = get_model(config["model"])(config, train).to(config["device"])
+            config["pre_model_path"] = start
             checkpoint.load_weights(model, state)
     return model.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -221,7 +222,8 @@ class _Export:
             if not made.is_trained:
                 made.train(rows)
             made.add(rows)
-        library.write_index(made, str(path))
+        # By Python, which says why a file cannot be written.
+        path.write_bytes(library.serialize_index(made).tobytes())
         k = min(_BEST, len(rows))
         found = library.read_index(str(path)).search(self.queries.float().numpy(), k)[1]
         exact = [part.places for part in self.recommender.stream(self.people, k)]
@@ -277,7 +279,9 @@ def _write_encoder(path: Path, recommender, people, wanted) -> tuple[float, list
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer about a GRU's list of weights
         program, fixed = _exported(encoder, columns, recommender.model)
-    torch.export.save(program, str(path))
+    whole = io.BytesIO()  # written by Python: PyTorch ends the process where a disk is full
+    torch.export.save(program, whole)
+    path.write_bytes(whole.getbuffer())
     run = torch.export.load(str(path)).module()
     gap = 0.0
     for rows in (slice(None), slice(1)):  # a batch, and one

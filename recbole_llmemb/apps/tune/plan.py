@@ -18,6 +18,8 @@ from recbole_llmemb.evaluation.metrics import less_is_better
 from recbole_llmemb.models.registry import find, is_ours
 from recbole_llmemb.run.schema import Use, keys, refuse_values
 
+_PLACES = keys(Use.PLACE) | {"pre_model_path"}
+
 
 @dataclass
 class Metric:
@@ -41,6 +43,8 @@ class Plan:
     space: Space | None = None
     # What of ``align_teacher_config`` keeps one teacher for all trials.
     fixed_teacher_settings: dict = field(default_factory=dict)
+    # Searched files and folders, as they stand in the space, where they are.
+    places: dict = field(default_factory=dict)
 
     @property
     def searched(self) -> list[str]:
@@ -49,7 +53,9 @@ class Plan:
 
     def values(self, chosen: dict) -> dict:
         """The configuration of a trial, as a file may have it."""
-        values = {**self.settings, **chosen}
+        named = {key: value for key, value in chosen.items() if key in _PLACES and value}
+        found = {key: self.places.get(str(value), value) for key, value in named.items()}
+        values = {**self.settings, **chosen, **found}
         if self.fixed_teacher_settings:
             own = values.get("align_teacher_config") or {}
             values["align_teacher_config"] = {**self.fixed_teacher_settings, **own}
@@ -68,9 +74,7 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
     merged = {k: v for k, v in config.file_config_dict.items() if k not in ("model", "dataset")}
     merged |= settings
     # Relative ones mean the folder that the search was started in, where trials do not run.
-    for key in keys(Use.PLACE) | {"pre_model_path"}:
-        if isinstance(merged.get(key), str) and os.path.exists(merged[key]):
-            merged[key] = os.path.abspath(os.path.expanduser(merged[key]))
+    merged |= {key: _absolute(key, merged[key]) for key in _PLACES & merged.keys()}
     # Made where it is not there yet; without this, by every trial in its own folder.
     cache = merged.get("llm_cache_dir") or os.environ.get(CACHE_VARIABLE)
     if cache and not os.path.isabs(os.path.expanduser(cache)):
@@ -89,9 +93,19 @@ def make_plan(model, dataset, files=(), settings=None, space=None, metric=None):
         raise UserError(f"{told}; set eval_step: 1, and as many epochs.", key="eval_step")
     plan = Plan(model, config["dataset"], merged, decides, config["epochs"], space)
     if space is not None:
+        named = [(one.key, str(v)) for one in space.dimensions for v in one.values]
+        plan.places = {value: _absolute(key, value) for key, value in named if key in _PLACES}
         _check_space(space, config, merged)
         plan.fixed_teacher_settings = _fixed_teacher_settings(config, space)
     return plan, config
+
+
+def _absolute(key, value):
+    """A path that is there, from the root; anything else as it is."""
+    name = key == "align_teacher" and str(value).isidentifier()  # of a model
+    if not isinstance(value, str) or name or not os.path.exists(os.path.expanduser(value)):
+        return value
+    return os.path.abspath(os.path.expanduser(value))
 
 
 def _metric(asked, config):

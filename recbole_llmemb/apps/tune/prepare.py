@@ -28,6 +28,7 @@ from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import asked_hash, atomic_file
 from recbole_llmemb.core.registry import KEYS
 from recbole_llmemb.data.dataset import files_hash, kinds_beside
+from recbole_llmemb.encode.build_or_load import job_from_config
 from recbole_llmemb.encode.source import find_encoder
 from recbole_llmemb.models.contract import Needs, is_checkpoint
 from recbole_llmemb.models.registry import find, is_ours, own_code
@@ -95,7 +96,7 @@ def read_beside(plan) -> dict:
     """Digests of what trials read that may change under its name, beside interactions.
 
     ``code`` of somebody's own, fields and titles of ``items``, teachers and other checkpoints that
-    are ``files``, the ``llm``, and, where trials make their own, the ``tables`` or their encoders:
+    are ``files``, the ``llm``, and, where trials make their own, the ``tables``:
     those that the settings name, and those to choose from.
     """
     found = defaultdict[str, set[str]](set)
@@ -127,7 +128,7 @@ def _marks(config, searched):
     if making and config["llm_table"]:
         yield "tables", read_manifest(config["llm_table"]).get("fingerprint") or ""
     elif making:
-        yield "tables", find_encoder(config["llm_encoder"]).identity
+        yield "tables", job_from_config(config).key
 
 
 def _data_choices(config, space):

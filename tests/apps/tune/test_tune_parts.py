@@ -381,6 +381,19 @@ def test_what_a_search_reads_beside_its_data_is_known_by_its_content(
     assert set(noted(searched)) == {*first, "tables"}
 
 
+def test_relative_places_of_a_space_are_found_from_anywhere(tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "SASRec").mkdir()  # which is a model's name, too
+    space = {"llm_adapter": {"choice": [None, "adapter", "none"]},
+             "align_teacher": {"choice": ["SASRec"]}}  # fmt: skip
+    plan, _ = plan_of(lambda model: tiny_settings(model) | {"llm_table": None}, space)
+    monkeypatch.chdir("/")
+    found = [plan.values({"llm_adapter": one})["llm_adapter"] for one in (None, "adapter", "none")]
+    assert found == [None, str(tmp_path / "adapter"), "none"]
+    assert plan.values({"align_teacher": "SASRec"})["align_teacher"] == "SASRec"
+
+
 def test_large_arrays_are_not_copied():
     big, small, array = torch.arange(10_000), torch.arange(3), np.arange(10_000.0)
     packed = pack({"a": big, "again": big, "b": small, "c": array})

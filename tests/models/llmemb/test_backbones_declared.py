@@ -9,6 +9,7 @@ import torch
 from backbone_runs import REFUSED, SERVED, small  # noqa: F401
 from conftest import child_env
 
+from recbole_llmemb import Recommender  # isort: skip
 from recbole_llmemb.models import registry  # isort: skip
 from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
@@ -140,6 +141,16 @@ def test_pretrained_s3rec(small, tiny_run, tmp_path):
     assert model.item_embedding.table.shape[1] == 16 and model.train_stage == "finetune"
     with pytest.raises(UserError, match="is not of RecBole's S3Rec of the same sizes"):
         tiny_run("LLMEmbS3Rec", **settings | {"hidden_size": 16})
+    tuned = {**stock, "train_stage": "finetune", "pre_model_path": str(file)}
+    kept = []
+    for name, given in (("LLMEmbS3Rec", settings), ("S3Rec", tuned)):
+        _, data, _, trainer = tiny_run(name, **given)
+        trainer.fit(data.train, data.valid)
+        kept.append(trainer.saved_model_file)
+    file.unlink()  # a checkpoint has all its weights
+    for one in kept:
+        found = Recommender(one)
+        assert found.recommend(["u1"], topk=3).items and found.config["pre_model_path"] == str(file)
 
 
 def test_contrast_of_fearec(small, tiny_run):
