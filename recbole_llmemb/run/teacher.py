@@ -138,10 +138,9 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
             advice = "name another model, such as SASRec"
             raise UserError(f"{told} {error.args[0]!r}; {advice}.") from error
         except UserError as error:
-            if error.key != "data_path":
-                raise
             told = f"align_teacher {wanted!r} cannot be trained: {error}"
-            raise UserError(told, key="align_teacher", where=error.where) from error
+            key = "align_teacher" if error.key in (None, "data_path") else error.key
+            raise UserError(told, key=key, where=error.where) from error
         # Only now: a checkpoint alone may be of a training that was cut short.
         with atomic_file(done) as fresh:
             fresh.write_text(digests(), encoding="utf-8")
