@@ -167,7 +167,8 @@ def _asked(typed):
     Whatever cannot work is refused before any work.
     """
     if not isinstance(typed, Mapping):
-        raise UserError(f"A run is asked for by a dictionary of settings, not {typed!r:.100}.")
+        kind = type(typed).__name__
+        raise UserError(f"A run is asked for by a dictionary of settings, not a {kind}.")
     typed = dict(typed)
     words = [typed.get(option) for option in ("preset", "protocol")]
     files = property_files(typed)

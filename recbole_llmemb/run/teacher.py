@@ -75,6 +75,10 @@ def teacher_config(config, size: int):
     elif (values.get("train_neg_sample_args") or {}).get("distribution") in (None, "none"):
         values.pop("train_neg_sample_args", None)
     given = config["align_teacher_config"] or {}
+    if other := sorted({"model", "dataset", "data_path"} & given.keys()):
+        told = f"align_teacher_config has {other[0]}, but a teacher learns from the run's own data"
+        advice = "leave it out; align_teacher names another model, or a checkpoint"
+        raise UserError(f"{told}; {advice}.", key="align_teacher_config")
     if draws_none(given.get("train_neg_sample_args", {})):
         values.pop("loss_type", None)
     values |= given

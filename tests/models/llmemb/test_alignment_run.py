@@ -213,6 +213,11 @@ def test_a_trained_teacher_learns_from_what_the_run_does(tiny_config):
             refused.value
         )
         teacher_config(tiny_config(**given, align_teacher_unchecked=True), 8)
+    for key in ("data_path", "dataset", "model"):  # another data's, or of no effect
+        given = {"align_teacher": "SASRec", "align_teacher_config": {key: "other"}}
+        with pytest.raises(UserError) as refused:
+            teacher_config(tiny_config(**given), 8)
+        assert refused.value.key == "align_teacher_config" and key in str(refused.value)
 
 
 @pytest.mark.parametrize("mode", ["sequence", "prefix"])
