@@ -192,11 +192,12 @@ def check_dataset(dataset: Any) -> None:
 def typed_value(key: str, text: str) -> Any:
     """What the text of a setting means: a number, list, dictionary, switch, or itself.
 
-    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Words in a
-    list need no quotes. Names and paths stay text: 2026-11-21 is a folder, ~/x one of one's own.
+    Numbers and lists may be written as arithmetic, as RecBole has it: 1/1000, [64]*3. Names and
+    paths stay text: 2026-11-21 is a folder, ~/x one of one's own.
     """
     value = value_of(text)
-    value = {"true": True, "false": False}.get(text.lower(), text) if value == text else value
+    if isinstance(value, str) and value == text:
+        value = {"true": True, "false": False}.get(text.lower(), text)
     stays = key in _OPTIONS or key.endswith(("_path", "_dir")) or key in text_keys()
     value = text if stays and not isinstance(value, (str, type(None))) else value
     return at_home(value) if isinstance(value, str) else value
@@ -218,9 +219,7 @@ def _evaluate(node: Any) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, type(None))):
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):
-        words = ast.Name if isinstance(node, ast.List) else ()
-        found = [one.id if isinstance(one, words) else _evaluate(one) for one in node.elts]
-        return found if words else tuple(found)
+        return (list if isinstance(node, ast.List) else tuple)(map(_evaluate, node.elts))
     if isinstance(node, ast.Dict) and None not in node.keys:
         return dict(zip(map(_evaluate, node.keys), map(_evaluate, node.values)))
     if isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATIONS:

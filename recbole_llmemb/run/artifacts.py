@@ -149,9 +149,11 @@ def rebuilt(state, config, train, path):
         provide(config, train)
         sentence = f"The weights in {path} do not fit its configuration and data ({{reason}}); "
         with explained(f"{sentence}give the data that it was trained on.", *_UNFIT, where=path):
-            config["pre_model_path"] = start and here
+            if start:
+                config["pre_model_path"] = here
             model = get_model(config["model"])(config, train).to(config["device"])
-            config["pre_model_path"] = start
+            if start:
+                config["pre_model_path"] = start
             checkpoint.load_weights(model, state)
     return model.eval()
 
