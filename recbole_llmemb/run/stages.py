@@ -109,7 +109,7 @@ def _digest(config, found):
     text = json.dumps(found, sort_keys=True, default=str) + files_hash(config)
     text += files_hash(config, kinds_beside(config)) + "2"  # files are sorted by their own times
     text += "".join(registry.own_code(config).values())
-    text += asked_hash({}, [start]) if start and os.path.isfile(start) else ""
+    text += asked_hash({}, [start]) if isinstance(start, str) and os.path.isfile(start) else ""
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

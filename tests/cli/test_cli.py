@@ -184,7 +184,10 @@ BAD = [
         ["--adapter_hidden_size=0", "--llm_pca_dim=12"],
         ["adapter", "12 wide", "llm_pca_dim: 8"],
     ),
-    (["--adapter=none", "--llm_pca_dim=4"], ["adapter is 'none'", "4 wide", "a wider table"]),
+    (
+        ["--adapter=none", "--llm_pca_dim=4"],
+        ["adapter is 'none'", "4 wide", "hidden_size", "a wider table"],
+    ),
     (["--data_path=/nowhere"], ["Dataset tiny is not in /nowhere/tiny", "--data_path"]),
     (["--valid_metric=NDCG@7"], ["valid_metric is 'NDCG@7'", "NDCG@10"]),
     (["--topk=61", "--valid_metric=NDCG@61"], ["only 60 items"]),

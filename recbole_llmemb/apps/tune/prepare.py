@@ -107,7 +107,8 @@ def read_beside(plan) -> dict:
             config = make_config(plan.model, plan.dataset, overrides=plan.values(choice))
             for key, mark in _marks(config, set(plan.searched) & keys(Use.TABLE)):
                 found[key].add(mark)
-    return {key: sorted(marks) for key, marks in found.items() if marks - {""}}
+    # All of them: what there is none of may be there later.
+    return {key: sorted(found[key]) for key in ("code", "files", "items", "llm", "tables")}
 
 
 def _marks(config, searched):
@@ -121,7 +122,7 @@ def _marks(config, searched):
         yield "code", mark
     teacher = [config["align_teacher"]] if needs.teacher else []
     for file in [*filter(is_checkpoint, teacher), config["pre_model_path"]]:
-        if file and Path(file).is_file():
+        if isinstance(file, str) and Path(file).is_file():
             yield "files", asked_hash("", [file])
     if needs.llm:
         yield "llm", find_encoder(config["llm_model"] or config["llm_encoder"]).identity

@@ -1,6 +1,8 @@
 """Exports agree with the model, read by the libraries that others read them with."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -256,6 +258,20 @@ def test_the_user_encoder_holds_no_table_and_no_data(saved, model):  # noqa: F81
     assert held and not [name for name, tensor in held if tensor.shape == table]
     assert getattr(program.model, "dataset", None) is None
     assert recommender.model.output_items.weight.shape[0] > 60  # the model itself has all it had
+
+
+@pytest.mark.parametrize("what", ["index", "encoder"])
+def test_a_full_disk_ends_an_export_in_a_sentence(saved, tmp_path, monkeypatch, capsys, what):  # noqa: F811
+    """Written by libraries it would end in their words, or end the process."""
+    checkpoint = saved("LLMEmbSASRec")
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    words = [f"--checkpoint={checkpoint}", f"--what={what}", f"--out={tmp_path / 'out'}"]
+    assert main(["export", *words]) == 2
+    assert os.strerror(errno.ENOSPC) in capsys.readouterr().err
 
 
 def test_an_encoder_that_differs_is_not_kept(saved, tmp_path, monkeypatch):  # noqa: F811

@@ -163,7 +163,7 @@ def test_unknown_tokens_are_named_with_the_nearest(saved):  # noqa: F811
     for got, wrong in (("neither", {}), ("both", {"users": ["u1"], "histories": [["i1"]]})):
         with pytest.raises(UserError, match=got):
             recommender.recommend(**wrong)
-    for wrong in (None, math.nan, True, 7.5, ""):
+    for wrong in (None, math.nan, True, 7.5, "", ("i1",), {"i1"}):
         for given in (
             {"histories": [["i1", wrong]]},
             {"users": ["u1", wrong]},

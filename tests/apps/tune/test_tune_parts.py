@@ -23,6 +23,7 @@ from recbole_llmemb.apps.tune import SearchOptions, require_ray
 from recbole_llmemb.apps.tune.plan import Metric, Plan, make_plan
 from recbole_llmemb.apps.tune.prepare import (
     Files,
+    _marks,
     data_key,
     load_data,
     pack,
@@ -370,15 +371,21 @@ def test_what_a_search_reads_beside_its_data_is_known_by_its_content(
         return read_beside(plan[0])
 
     first = noted()
-    assert set(first) == {"code", "items", "files"} and noted() == first
+    assert {key for key in first if first[key]} == {"code", "items", "files"} and noted() == first
     for file in ("theirs_of_tune.py", "tiny/tiny.item", "teacher.pth"):
         path = tmp_path / file
         path.write_bytes(path.read_bytes() + b"\n")
     then = noted()
-    assert all(then[key] != first[key] for key in first)
-    assert "files" not in noted(align_weight=0)
+    assert all(then[key] != first[key] for key in ("code", "items", "files"))
+    assert not noted(align_weight=0)["files"]
+    config = plan_of(lambda model: {**settings, "align_weight": 0})[1]
+    for start, wanted in ((str(teacher), then["files"]), (["no path"], [])):
+        config["pre_model_path"] = start
+        assert [mark for key, mark in _marks(config, set()) if key == "files"] == wanted
     searched = {"llm_table": {"choice": [settings.pop("llm_table")]}, **space}
-    assert set(noted(searched)) == {*first, "tables"}
+    assert noted(searched)["tables"]
+    where = {"data_path": str(tiny.folder.parent)}
+    assert read_beside(make_plan("LLMSRec", "tiny", (), where, read_space(RATES))[0])["llm"]
 
 
 def test_relative_places_of_a_space_are_found_from_anywhere(tiny_settings, tmp_path, monkeypatch):

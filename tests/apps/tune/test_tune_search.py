@@ -19,7 +19,7 @@ from tune_settings import settings_for
 pytest.importorskip("ray.tune")
 pytestmark = pytest.mark.cluster
 
-from recbole_llmemb.apps.tune import report, search  # noqa: E402
+from recbole_llmemb.apps.tune import report, search, searching  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
 from recbole_llmemb.run.execute import execute  # noqa: E402
 
@@ -109,7 +109,7 @@ def test_what_a_search_leaves(found):
     assert settings["learning_rate"] == found.best.settings["learning_rate"]
 
 
-def test_a_search_is_not_begun_over_another(found, tiny, tiny_table):
+def test_a_search_is_not_begun_over_another(found, tiny, tiny_table, monkeypatch):
     options = {"storage": found.folder.parent, "num_samples": 5, "search": "optuna",
                "metric": "tail_items ndcg@10"}  # fmt: skip
     settings = settings_for(tiny, tiny_table)
@@ -118,6 +118,9 @@ def test_a_search_is_not_begun_over_another(found, tiny, tiny_table):
     other = {**SPACE, "n_heads": {"choice": [1]}}
     with pytest.raises(UserError, match="was begun with other space"):
         search("LLMEmbSASRec", "tiny", other, resume=True, **options, **settings)
+    monkeypatch.setattr(searching, "read_beside", lambda plan: {"code": ["of somebody"]})
+    with pytest.raises(UserError, match="was begun with other code"):
+        search("LLMEmbSASRec", "tiny", SPACE, resume=True, **options, **settings)
 
 
 def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, tmp_path):

@@ -199,6 +199,7 @@ def test_refusals(tiny_run, tiny, tmp_path):
     (tmp_path / "results").mkdir()  # a name, and a folder of it is there
     refused("'results' cannot be trained: .*no checkpoint .*pth", align_teacher="results")
     refused("align_teacher is empty", align_teacher=None)
+    refused("align_teacher 'FPMC' cannot be trained: .*loss_type", align_teacher="FPMC")
     refused("SASRec' cannot be trained: .*learning_rate", align_teacher_config={"leraning_rate": 1})
 
 
