@@ -213,6 +213,32 @@ def test_code_from_elsewhere_tells_trainings_and_teachers_apart(
             del sys.modules[name]
 
 
+def test_whose_code_counts(tmp_path, monkeypatch):
+    """Of what is installed a module that is named, and nothing of Python's own."""
+    places = tmp_path / "site-packages", tmp_path / "written"
+    for place, text in zip(places, ("import json", "import json, theirs_set, theirs_apart.one")):
+        (place / "theirs_apart").mkdir(parents=True)
+        (place / ("theirs_set.py" if "-" in place.name else "theirs_own.py")).write_text(text)
+        monkeypatch.syspath_prepend(str(place))
+    (places[0] / "theirs_apart" / "one.py").touch()
+    try:
+        importlib.import_module("theirs_own")
+        assert set(registry.code_digests(set(), {"theirs_own"}, ())) == {"theirs_own"}
+        assert set(registry.code_digests({"theirs_set"}, set(), ())) == {"theirs_set"}
+        assert not registry.code_digests(set(), {"theirs_set", "theirs_apart.one"}, ())
+        assert not registry.code_digests({"theirs_own"}, {"theirs_own"}, ("theirs_own",))
+    finally:
+        for name in [name for name in sys.modules if name.startswith("theirs_")]:
+            del sys.modules[name]
+
+
+def test_code_of_a_metric_tells_trainings_apart(mine, tiny_config):
+    given = {"metrics": ["NDCG", f"{mine}:Misses"]}
+    before = run_file(tiny_config(**given))
+    Path(sys.modules[mine].__file__).write_text(f"{MINE}# another line\n")
+    assert run_file(tiny_config(**given)) != before
+
+
 def test_code_of_a_model_tells_trainings_apart(mine, tiny_config):
     module = importlib.import_module(mine)
     own = type("Theirs", (SASRec,), {"__module__": mine})

@@ -116,7 +116,7 @@ def _marks(config, searched):
     if model is not None:
         needs = model.needs(config)
     making = needs.table and searched
-    titles = ["item"] if needs.titles or making else []
+    titles = ["item"] if needs.titles else []
     yield "items", files_hash(config, sorted({*kinds_beside(config), *titles}))
     for mark in own_code(config).values():
         yield "code", mark

@@ -384,8 +384,17 @@ def test_what_a_search_reads_beside_its_data_is_known_by_its_content(
         assert [mark for key, mark in _marks(config, set()) if key == "files"] == wanted
     searched = {"llm_table": {"choice": [settings.pop("llm_table")]}, **space}
     assert noted(searched)["tables"]
-    where = {"data_path": str(tiny.folder.parent)}
-    assert read_beside(make_plan("LLMSRec", "tiny", (), where, read_space(RATES))[0])["llm"]
+    # What trials encode themselves, and titles that are read though no column says so.
+    pooling, only = {"llm_pooling": {"choice": ["mean", "last"]}}, {"inter": columns["inter"]}
+    before = noted(pooling, load_col=only)
+    where = {"data_path": str(tmp_path), "item_input": "text"}
+    plan = make_plan("LLMSRec", "tiny", (), where, read_space(RATES))[0]
+    theirs = read_beside(plan)
+    assert theirs["llm"]
+    path = tmp_path / "tiny" / "tiny.item"
+    path.write_text(path.read_text().replace("number", "another"))
+    assert noted(pooling, load_col=only)["tables"] != before["tables"] != []
+    assert read_beside(plan)["items"] != theirs["items"] != []
 
 
 def test_relative_places_of_a_space_are_found_from_anywhere(tiny_settings, tmp_path, monkeypatch):
@@ -399,6 +408,10 @@ def test_relative_places_of_a_space_are_found_from_anywhere(tiny_settings, tmp_p
     found = [plan.values({"llm_adapter": one})["llm_adapter"] for one in (None, "adapter", "none")]
     assert found == [None, str(tmp_path / "adapter"), "none"]
     assert plan.values({"align_teacher": "SASRec"})["align_teacher"] == "SASRec"
+    monkeypatch.chdir(tmp_path)
+    own = {"llm_table": None, "llm_adapter": "adapter"}
+    plan, _ = plan_of(lambda model: tiny_settings(model) | own)
+    assert plan.settings["llm_adapter"] == str(tmp_path / "adapter")
 
 
 def test_large_arrays_are_not_copied():
