@@ -30,8 +30,11 @@ def options(doc, out):
     return parser
 
 
-def run(name, arguments, out):
-    """Do one run unless its result is there or another process is at it."""
+def run(name, arguments, out, program=(str(ROOT / "run_recbole_llm.py"),)):
+    """Do one run unless its result is there or another process is at it.
+
+    ``program``: what Python is told to run.
+    """
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     result = out / f"{name}.json"
@@ -44,7 +47,7 @@ def run(name, arguments, out):
         return
     try:
         with open(out / f"{name}.log", "a") as log:
-            command = [sys.executable, str(ROOT / "run_recbole_llm.py"), *arguments]
+            command = [sys.executable, *program, *arguments]
             command.append(f"--result_json={result}")
             status = subprocess.run(command, cwd=out, stdout=log, stderr=log).returncode
         print(f"{name}: {'done' if status == 0 else f'failed, see {log.name}'}", flush=True)

@@ -1,0 +1,78 @@
+"""The levers of a study: their formulas, and that it trains, sums, ranks and tables them."""
+
+import importlib
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+
+from recbole_llmemb.cli.run import parse
+from recbole_llmemb.models import registry
+from recbole_llmemb.run.schema import refuse_typed
+from recbole_llmemb.table import EmbeddingTable
+
+
+@pytest.fixture(scope="module")
+def levers_study():
+    """The study, whose models are known here and in no other test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "MODELS", dict(registry.MODELS))
+        yield importlib.import_module("benchmarks.levers_study")
+
+
+@pytest.fixture(scope="module")
+def levers(levers_study):
+    return importlib.import_module("benchmarks.levers")
+
+
+def test_smoothing_spreads_a_tenth_of_the_mass(levers):
+    positive, negative = torch.tensor([1.0, 0.5]), torch.tensor([[0.2, -0.4], [0.3, -torch.inf]])
+    expected = []
+    for target, others in ((1.0, (0.2, -0.4)), (0.5, (0.3, -1e4))):
+        scores = [target, *others]
+        norm = math.log(sum(math.exp(s) for s in scores))
+        losses = [norm - s for s in scores]
+        expected.append(0.9 * losses[0] + 0.1 * sum(losses) / len(losses))
+    assert float(levers.smoothed(positive, negative)) == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_a_filter_begins_as_none_and_sees_no_later_item(levers):
+    model = SimpleNamespace(filter=torch.nn.Conv1d(3, 3, levers.TAPS, groups=3, bias=False))
+    embedded = torch.randn(2, 10, 3)
+    mixed, rest = levers.LLMEmbFilteredSASRec._mix(model, None, (embedded, "mask"))
+    assert rest == "mask"
+    for position in range(10):
+        expected = embedded[:, position].clone()
+        for back in range(min(levers.TAPS, position + 1)):
+            weight = model.filter.weight[:, 0, levers.TAPS - 1 - back]
+            expected += weight * embedded[:, position - back]
+        assert torch.allclose(mixed[:, position], expected, atol=1e-5)
+
+
+def test_the_bonus_is_the_likest_text_of_the_history(tiny_run, levers_study):
+    config, data, model, _ = tiny_run()
+    run = SimpleNamespace(data=data, config=config, model=model)
+    scored = levers_study.with_bonus(2.0)(run)
+    histories = torch.tensor([[3, 1, 0], [2, 0, 0]])
+    batch = Interaction({model.ITEM_SEQ: histories})
+    own = torch.zeros(2, data.train._dataset.item_num)
+    found = scored(batch, own)
+    table = EmbeddingTable.load(config["llm_table"])
+    rows = dict(zip(table.tokens, torch.as_tensor(table.vectors).float()))
+    tokens = data.train._dataset.field2id_token["item_id"]
+    for candidate in (1, 4, 5):
+        text = rows[tokens[candidate]]
+        alike = [F.cosine_similarity(text, rows[tokens[i]], dim=0) for i in (3, 1)]
+        assert found[0, candidate] == pytest.approx(2 * float(max(alike)), abs=1e-5)
+    assert found[1, 2] == pytest.approx(2.0, abs=1e-5)
+
+
+def test_every_training_is_a_command(levers_study):
+    for _, arguments in levers_study.jobs("data"):
+        typed = parse(arguments)
+        given = {key: typed[key] for key in typed.keys() - {"model", "dataset", "config_files", "preset"}}
+        refuse_typed(given, typed["model"])
+        assert typed["preset"] == "best"
