@@ -82,7 +82,7 @@ def install(registry: Any, metrics: Any) -> None:
         values, given = self.final_config_dict, self.external_config_dict
         model_class, ours = self.model_class, registry.is_ours(self.model)
         if not self.restored:
-            warn_of_keys(self)
+            warn_of_keys(self, bool(registry.own_parts(self)))
             check_others(given, self.internal_config_dict, ours)
         if isinstance(values.get("topk"), tuple):  # --topk=5,10
             values["topk"] = list(values["topk"])

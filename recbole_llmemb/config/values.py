@@ -106,8 +106,8 @@ def defaults(model: str, dataset: str) -> dict[str, Any]:
 def read_settings(file: str | Path) -> dict[str, Any]:
     """What a file of settings holds."""
     if not Path(file).is_file():
-        told = f"config file {file} does not exist; check --config_files."
-        raise UserError(told, key="config_files")
+        told = "is no file" if Path(file).exists() else "does not exist"
+        raise UserError(f"config file {file} {told}; check --config_files.", key="config_files")
     content = read_yaml(file, f"config file {file}")
     if not isinstance(content, dict):
         raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
@@ -262,10 +262,7 @@ def check(values: Mapping[str, Any], model_class: type | None = None) -> None:
 
 
 def known_keys(config: Any) -> set[str]:
-    """Keys that mean something to a model.
-
-    ``config``: of that model, at least as far as its defaults.
-    """
+    """Keys that mean something to the model of a configuration, which has its defaults at least."""
     listed = {key for keys in config.parameters.values() for key in keys}
     own = getattr(config.model_class, "Keys", None)
     listed |= set(own.model_fields) if own else set()
@@ -294,10 +291,10 @@ def _advice(key: str) -> str:
     return f"a key of older RecBoles: {f'set {new} instead' if new else 'leave it out'}"
 
 
-def warn_of_keys(config: Any) -> None:
+def warn_of_keys(config: Any, own_code: bool) -> None:
     """Say which keys of files, dictionaries and the command line have no effect; refuse such parts.
 
-    Those of other models are no mistake: one file often serves several.
+    Those of other models are no mistake: one file often serves several. ``own_code`` may read any.
     """
     given = {key: one for key, one in config.external_config_dict.items() if isinstance(key, str)}
     if "MODEL_TYPE" in given:  # what else RecBole finds out itself, it finds out in spite of files
@@ -318,12 +315,15 @@ def warn_of_keys(config: Any) -> None:
     strange = sorted(given.keys() - known)
     everything = known | keys_of_any_model() if strange else known
     for key in strange:
+        near = [] if key in everything else nearest(key, everything, 1, 0.85)
         if key in OLD:
             warn(f"{key} has no effect: it is {_advice(key)}.")
-            continue
-        near = [] if key in everything else nearest(key, everything, 1, 0.85)
-        if near:
+        elif near:
             warn(f"{key} is no configuration key: {near[0]} is meant?")
+        elif key not in everything and not own_code:
+            within = known.intersection(given[key] if isinstance(given[key], dict) else ())
+            advice = f": set {', '.join(sorted(within))} outside of it" if within else ""
+            warn(f"{key} is no configuration key and has no effect{advice}.")
     for key, parts in _INSIDE.items():
         value = given.get(key)
         for part in value if isinstance(value, dict) else ():

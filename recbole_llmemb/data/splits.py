@@ -21,6 +21,7 @@ from recbole.utils import FeatureSource, FeatureType
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import POSITION
 from recbole_llmemb.data.windows import is_first, stretches
+from recbole_llmemb.records.reader import open_records
 
 NAMES = ("training", "validation", "test")
 
@@ -82,7 +83,9 @@ def load(dataset):
     config, paths = dataset.config, interaction_files(dataset.config)
     listed = dataset.iid_field + config["LIST_SUFFIX"]
     columns = config["load_col"]
-    if columns and columns.get("inter") and listed not in columns["inter"]:
+    form = {"delimiter": config["field_separator"], "encoding": config["encoding"]}
+    lists = any(listed in open_records(path, "atomic", **form).columns for path in paths)
+    if lists and columns and columns.get("inter") and listed not in columns["inter"]:
         config["load_col"] = {**columns, "inter": [*columns["inter"], listed]}
     frames = [dataset._load_feat(str(path), FeatureSource.INTERACTION) for path in paths]
     config["load_col"] = columns

@@ -149,16 +149,23 @@ def register(model_class: type) -> type:
     return model_class
 
 
-def own_code_explained(config, model) -> AbstractContextManager[None]:
+def own_code_explained(config) -> AbstractContextManager[None]:
     """Where somebody's own code takes part: says in a sentence what went wrong, and where.
 
     As that code may return anything, the error may come up later, in this package's.
     """
-    kinds = type(model), getattr(type(model), "backbone", type(model))
+    own = own_parts(config)
+    told = f"Training with {' and '.join(own)} fails: {{reason}} ({{place}})"
+    return explained(f"{told}; mend that code.", *FAILURES if own else ())
+
+
+def own_parts(config) -> list[str]:
+    """What of somebody's own takes part: the model or its backbone, and what has an import path."""
+    model = config.model_class
+    kinds = model, getattr(model, "backbone", model)
     own = [kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] not in _KNOWN]
     own += [path for _, path in import_paths_in(config.final_config_dict)]
-    told = f"Training with {' and '.join(dict.fromkeys(own))} fails: {{reason}} ({{place}})"
-    return explained(f"{told}; mend that code.", *FAILURES if own else ())
+    return list(dict.fromkeys(own))
 
 
 def own_code(config) -> dict[str, str]:

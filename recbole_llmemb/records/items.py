@@ -232,10 +232,10 @@ def read_histories(
         history = value.get("history") if isinstance(value, dict) else None
         if isinstance(history, str):
             history = split_tokens(history, " ", where)
-        if not isinstance(history, list) or any(
-            isinstance(t, (list, dict, type(None))) for t in history
-        ):
+        if not isinstance(history, list):
             told = f'{where} has no history; write {{"history": ["item", "item"]}}, or the list.'
+            if file.kind != "json":
+                told = f"{where} has no history; call a column so, of items with blanks between."
             raise UserError(told, where=path)
         if wrong := [token for token in history if not is_token(token) or not token_of(token)]:
             told = f"{where} has an item {wrong[0]!r:.100}; write text, or a whole number."

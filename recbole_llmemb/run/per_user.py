@@ -81,9 +81,9 @@ def read_users(path) -> UserResults:
     if not Path(path).is_file():
         told = f"There is no per-user file {str(path)!r}, which a result file names; put it back"
         raise UserError(f"{told}, or run again with --save_users=True.", where=path)
-    damaged = f"{str(path)!r} is no per-user file or is damaged; move it away, and run again."
+    damaged = f"{str(path)!r}, which a result file names, is damaged or no per-user file; run again"
     errors = SafetensorError, OSError, KeyError, ValueError
-    with explained(damaged, *errors, where=path), safe_open(path, "np") as file:
+    with explained(f"{damaged}.", *errors, where=path), safe_open(path, "np") as file:
         about = file.metadata() or {}
         if about.get("format") != FORMAT:
             raise ValueError("another format")

@@ -273,7 +273,7 @@ def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> R
         what = f"all {config['epochs']} epochs are trained and the last one is tested"
         report(f"train: there is no validation part, so {what}")
     seconds, began = {}, perf_counter()
-    with registry.own_code_explained(config, model):
+    with registry.own_code_explained(config):
         best = _fit(config, data, trainer)
     seconds["train"] = perf_counter() - began
     began = perf_counter()

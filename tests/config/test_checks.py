@@ -10,6 +10,7 @@ from recbole_llmemb.config.recbole_config import without_argv  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
 from recbole_llmemb.config.values import blamed  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
+from recbole_llmemb.models import registry  # isort: skip
 
 
 def told_of(caplog, text=None, folder=None, model="LLMEmbSASRec", **given):
@@ -25,17 +26,21 @@ def told_of(caplog, text=None, folder=None, model="LLMEmbSASRec", **given):
 
 
 @pytest.mark.parametrize("model", ["LLMEmbSASRec", "SASRec"])
-def test_keys_that_nothing_reads_are_told(tmp_path, caplog, model):
-    """Misspelt ones, ours and RecBole's; not those of other models, nor somebody's own."""
+def test_keys_that_nothing_reads_are_told(tmp_path, caplog, model, monkeypatch):
+    """Misspelt and strange ones; not those of other models."""
     text = "llm_tabel: x\nalign_wieght: 1\nleraning_rate: 1\neval_arg: {}\nItem_id_field: x\n"
     text += "my_own_key: 3\nepochs: 2\nmlp_hidden_size: [8]\nnegative_items: 3\nitem_prompt: x\n"
     told = told_of(caplog, text, tmp_path, model)
     meant = {"llm_tabel": "llm_table", "align_wieght": "align_weight", "eval_arg": "eval_args",
              "leraning_rate": "learning_rate", "Item_id_field": "ITEM_ID_FIELD"}  # fmt: skip
-    assert told.keys() == meant.keys()
+    assert told.keys() == meant.keys() | {"my_own_key"}
     for key, near in meant.items():
         assert f"{near} is meant" in told[key]
     assert told_of(caplog, model=model, leraning_rate=1).keys() == {"leraning_rate"}
+    told = told_of(caplog, "train:\n  weight_decay: 0.3\nnum_epochs: 9\n", tmp_path, model)
+    assert told.keys() == {"train", "num_epochs"} and "weight_decay" in told["train"]
+    monkeypatch.setattr(registry, "own_parts", lambda config: ["mine.parts:MyMetric"])
+    assert not told_of(caplog, model=model, my_own_key=3)
 
 
 @pytest.mark.parametrize("key", ["preset", "protocol", "config_files", "result_json", "seeds"])

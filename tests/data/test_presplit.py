@@ -74,6 +74,15 @@ def result(name, settings, model="LLMEmbSASRec"):
     return train_and_evaluate(config, data, *build(config, data))
 
 
+def test_nothing_is_told_of_lists_that_there_are_not(forms, caplog):
+    _, settings = forms
+    columns = {"inter": ["user_id", "item_id", "timestamp"]}
+    prepare_data(
+        make_config("LLMEmbSASRec", "whole", overrides=settings("whole", load_col=columns))
+    )
+    assert not [message for message in caplog.messages if "item_id_list" in message]
+
+
 @pytest.mark.parametrize("mode", ["sequence", "prefix"])
 def test_same_ranks_as_leave_one_out(forms, mode):
     _, settings = forms

@@ -71,8 +71,9 @@ def test_the_bonus_is_the_likest_text_of_the_history(tiny_run, levers_study):
 
 
 def test_every_training_is_a_command(levers_study):
+    names = {"model", "dataset", "config_files", "preset"}
     for _, arguments in levers_study.jobs("data"):
         typed = parse(arguments)
-        given = {key: typed[key] for key in typed.keys() - {"model", "dataset", "config_files", "preset"}}
+        given = {key: typed[key] for key in typed.keys() - names}
         refuse_typed(given, typed["model"])
         assert typed["preset"] == "best"

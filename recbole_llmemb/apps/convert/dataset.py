@@ -16,6 +16,7 @@ import yaml
 from recbole_llmemb.apps.convert import Converted, ConvertJob, columns, interactions
 from recbole_llmemb.apps.convert.columns import AMAZON, ItemLines, line_of
 from recbole_llmemb.apps.convert.interactions import Interactions, sizes
+from recbole_llmemb.config.values import check_dataset
 from recbole_llmemb.core.artifacts import atomic_directory, require_free
 from recbole_llmemb.core.errors import UserError, explained, name_some
 from recbole_llmemb.core.files import asked_hash, content_of, refuse_inputs
@@ -103,6 +104,7 @@ def _check(job, out):
     if any(letter.isspace() for letter in str(out)) or not out.name:
         told = f"--out is {str(out)!r}; give a folder without blanks: its name is the dataset's."
         raise UserError(told, key="out")
+    check_dataset(out.name)
     if out.name.strip("'\"").lower() in ("", "none", "null", "~"):
         told = (
             f"--out is {str(out)!r}; its name would be the dataset's, and means that there is none"

@@ -74,7 +74,9 @@ def read_interactions(
             tokens = {role: _tokens(given[roles[role]], known[role]) for role in known}
             times = np.arange(read.count, read.count + len(lines), dtype=np.float64)
             if roles["time"]:
-                times = clock.seconds(given[roles["time"]])
+                whole = [all(pair) for pair in zip(*tokens.values())]  # others have no say in it
+                of = zip(whole, given[roles["time"]])
+                times = clock.seconds([time if said else None for said, time in of])
             ratings = numbers(given[roles["rating"]]) if roles["rating"] else np.zeros(len(lines))
             read.count += len(lines)
             good = np.ones(len(lines), dtype=bool)
@@ -244,6 +246,7 @@ class Clock:
         if "number" not in self.seen and np.isfinite(self.first):
             words += f", {_day(self.first)} to {_day(self.last)}"
             words += ", which is far ahead: check --time_unit" if self.last > _FAR else ""
+            words += ", all the same: the order of lines decides" if self.first == self.last else ""
         others = sum(self.seen.values())
         return f"{words}; {others:,} of another unit are left out" if others else words
 

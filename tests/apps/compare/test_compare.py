@@ -637,7 +637,7 @@ def test_files_of_different_users(tmp_path, capsys):
     assert status == 2 and "have different test items (for: 'u1', 'u2')" in err
     (tmp_path / "b-1.users.safetensors").write_bytes(b"rubbish")
     status, _, err = run(capsys, one, two)
-    assert status == 2 and "is no per-user file or is damaged" in err
+    assert status == 2 and "is damaged or no per-user file" in err
     (tmp_path / "b-1.users.safetensors").unlink()
     status, _, err = run(capsys, one, two)
     assert status == 2 and "There is no per-user file" in err and "--save_users=True" in err

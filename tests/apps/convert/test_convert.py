@@ -398,6 +398,22 @@ def test_a_time_far_ahead_is_told(write):
     assert "2445-05-01, which is far ahead" in told[0]
 
 
+def test_times_are_those_of_lines_that_are_kept(write):
+    """A line of totals says nothing of them; times that are all the same order nothing."""
+    lines = "user,item,time\nu,a,1577836800\nu,b,1577836900\nTotal,,36\n"
+    _, told = job(interactions=[write("r.csv", lines)])
+    assert "2020-01-01 to 2020-01-01" in told[0] and "the same" not in told[0]
+    lines = "user,item,time\nu,a,1.58E+09\nu,b,1.58E+09\n"
+    _, told = job("dataset/same", interactions=[write("same.csv", lines)])
+    assert "all the same" in told[0]
+
+
+def test_a_name_that_no_run_takes_is_refused(write, tmp_path):
+    with pytest.raises(UserError) as refused:
+        job("dataset/a\\b", interactions=[write("r.csv", "user,item,time\nu,a,1\n")])
+    assert refused.value.key == "dataset" and not (tmp_path / "dataset").exists()
+
+
 def test_times_before_all_are_times_where_they_cannot_mean_that_there_is_none(write):
     path = write("r.csv", "user,item,time\nu,a,-1\nu,b,-3\n")
     job("dataset/number", interactions=[path], time_unit="number")
