@@ -87,7 +87,7 @@ def install(registry: Any, metrics: Any) -> None:
         if isinstance(values.get("topk"), tuple):  # --topk=5,10
             values["topk"] = list(values["topk"])
         if isinstance(parts := values.get("benchmark_filename"), str):
-            values["benchmark_filename"] = [part.strip() for part in parts.split(",")]
+            values["benchmark_filename"] = [part.strip(" []'\"") for part in parts.split(",")]
         if str(values.get("train_neg_sample_args", "")).lower() == "none":
             values["train_neg_sample_args"] = None  # yaml makes a text of None
         by_loss = not ours and not hasattr(model_class, "input_type")

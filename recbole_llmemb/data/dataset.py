@@ -248,11 +248,11 @@ def note_training_data(config, splits) -> None:
         check_parts(splits, config)
     if all(field in train.inter_feat for field in (train.uid_field, train.iid_field)):
         config["trained_on"] = {
-            "interactions": interactions_digest(train),
+            "interactions": (digest := interactions_digest(train)),
             "inter": files_hash(config),
             "item_fields": item_fields_digest(train),
         }
-        config["tested_on"] = _tested_on(splits[-1])
+        config["tested_on"] = _tested_on(splits[-1]) | {"training": digest}
         # Which checkpoints keep, as the numbers of a file's tokens change with the file.
         fields = {"item_tokens": train.iid_field, "user_tokens": train.uid_field}
         config.tokens = {name: train.field2id_token[field] for name, field in fields.items()}

@@ -286,9 +286,9 @@ def check_backbone(values: dict, model_class) -> None:
         wrong["prefix_trim"] = "does not give the same without padding; set it to False"
     if values.get("train_stage") not in (None, "finetune"):
         wrong["train_stage"] = "can be fine-tuned only; name a checkpoint by pre_model_path"
-    fewest = getattr(model_class, "fewest_layers", 0)
-    if fewest and values["n_layers"] < fewest:
-        wrong["n_layers"] = f"has at least {fewest} layers"
+    for key, fewest in getattr(model_class, "fewest", {}).items():
+        if values[key] < fewest:
+            wrong[key] = f"needs at least {fewest}"
     for key, why in wrong.items():
         raise _unfit(values, key, model_class, why)
 

@@ -56,7 +56,7 @@ class RunResult(BaseModel):
     :meth:`~recbole_llmemb.evaluation.groups.PerRowMetrics.bins`.
     ``checkpoint``, ``users_file``: named in the file as seen from its folder: all can be moved.
     ``data``: hash of the files of interactions. ``table``: fingerprint of the table.
-    ``tested``: number and digest of the test's ``targets``, and of the ``items`` that it ranks.
+    ``tested``: digests of the test's ``targets``, of all ``items``, of the ``training`` before it.
     ``cold_items``: see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
     ``file``: where it was read from. ``labels``: of a run just done: its groups in words.
     ``details``: of a run just done: its test, row by row

@@ -278,6 +278,9 @@ def test_numbers_of_numpy_and_one_file_by_its_name(tmp_path):
     given = {"topk": (10, 3), "benchmark_filename": "a, b,c"}  # as --topk=10,3 is read
     config = make_config("LLMEmbSASRec", "tiny", overrides=given)
     assert config["topk"] == [10, 3] and config["benchmark_filename"] == ["a", "b", "c"]
+    for text in ("[a,b, c]", "['a', b,\"c\"]"):  # as in yaml, without quotes
+        config = make_config("LLMEmbSASRec", "tiny", overrides={"benchmark_filename": text})
+        assert config["benchmark_filename"] == ["a", "b", "c"]
     config = make_config("LLMEmbSASRec", "tiny", overrides={"topk": np.array([10, 4])})
     assert config["topk"] == [10, 4]
     for files in (file, str(file), [file]):

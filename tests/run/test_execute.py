@@ -170,6 +170,7 @@ def test_results_tell_targets_and_items(typed):
     fewer = tested(item_inter_num_interval="[4,inf)")
     assert fewer["items"] != usual["items"] and fewer["targets"] != usual["targets"]
     assert tested(holdout_items=0.1)["items"] != usual["items"]
+    assert tested(TIME_FIELD="rating")["training"] != usual["training"]
 
 
 def test_a_run_for_each_seed(typed, tmp_path):

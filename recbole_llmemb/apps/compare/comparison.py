@@ -173,20 +173,19 @@ def _tell_best(rows, smaller) -> None:
 
 
 def _by_group(found):
-    """Fill the table by group; rows differ where thresholds did, and are not compared then."""
-    left_out = []
+    """Fill the table by group; rows differ where thresholds or what is counted did: left out."""
+    left_out, trained = [], {run.tested.get("training") for run in found.runs} - {None}
     for name in GROUP_NAMES:
         groups = [run.groups.get(name, {}) for run in found.runs]
         if any(group.get(found.main) is None for group in groups):
             continue
-        if len({group["users"] for group in groups}) == 1:
+        if len(trained) < 2 and len({group["users"] for group in groups}) == 1:
             found.sizes[name] = groups[0]["users"]
         else:
             left_out.append(name.replace("_", " "))
     if left_out:
-        found.notes.append(
-            f"Left out: {', '.join(left_out)}; the runs draw their lines at different thresholds."
-        )
+        why = "train on other interactions" if len(trained) > 1 else "have other thresholds"
+        found.notes.append(f"Left out: {', '.join(left_out)}, of other members where runs {why}.")
     if found.sizes:
         found.by_group = _rows(found.groups, found.sizes, lambda run, n: run.groups[n][found.main])
         _tell_best(found.by_group, lambda _: less_is_better(found.main))

@@ -227,6 +227,16 @@ def test_values_that_do_not_exist(tmp_path):
     assert to_text(Table("t", ["run", "hit@10"], [["a", cells[0]]])).split()[-1] == "-"
 
 
+def test_groups_of_other_training_interactions_are_left_out(tmp_path):
+    """Of one size they may have other members: under a share of the users, say."""
+    for name, training in (("a", "1"), ("b", "2"), ("c", "1")):
+        result(tmp_path, f"{name}-1", 0.1, tested={"training": training})
+    found = compare(read_groups([tmp_path / "a-1.json", tmp_path / "c-1.json"]))
+    assert "tail_items" in found.sizes
+    found = compare(read_groups([tmp_path / "*.json"]))
+    assert not found.sizes and any("tail items" in note for note in found.notes)
+
+
 def test_groups_of_other_thresholds_are_left_out(tmp_path):
     path = result(tmp_path, "a-1", 0.1)
     groups = read_groups([path])[0].runs[0].groups

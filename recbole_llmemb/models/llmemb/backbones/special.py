@@ -232,7 +232,8 @@ class TransRecModel(LLMEmbMixin):
 class FEARecModel(LLMEmbMixin):
     """FEARec (Du et al., SIGIR 2023); with ``contrast`` it keeps its own loss."""
 
-    fewest_layers = 2  # which share the frequencies
+    # Layers share the frequencies, and it looks for delays among the positions.
+    fewest = {"n_layers": 2, "MAX_ITEM_LIST_LENGTH": 3}
     loss_reads_all_items = True
     # RecBole's looks for other histories of each target even where none is used.
     uses_recbole_prefix_loss = False
