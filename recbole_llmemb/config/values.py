@@ -48,6 +48,8 @@ _WITHOUT_DEFAULT = {
     "model", "dataset", "config_files", "benchmark_filename", "seq_len", "preload_weight",
     "encoding", "eta", "beta", "tail_ratio", "contrast", "sim", "valid_neg_sample_args",
     "test_neg_sample_args", "token_num_threshold", "xgb_early_stopping_rounds", "exclude_history",
+    "use_filter", "has_residual", "norm", "cin", "feature_num", "verbose", "MASK_ITEM_SEQ",
+    "local_rank", "world_size", "nproc", "ip", "port", "offset", "group_offset",
 }  # fmt: skip
 #: Keys of RecBole before 1.2 by what to set today; "": nothing has taken their place.
 _TODAY = {
@@ -106,8 +108,8 @@ def defaults(model: str, dataset: str) -> dict[str, Any]:
 def read_settings(file: str | Path) -> dict[str, Any]:
     """What a file of settings holds."""
     if not Path(file).is_file():
-        told = "is no file" if Path(file).exists() else "does not exist"
-        raise UserError(f"config file {file} {told}; check --config_files.", key="config_files")
+        told = f"config file {file} does not exist or is no file; check --config_files."
+        raise UserError(told, key="config_files")
     content = read_yaml(file, f"config file {file}")
     if not isinstance(content, dict):
         raise UserError(f"config file {file} has no settings of the form `key: value` in it.")
@@ -119,9 +121,7 @@ def read_settings(file: str | Path) -> dict[str, Any]:
 
 def settings_of(files: Iterable[str]) -> dict[str, Any]:
     """Settings of property files; later ones win."""
-    merged: dict[str, Any] = {}
-    for file in files:
-        merged |= read_settings(file)
+    merged = {key: value for file in files for key, value in read_settings(file).items()}
     return {k: typed_value(k, v) if isinstance(v, str) else v for k, v in merged.items()}
 
 

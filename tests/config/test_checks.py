@@ -1,5 +1,7 @@
 """Keys that have no effect, and what is said of them."""
 
+import re
+
 import pytest
 
 import recbole_llmemb  # noqa: F401  (makes RecBole importable)
@@ -8,7 +10,7 @@ from recbole.config import Config  # isort: skip
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.config.recbole_config import without_argv  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
-from recbole_llmemb.config.values import blamed  # isort: skip
+from recbole_llmemb.config.values import OLD, blamed, keys_of_any_model, recbole_folder  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models import registry  # isort: skip
 
@@ -41,6 +43,19 @@ def test_keys_that_nothing_reads_are_told(tmp_path, caplog, model, monkeypatch):
     assert told.keys() == {"train", "num_epochs"} and "weight_decay" in told["train"]
     monkeypatch.setattr(registry, "own_parts", lambda config: ["mine.parts:MyMetric"])
     assert not told_of(caplog, model=model, my_own_key=3)
+
+
+def test_what_recboles_code_reads_is_no_strange_key():
+    """But what it finds out by itself, names of columns that it makes, and searches of its own."""
+    made = {"CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN", "INVERSE_ITEM_SEQ", "MASK_INDEX", "NEG_ITEMS",
+            "POS_ITEMS", "REORDER_ITEM_SEQ", "MODEL_INPUT_TYPE", "MODEL_TYPE", "device",
+            "eval_type", "single_spec"}  # fmt: skip
+    searched, reads = {"choice", "loguniform", "quniform", "uniform"}, set()
+    for file in recbole_folder().rglob("*.py"):
+        text = file.read_text(encoding="utf-8", errors="replace")
+        reads |= set(re.findall(r"config(?:_dict)?(?:\[|\.get\()\s*[\"'](\w+)[\"']", text))
+    assert len(reads) > 300
+    assert reads - keys_of_any_model() - set(OLD) == made | searched
 
 
 @pytest.mark.parametrize("key", ["preset", "protocol", "config_files", "result_json", "seeds"])
