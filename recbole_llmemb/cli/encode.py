@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 from recbole_llmemb import encode
 from recbole_llmemb.cli.options import Options, taken
+from recbole_llmemb.config.known import keys_of_any_model, tell_strange
 from recbole_llmemb.config.shared import DataSettings
 from recbole_llmemb.config.values import defaults, recbole_folder, settings_of
 from recbole_llmemb.core.checked import Checked, option
@@ -126,7 +128,11 @@ def _import(source: str, options: EncodeOptions) -> int:
 def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | None) -> int:
     items = options.items and Path(options.items).expanduser()
     items = items or item_file_of(options.dataset or "", options.data_path)
-    job = encode.job_from_config(settings_for(options, typed), items)
+    settings = settings_for(options, typed)
+    if settings.get("llm_pca_dim") and not options.pca_dim:
+        told = "llm_pca_dim is for runs, which reduce a table themselves; give --pca_dim to reduce"
+        getLogger().warning(f"{told} what is written.")
+    job = encode.job_from_config(settings, items)
     job = job.model_copy(update={"shard_size": options.shard_size, "pca_dim": options.pca_dim})
     result = encode.run_job(job, options.out, overwrite=options.overwrite, workers=workers)
     print(
@@ -139,7 +145,9 @@ def _encode(options: EncodeOptions, typed: dict[str, Any], workers: Workers | No
 def settings_for(options: DatasetOptions, typed: dict[str, Any]) -> dict[str, Any]:
     """The settings that ``run`` would have: the dataset's, those of files, those typed."""
     files = (options.config_files or "").split()
-    return defaults("", options.dataset or "") | settings_of(files) | typed
+    given = settings_of(files)
+    tell_strange(given, keys_of_any_model())
+    return defaults("", options.dataset or "") | given | typed
 
 
 def item_file_of(dataset: str, data_path: str | None) -> Path:

@@ -16,18 +16,16 @@ import torch
 
 from recbole_llmemb.config.fields import check_others
 from recbole_llmemb.config.keys import Use, declared, draws_none, renamed, use_of
+from recbole_llmemb.config.known import known_keys, refuse_keys, warn_of_keys
 from recbole_llmemb.config.shared import EvaluationSettings, Transform
 from recbole_llmemb.config.values import (
     check,
     check_dataset,
     defaults,
-    known_keys,
     preset_file,
     properties_folder,
     read_settings,
-    refuse_keys,
     typed_value,
-    warn_of_keys,
 )
 from recbole_llmemb.core.checked import may_be_empty
 from recbole_llmemb.core.checkpoint import DERIVED, config_to_plain

@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_llmemb.config import fields, shared
 from recbole_llmemb.config.keys import Settings, Use, declared, keys, sections_of, use_of
-from recbole_llmemb.config.values import keys_of_any_model, refuse_keys
+from recbole_llmemb.config.known import keys_of_any_model, refuse_keys
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.encode import settings as encode
 from recbole_llmemb.models import settings as models

@@ -13,8 +13,8 @@ from recbole.data import create_dataset
 from recbole.utils import ModelType
 
 from recbole_llmemb.config.keys import draws_none
+from recbole_llmemb.config.known import keys_of_any_model
 from recbole_llmemb.config.recbole_config import config_from_plain, make_config
-from recbole_llmemb.config.values import keys_of_any_model
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.artifacts import build_or_load
 from recbole_llmemb.core.errors import UserError

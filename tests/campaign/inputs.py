@@ -107,8 +107,8 @@ def inside(key: str, draw: random.Random) -> Any:
 
 def keys_of() -> dict[str, list[str]]:
     """The keys that each model knows."""
+    from recbole_llmemb.config.known import known_keys
     from recbole_llmemb.config.recbole_config import make_config
-    from recbole_llmemb.config.values import known_keys
 
     return {
         model: sorted(known_keys(make_config(model, "small", ["shared.yaml"], given)))

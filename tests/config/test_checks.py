@@ -10,7 +10,8 @@ from recbole.config import Config  # isort: skip
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.config.recbole_config import without_argv  # isort: skip
 from recbole_llmemb.config.recbole_config import make_config  # isort: skip
-from recbole_llmemb.config.values import OLD, blamed, keys_of_any_model, recbole_folder  # isort: skip
+from recbole_llmemb.config.known import OLD, keys_of_any_model  # isort: skip
+from recbole_llmemb.config.values import blamed, recbole_folder  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.models import registry  # isort: skip
 
@@ -41,21 +42,31 @@ def test_keys_that_nothing_reads_are_told(tmp_path, caplog, model, monkeypatch):
     assert told_of(caplog, model=model, leraning_rate=1).keys() == {"leraning_rate"}
     told = told_of(caplog, "train:\n  weight_decay: 0.3\nnum_epochs: 9\n", tmp_path, model)
     assert told.keys() == {"train", "num_epochs"} and "weight_decay" in told["train"]
+    told = told_of(
+        caplog, "mode: uni9\norder: RO\n'': 1\nvalid_neg_sample_args: {}\n", tmp_path, model
+    )
+    assert "inside eval_args" in told["mode"] and "inside eval_args" in told["order"]
+    assert "''" in told and "eval_args" in told["valid_neg_sample_args"]
+    with pytest.raises(UserError) as refused:  # who would wait for others
+        told_of(caplog, "local_rank: 0\nnproc: 2\n", tmp_path, model)
+    assert refused.value.key == "local_rank"
     monkeypatch.setattr(registry, "own_parts", lambda config: ["mine.parts:MyMetric"])
     assert not told_of(caplog, model=model, my_own_key=3)
 
 
 def test_what_recboles_code_reads_is_no_strange_key():
-    """But what it finds out by itself, names of columns that it makes, and searches of its own."""
+    """But what it finds out by itself, columns that it makes, its searches and its processes."""
     made = {"CROP_ITEM_SEQ", "CROP_ITEM_SEQ_LEN", "INVERSE_ITEM_SEQ", "MASK_INDEX", "NEG_ITEMS",
             "POS_ITEMS", "REORDER_ITEM_SEQ", "MODEL_INPUT_TYPE", "MODEL_TYPE", "device",
             "eval_type", "single_spec"}  # fmt: skip
-    searched, reads = {"choice", "loguniform", "quniform", "uniform"}, set()
+    made |= {"choice", "loguniform", "quniform", "uniform"}
+    made |= {"local_rank", "world_size", "nproc", "ip", "port", "offset"}
+    reads = set()
     for file in recbole_folder().rglob("*.py"):
         text = file.read_text(encoding="utf-8", errors="replace")
         reads |= set(re.findall(r"config(?:_dict)?(?:\[|\.get\()\s*[\"'](\w+)[\"']", text))
     assert len(reads) > 300
-    assert reads - keys_of_any_model() - set(OLD) == made | searched
+    assert reads - keys_of_any_model() - set(OLD) == made
 
 
 @pytest.mark.parametrize("key", ["preset", "protocol", "config_files", "result_json", "seeds"])

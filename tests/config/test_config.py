@@ -12,6 +12,7 @@ from recbole.config import Config  # isort: skip
 from recbole_llmemb.config import values as module  # isort: skip
 from recbole_llmemb.config.recbole_config import config_from_plain, config_to_plain  # isort: skip
 from recbole_llmemb.cli.run import parse  # isort: skip
+from recbole_llmemb.config.known import keys_of_any_model  # isort: skip
 from recbole_llmemb.config.recbole_config import defaults, make_config, properties_folder  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 from recbole_llmemb.run.schema import refuse_typed  # isort: skip
@@ -213,7 +214,7 @@ def test_stock_models_are_checked_too(tiny_config):
 
 def test_names_of_data_sets_are_no_keys():
     """RecBole keeps where to fetch them beside its settings."""
-    known = module.keys_of_any_model()
+    known = keys_of_any_model()
     assert {"epochs", "ITEM_ID_FIELD", "n_heads"} <= known and not {"food", "anime"} & known
     with pytest.raises(UserError, match="--foo is not a configuration key; see") as caught:
         refuse_typed({"foo": 1}, "LLMEmbSASRec")

@@ -151,7 +151,7 @@ def test_defaults_of_the_dataset_are_those_of_run(job_of):
     assert job_of(["--dataset=ml-100k"]).key == job_from_config(config).key
 
 
-def test_settings_of_files_are_those_of_run(tmp_path, job_of):
+def test_settings_of_files_are_those_of_run(tmp_path, job_of, caplog):
     """All that decides the vectors, not the text alone; what is typed comes before it."""
     path = write_dataset(tmp_path / "data")
     settings = {
@@ -176,6 +176,11 @@ def test_settings_of_files_are_those_of_run(tmp_path, job_of):
     assert (keys.llm_dtype, keys.llm_normalize) == ("float32", False)
     assert keys.item_text_fields == ["title"] and keys.llm_pooling == "last"
     assert typed.key != job.key
+    (tmp_path / "mine.yaml").write_text("item_text_feilds: [title]\nllm_pca_dim: 4\nn_layers: 1\n")
+    job_of(["--dataset=tiny", *place])
+    told = {message.split()[0]: message for message in caplog.messages}
+    assert told.keys() == {"item_text_feilds", "llm_pca_dim"} and "--pca_dim" in told["llm_pca_dim"]
+    assert "item_text_fields" in told["item_text_feilds"]
     (tmp_path / "mine.yaml").write_text("llm_dtype: int4\n")
     with pytest.raises(UserError, match="llm_dtype"):
         main(["--dataset=tiny", *place, f"--out={tmp_path / 'out'}"])

@@ -85,9 +85,9 @@ def compare(groups, metrics=None, main=None, test="t") -> Comparison:
     if tables := differing_tables(runs):
         had = ", ".join(f"{str(run.file)!r} {table[:8]}" for table, run in tables.items())
         found.notes.append(f"Item tables differ where settings do not: {had}.")
-    rounded = {run.config.get("metric_decimal_place"): run for run in runs}
-    if len({4 if places is None else places for places in rounded}) > 1:
-        told = ", ".join(f"{str(r.file)!r} to {4 if n is None else n}" for n, r in rounded.items())
+    rounded = {str(run.config.get("metric_decimal_place", 4)): run for run in runs}
+    if len(rounded) > 1:
+        told = ", ".join(f"{str(run.file)!r} to {places}" for places, run in rounded.items())
         found.notes.append(f"Values are rounded, to decimal places that differ: {told}.")
     if any(len(group.runs) == 1 for group in groups):
         found.notes.append("A value without ± is of one run; it says nothing about its spread.")

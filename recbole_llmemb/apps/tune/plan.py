@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 
 from recbole_llmemb.apps.tune.space import Space
+from recbole_llmemb.config.known import known_keys
 from recbole_llmemb.config.recbole_config import make_config
-from recbole_llmemb.config.values import known_keys
 from recbole_llmemb.core.errors import UserError, nearest
 from recbole_llmemb.encode.build_or_load import CACHE_VARIABLE
 from recbole_llmemb.evaluation.groups import GROUP_NAMES

@@ -161,10 +161,10 @@ def test_runs_over_other_tables_of_one_path_are_no_seeds_of_each_other(tmp_path)
 
 
 def test_values_that_are_rounded_otherwise_are_told(tmp_path):
-    places = ({"metric_decimal_place": 6}, {"metric_decimal_place": 2}, {})
+    places = ({"metric_decimal_place": 6}, {"metric_decimal_place": [2]}, {})  # changed by hand
     files = [result(tmp_path, f"a-{n}", 0.3, seed=n, config=c) for n, c in enumerate(places)]
     (note,) = [note for note in compare(read_groups(files[:2])).notes if "rounded" in note]
-    assert f"{str(files[0])!r} to 6" in note and f"{str(files[1])!r} to 2" in note
+    assert f"{str(files[0])!r} to 6" in note and f"{str(files[1])!r} to [2]" in note
     same = result(tmp_path, "b-0", 0.3, config={"metric_decimal_place": 4})
     assert "rounded" not in str(compare(read_groups([files[2], same])).notes)
 
