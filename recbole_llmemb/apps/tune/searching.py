@@ -193,8 +193,9 @@ class Storage:
         told = f"{file} is damaged ({{reason}}); begin another search."
         with explained(told, OSError, ValueError, RecursionError, where=file):
             found = unseal(self.files.open_input_stream(place).read())
-            if not isinstance(found, dict):
-                raise ValueError("it holds no settings")
+            whole = isinstance(found, dict) and "space" in found  # as in the first of them
+            if not whole or not isinstance(found.get("settings", {}), dict):
+                raise ValueError("it is no record of a search")
             return found
 
     def write(self, record: dict) -> None:

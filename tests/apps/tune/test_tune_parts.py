@@ -271,16 +271,16 @@ def test_a_search_over_changed_data_is_not_continued(tiny, tiny_settings, tmp_pa
     settings = tiny_settings("LLMEmbSASRec", data_path=str(folder.parent))
     for key in ("embedding_size", "num_layers", "dropout_prob"):
         settings.pop(key, None)
-    record = {"data": "another", "model": "LLMEmbSASRec"}
-    Storage(str(tmp_path / "tune"), "one").write(record)
+    begun = {"model": "LLMEmbSASRec", "space": read_space(RATES).plain()}
+    Storage(str(tmp_path / "tune"), "one").write(begun | {"data": "another"})
     options = {"storage": tmp_path / "tune", "name": "one", "resume": True}
     settings.pop("learning_rate", None)
     with pytest.raises(UserError, match="begun with other data"):
         search("LLMEmbSASRec", "tiny", RATES, **options, **settings)
-    Storage(str(tmp_path / "tune"), "two").write({"table": "another", "model": "LLMEmbSASRec"})
+    Storage(str(tmp_path / "tune"), "two").write(begun | {"table": "another"})
     with pytest.raises(UserError, match="begun with other table"):
         search("LLMEmbSASRec", "tiny", RATES, **options | {"name": "two"}, **settings)
-    Storage(str(tmp_path / "tune"), "three").write({"settings": {"mine": 3}})
+    Storage(str(tmp_path / "tune"), "three").write(begun | {"settings": {"mine": 3}})
     with pytest.raises(UserError, match="begun with other .*mine") as refused:
         search("LLMEmbSASRec", "tiny", RATES, **options | {"name": "three"}, **settings)
     assert refused.value.key == "name" and "settings" not in str(refused.value)
@@ -563,6 +563,15 @@ def test_a_search_is_kept_in_a_folder_or_at_an_address(tmp_path, address):
         again.require_same_search({"space": 1}, resume=False)
     with pytest.raises(UserError, match="begun with other space"):
         again.require_same_search({"space": 2}, resume=True)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"a": 1}', '{"space": 1, "settings": 5}'])
+def test_what_is_no_record_of_a_search_is_refused(tmp_path, text):
+    place = Storage(tmp_path, "one")
+    place.write_file("search.json", text.encode())
+    with pytest.raises(UserError) as refused:
+        place.require_same_search({"space": 1, "settings": {}}, resume=True)
+    assert str(refused.value.where).endswith("search.json")
 
 
 def test_a_place_that_cannot_be_is_told(tmp_path):
