@@ -202,7 +202,9 @@ def table_files(directory: Path) -> set[str]:
         manifest = json.loads(content_of(directory / MANIFEST_FILE))
     except (OSError, ValueError):
         return names  # damaged
-    return names if isinstance(manifest, dict) and "format_version" in manifest else set()
+    # Of two, as one may be damaged.
+    ours = isinstance(manifest, dict) and {"format_version", "fingerprint"} & manifest.keys()
+    return names if ours else set()
 
 
 def read_manifest(directory: str | os.PathLike[str]) -> dict[str, Any]:

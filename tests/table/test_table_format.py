@@ -223,6 +223,14 @@ def test_unknown_format_version(saved):
         EmbeddingTable.load(saved)
 
 
+def test_a_table_whose_manifest_has_a_damaged_key_is_known(saved, tmp_path):
+    path = saved / "manifest.json"
+    path.write_text(path.read_text().replace("format_version", "formav_version"))
+    assert table_format.table_files(saved) == {file.name for file in saved.iterdir()}
+    path.write_text('{"name": "another"}')
+    assert not table_format.table_files(saved)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", "\ud800".encode("utf-8", "surrogatepass")])
 def test_damaged_manifest(saved, text):
     data = text if isinstance(text, bytes) else text.encode()
