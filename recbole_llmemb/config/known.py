@@ -119,7 +119,8 @@ def warn_of_keys(config: Any, own_code: bool) -> None:
         outer, point, inner = key.partition(".")
         if point and outer in _INSIDE:
             raise UserError(f"{key} has no effect; set {inner} inside {outer}.", key=outer)
-    for key in sorted(_OF_PROCESSES & config.file_config_dict.keys()):
+    waiting = {"local_rank"} if own_code else _OF_PROCESSES  # which that code may call so
+    for key in sorted(waiting & config.file_config_dict.keys()):
         told = f"{key} is not for files: RecBole's run_recboles tells its processes"
         raise UserError(f"{told}; leave it out.", key=key)
     known = known_keys(config)

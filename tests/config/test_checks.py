@@ -52,6 +52,7 @@ def test_keys_that_nothing_reads_are_told(tmp_path, caplog, model, monkeypatch):
     assert refused.value.key == "local_rank"
     monkeypatch.setattr(registry, "own_parts", lambda config: ["mine.parts:MyMetric"])
     assert not told_of(caplog, model=model, my_own_key=3)
+    assert not told_of(caplog, "offset: 3\n", tmp_path, model)
 
 
 def test_what_recboles_code_reads_is_no_strange_key():
