@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llmemb.compat import datasets, reading, training
+from recbole_llmemb.compat import datasets, reading, sampling, training
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.imports import StandIn
 
@@ -62,6 +62,7 @@ def apply() -> None:
         datasets.count_first_interactions()
         datasets.collect_catalog_metrics()
         datasets.compute_catalog_metrics()
+        sampling.end_sampling()
         training.obey_use_gpu()
         training.use_current_amp()
         training.let_bars_fit()

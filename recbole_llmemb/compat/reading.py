@@ -23,8 +23,8 @@ from recbole_llmemb.records.reader import RecordFile, first_lines, open_records
 
 # In a column of numbers, "not a number" is no number, as pandas itself writes it.
 _NO_NUMBER = ["", "nan", "NaN", "NAN", "-nan", "-NaN"]
-# Stands for a separator of several characters; text has it nowhere.
-_UNIT = "\x1f"
+# One that the text has nowhere stands for a separator of several characters.
+_SEPARATORS = [chr(code) for code in (*range(31, 13, -1), *range(1, 9), 11, 12)]
 # From here on, not every whole number is a float.
 _INEXACT = 2.0**53
 # The largest number that a model computes with.
@@ -146,8 +146,11 @@ def _read(file: RecordFile, kinds: dict[str, type], rows: int | None = None) -> 
     if lone_returns or len(file.delimiter) > 1:  # which pandas would take for a pattern
         with open(file.path, encoding=text_encoding(file.encoding), newline="") as opened:
             text = opened.read().replace("\r\n", "\n").removesuffix("\r")
-        source = io.StringIO(text.replace(file.delimiter, _UNIT))
-        how = {"lineterminator": "\n", "delimiter": _UNIT}
+        free = next((one for one in _SEPARATORS if one not in text), None)
+        if free is None:
+            file.refuse(0, "it holds every control character; take out those that are no letters")
+        source = io.StringIO(text.replace(file.delimiter, free))
+        how = {"lineterminator": "\n", "delimiter": free}
     if Version(pd.__version__) < Version("3.1"):  # exact by default from there on
         how["float_precision"] = "round_trip"
     numbers = [name for name, kind in kinds.items() if kind is float]

@@ -129,37 +129,43 @@ def load(path: AnyPath, map_location: Any = "cpu") -> dict[str, Any]:
     return state
 
 
-def is_whole(path: AnyPath) -> bool:
-    """Whether a checkpoint is there as it was written, without reading its tensors."""
+def is_whole(path: AnyPath, run_key: str | None = None) -> bool:
+    """Whether a checkpoint (of a run) is there as written, without reading its tensors."""
     try:
         if not (zipfile.is_zipfile(path) and _sums_fit(path)):
             return False
         # PyTorch minds a flipped bit of the archive's list of contents, which has no checksum.
-        return bool(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        return bool(state) and is_of(state, run_key)
     except Exception:  # damaged files raise almost anything
         return False
 
 
+def is_of(state: Mapping[str, Any], run_key: str | None) -> bool:
+    """Whether a state may be of the run of this key: some say not which run they are of."""
+    return run_key in (None, state.get("run_key") or run_key)
+
+
 def last_whole(
-    last: Path, best: Path, report: Callable[[str], None]
+    last: Path, best: Path, report: Callable[[str], None], run_key: str | None = None
 ) -> tuple[Path, dict[str, Any]] | None:
     """The file of a training's last validation, or of its best, whichever is whole; and its state.
 
-    Each that is damaged is named. None: the training has to begin anew.
+    Each that is damaged, or of another run, is named. None: the training has to begin anew.
     """
     if not last.is_file():
         return None
-    kept = is_whole(best)
+    kept = is_whole(best, run_key)
     if best.is_file() and not kept:
-        report(f"warning: {best} is damaged and taken away")
+        report(f"warning: {best} is damaged, or another run's, and taken away")
         best.unlink(missing_ok=True)  # as what was not the best is never saved again
     for file in (last, best) if kept else (last,):
         try:
             state = load(file)
         except DamagedError:
             state = {}
-        if not state.keys() >= _TRAINING:
-            report(f"warning: {file} is damaged and not used")
+        if not (state.keys() >= _TRAINING and is_of(state, run_key)):
+            report(f"warning: {file} is damaged, or another run's, and not used")
         elif kept or not state["cur_step"]:  # else what was better is gone
             return file, state
     report("train: nothing whole is left of an interrupted run; it begins anew")

@@ -170,8 +170,12 @@ def _reduced(source: Path, dim: int, cache: Path, report: Callable[[str], None])
         reduced.save(out, overwrite=True)
         return reduced
 
-    # Whatever has this name was made of that table.
-    _, hit = build_or_load(lambda: find_table(out), build, out, "table")
+    def find() -> EmbeddingTable | None:
+        made = find_table(out)
+        source = made and made.manifest.get("pca", {}).get("source_fingerprint")
+        return made if source == table.fingerprint else None
+
+    _, hit = build_or_load(find, build, out, "table")
     seconds = time.perf_counter() - began
     report(f"table: {'cache hit' if hit else f'reduced to {dim}'} {out} ({seconds:.1f} s)")
     return out

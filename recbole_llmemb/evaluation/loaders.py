@@ -21,6 +21,7 @@ from recbole.data.dataloader.general_dataloader import (
 from recbole.sampler import RepeatableSampler
 from recbole.utils import InputType
 
+from recbole_llmemb.compat.sampling import refuse_endless
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.data.histories import POSITION
 from recbole_llmemb.data.windows import length_order, trim_histories
@@ -229,11 +230,11 @@ def draw_negatives(sampler, user_ids, item_ids, num, seed):
     ``seed``: for ``numpy.random.seed``; the global state is put back afterwards.
     Returns ``(n_rows, num)`` item ids.
     """
-    if sampler.item_num <= 2:
-        told = "The dataset has a single item, so no negative can be sampled; set mode: full."
-        raise UserError(told, key="eval_args")
     if len(user_ids) == 0:
         return np.zeros((0, num), dtype=np.int64)
+    repeats = isinstance(sampler, RepeatableSampler)
+    targets = [{item} for item in np.unique(item_ids)]
+    refuse_endless(sampler, targets if repeats else sampler.used_ids[np.unique(user_ids)])
     refuse = _refusal(sampler, user_ids, item_ids)
     state = np.random.get_state()
     try:

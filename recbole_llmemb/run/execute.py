@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
@@ -14,6 +15,7 @@ from recbole.utils import ModelType, init_logger
 
 from recbole_llmemb.config.recbole_config import make_config
 from recbole_llmemb.config.values import RECOMMENDED, property_files, settings_of
+from recbole_llmemb.core.artifacts import build_lock
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.core.files import inputs_of, refuse_inputs
 from recbole_llmemb.core.terminal import counted, text_table
@@ -103,15 +105,19 @@ def _execute(typed, report):
         report(f"\n{cold.cold_table(cold_items)}")
         result.cold_items = plain(cold_items)
     report(f"\ncheckpoint: {result.checkpoint}")
-    if users_file and result.details is not None:
-        write_users(users_file, result.details, data.dataset)
-        result.users_file = users_file
-        report(f"per user:   {users_file}")
-    elif users_file:
-        report("per user:   nothing, as nobody was tested")
-    if result_json:
-        result.write(result_json)
-        report(f"results:    {result_json}")
+    asked = typed.get("result_json")
+    named = asked and _is_folder(asked)  # there, where others may look for a name, too
+    with build_lock(Path(asked, "results"), "file of") if named else nullcontext():
+        result_json, users_file = places(file)  # by now, another run may have taken the name
+        if users_file and result.details is not None:
+            write_users(users_file, result.details, data.dataset)
+            result.users_file = users_file
+            report(f"per user:   {users_file}")
+        elif users_file:
+            report("per user:   nothing, as nobody was tested")
+        if result_json:
+            result.write(result_json)
+            report(f"results:    {result_json}")
     report(f"total:      {perf_counter() - began:.1f} s")
     if preset is None and _may_gain(config):
         told = f"--preset={RECOMMENDED}, or best_longtail for rare items (docs/variants.md)"

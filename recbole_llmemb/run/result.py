@@ -42,8 +42,7 @@ class Validation(TypedDict):
 class RunResult(BaseModel):
     """A run's results: what its file holds, written and read.
 
-    Numbers of NumPy and PyTorch become Python's; NaN and infinity become None. An older file
-    holds less; what it lacks is empty.
+    Numbers become Python's, NaN and infinity None. What an older file lacks is empty.
 
     ``model``, ``dataset``, ``seed``: what was run. ``epochs``: how many were trained.
     ``best_valid_result``, ``test_result``: ``{metric: value}``.
@@ -55,12 +54,12 @@ class RunResult(BaseModel):
     ``bins``: test results by ``item_popularity`` and ``history_length``, see
     :meth:`~recbole_llmemb.evaluation.groups.PerRowMetrics.bins`.
     ``checkpoint``, ``users_file``: named in the file as seen from its folder: all can be moved.
+    ``run_key``: what tells the run from others, which its checkpoint says, too.
     ``data``: hash of the files of interactions. ``table``: fingerprint of the table.
     ``tested``: digests of the test's ``targets``, of all ``items``, of the ``training`` before it.
     ``cold_items``: see :func:`~recbole_llmemb.evaluation.cold.evaluate_cold`.
-    ``file``: where it was read from. ``labels``: of a run just done: its groups in words.
-    ``details``: of a run just done: its test, row by row
-    (:class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`).
+    ``file``: where it was read from. ``labels``: of a run just done: its groups in words;
+    ``details``: its test by row (:class:`~recbole_llmemb.evaluation.groups.PerRowMetrics`).
     """
 
     model_config = Checked.model_config
@@ -81,6 +80,7 @@ class RunResult(BaseModel):
     checkpoint: str | os.PathLike | None = None
     users_file: str | os.PathLike | None = None
     cold_items: dict[str, Any] | None = None
+    run_key: str | None = None
     data: str | None = None
     table: str | None = None
     tested: dict[str, str] | None = None

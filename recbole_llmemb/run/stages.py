@@ -261,10 +261,10 @@ def train_and_evaluate(
 
 def _train_and_evaluate(config, data, model, trainer, file, resume, report) -> RunResult:
     resume_file = file.with_suffix(".resume.pth")
-    trainer.saved_model_file = str(file)
+    trainer.saved_model_file, trainer.run_key = str(file), run_key(config)
     if trainer.resumes:
         trainer.resume_file = str(resume_file)
-        if resume and (found := checkpoint.last_whole(resume_file, file, report)):
+        if resume and (found := checkpoint.last_whole(resume_file, file, report, trainer.run_key)):
             trainer.resume_checkpoint(*found)
             begins = trainer.start_epoch
             report(f"train: an interrupted run is there; continuing from epoch {begins}")
@@ -313,8 +313,7 @@ def _result(config, trainer, best, test, details, seconds) -> RunResult:
     if per_epoch:
         seconds["train_per_epoch"] = sum(per_epoch) / len(per_epoch)
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    frozen = sum(p.numel() for p in parameters if not p.requires_grad)
-    frozen += as_method(trainer.model).frozen_parameters()
+    every = sum(p.numel() for p in parameters) + as_method(trainer.model).frozen_parameters()
     named = ("model", "dataset", "seed")
     kept = {k: v for k, v in settings(config).items() if v is not None and k not in named}
     return RunResult(
@@ -324,13 +323,14 @@ def _result(config, trainer, best, test, details, seconds) -> RunResult:
         groups=trainer.groups_of_last_evaluation or {},
         seconds=seconds,
         epochs=len(trainer.train_loss_dict) + trainer.start_epoch,
-        parameters={"trainable": trainable, "frozen": frozen},
+        parameters={"trainable": trainable, "frozen": every - trainable},
         valid_groups=trainer.best_valid_groups or None,
         config={**kept, "exclude_history": excluded_of(config)},
         curve=curve_of(trainer.history, per_epoch),
         # Without a test there are none, as there are no groups.
         bins={} if not test else None if details is None else details.bins(),
         checkpoint=trainer.saved_model_file,
+        run_key=trainer.run_key,
         data=(config["trained_on"] or {}).get("inter"),
         tested=config["tested_on"],
         table=(config["llm_table_used"] or {}).get("fingerprint"),

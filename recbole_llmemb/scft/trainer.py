@@ -30,7 +30,7 @@ from recbole_llmemb.models.losses import AlignmentLoss, InfoNCE
 from recbole_llmemb.scft.views import Views
 
 _STATE = "trained.safetensors"
-_COMPLETE = "whole"
+_COMPLETE, _JOB = "whole", "the job's key"
 
 
 #: ``soft`` is the authors' code, the form that RAT aligns with too.
@@ -288,7 +288,7 @@ class _Watch(TrainerCallback):
                 sync(file)
             digests = file_digests(folder, sorted(os.listdir(folder)))
             with atomic_file(folder / _COMPLETE) as fresh:
-                fresh.write_text(seal(digests), encoding="utf-8")
+                fresh.write_text(seal(digests | {_JOB: _job_of(folder)}), encoding="utf-8")
 
     def on_train_end(self, args, state, control, **kwargs):
         self._bar.close()
@@ -317,14 +317,22 @@ def remove_unusable_checkpoints(folder, report: Callable[[str], None]) -> None:
         mark = path / _COMPLETE
         damaged: Path | None = mark
         if mark.is_file():
-            try:  # earlier versions left an empty mark
-                damaged = damaged_file(path, unseal(mark.read_bytes() or b"{}"))
-            except (OSError, ValueError):
+            try:  # earlier versions left an empty mark, or named no job
+                digests = unseal(mark.read_bytes() or b"{}")
+                own = digests.pop(_JOB, _job_of(path)) == _job_of(path)
+                damaged = damaged_file(path, digests) if own else mark
+            except (OSError, ValueError, AttributeError):
                 damaged = mark
             if damaged:
-                report(f"scft: {damaged} is damaged, so this checkpoint is not used")
+                told = "is damaged, or another job's, so this checkpoint is not used"
+                report(f"scft: {damaged} {told}")
         if damaged:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _job_of(checkpoint) -> str:
+    """The key of the job in whose folder of work a checkpoint lies."""
+    return Path(checkpoint).absolute().parent.name.rpartition(".work-")[2]
 
 
 def step_of(checkpoint) -> int:

@@ -40,6 +40,7 @@ class LLMEmbTrainer(Trainer):
 
     ``resumes``: Whether it writes ``resume_file`` and continues from it.
     ``resume_file``: Where each validation leaves the state of the training.
+    ``run_key``: What tells its run from others; the state says it.
     ``best_valid_groups``: Group metrics of the best validation.
     ``epoch_seconds``: Wall time of each epoch of training.
     ``history``: Epoch, training losses and validation result of each validation.
@@ -51,7 +52,7 @@ class LLMEmbTrainer(Trainer):
         super().__init__(config, model)
         self.eval_collector = GroupCollector(config)
         self.evaluator = GroupEvaluator(config, self.eval_collector)
-        self.resume_file = self.best_valid_groups = None
+        self.resume_file = self.run_key = self.best_valid_groups = None
         self.epoch_seconds, self.history = [], []
         self._train_data = self._pending_rng = None
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -239,6 +240,7 @@ class LLMEmbTrainer(Trainer):
         users = data is not None and "users" in self.model.reads  # who have numbers of their own
         return {
             "config": config_to_plain(self.config),
+            "run_key": self.run_key,
             "epoch": epoch,
             **{name: getattr(self, name) for name in _KEPT},
             "state_dict": self.model.state_dict(),

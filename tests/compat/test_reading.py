@@ -58,6 +58,17 @@ def test_separators_of_several_characters_are_no_patterns(dataset, separator):
     assert rows(found) == [("u 1", " 2 ", 1, "x"), ("NA", '"x\ry', 2, "x")]
 
 
+@pytest.mark.parametrize("separator", ["::", "\t"])
+def test_control_characters_separate_nothing(dataset, separator):
+    lines = ["u\ta\x1f0\t5\tx", "v\ta\x1f9\x1e\t0\tx\ry"]
+    found = dataset(
+        [line.replace("\t", separator) for line in lines],
+        head=HEAD.replace("\t", separator),
+        field_separator=separator,
+    )
+    assert rows(found) == [("v", "a\x1f9\x1e", 0, "x\ry"), ("u", "a\x1f0", 5, "x")]
+
+
 WORDS = ["NA", "null", "None", "nan", "NaN", "N/A", "#N/A", "<NA>", "NULL", "n/a", "-nan"]
 
 

@@ -143,6 +143,15 @@ def test_reduced(config, tmp_path):
     assert all("cache hit" in line for line in lines)
 
 
+def test_a_reduced_copy_of_another_table_is_made_again(config):
+    path = ensure_table({**config, "llm_pca_dim": 3})
+    own = EmbeddingTable.load(path)
+    manifest = {**own.manifest, "pca": {**own.manifest["pca"], "source_fingerprint": "another"}}
+    EmbeddingTable(own.tokens, -own.vectors, manifest).save(path, overwrite=True)
+    ensure_table({**config, "llm_pca_dim": 3})
+    assert EmbeddingTable.load(path).fingerprint == own.fingerprint
+
+
 def test_given_table_reduced(config, tmp_path):
     shutil.copytree(ensure_table(config), tmp_path / "mine")
     given = {**config, "llm_table": str(tmp_path / "mine"), "llm_pca_dim": 2}

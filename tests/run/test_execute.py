@@ -11,6 +11,7 @@ import yaml
 
 from recbole_llmemb.core.errors import UserError
 from recbole_llmemb.run.execute import execute, execute_seeds
+from recbole_llmemb.run.per_user import read_users
 from recbole_llmemb.run.restore import restore
 from recbole_llmemb.run.result import RunResult
 from recbole_llmemb.table import EmbeddingTable
@@ -73,14 +74,49 @@ def test_runs_of_other_settings_get_files_of_their_own(typed, tmp_path):
     file = tmp_path / "runs/LLMEmbSASRec-tiny.json"
     first = file.read_bytes()
     execute({**asked, "learning_rate": 0.01}, silent)
-    assert file.read_bytes() == first and len(list(file.parent.iterdir())) == 2
+    assert file.read_bytes() == first and len(list(file.parent.glob("*.json"))) == 2
     execute({**asked, "preset": "id_only", "seed": 5}, silent)
     assert (file.parent / "LLMEmbSASRec-tiny-id_only-5.json").is_file()
     execute({**asked, "llm_batch_size": 3}, silent)  # which changes no number: the same run
-    assert len(list(file.parent.iterdir())) == 3
+    assert len(list(file.parent.glob("*.json"))) == 3
     file.write_text('{"mine": 1}')
     execute(asked, silent)
-    assert json.loads(file.read_text()) == {"mine": 1} and len(list(file.parent.iterdir())) == 4
+    assert json.loads(file.read_text()) == {"mine": 1}
+    assert len(list(file.parent.glob("*.json"))) == 4
+
+
+def test_runs_of_other_settings_at_once_get_files_of_their_own(typed, tmp_path):
+    """Also if the second has taken the name while the first was training."""
+    asked = {**typed(align_weight=0.0, save_users=True), "result_json": "runs/"}
+
+    def during(line):
+        if line.startswith("train: LLMEmbSASRec"):
+            execute({**asked, "learning_rate": 0.01}, silent)
+
+    execute(asked, during)
+    found = [RunResult.read(file) for file in (tmp_path / "runs").glob("*.json")]
+    assert sorted(result.config["learning_rate"] for result in found) == [0.001, 0.01]
+    for result in found:
+        assert result.users_file.stem.removesuffix(".users") == result.file.stem
+        assert restore(result.file).config["learning_rate"] == result.config["learning_rate"]
+        read_users(result.users_file)
+
+
+@pytest.mark.parametrize("other", [{"seed": 5}, {"learning_rate": 0.01}])
+def test_a_checkpoint_in_the_place_of_anothers_is_refused(typed, tmp_path, other):
+    asked = {**typed("LLMEmbGRU4Rec", align_weight=0.0), "result_json": "runs/"}
+    for more in ({}, other):
+        execute({**asked, **more}, silent)
+    files = [RunResult.read(file) for file in (tmp_path / "runs").glob("*.json")]
+    one, two = (restore(result.file).path for result in files)
+    content = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(content)
+    for result, checkpoint in zip(files, (one, two), strict=True):
+        with pytest.raises(UserError) as caught:
+            restore(result.file)
+        assert caught.value.where == str(checkpoint) and str(result.file) in str(caught.value)
+        restore(checkpoint)  # by itself it is what it says
 
 
 def test_a_run_over_another_table_in_the_same_place_spares_the_first(typed, tiny_table, tmp_path):

@@ -269,6 +269,21 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, monkeypatch, tmp_pat
     assert equal(weights(result), weights(whole))
 
 
+def test_a_checkpoint_of_another_job_is_passed_over(run, monkeypatch, tmp_path):
+    whole, _ = run("whole")
+    for name, seed in (("other", 9), ("out", None)):
+        changes = {} if seed is None else {"scft_seed": seed}
+        with monkeypatch.context() as patch, pytest.raises(stop_at(patch, 5)):
+            run(name, **changes)
+    (other,), (work,) = tmp_path.glob(".other.work-*"), tmp_path.glob(".out.work-*")
+    shutil.rmtree(work / "checkpoint-4")
+    shutil.copytree(other / "checkpoint-4", work / "checkpoint-4")
+    result, lines = run()
+    assert any("checkpoint-4" in line for line in lines)
+    assert "scft: continues after step 2" in lines
+    assert equal(weights(result), weights(whole))
+
+
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_damaged_adapter_is_not_found(run, tmp_path, file):
     result, _ = run()

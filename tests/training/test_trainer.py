@@ -446,6 +446,23 @@ def test_begins_anew_from_what_is_whole(whole_run):
             assert not last.exists()
 
 
+@pytest.mark.parametrize("swapped", ["last", "best"])
+def test_what_another_run_has_left_in_its_place_is_not_used(whole_run, swapped):
+    expected, weights, trainer, _ = whole_run()
+    files = {"best": Path(expected.checkpoint), "last": Path(trainer.resume_file)}
+    for file in files.values():
+        file.unlink(missing_ok=True)
+    with pytest.raises(Interrupted):
+        whole_run(stop_before=2)
+    state = checkpoint.load(files[swapped])
+    assert state["run_key"]
+    checkpoint.save(state | {"run_key": "another"}, files[swapped])
+    found, resumed, _, lines = whole_run()
+    assert_same_outcome(found, expected)
+    assert all(torch.equal(resumed[key], weights[key]) for key in weights)
+    assert any(str(files[swapped]) in line for line in lines)
+
+
 def test_a_best_checkpoint_that_is_gone_is_written_as_it_was(whole_run):
     """Its random numbers, too, are those of its validation and not of the time it is written."""
     expected, _, trainer, _ = whole_run()

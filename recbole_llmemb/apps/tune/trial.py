@@ -54,7 +54,7 @@ def bind(prepared, records_failures=False):
 def run_trial(config, shared=None, records_failures=False):
     """Train one configuration inside Ray Tune; see :func:`trainable`."""
     try:
-        _train(shared, settings_of(config))
+        _train(shared, settings_of(config), number_of(config))
     except Exception as error:
         if not records_failures:
             raise
@@ -74,6 +74,11 @@ def why_failed(error: BaseException) -> str:
 def settings_of(config: dict) -> dict:
     """The searched keys of what Ray calls a trial's configuration."""
     return dict(config["trial"]["settings"] if "trial" in config else config)
+
+
+def number_of(config: dict) -> int:
+    """A trial's number, from 1; 0 outside of a search of ours."""
+    return config["trial"]["number"] if "trial" in (config or {}) else 0
 
 
 def trial_config(prepared, chosen, scratch, resources):
@@ -107,14 +112,14 @@ def _built(prepared, chosen, resources):
         yield config, data, trainer, Path(scratch)
 
 
-def _train(prepared, chosen):
+def _train(prepared, chosen, number):
     given = tune.get_context().get_trial_resources()
     resources = given.required_resources if given is not None else {}
     with _built(prepared, chosen, resources) as (_, data, trainer, scratch):
         trainer.saved_model_file = str(scratch / BEST)
         reporter = TrialReporter(trainer, data.train, prepared.plan.metric, scratch)
         reporter.place = {"node": ray.get_runtime_context().get_node_id()[:8]}
-        reporter.settings = chosen
+        reporter.settings, reporter.number = chosen, number
         if _continues(reporter, tune.get_checkpoint()):
             tune.report(reporter.last)
             return
@@ -138,18 +143,17 @@ def _continues(reporter, given) -> bool:
     for path in [given.path, *sorted(others, reverse=True)]:
         one = tune.Checkpoint(path, given.filesystem)
         with contextlib.suppress(OSError), one.as_directory() as place:
-            if _is_whole(place):
+            if _is_whole(place, reporter.number):
                 return reporter.restore(place)
     return False
 
 
-def _is_whole(folder) -> bool:
+def _is_whole(folder, number) -> bool:
     try:
-        for name in (STATE, BEST, EXTRA):
-            checkpoint.load(Path(folder) / name)
+        *_, rest = [checkpoint.load(Path(folder) / name) for name in (STATE, BEST, EXTRA)]
     except UserError:
         return False
-    return True
+    return rest.get("number", number) == number
 
 
 def evaluate(prepared, settings, kept, cpus, gpus):
@@ -185,7 +189,7 @@ class TrialReporter:
     def __init__(self, trainer, loader, metric, scratch):
         self.trainer, self.loader, self.metric, self.scratch = trainer, loader, metric, scratch
         self.last = self.best = None
-        self.place, self.settings, self.rows = {}, {}, []
+        self.place, self.settings, self.rows, self.number = {}, {}, [], 0
         validate = trainer._valid_epoch
 
         def watched(*arguments, **options):
@@ -227,6 +231,7 @@ class TrialReporter:
             "last": self.last,
             "best": self.best,
             "settings": self.settings,
+            "number": self.number,
             "rows": self.rows,
             "best_valid_result": trainer.best_valid_result,
             "rng": random_state(),

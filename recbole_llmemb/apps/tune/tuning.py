@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
-from recbole_llmemb.apps.tune.trial import EXTRA, bind, settings_of
+from recbole_llmemb.apps.tune.trial import EXTRA, bind, number_of, settings_of
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.terminal import progress_bar
@@ -194,11 +194,6 @@ class Trial:
         return "failed" if self.failed else "stopped early" if self.stopped else "finished"
 
 
-def number_of(config: dict) -> int:
-    """A trial's number, from 1."""
-    return config["trial"]["number"] if "trial" in (config or {}) else 0
-
-
 def stopped_early(result: dict) -> bool:
     """Whether a last result is of a trial that had not ended itself."""
     return "epoch" in result and not result.get("ended")
@@ -225,7 +220,7 @@ def _trial(result, metric) -> Trial:
     # Without NaN; of an epoch that was trained twice, the later.
     rows = [{key: value for key, value in row.items() if value == value} for row in rows]
     trial = Trial(number_of(result.config), settings_of(result.config))
-    kept = _kept(result.checkpoint)
+    kept = _kept(result.checkpoint, trial.number)
     trial.settings = kept.get("settings", trial.settings)
     told = kept.get("rows", rows)
     epochs = {int(row["epoch"]): row for row in told if row.get("score") is not None}
@@ -251,12 +246,18 @@ def _trial(result, metric) -> Trial:
     return trial
 
 
-def _kept(given) -> dict:
+def _kept(given, number) -> dict:
     """What a checkpoint tells, by whose checksums damage is seen; Ray's files have none."""
     if given is None:
         return {}
     with given.as_directory() as folder:
-        return checkpoint.load(Path(folder) / EXTRA)
+        rest = checkpoint.load(Path(folder) / EXTRA)
+    if (other := rest.get("number", number)) != number:
+        told = (
+            f"{given.path} is a checkpoint of trial {other}, but lies where {number} keeps its own"
+        )
+        raise UserError(f"{told}; put that back.", where=given.path)
+    return rest
 
 
 def _why(error) -> str:

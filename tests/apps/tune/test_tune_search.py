@@ -137,6 +137,12 @@ def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, 
     best = searched().best  # begun anew
     assert (best.number, best.settings, best.score, best.curve) == wanted
     rest = next(whole.folder.glob("trial_00002/checkpoint_*2/rest.pth"))
+    own, (one,) = rest.read_bytes(), whole.folder.glob("trial_00001/checkpoint_*2/rest.pth")
+    rest.write_bytes(one.read_bytes())
+    with pytest.raises(UserError) as caught:
+        searched()
+    assert str(caught.value.where) == str(rest.parent)
+    rest.write_bytes(own)
     os.truncate(rest, 10)
     with pytest.raises(UserError) as caught:
         searched()

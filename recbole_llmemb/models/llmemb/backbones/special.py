@@ -121,6 +121,7 @@ class CaserModel(LLMEmbMixin):
     """Caser (Tang and Wang, WSDM 2018)."""
 
     loss_reads_all_items = True
+    fewest = {"embedding_size": 2}  # RecBole squeezes a width of 1 away
 
     def own_terms(self, states, interaction):
         layers = (self.user_embedding, self.item_embedding, self.conv_v, self.fc1, self.fc2)
