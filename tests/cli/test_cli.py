@@ -64,7 +64,7 @@ def test_short_names_and_seeds(arguments, typed, tmp_path):
     argv = arguments(align_weight=0.0, epochs=1)[2:]
     status, out, _ = typed(["-m", "LLMEmbSASRec", "-d=tiny", *argv, "--seeds=1,2"])
     assert status == 0 and out.rstrip().split("\n")[-9].startswith("mean ± standard deviation")
-    names = {path.name for path in (tmp_path / "runs").iterdir()}
+    names = {path.name for path in (tmp_path / "runs").glob("*.json")}
     assert names == {"LLMEmbSASRec-tiny-1.json", "LLMEmbSASRec-tiny-2.json"}
 
 
@@ -113,7 +113,7 @@ def test_end_to_end(arguments, typed, tmp_path):
     result = json.loads((tmp_path / "out/result.json").read_text())
 
     keys = ["model", "dataset", "seed", "best_valid_result", "test_result", "groups", "seconds"]
-    more = {"config", "curve", "bins", "checkpoint", "sha256", "data", "table", "tested"}
+    more = {"config", "curve", "bins", "checkpoint", "sha256", "data", "run_key", "table", "tested"}
     assert set(result) == {*keys, "epochs", "parameters", "valid_groups", *more}
     assert (result["model"], result["dataset"], result["seed"]) == ("LLMEmbSASRec", "tiny", 7)
     assert set(result["best_valid_result"]) == set(result["test_result"]) == METRICS
