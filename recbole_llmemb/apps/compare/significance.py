@@ -19,7 +19,7 @@ def paired_p(ours, theirs, test: str = "t") -> float:
     """
     from scipy import stats
 
-    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    difference = _difference(ours, theirs)
     if len(difference) < 2:
         return float("nan")
     if not difference.any():
@@ -35,11 +35,16 @@ def direction(ours, theirs, test: str) -> float:
     """Above 0 where a test of :func:`paired_p` finds the first above the second."""
     from scipy import stats
 
-    difference = np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float)
+    difference = _difference(ours, theirs)
     if test == "wilcoxon":
         difference = difference[difference != 0]
         return float((stats.rankdata(np.abs(difference)) * np.sign(difference)).sum())
     return float(difference.sum())
+
+
+def _difference(ours, theirs) -> np.ndarray:
+    """Per user; rounded, as 1 - 2/3 and 1/3 - 0 (means over seeds) are one rank, not two."""
+    return np.round(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float), 9)
 
 
 def holm(p_values) -> list[float]:

@@ -261,6 +261,14 @@ def test_paired_tests_are_scipys():
     assert math.isnan(paired_p([1], [2]))
 
 
+def test_means_over_seeds_tie_as_their_sums_do():
+    """1 - 2/3 is another float than 1/3 - 0, and the same difference."""
+    ours, theirs = np.array([1] * 12 + [3] * 12 + [1] * 10), np.array([0] * 12 + [2] * 22)
+    assert paired_p(ours / 3, theirs / 3, "wilcoxon") == stats.wilcoxon(ours - theirs).pvalue
+    assert direction(ours / 3, theirs / 3, "wilcoxon") == direction(ours, theirs, "wilcoxon")
+    assert direction([1, 2 / 3, 0.1], [2 / 3, 1, 0.2], "wilcoxon") == -1
+
+
 def test_holm():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     adjusted = holm([0.5, float("nan"), 0.9])
