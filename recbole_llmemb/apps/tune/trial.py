@@ -120,6 +120,8 @@ def _train(prepared, chosen, number):
         reporter = TrialReporter(trainer, data.train, prepared.plan.metric, scratch)
         reporter.place = {"node": ray.get_runtime_context().get_node_id()[:8]}
         reporter.settings, reporter.number = chosen, number
+        if number:  # elsewhere, a trial may go on from another's model
+            trainer.run_key = f"trial {number}: {chosen}"
         if _continues(reporter, tune.get_checkpoint()):
             tune.report(reporter.last)
             return
@@ -150,10 +152,20 @@ def _continues(reporter, given) -> bool:
 
 def _is_whole(folder, number) -> bool:
     try:
-        *_, rest = [checkpoint.load(Path(folder) / name) for name in (STATE, BEST, EXTRA)]
+        for name in (STATE, BEST):
+            rest = _check_part(folder, name)
     except UserError:
         return False
     return rest.get("number", number) == number
+
+
+def _check_part(folder, name) -> dict:
+    """What a checkpoint tells, if a part of it is whole and of the same trial."""
+    rest, file = checkpoint.load(Path(folder) / EXTRA), Path(folder) / name
+    if not checkpoint.is_of(checkpoint.load(file), rest.get("run_key")):
+        told = f"{file} is another trial's than {EXTRA} beside it"
+        raise UserError(f"{told}; put the trial's own back.", where=file)
+    return rest
 
 
 def evaluate(prepared, settings, kept, cpus, gpus):
@@ -167,6 +179,7 @@ def evaluate(prepared, settings, kept, cpus, gpus):
         _built(prepared, settings, resources) as (config, data, trainer, _),
         kept.as_directory() as folder,
     ):
+        _check_part(folder, BEST)
         trainer.eval_collector.data_collect(data.train)
         trainer.know_groups(data.train._dataset)
         for loader in (data.valid, data.test):
@@ -232,6 +245,7 @@ class TrialReporter:
             "best": self.best,
             "settings": self.settings,
             "number": self.number,
+            "run_key": getattr(trainer, "run_key", None),
             "rows": self.rows,
             "best_valid_result": trainer.best_valid_result,
             "rng": random_state(),

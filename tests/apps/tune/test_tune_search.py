@@ -143,6 +143,16 @@ def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, 
         searched()
     assert str(caught.value.where) == str(rest.parent)
     rest.write_bytes(own)
+    (whole.folder / "best.json").unlink()
+    kept = [next(whole.folder.glob(f"trial_0000{n}/checkpoint_*2/best.pth")) for n in (1, 2)]
+    contents = [file.read_bytes() for file in kept]
+    for file, content in zip(kept, reversed(contents), strict=True):
+        file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        searched()
+    assert str(caught.value.where) == str(kept[best.number - 1])
+    for file, content in zip(kept, contents, strict=True):
+        file.write_bytes(content)
     os.truncate(rest, 10)
     with pytest.raises(UserError) as caught:
         searched()
