@@ -134,10 +134,10 @@ def read_items(
     return open_items(path, fields, id_field, field_separator, encoding).read()
 
 
-def read_dataset_items(
+def open_dataset_items(
     path: str | os.PathLike[str], config: Any, also: Sequence[str] = ()
-) -> ItemText:
-    """Read an item file as a run's settings say how.
+) -> ItemFile:
+    """Look at an item file as a run's settings say how.
 
     ``also``: fields to read even if they are not text by default, where there are such.
     """
@@ -149,7 +149,7 @@ def read_dataset_items(
     )
     there = [name for name in also if name in file.file.columns]
     file.fields = list(dict.fromkeys([*file.fields, *there]))
-    return file.read()
+    return file
 
 
 def check_tokens(tokens: Sequence[str], items: ItemFile) -> None:
@@ -169,20 +169,23 @@ def item_titles(config: Any, field: str | None = None) -> dict[str, str]:
 
     ``field``: empty: ``item_title_field``, else a field called title or name, or ending so, else
     the first one that the model's text is made of.
-    Returns without items that have none; empty where there is no item file.
+    Returns without items that have none; empty where there is no item file. Of several lines of
+    an item the first counts, as in training.
     """
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     if not path.is_file():
         if field:
             raise UserError(f"There is no {path}, so items have no {field!r}; leave --title_field.")
         return {}
-    found = read_dataset_items(path, config)
+    found = open_dataset_items(path, config)
     chosen = field or config["item_title_field"] or _title_field(found.fields, config)
     if field and field not in found.fields:
         told = f"{path} has no field {field!r}, but {', '.join(found.fields) or 'none'}"
         raise UserError(f"{told}; set --title_field to one.", key="title_field", where=path)
-    pairs = zip(found.tokens, found.attributes)
-    return {token: attributes[chosen] for token, attributes in pairs if chosen in attributes}
+    first: dict[str, dict[str, str]] = {}
+    for token, attributes in found.rows():
+        first.setdefault(token, attributes)
+    return {token: one[chosen] for token, one in first.items() if chosen in one}
 
 
 def first_category(text: str) -> str:

@@ -24,7 +24,7 @@ from recbole_llmemb.core.reports import (
 from recbole_llmemb.core.terminal import progress_bar
 from recbole_llmemb.models.contract import as_method
 from recbole_llmemb.models.settings import ItemSettings
-from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category, read_dataset_items
+from recbole_llmemb.records.items import CATEGORY_FIELDS, first_category, open_dataset_items
 from recbole_llmemb.run.restore import restore
 from recbole_llmemb.table import EmbeddingTable, match
 
@@ -242,7 +242,7 @@ def _categories(config, tokens, wanted):
     file = Path(config["data_path"]) / f"{config['dataset']}.item"
     if not file.is_file():
         return "", None
-    text = read_dataset_items(file, config)
+    text = open_dataset_items(file, config).read()
     if wanted is not None and wanted not in text.fields:
         told = f"--category_field is {wanted!r}; of {file} it must be {', '.join(text.fields)}."
         raise UserError(told, key="category_field")

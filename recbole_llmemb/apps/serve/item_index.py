@@ -22,7 +22,7 @@ import torch
 from recbole_llmemb.core.errors import UserError, name_some, refuse_twice, refuse_unknown
 from recbole_llmemb.encode.job import encode_new_items
 from recbole_llmemb.evaluation.loaders import ExcludedPairs
-from recbole_llmemb.records.items import read_dataset_items
+from recbole_llmemb.records.items import open_dataset_items
 from recbole_llmemb.records.values import text_of, token_of, tokens_in
 from recbole_llmemb.table.format import EmbeddingTable, read_manifest, read_projection
 
@@ -113,7 +113,7 @@ def read_new_items(given, config) -> NewItems:
     if path.is_dir():
         table = EmbeddingTable.load(path)
         return NewItems(table.tokens, [{} for _ in table.tokens], table.vectors.float())
-    found = read_dataset_items(path, config, also=_text_fields(config))
+    found = open_dataset_items(path, config, also=_text_fields(config)).read()
     return NewItems(found.tokens, found.attributes)
 
 

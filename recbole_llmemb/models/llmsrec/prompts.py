@@ -22,7 +22,7 @@ from recbole_llmemb.data.loaders import SequenceTrainDataLoader
 from recbole_llmemb.data.windows import plan_batches, trim_histories
 from recbole_llmemb.encode.shards import hash_lists
 from recbole_llmemb.models.settings import LLMSRecSettings
-from recbole_llmemb.records.items import read_dataset_items
+from recbole_llmemb.records.items import open_dataset_items
 
 USER_START = "This user has made a series of purchases in the following order: "
 USER_END = ". Based on this sequence of purchases, generate user representation token:"
@@ -100,7 +100,7 @@ def item_titles(config, dataset):
     """
     path = Path(config["data_path"]) / f"{config['dataset']}.item"
     named = [name for name in [config["item_title_field"]] if name]
-    found = read_dataset_items(path, config, also=named)
+    found = open_dataset_items(path, config, also=named).read()
     fields = named or ["title", *(config["item_text_fields"] or ())]
     chosen = next((name for name in fields if name in found.fields), None)
     if chosen is None:

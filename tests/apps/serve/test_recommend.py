@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -225,6 +226,18 @@ def test_titles_leave_room_on_a_narrow_terminal(saved, monkeypatch):  # noqa: F8
     monkeypatch.setenv("COLUMNS", "80")
     lines = repr(recommender.recommend(["u3"], topk=3)).split("\n")
     assert max(map(len, lines)) <= 80 and sum("…" in line for line in lines) == 3
+
+
+def test_of_an_item_that_stands_there_twice_the_first_title_counts(saved, tiny, tmp_path):  # noqa: F811
+    """As in training, which warns of it."""
+    checkpoint = saved()
+    shutil.copytree(tiny.folder, tmp_path / "twice" / "tiny")
+    file = tmp_path / "twice" / "tiny" / "tiny.item"
+    head, first, *rest = file.read_text().splitlines()
+    token, *others = first.split("\t")
+    file.write_text("\n".join([head, first, *rest, "\t".join([token, *["other"] * len(others)])]))
+    found = Recommender(checkpoint, data_path=tmp_path / "twice").item_index.titles
+    assert found == Recommender(checkpoint).item_index.titles and "other" not in found[token]
 
 
 def test_the_item_matrix_is_computed_once(saved, adaptations):  # noqa: F811
