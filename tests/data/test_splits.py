@@ -161,7 +161,8 @@ def test_a_search_does_without_a_test_part(tiny_settings, tmp_path, model):
     from recbole_llmemb.apps.tune.plan import make_plan
     from recbole_llmemb.apps.tune.prepare import prepare
     from recbole_llmemb.apps.tune.space import read_space
-    from recbole_llmemb.apps.tune.trial import BEST, evaluate
+    from recbole_llmemb.apps.tune.trial import BEST, EXTRA, evaluate
+    from recbole_llmemb.core import checkpoint
 
     space = read_space({"learning_rate": {"choice": [0.001, 0.01]}})
     settings = tiny_settings(model, eval_args=eval_args({"LS": "valid_only"}), epochs=1)
@@ -176,6 +177,7 @@ def test_a_search_does_without_a_test_part(tiny_settings, tmp_path, model):
     outcome = train_and_evaluate(config, data, built, trainer)
     (tmp_path / "kept").mkdir()
     shutil.copyfile(outcome.checkpoint, tmp_path / "kept" / BEST)
+    checkpoint.save({"run_key": outcome.run_key}, tmp_path / "kept" / EXTRA)
     kept = SimpleNamespace(as_directory=lambda: contextlib.nullcontext(tmp_path / "kept"))
     valid, test = evaluate(prepared, {"learning_rate": 0.001}, kept, 1, 0)
     assert valid["result"] == outcome.best_valid_result
