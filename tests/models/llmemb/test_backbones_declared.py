@@ -98,6 +98,7 @@ def test_recboles_defaults_of_the_backbone(tiny_settings):
         ("FEARec", {"item_similarity": "cosine", "contrast": "us"}, "way of its own"),
         ("FEARec", {"n_layers": 1}, "at least 2"),
         ("FEARec", {"MAX_ITEM_LIST_LENGTH": 2}, "at least 3"),
+        ("Caser", {"embedding_size": 1}, "at least 2"),
         ("SASRecCPR", {"learn_temperature": True}, "way of its own"),
         ("TransRec", {"similarity_temperature": 0.5}, "way of its own"),
         ("S3Rec", {"train_stage": "pretrain"}, "pre_model_path"),
