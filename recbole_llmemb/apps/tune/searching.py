@@ -114,6 +114,8 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
         _require_room(nodes, cpus, gpus)
         resume = options.resume and Tuner.can_restore(place.path)
         place.write(record)
+        if resume:
+            place.find_removed_checkpoints()
         tuner = make_tuner(prepared, place, options, config["seed"], resume)
         trials = collect(tuner.fit(), plan.metric)
         best = best_of(trials, plan.metric)
@@ -211,6 +213,21 @@ class Storage:
             return
         with atomic_file(place) as fresh:
             fresh.write_bytes(content)
+
+    def find_removed_checkpoints(self) -> None:
+        """Put an empty folder where Ray may look for a trial's checkpoint that it has removed.
+
+        Ray removes one before it notes that there is a newer one, and a trial whose checkpoint is
+        gone cannot begin. It sees itself to going on from its last whole one.
+        """
+        for trial in self._folders(self.folder, "trial_"):
+            there = [int(one.rpartition("_")[2]) for one in self._folders(trial, "checkpoint_")]
+            if (before := min(there, default=0) - 1) >= 0:
+                self.files.create_dir(f"{trial}/checkpoint_{before:06d}")
+
+    def _folders(self, folder: str, start: str) -> list[str]:
+        found = self.files.get_file_info(fs.FileSelector(folder))
+        return [one.path for one in found if one.base_name.startswith(start)]
 
     def require_same_search(self, record: dict, resume: bool) -> None:
         """Refuse to begin over what is here, or to go on with another search."""

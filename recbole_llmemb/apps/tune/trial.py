@@ -123,7 +123,6 @@ def _train(prepared, chosen, number):
         if number:  # elsewhere, a trial may go on from another's model
             trainer.run_key = f"trial {number}: {chosen}"
         if _continues(reporter, tune.get_checkpoint()):
-            tune.report(reporter.last)
             return
         after = reporter.after_validation
         trainer.fit(data.train, data.valid, show_progress=False, callback_fn=after)
@@ -132,7 +131,7 @@ def _train(prepared, chosen, number):
 
 
 def _continues(reporter, given) -> bool:
-    """Restore a trial from its last whole checkpoint; whether it had ended already.
+    """Restore a trial from its last whole checkpoint; whether it had ended, and told so again.
 
     That is the one that Ray names, unless it was killed between keeping a newer one, removing
     that one, and noting so.
@@ -146,7 +145,9 @@ def _continues(reporter, given) -> bool:
         one = tune.Checkpoint(path, given.filesystem)
         with contextlib.suppress(OSError), one.as_directory() as place:
             if _is_whole(place, reporter.number):
-                return reporter.restore(place)
+                if ended := reporter.restore(place):
+                    reporter.tell_again(place)
+                return ended
     return False
 
 
@@ -160,10 +161,12 @@ def _is_whole(folder, number) -> bool:
 
 
 def _check_part(folder, name) -> dict:
-    """What a checkpoint tells, if a part of it is whole and of the same trial."""
+    """What a checkpoint tells, if a part of it is whole, of the same trial and of its epoch."""
     rest, file = checkpoint.load(Path(folder) / EXTRA), Path(folder) / name
-    if not checkpoint.is_of(checkpoint.load(file), rest.get("run_key")):
-        told = f"{file} is another trial's than {EXTRA} beside it"
+    part = checkpoint.load(file)
+    epoch = rest["last"]["epoch"] if name == STATE else rest["best"]["best_epoch"]
+    if part["epoch"] + 1 != epoch or not checkpoint.is_of(part, rest.get("run_key")):
+        told = f"{file} is another trial's, or of another epoch, than {EXTRA} beside it"
         raise UserError(f"{told}; put the trial's own back.", where=file)
     return rest
 
@@ -252,6 +255,12 @@ class TrialReporter:
             "loader_rng": None if generator is None else generator.get_state(),
         }
         checkpoint.save(rest, folder / EXTRA)
+
+    def tell_again(self, folder):
+        """Report a trial that had ended, with its checkpoint, of which Ray may not know yet."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as copy:  # as it may be written over
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
+            tune.report(self.last, checkpoint=tune.Checkpoint.from_directory(copy))
 
     def restore(self, folder) -> bool:
         """Continue from a checkpoint; whether that is the end of the training already."""

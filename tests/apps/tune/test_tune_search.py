@@ -136,15 +136,23 @@ def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, 
         os.truncate(file, file.stat().st_size // 2)
     best = searched().best  # begun anew
     assert (best.number, best.settings, best.score, best.curve) == wanted
-    rest = next(whole.folder.glob("trial_00002/checkpoint_*2/rest.pth"))
-    own, (one,) = rest.read_bytes(), whole.folder.glob("trial_00001/checkpoint_*2/rest.pth")
+    noted = max(whole.folder.glob("experiment_state-*.json"))
+    text = noted.read_text()  # as it is before Ray notes what it has removed
+    for name in ("checkpoint_00000{}", b"checkpoint_00000".hex() + "3{}"):
+        assert name.format(2) in text
+        text = text.replace(name.format(2), name.format(0))
+    noted.write_text(text.replace("TERMINATED", "RUNNING"))
+    best = searched().best
+    assert (best.number, best.settings, best.score, best.curve) == wanted
+    rest = next(whole.folder.glob("trial_00002/checkpoint_*3/rest.pth"))
+    own, (one,) = rest.read_bytes(), whole.folder.glob("trial_00001/checkpoint_*3/rest.pth")
     rest.write_bytes(one.read_bytes())
     with pytest.raises(UserError) as caught:
         searched()
     assert str(caught.value.where) == str(rest.parent)
     rest.write_bytes(own)
     (whole.folder / "best.json").unlink()
-    kept = [next(whole.folder.glob(f"trial_0000{n}/checkpoint_*2/best.pth")) for n in (1, 2)]
+    kept = [next(whole.folder.glob(f"trial_0000{n}/checkpoint_*3/best.pth")) for n in (1, 2)]
     contents = [file.read_bytes() for file in kept]
     for file, content in zip(kept, reversed(contents), strict=True):
         file.write_bytes(content)

@@ -12,7 +12,7 @@ pytest.importorskip("ray.tune")
 from ray import tune  # noqa: E402
 
 from recbole_llmemb.apps.tune.plan import Metric  # noqa: E402
-from recbole_llmemb.apps.tune.trial import BEST, EXTRA, STATE, TrialReporter  # noqa: E402
+from recbole_llmemb.apps.tune.trial import BEST, EXTRA, STATE, TrialReporter, _is_whole  # noqa: E402
 from recbole_llmemb.core import checkpoint  # noqa: E402
 from recbole_llmemb.core.errors import UserError  # noqa: E402
 from recbole_llmemb.run import stages  # noqa: E402
@@ -96,6 +96,18 @@ def test_a_trial_that_had_ended_is_not_trained_on(tiny_run, tmp_path, reported):
     last = reported[-1]
     again = trained(tiny_run, tmp_path / "b", "LLMEmbSASRec", restore=reported.folder)
     assert len(reported) == 5 and again.last == last
+
+
+def test_parts_of_two_epochs_are_no_checkpoint(tiny_run, tmp_path, reported):
+    reported.until = 4
+    with pytest.raises(_Killed):
+        trained(tiny_run, tmp_path / "a", "LLMEmbSASRec")
+    earlier, reported.folder = reported.folder, tmp_path / "later"
+    reported.until = None
+    trained(tiny_run, tmp_path / "b", "LLMEmbSASRec", restore=earlier)
+    assert _is_whole(earlier, 0) and _is_whole(reported.folder, 0)
+    shutil.copy(reported.folder / STATE, earlier)
+    assert not _is_whole(earlier, 0)
 
 
 def test_the_score_is_that_of_the_best_epoch(tiny_run, tmp_path, reported):
