@@ -33,6 +33,8 @@ from recbole_llmemb.data.dataset import files_hash
 from recbole_llmemb.table.format import read_manifest
 
 _RECORD = "search.json"
+# Of trials, in JSON, and of what draws them, pickles.
+_NOTES = ("experiment_state-", "search_gen_state-", "searcher-state-", "basic-variant-state-")
 # Options that a search goes on with, if it goes on.
 _RECORDED = {"num_samples", "scheduler", "search", "grace_epochs", "max_concurrent"}
 
@@ -113,11 +115,16 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
         report(_description(here, nodes))
         _require_room(nodes, cpus, gpus)
         resume = options.resume and Tuner.can_restore(place.path)
+        if resume and (damaged := place.damaged_note()):
+            report(f"warning: {damaged} is damaged, so all trials begin anew")
+            resume = False
         place.write(record)
         if resume:
             place.find_removed_checkpoints()
-        tuner = make_tuner(prepared, place, options, config["seed"], resume)
-        trials = collect(tuner.fit(), plan.metric)
+        trials = _trials(prepared, place, options, config["seed"], resume)
+        if [one.number for one in trials] != list(range(1, options.num_samples + 1)):
+            report(f"warning: what Ray noted in {place.path} is damaged, so all trials begin anew")
+            trials = _trials(prepared, place, options, config["seed"], False)
         best = best_of(trials, plan.metric)
         report(f"test: trial {best.number} on the test set …")
         with preserve_cuda_visible_devices():
@@ -134,6 +141,11 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
     )
     result.files = reporting.write(plan, result, place)
     return result
+
+
+def _trials(prepared, place, options, seed, resume) -> list[Trial]:
+    tuner = make_tuner(prepared, place, options, seed, resume)
+    return collect(tuner.fit(), prepared.plan.metric)
 
 
 def _description(here, nodes):
@@ -213,6 +225,20 @@ class Storage:
             return
         with atomic_file(place) as fresh:
             fresh.write_bytes(content)
+
+    def damaged_note(self) -> str | None:
+        """The newest of Ray's notes of a kind if it is cut short: without it Ray loses trials."""
+        found = self.files.get_file_info(fs.FileSelector(self.folder))
+        for kind in _NOTES:
+            newest = max((one.path for one in found if one.base_name.startswith(kind)), default="")
+            content = self.files.open_input_stream(newest).read() if newest else b""
+            try:
+                whole = json.loads(content) if kind == _NOTES[0] else content.endswith(b".")
+            except ValueError:
+                whole = False
+            if newest and not whole:
+                return newest
+        return None
 
     def find_removed_checkpoints(self) -> None:
         """Put an empty folder where Ray may look for a trial's checkpoint that it has removed.

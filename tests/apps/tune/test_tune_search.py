@@ -124,18 +124,30 @@ def test_a_search_is_not_begun_over_another(found, tiny, tiny_table, monkeypatch
 
 
 def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, tmp_path):
+    said = []
+
     def searched():
         space = {"learning_rate": {"choice": [0.001, 0.1]}}
         given = {"num_samples": 2, "scheduler": "none", "storage": tmp_path, "resume": True}
-        own = settings_for(tiny, tiny_table)
-        return search("LLMEmbSASRec", "tiny", space, report=lambda line: None, **given, **own)
+        own = {"search": "optuna", "max_concurrent": 1, **settings_for(tiny, tiny_table)}
+        return search("LLMEmbSASRec", "tiny", space, report=said.append, **given, **own)
 
     whole = searched()
     wanted = (whole.best.number, whole.best.settings, whole.best.score, whole.best.curve)
-    for file in whole.folder.glob("experiment_state-*.json"):
-        os.truncate(file, file.stat().st_size // 2)
-    best = searched().best  # begun anew
-    assert (best.number, best.settings, best.score, best.curve) == wanted
+    for kind, end in (
+        ("experiment_state", b""),
+        ("search_gen_state", b""),
+        ("searcher-state", b"."),
+    ):
+        file = max(whole.folder.glob(f"{kind}-*"))
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] + end)
+        said.clear()
+        found = searched()  # begun anew
+        place = whole.folder if end else file  # the last is found damaged by what Ray makes of it
+        (warning,) = (line for line in said if line.startswith("warning"))
+        assert len(found.trials) == 2 and str(place) in warning
+        best = found.best
+        assert (best.number, best.settings, best.score, best.curve) == wanted
     noted = max(whole.folder.glob("experiment_state-*.json"))
     text = noted.read_text()  # as it is before Ray notes what it has removed
     for name in ("checkpoint_00000{}", b"checkpoint_00000".hex() + "3{}"):
