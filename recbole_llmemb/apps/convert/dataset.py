@@ -37,12 +37,12 @@ def convert(job: ConvertJob, report: Callable = print) -> Converted:
     """
     out = Path(job.out)
     _check(job, out)
+    sources = [_open(job, path) for path in job.interactions]
+    files = [_open(job, path) for path in job.items]
     settings = job.model_dump(exclude={"out", "overwrite", "progress"})
     asked = asked_hash(settings, [*job.interactions, *job.items])
     again = _ASKED + asked in _settings_lines(out)
     require_free(out, job.overwrite or again, converted_files, _WHAT)
-    sources = [_open(job, path) for path in job.interactions]
-    files = [_open(job, path) for path in job.items]
     roles, metadata = _columns(job, sources, files)
     fields = _fields(job, metadata)
     columns.check_names(fields)

@@ -19,6 +19,7 @@ from recbole_llmemb.cli.main import main  # isort: skip
 from recbole_llmemb.apps.convert import ConvertJob, Converted, convert  # isort: skip
 from recbole_llmemb.apps.convert.interactions import k_core  # isort: skip
 from recbole_llmemb.records.items import read_items  # isort: skip
+from recbole_llmemb.core import files  # isort: skip
 from recbole_llmemb.core.errors import UserError  # isort: skip
 
 WORDS = ["beauty", "soap", "gel", "red", "blue", "one", "two"]
@@ -451,6 +452,18 @@ def test_numbers_beyond_all_times_are_dropped(tmp_path):
     done, _ = job(interactions=[path])
     assert [row[1] for row in table("dataset/mine/mine.inter")[1]] == ["i0", "i2"]
     assert counts(done)["without a time that can be read"] == 1
+
+
+def test_a_folder_is_refused_and_none_of_its_files_read(write, monkeypatch, tmp_path):
+    given = write("r.csv", "user,item,time\na,b,1\n")
+    monkeypatch.setattr(files, "hash_file", lambda path, digest: pytest.fail(f"{path} was read"))
+    for ours in (
+        {"interactions": [str(tmp_path)]},
+        {"interactions": [given], "items": [str(tmp_path)]},
+    ):
+        with pytest.raises(UserError) as caught:
+            convert(ConvertJob(**ours, out=tmp_path / "out"))
+        assert str(caught.value.where) == str(tmp_path)
 
 
 def test_columns_that_would_be_one_field_are_refused(write):
