@@ -108,10 +108,15 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
         wide = table.width
         told = f"llm_pca_dim is {dim!r}, but a table {wide} wide can be reduced to 1 to {wide}."
         raise TableError(told, key="llm_pca_dim")
+    # Centered before and in double, as scikit-learn squares what it is given: what vectors have in
+    # common, or a single large column, would leave nothing of the rest.
+    vectors = table.vectors.to(torch.float64, copy=True)
+    mean = vectors.mean(dim=0)
+    vectors -= mean
     # The seed matters where scikit-learn chooses its randomized solver (large tables); it fixes
     # the signs of the components by itself.
-    pca = PCA(n_components=min(dim, max(1, len(table) - 1)), random_state=0)
-    reduced = _widened(torch.from_numpy(pca.fit_transform(table.vectors.float().numpy())), dim)
+    pca = PCA(n_components=min(dim, max(1, len(table) - 1)), copy=False, random_state=0)
+    reduced = _widened(torch.from_numpy(pca.fit_transform(vectors.numpy())), dim)
     stale = ("count", "width", "fingerprint")
     manifest = {key: value for key, value in table.manifest.items() if key not in stale}
     manifest["pca"] = {
@@ -121,7 +126,7 @@ def reduce_pca(table: EmbeddingTable, dim: int) -> EmbeddingTable:
         "explained_variance": round(float(pca.explained_variance_ratio_.sum()), 6),
     }
     matrix = _widened(torch.from_numpy(pca.components_.T), dim)
-    projection = {"mean": torch.from_numpy(pca.mean_).float().contiguous(), "matrix": matrix}
+    projection = {"mean": mean.float(), "matrix": matrix}
     return EmbeddingTable(list(table.tokens), reduced, manifest, projection)
 
 

@@ -37,6 +37,22 @@ def test_components(table):
     assert not {"count", "width", "fingerprint"} & set(reduced.manifest)
 
 
+@pytest.mark.parametrize("common", [torch.full((24,), 1000.0), 3e4 * torch.eye(24)[5]])
+def test_a_large_common_part_takes_nothing_from_the_rest(common):
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(2, 0.1, 24)
+    vectors = torch.randn(1000, 24, generator=generator) * spread + common
+    reduced = reduce_pca(EmbeddingTable([f"t{i}" for i in range(1000)], vectors), 8)
+    centered = vectors.double() - vectors.double().mean(0)
+    left, values, right = torch.linalg.svd(centered, full_matrices=False)
+    naive = left[:, :8] * values[:8]
+    cosines = torch.cosine_similarity(reduced.vectors.double(), naive, dim=0)
+    torch.testing.assert_close(cosines.abs(), torch.ones(8).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(reduced.vectors.double().std(0), naive.std(0), rtol=1e-5, atol=0)
+    share = float((values[:8] ** 2).sum() / (values**2).sum())
+    assert reduced.manifest["pca"]["explained_variance"] == pytest.approx(share, abs=1e-5)
+
+
 def test_full_width_keeps_distances(table):
     reduced = reduce_pca(table, 12)
     before, after = table.vectors.double(), reduced.vectors.double()
