@@ -25,7 +25,7 @@ from recbole_llmemb.core.files import text_encoding, wrong_encoding
 from recbole_llmemb.core.imports import optional
 from recbole_llmemb.core.terminal import counted, progress_bar
 from recbole_llmemb.records.parse import JSON, csv_rows, ended, json_entries
-from recbole_llmemb.records.values import is_number, is_vector
+from recbole_llmemb.records.values import column_values, is_number, is_vector
 
 KINDS = {
     ".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "csv", ".data": "csv",
@@ -150,19 +150,19 @@ class RecordFile:
 
     def _atomic(self, lines: Iterator[str]) -> Iterator[tuple[int, Any, list[str]]]:
         for number, line in enumerate(lines, start=1):
+            if "\0" in line:  # a hole, maybe over the ends of lines
+                self.refuse(number, "it holds a NUL, which is no letter; take it out")
             if line.strip():
-                row = line.removesuffix("\n").removesuffix("\r").split(self.delimiter)
-                yield number, row, []
+                yield number, line.removesuffix("\n").removesuffix("\r").split(self.delimiter), []
 
     def _parquet(self, wanted: Sequence[str], progress: bool, size: int) -> Iterator[Piece]:
         file, done = _open_parquet(self.path), 0
-        columns = list(dict.fromkeys(wanted))
         with progress_bar(
             total=file.metadata.num_rows, unit=" rows", desc=self.path.name,
             disable=not progress,
         ) as bar:  # fmt: skip
-            for batch in file.iter_batches(size, columns=columns):
-                values = [batch.column(name).to_pylist() for name in wanted]
+            for batch in file.iter_batches(size, columns=list(dict.fromkeys(wanted))):
+                values = [column_values(batch.column(name)) for name in wanted]
                 yield list(range(done + 1, done + 1 + len(batch))), values
                 done += len(batch)
                 bar.update(len(batch))

@@ -128,3 +128,11 @@ def tokens_in(values: Iterable[Any], told: str, key: str | None = None) -> list[
             advice = "give text, or a whole number"
             raise UserError(f"{told}: {one!r:.80} names none; {advice}.", key=key)
     return list(map(token_of, values))
+
+
+def column_values(column: Any) -> list[Any]:
+    """Values of a Parquet column; short floats as they are written, 19.99 and not 19.98999977."""
+    if str(column.type) not in ("halffloat", "float"):
+        return list(column.to_pylist())
+    kind = column.type.to_pandas_dtype()
+    return [one if one is None else float(str(kind(one))) for one in column.to_pylist()]

@@ -5,6 +5,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 from encode_models import ITEM_FILE, write_dataset
 
@@ -277,3 +278,27 @@ def test_absent_and_damaged_files(tmp_path, name):
             read_items(tmp_path / "bad.parquet")
     with pytest.raises(UserError, match=f"no item file .*{name}"):
         read_items(tmp_path / name)
+
+
+def test_a_hole_in_a_file_is_refused(tmp_path):
+    """What a broken copy leaves: over the end of a line, an item has the text of another."""
+    whole = b"item_id:token\ttitle:token_seq\na\tsoap one\nb\tgel two\nc\ttea\n"
+    start = whole.index(b"one")
+    for end in (start + 2, whole.index(b"two")):
+        (tmp_path / "x.item").write_bytes(whole[:start] + b"\0" * (end - start) + whole[end:])
+        with pytest.raises(UserError) as caught:
+            read_items(tmp_path / "x.item")
+        assert "line 2" in str(caught.value) and str(tmp_path / "x.item") in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32"])
+def test_short_floats_of_parquet_are_as_they_are_written(tmp_path, kind):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    prices = pa.array(
+        [np.dtype(kind).type(1.1), None, np.dtype(kind).type(2)], type=getattr(pa, kind)()
+    )
+    rows = pa.table({"item_id": ["a", "b", "c"], "title": ["x"] * 3, "price": prices})
+    parquet.write_table(rows, tmp_path / "x.parquet")
+    found = read_items(tmp_path / "x.parquet", fields=["title", "price"])
+    assert ["1.1" in str(one) for one in found.attributes] == [True, False, False]
+    assert "1.10" not in str(found.attributes) and "1.09" not in str(found.attributes)
