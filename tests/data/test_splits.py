@@ -177,7 +177,8 @@ def test_a_search_does_without_a_test_part(tiny_settings, tmp_path, model):
     outcome = train_and_evaluate(config, data, built, trainer)
     (tmp_path / "kept").mkdir()
     shutil.copyfile(outcome.checkpoint, tmp_path / "kept" / BEST)
-    checkpoint.save({"run_key": outcome.run_key}, tmp_path / "kept" / EXTRA)
+    best = {"best_epoch": checkpoint.load(outcome.checkpoint)["epoch"] + 1}
+    checkpoint.save({"run_key": outcome.run_key, "best": best}, tmp_path / "kept" / EXTRA)
     kept = SimpleNamespace(as_directory=lambda: contextlib.nullcontext(tmp_path / "kept"))
     valid, test = evaluate(prepared, {"learning_rate": 0.001}, kept, 1, 0)
     assert valid["result"] == outcome.best_valid_result
