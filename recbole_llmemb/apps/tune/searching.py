@@ -122,7 +122,7 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
         if resume:
             place.find_removed_checkpoints()
         trials = _trials(prepared, place, options, config["seed"], resume)
-        if [one.number for one in trials] != list(range(1, options.num_samples + 1)):
+        if resume and len(trials) < options.num_samples:
             report(f"warning: what Ray noted in {place.path} is damaged, so all trials begin anew")
             trials = _trials(prepared, place, options, config["seed"], False)
         best = best_of(trials, plan.metric)
@@ -243,17 +243,18 @@ class Storage:
     def find_removed_checkpoints(self) -> None:
         """Put an empty folder where Ray may look for a trial's checkpoint that it has removed.
 
-        Ray removes one before it notes that there is a newer one, and a trial whose checkpoint is
-        gone cannot begin. It sees itself to going on from its last whole one.
+        Ray removes one before it notes that there is a newer one, and begins no trial whose
+        checkpoint is gone. The trial itself goes on from its last whole one.
         """
         for trial in self._folders(self.folder, "trial_"):
-            there = [int(one.rpartition("_")[2]) for one in self._folders(trial, "checkpoint_")]
-            if (before := min(there, default=0) - 1) >= 0:
+            names = [one.rpartition("_")[2] for one in self._folders(trial, "checkpoint_")]
+            if (before := min(map(int, filter(str.isdecimal, names)), default=0) - 1) >= 0:
                 self.files.create_dir(f"{trial}/checkpoint_{before:06d}")
 
     def _folders(self, folder: str, start: str) -> list[str]:
         found = self.files.get_file_info(fs.FileSelector(folder))
-        return [one.path for one in found if one.base_name.startswith(start)]
+        folders = (one for one in found if one.type == fs.FileType.Directory)
+        return [one.path for one in folders if one.base_name.startswith(start)]
 
     def require_same_search(self, record: dict, resume: bool) -> None:
         """Refuse to begin over what is here, or to go on with another search."""

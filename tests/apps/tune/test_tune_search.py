@@ -123,6 +123,16 @@ def test_a_search_is_not_begun_over_another(found, tiny, tiny_table, monkeypatch
         search("LLMEmbSASRec", "tiny", SPACE, resume=True, **options, **settings)
 
 
+def test_a_checkpoint_that_ray_removed_is_an_empty_folder(tmp_path):
+    place, trial = searching.Storage(tmp_path, "search"), tmp_path / "search" / "trial_00001"
+    for name in ("checkpoint_000004", "checkpoint_000005", "checkpoint_of_mine"):
+        (trial / name).mkdir(parents=True)
+    (tmp_path / "search" / "trial_notes.txt").write_text("mine")
+    place.find_removed_checkpoints()
+    assert sorted(one.name for one in trial.glob("checkpoint_0*"))[0] == "checkpoint_000003"
+    assert len(list(trial.iterdir())) == 4
+
+
 def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, tmp_path):
     said = []
 
