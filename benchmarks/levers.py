@@ -14,12 +14,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_llmemb.models import losses
+from recbole_llmemb.models.adapters import Whitening
+from recbole_llmemb.models.contract import given_to
 from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.plugin import register
 
 LLMEmbSASRec = model_class("LLMEmbSASRec")
 #: Share of the target's mass that goes to all items; weight of the contrast; items that are mixed.
 SMOOTHED, CONTRAST, TAPS = 0.1, 0.1, 8
+#: Columns that are trained; how far an item may go, as a share of its length; groups of columns.
+NULL_SPACE, BOUND, GROUPS = 64, 0.3, 4
 
 
 def smoothed(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tensor:
@@ -68,3 +72,66 @@ class LLMEmbFilteredSASRec(LLMEmbSASRec):
         embedded, *others = inputs
         before = F.pad(embedded.transpose(1, 2), (TAPS - 1, 0))
         return embedded + self.filter(before).transpose(1, 2), *others
+
+
+@register
+class LLMEmbNullSpaceSASRec(LLMEmbSASRec):
+    """The first components stay as they are, the last are trained (AlphaFuse, 2504.19218)."""
+
+    def adjust(self, config, dataset):
+        super().adjust(config, dataset)
+        trained = torch.arange(self.hidden_size) >= self.hidden_size - NULL_SPACE
+        self.item_embedding.weight.register_hook(lambda gradient: gradient * trained)
+
+
+@register
+class LLMEmbBoundedSASRec(LLMEmbSASRec):
+    """No item goes far from where its text puts it (Let It Go? Not Quite, 2507.19473)."""
+
+    def adjust(self, config, dataset):
+        super().adjust(config, dataset)
+        self.register_buffer("start", self.item_embedding.weight.detach().clone())
+
+    def loss_terms(self, interaction):
+        self.hold()
+        return super().loss_terms(interaction)
+
+    def train(self, mode=True):
+        if hasattr(self, "start"):
+            self.hold()  # the last step of an epoch, too
+        return super().train(mode)
+
+    @torch.no_grad()
+    def hold(self):
+        """Put each item that has gone too far back to the bound, on the way that it went."""
+        weight = self.item_embedding.weight
+        gone = weight - self.start
+        bound = BOUND * self.start.norm(dim=1, keepdim=True)
+        share = bound / gone.norm(dim=1, keepdim=True).clamp(min=1e-12)
+        weight.copy_(self.start + gone * share.clamp(max=1))
+
+
+class TwoLayers(nn.Module):
+    """One head of two hidden layers, of a table and of it in other groups: their sum."""
+
+    def __init__(self, width, size):
+        super().__init__()
+        hidden = nn.Linear(width, size), nn.GELU(), nn.Linear(size, size), nn.GELU()
+        self.head = nn.Sequential(*hidden, nn.Linear(size, size))
+
+    def forward(self, rows):
+        """``(n, 2 · width)`` to ``(n, size)``."""
+        return sum(self.head(half) for half in rows.chunk(2, dim=-1))
+
+
+@register
+class LLMEmbTwiceWhitenedSASRec(LLMEmbSASRec):
+    """A frozen table, whitened as a whole and in groups of columns (WhitenRec+, 2402.10602)."""
+
+    def adjust(self, config, dataset):
+        super().adjust(config, dataset)
+        layer = self.item_embedding  # whose table is whitened by its settings
+        raw = given_to(dataset, config, "table").rows()
+        grouped = [Whitening(part, 1.0).of_table(part) for part in raw.chunk(GROUPS, dim=1)]
+        layer.table = torch.cat([layer.table, *grouped], dim=1)
+        layer.adapter = TwoLayers(raw.shape[1], self.hidden_size)

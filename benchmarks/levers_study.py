@@ -33,14 +33,24 @@ SHARED = [
     "--tail_item_threshold=0.8",
     "--stopping_step=5",
 ]
+#: What is compared after the first half of a training, where seeds differ by 0.0006.
+SHORT = ["--epochs=25", "--eval_step=5"]
+#: Over a frozen, whitened table.
+FROZEN = ["--adapter=mlp", "--llm_freeze=True", "--llm_whiten=1"]
 #: Trainings: the model, the seed and what is set otherwise.
 TRAININGS = {
     "best": ("LLMEmbSASRec", 2020, []),
     "best-2021": ("LLMEmbSASRec", 2021, []),
     "smoothed": ("LLMEmbSmoothedSASRec", 2020, []),
-    "twice_passed": ("LLMEmbTwicePassedSASRec", 2020, []),
-    "filtered": ("LLMEmbFilteredSASRec", 2020, []),
-    "mlp_tower": ("LLMEmbSASRec", 2020, ["--adapter=mlp", "--llm_freeze=True", "--llm_whiten=1"]),
+    "mlp_tower": ("LLMEmbSASRec", 2020, FROZEN),
+    "half": ("LLMEmbSASRec", 2020, SHORT),
+    "half-null_space": ("LLMEmbNullSpaceSASRec", 2020, SHORT),
+    "half-bounded": ("LLMEmbBoundedSASRec", 2020, SHORT),
+    "half-filtered": ("LLMEmbFilteredSASRec", 2020, SHORT),
+    "half-two_blocks": ("LLMEmbSASRec", 2020, [*SHORT, "--n_layers=2"]),
+    "half-twice_passed": ("LLMEmbTwicePassedSASRec", 2020, SHORT),
+    "half-mlp_tower": ("LLMEmbSASRec", 2020, [*SHORT, *FROZEN]),
+    "half-twice_whitened": ("LLMEmbTwiceWhitenedSASRec", 2020, [*SHORT, *FROZEN]),
 }
 #: Sums of the cosines of trainings, and weights of the likest text of the history.
 SUMS = {"best+best-2021": ("best", "best-2021"), "best+mlp_tower": ("best", "mlp_tower")}

@@ -52,6 +52,55 @@ def test_a_filter_begins_as_none_and_sees_no_later_item(levers):
         assert torch.allclose(mixed[:, position], expected, atol=1e-5)
 
 
+TRAINED = {
+    "loss_type": "CE", "adapter": "whitening", "llm_whiten": 0.3, "llm_freeze": False,
+    "align_weight": 0, "item_similarity": "cosine", "learning_rate": 0.1, "epochs": 2,
+}  # fmt: skip
+
+
+def _trained(tiny_run, name, **settings):
+    """Item embeddings before and after two epochs, padding left out, and the model."""
+    _, data, model, trainer = tiny_run(name, **(TRAINED | settings))
+    before = model.item_embedding.weight.detach().clone()
+    trainer.fit(data.train, data.valid, show_progress=False)
+    return before[1:], model.item_embedding.weight.detach()[1:], model
+
+
+def test_of_a_null_space_the_first_components_stay(tiny_run, levers, monkeypatch):
+    monkeypatch.setattr(levers, "NULL_SPACE", 3)
+    before, after, _ = _trained(tiny_run, "LLMEmbNullSpaceSASRec")
+    assert torch.equal(before[:, :-3], after[:, :-3])
+    assert (before[:, -3:] != after[:, -3:]).any(0).all()
+
+
+def test_a_bounded_item_ends_at_the_bound(tiny_run, levers):
+    before, after, _ = _trained(tiny_run, "LLMEmbBoundedSASRec")
+    moved = (after - before).norm(dim=1) / before.norm(dim=1)
+    assert moved.max() == pytest.approx(levers.BOUND, rel=1e-4)
+    free, end, _ = _trained(tiny_run, "LLMEmbSASRec")
+    assert ((end - free).norm(dim=1) / free.norm(dim=1)).max() > 2 * levers.BOUND
+
+
+def test_a_table_that_is_whitened_twice_passes_one_head(tiny_run, levers):
+    settings = {"adapter": "mlp", "llm_freeze": True, "llm_whiten": 1}
+    *_, model = _trained(tiny_run, "LLMEmbTwiceWhitenedSASRec", **settings)
+    layer = model.eval().item_embedding
+    whole, grouped = layer.table[1:].double().chunk(2, dim=1)
+    width = whole.shape[1]
+    for rows, columns in ((whole, width), (grouped, width // levers.GROUPS)):
+        block = rows[:, :columns].T.cov(correction=0)
+        assert torch.allclose(block, torch.eye(columns).double(), atol=0.05)
+    first, _, second, _, last = layer.adapter.head
+
+    def head(x):
+        for weight in (first, second):
+            x = F.gelu(x @ weight.weight.T + weight.bias)
+        return x @ last.weight.T + last.bias
+
+    expected = head(whole.float()) + head(grouped.float())
+    assert torch.allclose(layer.weight[1:], expected, atol=1e-4)
+
+
 def test_the_bonus_is_the_likest_text_of_the_history(tiny_run, levers_study):
     config, data, model, _ = tiny_run()
     run = SimpleNamespace(data=data, config=config, model=model)
