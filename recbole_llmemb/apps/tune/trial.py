@@ -138,17 +138,22 @@ def _continues(reporter, given) -> bool:
     """
     if given is None:
         return False
-    folder = FileSelector(given.path.rpartition("/")[0], allow_not_found=True)
-    others = [file.path for file in given.filesystem.get_file_info(folder)
-              if "checkpoint_" in file.base_name]  # fmt: skip
-    for path in [given.path, *sorted(others, reverse=True)]:
-        one = tune.Checkpoint(path, given.filesystem)
+    for one in checkpoints(given):
         with contextlib.suppress(OSError), one.as_directory() as place:
             if _is_whole(place, reporter.number):
                 if ended := reporter.restore(place):
                     reporter.tell_again(place)
                 return ended
     return False
+
+
+def checkpoints(given):
+    """A trial's: the one that Ray names, which may be gone, then all there are, newest first."""
+    folder = FileSelector(given.path.rpartition("/")[0], allow_not_found=True)
+    others = [file.path for file in given.filesystem.get_file_info(folder)
+              if "checkpoint_" in file.base_name]  # fmt: skip
+    for path in [given.path, *sorted(others, reverse=True)]:
+        yield tune.Checkpoint(path, given.filesystem)
 
 
 def _is_whole(folder, number) -> bool:

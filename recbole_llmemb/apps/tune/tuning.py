@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from tqdm import tqdm
 
-from recbole_llmemb.apps.tune.trial import EXTRA, bind, number_of, settings_of
+from recbole_llmemb.apps.tune.trial import EXTRA, bind, checkpoints, number_of, settings_of
 from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.errors import UserError, explained
 from recbole_llmemb.core.terminal import progress_bar
@@ -42,7 +43,7 @@ def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
             )
     if options.scheduler == "asha":
         grace = options.grace_epochs or max(1, plan.epochs // 10)
-        scheduler = ASHAScheduler(
+        scheduler = Halving(
             time_attr="epoch",
             max_t=plan.epochs,
             grace_period=min(grace, plan.epochs),
@@ -74,6 +75,29 @@ def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
 
 def _folder_of(trial):
     return f"trial_{number_of(trial.config):05d}"
+
+
+class Halving(ASHAScheduler):
+    """Ray's, which in a continued search knows what the trials before had reached.
+
+    Ray keeps all of a search but its scheduler's record.
+    """
+
+    def on_trial_add(self, tune_controller, trial):
+        super().on_trial_add(tune_controller, trial)
+        noted = (trial.last_result or {}).get("epoch", 0)
+        for result in _reached(trial) if noted else ():
+            if result["epoch"] <= noted:
+                super().on_trial_result(tune_controller, trial, result)
+
+
+def _reached(trial) -> list[dict]:
+    """A trial's results by its newest checkpoint that is whole, or the last one alone."""
+    for one in checkpoints(trial.checkpoint) if trial.checkpoint else ():
+        with suppress(OSError, UserError):
+            if rows := _kept(one, number_of(trial.config)).get("rows"):
+                return rows
+    return [trial.last_result]
 
 
 class SpaceByOptuna(OptunaSearch):

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import child_env
+from ray import tune
 
 from recbole_llmemb.apps.tune import require_ray
 from recbole_llmemb.apps.tune.plan import Metric, Plan
@@ -21,7 +22,7 @@ from recbole_llmemb.apps.tune.report import _parallel, _parameters
 from recbole_llmemb.apps.tune.searching import Storage
 from recbole_llmemb.apps.tune.space import read_space
 from recbole_llmemb.apps.tune.trial import EXTRA
-from recbole_llmemb.apps.tune.tuning import Trial, best_of, collect
+from recbole_llmemb.apps.tune.tuning import Halving, Trial, best_of, collect
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.core import checkpoint, devices
 from recbole_llmemb.core.errors import UserError
@@ -260,3 +261,57 @@ def test_what_came_of_a_trial_is_read_from_its_checkpoint(tmp_path):
 def test_a_search_has_a_name_and_no_path(capsys, name):
     assert main(["tune", "--model=LLMEmbSASRec", "--space=x.yaml", f"--name={name}"]) == 2
     assert "--name" in capsys.readouterr().err
+
+
+# -- a scheduler that is continued ----------------------------------------------------------
+
+
+def _halving():
+    found = Halving(time_attr="epoch", max_t=18, grace_period=2, reduction_factor=3)
+    found.set_search_properties("score", "max")
+    return found
+
+
+def _noted(folder, number, scores, noted=None):
+    """A trial as Ray restores it: scores by epoch in its checkpoint, of which some are noted."""
+    rows = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores, 1)]
+    (folder / f"trial_{number}" / "checkpoint_000001").mkdir(parents=True)
+    newest = folder / f"trial_{number}" / "checkpoint_000001"
+    checkpoint.save({"rows": rows, "number": number}, newest / EXTRA)
+    return SimpleNamespace(
+        trial_id=f"id{number}",
+        config={"trial": {"number": number, "settings": {}}},
+        last_result=rows[(noted or len(rows)) - 1],
+        checkpoint=tune.Checkpoint.from_directory(newest),
+    )
+
+
+def test_a_continued_search_stops_trials_by_those_before(tmp_path):
+    scores = {1: [0.1, 0.2, 0.3, 0.3, 0.3, 0.9], 2: [0.1, 0.4], 3: [0.3, 0.3, 0.3]}
+    whole, later = _halving(), _halving()
+    for number, reached in scores.items():
+        trial = _noted(tmp_path, number, reached)
+        whole.on_trial_add(None, SimpleNamespace(trial_id=trial.trial_id, last_result={}))
+        for epoch, score in enumerate(reached, 1):
+            whole.on_trial_result(None, trial, {"epoch": epoch, "score": score})
+        later.on_trial_add(None, trial)
+    fresh = SimpleNamespace(trial_id="new", last_result=None)
+    assert [bracket._rungs for bracket in later._brackets] == [
+        bracket._rungs for bracket in whole._brackets
+    ]
+    later.on_trial_add(None, fresh)
+    assert later.on_trial_result(None, fresh, {"epoch": 1, "score": 0.1}) == "CONTINUE"
+    assert later.on_trial_result(None, fresh, {"epoch": 2, "score": 0.3}) == "STOP"
+
+
+def test_what_ray_has_not_noted_of_a_trial_is_decided_when_it_comes_again(tmp_path):
+    later, trial = _halving(), _noted(tmp_path, 1, [0.1, 0.2, 0.3], noted=1)
+    later.on_trial_add(None, trial)
+    assert not any(recorded for _, recorded in later._brackets[0]._rungs)
+
+
+def test_of_a_trial_whose_checkpoint_is_damaged_the_last_result_counts(tmp_path):
+    later, trial = _halving(), _noted(tmp_path, 1, [0.1, 0.2, 0.3])
+    (tmp_path / "trial_1" / "checkpoint_000001" / EXTRA).write_bytes(b"half")
+    later.on_trial_add(None, trial)
+    assert [recorded for _, recorded in later._brackets[0]._rungs if recorded] == [{"id1": 0.3}]
