@@ -4,7 +4,7 @@
 
 Each run trains under full ranking; its checkpoint is then tested with true and with shuffled
 histories, under full ranking and against 99 sampled items (``NAME-order.json``). Sized for one
-CPU core: the LLM is MiniLM in bfloat16, and on Amazon_Beauty the text form is trained on a sample
+CPU core: the LLM is MiniLM, in bfloat16 where the CPU has instructions for it, and on Amazon_Beauty the text form is trained on a sample
 of 3,000 users, for whom every model is tested there.
 ``--have`` names a folder of checkpoints that are there already, as
 ``DATASET-cf-SEED.pth`` (CF models) and ``DATASET-llmemb-SEED.pth``: these are not trained again.
@@ -20,8 +20,11 @@ import sys
 from pathlib import Path
 
 from benchmarks import study
+from recbole_llmemb.models.llmemb.parts import has_bfloat16_matmul
 
 DATASETS = ("ml-100k", "Amazon_Beauty")
+#: Emulated, bfloat16 takes many times as long.
+DTYPE = f"--llm_model_dtype={'bfloat16' if has_bfloat16_matmul('cpu') else 'float32'}"
 #: What ``strong`` is without one of its parts each, or with one more, on ml-100k alone.
 PARTS = {
     "strong_alone": ["--cf_score_weight=0"],
@@ -87,14 +90,14 @@ def arguments_of(dataset, kind, seed, options):
         rates = [f"--hidden_dropout_prob={rate}", f"--attn_dropout_prob={rate}"]
         return ["--model=LLMEmbSASRec", f"--preset={preset}", protocol, *sizes, *rates, *found]
     if kind == "authors":
-        return ["--model=LLMSRec", "--preset=authors", "--llm_model_dtype=bfloat16", *found]
+        return ["--model=LLMSRec", "--preset=authors", DTYPE, *found]
     teacher = [f"--align_teacher={checkpoint_of(f'{dataset}-cf-{seed}', options) or 'SASRec'}"]
     if kind.startswith("strong"):
-        own = ["--preset=strong", "--llm_model_dtype=bfloat16", *PARTS.get(kind, ())]
+        own = ["--preset=strong", DTYPE, *PARTS.get(kind, ())]
         return ["--model=LLMSRec", *own, *teacher, *found]
     text = kind == "text"
     epochs = (TEXT_EPOCHS if text else EPOCHS)[dataset]
-    own = [f"--item_input={'text' if text else 'table'}", "--llm_model_dtype=bfloat16"]
+    own = [f"--item_input={'text' if text else 'table'}", DTYPE]
     own += [f"--epochs={epochs}", f"--eval_step={VALIDATED.get((dataset, kind), 1)}"]
     if text and USERS[dataset]:
         own.append(f"--user_sample={USERS[dataset]}")
