@@ -4,8 +4,9 @@
 
 Each run trains under full ranking; its checkpoint is then tested with true and with shuffled
 histories, under full ranking and against 99 sampled items (``NAME-order.json``). Sized for one
-CPU core: the LLM is MiniLM, in bfloat16 where the CPU has instructions for it, and on Amazon_Beauty the text form is trained on a sample
-of 3,000 users, for whom every model is tested there.
+CPU core: the LLM is MiniLM, in bfloat16 where the CPU has instructions for it, and on
+Amazon_Beauty the text form is trained on a sample of 3,000 users, for whom every model is tested
+there.
 ``--have`` names a folder of checkpoints that are there already, as
 ``DATASET-cf-SEED.pth`` (CF models) and ``DATASET-llmemb-SEED.pth``: these are not trained again.
 The CF model of an LLM-SRec is the study's own of the same seed, which is trained before it.
