@@ -13,7 +13,6 @@ from time import perf_counter
 import ray
 import torch
 from pyarrow import fs
-from ray.tune import Tuner
 
 from recbole_llmemb.apps.tune import SearchOptions
 from recbole_llmemb.apps.tune import report as reporting
@@ -114,7 +113,7 @@ def _search(plan, config, place, options, report, began) -> SearchResult:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         report(_description(here, nodes))
         _require_room(nodes, cpus, gpus)
-        resume = options.resume and Tuner.can_restore(place.path)
+        resume = options.resume and bool(place.notes(_NOTES[0]))
         if resume and (damaged := place.damaged_note()):
             report(f"warning: {damaged} is damaged, so all trials begin anew")
             resume = False
@@ -226,11 +225,15 @@ class Storage:
         with atomic_file(place) as fresh:
             fresh.write_bytes(content)
 
+    def notes(self, kind: str) -> list[str]:
+        """What Ray noted of a kind, the newest last."""
+        found = self.files.get_file_info(fs.FileSelector(self.folder))
+        return sorted(one.path for one in found if one.base_name.startswith(kind))
+
     def damaged_note(self) -> str | None:
         """The newest of Ray's notes of a kind if it is cut short: without it Ray loses trials."""
-        found = self.files.get_file_info(fs.FileSelector(self.folder))
         for kind in _NOTES:
-            newest = max((one.path for one in found if one.base_name.startswith(kind)), default="")
+            newest = next(reversed(self.notes(kind)), "")
             content = self.files.open_input_stream(newest).read() if newest else b""
             try:
                 whole = json.loads(content) if kind == _NOTES[0] else content.endswith(b".")

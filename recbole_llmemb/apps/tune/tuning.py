@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ray import tune
@@ -34,13 +35,6 @@ def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
         points = enumerate(plan.space.draw(count, seed), 1)
         numbered = [{"number": number, "settings": point} for number, point in points]
         drawn = {"trial": tune.grid_search(numbered)}
-    if resume:
-        told = f"The search in {place.path} cannot go on ({{reason}}); begin another --name."
-        with explained(told, Exception, key="name", where=place.path):  # a pickle raises anything
-            # The space is for a record of trials that is damaged: then Ray begins anew.
-            return tune.Tuner.restore(
-                place.path, train, param_space=drawn, resume_unfinished=True, resume_errored=True
-            )
     if options.scheduler == "asha":
         grace = options.grace_epochs or max(1, plan.epochs // 10)
         scheduler = Halving(
@@ -49,7 +43,8 @@ def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
             grace_period=min(grace, plan.epochs),
             reduction_factor=3,
         )
-    return tune.Tuner(
+    begin = partial(
+        tune.Tuner,
         train,
         param_space=drawn,
         tune_config=tune.TuneConfig(
@@ -71,6 +66,15 @@ def make_tuner(prepared, place, options, seed, resume) -> tune.Tuner:
             callbacks=[Progress(count, plan.metric), JsonLoggerCallback()],
         ),
     )
+    if not resume:
+        return begin()
+    told = f"The search in {place.path} cannot go on ({{reason}}); begin another --name."
+    with explained(told, Exception, key="name", where=place.path):  # a pickle raises anything
+        begin()  # what Ray reads of the tuner is written anew, so that damage to it does nothing
+        # The space is for a record of trials that is damaged: then Ray begins anew.
+        return tune.Tuner.restore(
+            place.path, train, param_space=drawn, resume_unfinished=True, resume_errored=True
+        )
 
 
 def _folder_of(trial):

@@ -183,11 +183,17 @@ def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, 
     assert str(caught.value.where) == str(kept[best.number - 1])
     for file, content in zip(kept, contents, strict=True):
         file.write_bytes(content)
+    tuner = whole.folder / "tuner.pkl"  # which is never read as it was
+    for damage in (lambda: os.truncate(tuner, 0), tuner.unlink):
+        damage()
+        best = searched().best
+        assert (best.number, best.settings, best.score, best.curve) == wanted
     os.truncate(rest, 10)
     with pytest.raises(UserError) as caught:
         searched()
     assert str(caught.value.where).endswith("rest.pth")
-    os.truncate(whole.folder / "tuner.pkl", 0)
+    tuner.unlink()
+    tuner.mkdir()
     with pytest.raises(UserError) as caught:
         searched()
     assert caught.value.key == "name"
