@@ -203,7 +203,8 @@ def test_the_study_of_new_items(tiny_settings, tmp_path, monkeypatch, capsys):
     settings = tiny_settings("LLMEmbSASRec", **trained)
     settings.pop("gpu_id")
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(settings))
-    assert len({name for name, _ in cold_study.jobs("data")}) == 24
+    assert len({name for name, _ in cold_study.jobs("data")}) == 26
+    monkeypatch.setattr(cold_study, "WHOLE", {})
     monkeypatch.setattr(cold_study, "DATASETS", {"toy": "tiny"})
     monkeypatch.setattr(cold_study, "RIDGES", ("1",))
     monkeypatch.setattr(cold_study, "SAMPLES", (2020,))
