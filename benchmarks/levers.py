@@ -81,7 +81,7 @@ class LLMEmbNullSpaceSASRec(LLMEmbSASRec):
     def adjust(self, config, dataset):
         super().adjust(config, dataset)
         trained = torch.arange(self.hidden_size) >= self.hidden_size - NULL_SPACE
-        self.item_embedding.weight.register_hook(lambda gradient: gradient * trained)
+        self.item_embedding.weight.register_hook(lambda given: given * trained.to(given.device))
 
 
 @register

@@ -184,9 +184,12 @@ def test_damage_of_what_ray_keeps_changes_no_result(ray_here, tiny, tiny_table, 
     for file, content in zip(kept, contents, strict=True):
         file.write_bytes(content)
     tuner = whole.folder / "tuner.pkl"  # which is never read as it was
+    told = [whole.folder / f"trial_0000{number}" / "result.json" for number in (1, 2)]
+    reached = [file.read_text() for file in told]
     for damage in (lambda: os.truncate(tuner, 0), tuner.unlink):
         damage()
         best = searched().best
+        assert [file.read_text() for file in told] == reached  # not trained anew
         assert (best.number, best.settings, best.score, best.curve) == wanted
     os.truncate(rest, 10)
     with pytest.raises(UserError) as caught:
