@@ -14,9 +14,15 @@ from benchmarks.gpu.waiting import per_step
 from recbole_llmemb.config.recbole_config import preset_file
 from recbole_llmemb.config.values import read_settings
 
+HOST = "table on the host,"
 KINDS = {
     "table": {"item_embedding": "table", "align_weight": 0},
     "longtail": read_settings(preset_file("longtail")),
+    HOST: {
+        "item_embedding": "table",
+        "align_weight": 0,
+        "llm_table_device": "cpu",
+    },
     "id": {"item_embedding": "id"},
 }
 # Kind, width of the table, and whether in bfloat16. Without an adapter the width does not matter.
@@ -25,9 +31,15 @@ _SIDES = (
     ("longtail", 384, False),
     ("recbole", 0, False),
     ("table", 4096, False),
+    (HOST, 4096, False),
     ("table", 384, True),
 )
-_TOY_SIDES = (("table", 16, False), ("longtail", 16, True), ("recbole", 0, False))
+_TOY_SIDES = (
+    ("table", 16, False),
+    ("longtail", 16, True),
+    ("recbole", 0, False),
+    (HOST, 16, False),
+)
 
 
 def subject(bench, items, width, hidden, loss, kind, half=False):
@@ -53,7 +65,9 @@ def subject(bench, items, width, hidden, loss, kind, half=False):
         settings |= KINDS[kind] | {"loss_type": loss, "train_batch_size": bench.size(128, 8)}
         if loss != "CE":
             settings.pop("popularity_adjustment", None)  # which is of CE
-        with tables_of(width, bench.device):
+        # One that stays on the host comes from there.
+        on_host = settings.get("llm_table_device") == "cpu"
+        with tables_of(width, torch.device("cpu") if on_host else bench.device):
             made = subjects.ours(name, bench.scratch, bench.kept.get(key), **settings)
     bench.kept[key] = made.data
     if made.model.device.type != bench.device.type:
@@ -99,6 +113,8 @@ def rows(bench):
             for hidden in bench.size((64, 256), (8,)):
                 shape = f"{items:,} items, {loss}, hidden {hidden}"
                 for kind, width, half in bench.size(_SIDES, _TOY_SIDES):
+                    if kind == HOST and items > 100_000:
+                        continue  # to draw so many vectors on the host takes minutes
                     name = "RecBole's SASRec" if kind == "recbole" else f"{kind} {width}"
                     name += ", enable_amp" if half else ""
                     case = items, width, hidden, loss, kind, half

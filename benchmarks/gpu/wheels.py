@@ -99,8 +99,20 @@ def lacking(environment) -> list[str]:
     extra = setup["options.extras_require"]["finetune"]  # what SCFT is measured with
     lines = [*setup["options"]["install_requires"].splitlines(), *extra.splitlines()]
     needs = [line for line in lines if line.strip() and not line.startswith("#")]
-    names = with_needs(needs, environment) - with_needs(HELD, environment)
+    brought, held = with_needs(HELD, environment), set(HELD) | needed_by(HELD, environment)
+    names = with_needs(needs, environment) - brought
+    # Other versions of what is held may not bring at second hand what these do.
+    own = {canonicalize_name(Requirement(line).name) for line in needs}
+    names |= with_needs(own & brought - held, environment) - held
     return sorted(names - set(LEFT_OUT))
+
+
+def needed_by(names, environment) -> set[str]:
+    """What packages name themselves, without what that needs in turn."""
+    lines = [line for name in names for line in metadata.requires(name) or []]
+    found = map(Requirement, lines)
+    direct = (one for one in found if one.marker is None or one.marker.evaluate(environment))
+    return {canonicalize_name(one.name) for one in direct}
 
 
 def pinned(names, environment) -> list[str]:
