@@ -19,12 +19,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu import wheels
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.runner import ROOT, STEPS, run
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure; 0 if every step came to its end, 1 if not, 2 without a GPU."""
+    """Measure; 0 if every step came to its end, 1 if not, 2 without a GPU or a package."""
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=8, help="of all steps (default: 8)")
     parser.add_argument(
@@ -41,6 +42,13 @@ def main(argv: list[str] | None = None) -> int:
         print(
             "PyTorch finds no CUDA device here, so there is nothing to measure; run this where "
             "there is a GPU, or with --device=cpu at toy size.",
+            file=sys.stderr,
+        )
+        return 2
+    if names := wheels.absent():  # known now rather than from each step's failure
+        print(
+            f"This environment lacks {', '.join(names)}; install what it lacks "
+            "(`make gpu-wheels` collects it).",
             file=sys.stderr,
         )
         return 2

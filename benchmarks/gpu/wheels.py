@@ -92,13 +92,29 @@ def with_needs(requirements, environment, requires=metadata.requires) -> set[str
     return {name for name, _ in found}
 
 
-def lacking(environment) -> list[str]:
-    """What an environment that has :data:`HELD` lacks, RecBole itself aside."""
+def needs_of_package() -> list[str]:
+    """What this package and SCFT, which is measured too, name themselves."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
-    extra = setup["options.extras_require"]["finetune"]  # what SCFT is measured with
+    extra = setup["options.extras_require"]["finetune"]
     lines = [*setup["options"]["install_requires"].splitlines(), *extra.splitlines()]
-    needs = [line for line in lines if line.strip() and not line.startswith("#")]
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def absent(installed=metadata.distribution) -> list[str]:
+    """Names of those that are not installed here; ``installed`` raises for such a name."""
+    names = []
+    for name in (canonicalize_name(Requirement(line).name) for line in needs_of_package()):
+        try:
+            installed(name)
+        except metadata.PackageNotFoundError:
+            names.append(name)
+    return sorted(set(names) - set(LEFT_OUT))
+
+
+def lacking(environment) -> list[str]:
+    """What an environment that has :data:`HELD` lacks, RecBole itself aside."""
+    needs = needs_of_package()
     brought, held = with_needs(HELD, environment), set(HELD) | needed_by(HELD, environment)
     names = with_needs(needs, environment) - brought
     # Other versions of what is held may not bring at second hand what these do.

@@ -149,6 +149,20 @@ def test_wheels_are_what_the_other_environment_lacks():
     assert f"colorlog=={metadata.version('colorlog')}" in pins
 
 
+def test_what_is_absent_is_told_before_anything_is_measured(monkeypatch, capsys, tmp_path):
+    def installed(name):
+        if name == "pydantic" or name in wheels.LEFT_OUT:
+            raise metadata.PackageNotFoundError(name)
+
+    names = wheels.absent(installed)
+    assert names == ["pydantic"] and wheels.absent() == []
+    monkeypatch.setattr(wheels, "absent", lambda: names)
+    assert main(["--device=cpu", f"--out={tmp_path / 'found.json'}"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "pydantic" in told.err and told.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_needs_follow_extras_and_the_other_python():
     packages = {
         "a": ["b[x]>=1", "c; python_version < '3.12'", "d; os_name == 'nt'", "e; extra == 'y'"],
