@@ -26,7 +26,7 @@ from recbole_llmemb.models.llmemb.parts import has_bfloat16_matmul
 DATASETS = ("ml-100k", "Amazon_Beauty")
 #: Emulated, bfloat16 takes many times as long.
 DTYPE = f"--llm_model_dtype={'bfloat16' if has_bfloat16_matmul('cpu') else 'float32'}"
-#: What ``strong`` is without one of its parts each, or with one more, on ml-100k alone.
+#: What ``strong`` is without one of its parts each, or with one more.
 PARTS = {
     "strong_alone": ["--cf_score_weight=0"],
     "strong_dot": ["--cosine_temperature=None"],
@@ -37,8 +37,10 @@ PARTS = {
     ],
 }  # fmt: skip
 #: ``wide``: the table form with more candidates than the paper's four. ``authors``: the paper's own
-#: comparison, with its CF model, which is trained with BCE; on ml-100k alone.
+#: comparison, with its CF model, which is trained with BCE.
 KINDS = ("cf", "strong", "table", "wide", "llmemb", "text", "authors", *PARTS)
+#: Kinds that are run on ml-100k alone.
+SMALL = ("authors", "strong_alone", "strong_distilled", "strong_prompts")
 NAMES = {
     "authors": "LLM-SRec (authors)",
     "strong_alone": "strong without the CF model's scores",
@@ -113,8 +115,7 @@ def runs(options):
         for kind in KINDS:
             for dataset in DATASETS:
                 name = f"{dataset}-{kind}-{seed}"
-                everywhere = kind != "authors" and kind not in PARTS
-                if options.only in name and (everywhere or dataset == "ml-100k"):
+                if options.only in name and (kind not in SMALL or dataset == "ml-100k"):
                     yield name, dataset, kind, seed
 
 

@@ -126,6 +126,7 @@ def main(argv=None):
     parser.add_argument("--side", nargs=2, metavar=("MODEL", "FOLDER"), help="used internally")
     given = parser.parse_args(argv)
     if given.side:
+        timing.quiet()
         print(json.dumps(measure(given.side[0], Path(given.side[1]), given.length)))
         return
     root = Path.cwd()

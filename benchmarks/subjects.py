@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -127,7 +125,3 @@ def random_table(folder: Path, dataset, width: int) -> Path:
     path = Path(folder) / f"random-{width}"
     EmbeddingTable(tokens, vectors, {}).save(path, overwrite=True)
     return path
-
-
-logging.getLogger().setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", module="recbole")

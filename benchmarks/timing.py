@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import platform
 import statistics
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter, process_time
@@ -115,9 +117,16 @@ def options(description: str, repeats: int) -> argparse.ArgumentParser:
     return parser
 
 
+def quiet() -> None:
+    """Let a process that measures say its figures alone; an import silences nobody."""
+    logging.getLogger().setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="recbole")
+
+
 def start(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """Read the options, say where this runs, and go where a run's files may be left."""
     global _clock
+    quiet()
     chosen = parser.parse_args(argv)
     _clock = process_time if chosen.cpu_time else perf_counter
     if chosen.threads:

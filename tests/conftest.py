@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from dataclasses import dataclass, field
@@ -113,6 +114,13 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RECBOLE_LLMEMB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("sys.argv", ["pytest"])
+
+
+@pytest.fixture(autouse=True)
+def _heard():
+    """What a test or its imports silence would stay silent in each test of the process after it."""
+    yield
+    assert max(logging.root.level, logging.root.manager.disable) <= logging.WARNING
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -135,10 +135,13 @@ def measure(context, step, device, share, end, scratch, results) -> str:
 def _measure(function, device, share, scratch, known, sender):
     """In the step's process: send each line, and how it ended."""
     os.chdir(scratch)
-    warnings.simplefilter("ignore")
     import torch
 
+    from benchmarks import timing
     from benchmarks.gpu.bench import Bench
+
+    timing.quiet()
+    warnings.simplefilter("ignore")
 
     module, _, name = function.partition(":")
     if device == "cuda":
