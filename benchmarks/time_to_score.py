@@ -1,10 +1,12 @@
 """Wall clock to RecBole SASRec's best validation NDCG@10 on ml-100k, full ranking.
 
     python -m benchmarks.time_to_score [--recbole_epochs=30] [--recbole_minutes=25]
+        [--kinds id best …]
 
 RecBole's side is its own SASRec at its defaults: cross-entropy, hidden 64, length 50, batch
-2,048, augmented prefixes. Ours is LLMEmbSASRec in sequence mode with the same loss, length
-and sizes, except for what OURS below says. Both clocks count training and validation.
+2,048, augmented prefixes. Ours is LLMEmbSASRec in sequence mode: with the same loss, length
+and sizes, except for what OURS below says, and with each preset as it is. Both clocks count
+training and validation.
 
 RecBole's curve takes long, so it is kept in results/ with the machine and the number of
 threads it was measured with, and taken from there while they are the same; --fresh measures
@@ -19,6 +21,8 @@ import sys
 from pathlib import Path
 
 from benchmarks import subjects, timing
+from recbole_llmemb.config.recbole_config import preset_file
+from recbole_llmemb.config.values import read_settings
 
 LIMIT = 10.0
 DATASET = "ml-100k"
@@ -35,6 +39,9 @@ KINDS = {
         "llm_pca_dim": 64,
     },
 }
+PRESETS = ("id_only", "id_best", "longtail", "best_longtail", "best")
+#: Validations without a better one after which ours is given up.
+PATIENCE = 20
 SEEDS = (2020, 2021, 2022)
 
 
@@ -107,14 +114,22 @@ def reached(points, score):
     return next((point for point in points if point["score"] >= score), None)
 
 
+def settings_of(kind, changes) -> dict:
+    """What is set on our side: a preset as it is, or RecBole's sizes and the kind's items."""
+    if kind in PRESETS:
+        return {"loss_type": "CE", **read_settings(preset_file(kind)), **changes}
+    return {**subjects.SIZES, **KINDS[kind], **OURS, **changes}
+
+
 def main(argv=None):
     parser = timing.options(__doc__, repeats=3)
     parser.add_argument("--recbole_epochs", type=int, default=30)
     parser.add_argument("--recbole_minutes", type=float, default=25.0)
     parser.add_argument("--fresh", action="store_true", help="measure RecBole's curve anew")
-    parser.add_argument("--max_epochs", type=int, default=60, help="of ours")
+    parser.add_argument("--max_epochs", type=int, default=300, help="of ours")
     parser.add_argument("--target", type=float, help="look at ours alone, against this score")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
+    kinds = [*KINDS, *PRESETS]
+    parser.add_argument("--kinds", nargs="+", default=kinds, choices=kinds)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="ours, changed")
     chosen = timing.start(parser, argv)
     if chosen.target is None:
@@ -129,24 +144,25 @@ def main(argv=None):
         best = {"score": chosen.target}
     target = best["score"]
 
-    settings = dict(OURS)
+    changes = {}
     for pair in chosen.set:
         key, _, value = pair.partition("=")
-        settings[key] = json.loads(value) if value[:1] in "0123456789-{[tfn" else value
+        changes[key] = json.loads(value) if value[:1] in "0123456789-{[tfn" else value
     for kind in chosen.kinds:
-        print(f"\nLLMEmbSASRec, {kind}: {settings | KINDS[kind]}")
+        settings = settings_of(kind, changes)
+        print(f"\nLLMEmbSASRec, {kind}: {settings}")
         times = []
         for seed in SEEDS[: chosen.repeats]:
-            given = {
-                **subjects.SIZES, **KINDS[kind], "seed": seed,
-                "epochs": chosen.max_epochs, "stopping_step": 10**6, **settings,
-            }  # fmt: skip
-            subject = subjects.ours(DATASET, **given)
+            given = {"epochs": chosen.max_epochs, "stopping_step": PATIENCE, **settings}
+            subject = subjects.ours(DATASET, seed=seed, **given)
             points = curve(subject, lambda points: reached(points, target) is not None)
             there = reached(points, target)
             if there is None:
-                top = max(point["score"] for point in points)
-                print(f"  seed {seed}: not reached in {len(points)} epochs, best {top:.4f}")
+                top = max(points, key=lambda point: point["score"])
+                print(
+                    f"  seed {seed}: not reached in {len(points)} epochs, best {top['score']:.4f}"
+                    f" after {top['seconds']:.1f} s, epoch {top['epoch']}"
+                )
             else:
                 print(
                     f"  seed {seed}: {there['score']:.4f} after {there['seconds']:.1f} s,"
