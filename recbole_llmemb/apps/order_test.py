@@ -22,7 +22,8 @@ from recbole_llmemb.evaluation.groups import GroupEvaluator
 from recbole_llmemb.evaluation.metrics import history_in_words, measure_of
 from recbole_llmemb.evaluation.ranking import GroupCollector, evaluate, loader_like
 from recbole_llmemb.records.values import one_line
-from recbole_llmemb.run.restore import USED, read, restore
+from recbole_llmemb.run.restore import USED, restore
+from recbole_llmemb.run.saved import read
 from recbole_llmemb.run.schema import check_changes
 
 _FILES = ["order.json", "order.md", "order.svg"]

@@ -14,7 +14,6 @@ from recbole.data import create_dataset, data_preparation
 from recbole.utils import ModelType, init_logger, init_seed
 
 from recbole_llmemb.config.recbole_config import config_for, config_from_plain
-from recbole_llmemb.core import checkpoint
 from recbole_llmemb.core.devices import preserve_random_state, usable_device
 from recbole_llmemb.core.errors import TableError, UserError, name_some
 from recbole_llmemb.core.registry import import_paths_in, trust
@@ -27,7 +26,7 @@ from recbole_llmemb.data.dataset import (
 from recbole_llmemb.data.splits import interaction_files
 from recbole_llmemb.models.registry import is_ours
 from recbole_llmemb.run.artifacts import rebuilt
-from recbole_llmemb.run.result import RunResult
+from recbole_llmemb.run.saved import checkpoint_of, read
 from recbole_llmemb.run.stages import Data, prepare_data, usable
 from recbole_llmemb.run.teacher import refuse_other_files
 from recbole_llmemb.table.format import read_manifest
@@ -50,44 +49,6 @@ class Restored:
     splits: tuple  # Training, validation and test rows
     model: torch.nn.Module  # On its device, in evaluation mode
     data: Data | None = None  # The same with loaders, where they were asked for
-
-
-def checkpoint_of(path) -> Path:
-    """A checkpoint: itself, or the one of a run whose result file (``.json``) is given."""
-    if Path(path).suffix != ".json":
-        return Path(path)
-    found = RunResult.read(path).checkpoint
-    if found is None:
-        raise UserError(f"{path} names no checkpoint; give the .pth file itself.", where=path)
-    return Path(found)
-
-
-def read(path) -> dict[str, Any]:
-    """The state in a checkpoint that a trainer saved; any other is refused."""
-    result, path = path, checkpoint_of(path)
-    state = checkpoint.load(path)
-    if not state.get("config") or "state_dict" not in state:
-        told = f"The checkpoint {path} has no configuration or no weights"
-        raise UserError(f"{told}; give one that a trainer saved.", where=path)
-    if Path(result).suffix == ".json":
-        _check_run(RunResult.read(result), state, path)
-    return state
-
-
-def _check_run(result, state, path):
-    """Refuse a checkpoint that is of another run than the result file that names it."""
-    plain = state["config"]
-    data, table = (plain.get(key) or {} for key in ("trained_on", "llm_table_used"))
-    pairs = {
-        **{key: (getattr(result, key), plain.get(key)) for key in ("model", "dataset", "seed")},
-        "data": (result.data, data.get("inter")),
-        "table": (result.table, table.get("fingerprint")),
-        "settings": (result.run_key, state.get("run_key")),
-    }
-    for what, (named, found) in pairs.items():
-        if None not in (named, found) and named != found:
-            told = f"{path}, which {result.file} names, is of another run: its {what} is {found}"
-            raise UserError(f"{told}, not {named}; put the run's own back.", where=path)
 
 
 def restore(

@@ -24,6 +24,7 @@ from recbole_llmemb.encode import cache_directory
 from recbole_llmemb.models.contract import is_checkpoint
 from recbole_llmemb.models.registry import model_class
 from recbole_llmemb.run import stages
+from recbole_llmemb.run.saved import checkpoint_of, read
 from recbole_llmemb.run.schema import Use, keys
 from recbole_llmemb.table import EmbeddingTable, match
 
@@ -112,7 +113,9 @@ def ensure_teacher(config, size: int | None, report: Callable = print) -> Path:
     if is_checkpoint(wanted):
         if not Path(str(wanted)).is_file():
             raise UserError(f"align_teacher {wanted} does not exist; give a checkpoint or a model.")
-        return Path(wanted)
+        if Path(wanted).suffix == ".json":
+            read(wanted)  # which refuses a file that another run has put in the place of its own
+        return checkpoint_of(wanted)
     if not size:
         told = f"align_teacher {wanted!r} cannot be trained, as {config['model']} does not say how"
         advice = "let its class name the key that does (size_key)"

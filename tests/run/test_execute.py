@@ -260,3 +260,18 @@ def test_the_older_place(tmp_path):
     with pytest.warns(DeprecationWarning, match="run.execute"):
         from recbole_llmemb.cli.run import execute as older
     assert older is execute
+
+
+def test_a_result_file_stands_for_its_checkpoint_as_a_teacher(typed, tmp_path):
+    ids = {"item_embedding": "id", "align_weight": 0.0}
+    for seed in (3, 4):
+        execute({**typed(**ids, seed=seed), "result_json": f"{seed}.json"}, silent)
+    first, other = (RunResult.read(f"{seed}.json").checkpoint for seed in (3, 4))
+    aligned = {"align_weight": 0.1, "align_teacher": "3.json"}
+    execute({**typed(**aligned), "result_json": "aligned.json"}, silent)
+    config = restore(tmp_path / "aligned.json").config
+    assert config["align_teacher_used"]["path"] == str(first.absolute())
+    shutil.copy(other, first)
+    with pytest.raises(UserError) as error:
+        execute(typed(**aligned), silent)
+    assert error.value.where == str(first) and "seed" in str(error.value)
