@@ -105,7 +105,7 @@ def test_the_study_of_llmsrec(tmp_path):
         only, data_path, have, out = "", "data", tmp_path / "have", tmp_path
 
     found = list(llmsrec_study.runs(Options))
-    assert len({name for name, *_ in found}) == len(found) == 51  # three seeds
+    assert len({name for name, *_ in found}) == len(found) == 54  # three seeds
     kinds = [kind for _, dataset, kind, seed in found if (dataset, seed) == ("ml-100k", 2020)]
     assert kinds[0] == "cf"  # its checkpoint is the others' CF model: given, or trained here
     (tmp_path / "have").mkdir()
