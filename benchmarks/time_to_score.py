@@ -8,9 +8,9 @@ RecBole's side is its own SASRec at its defaults: cross-entropy, hidden 64, leng
 and sizes, except for what OURS below says, and with each preset as it is. Both clocks count
 training and validation.
 
-RecBole's curve takes long, so it is kept in results/ with the machine and the number of
-threads it was measured with, and taken from there while they are the same; --fresh measures
-it anew. A curve cut by --recbole_minutes gives RecBole's best within that budget only.
+RecBole's curve takes long, so it is kept in results/ with the machine, the number of threads
+and the clock it was measured with, and taken from there while they are the same; --fresh
+measures it anew. A curve cut by --recbole_minutes gives RecBole's best within that budget only.
 """
 
 from __future__ import annotations
@@ -81,14 +81,15 @@ def curve(subject, enough) -> list[dict]:
 
 def recbole_curve(chosen) -> dict:
     """RecBole's curve, measured or as kept."""
-    here = {"machine": timing.machine(), "load": timing.load()}
+    here = {"machine": timing.machine(), "clock": timing.clock(), "load": timing.load()}
     if CURVE.is_file() and not chosen.fresh:
         kept = json.loads(CURVE.read_text())
-        if kept["machine"] == here["machine"]:
+        if all(kept[key] == here[key] for key in ("machine", "clock")):
             epochs = len(kept["points"])
             print(f"\nRecBole SASRec: the kept curve of {epochs} epochs ({kept['load']})")
             return kept
-        print(f"\nThe kept curve is of another machine ({kept['machine']}): measuring anew.")
+        of = f"{kept['machine']}; {kept['clock']}"
+        print(f"\nThe kept curve is of another machine or clock ({of}): measuring anew.")
     budget = f"{chosen.recbole_epochs} epochs and {chosen.recbole_minutes:g} minutes"
     print(f"\nRecBole SASRec, at most {budget}")
     subject = subjects.stock(

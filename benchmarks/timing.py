@@ -24,6 +24,11 @@ def now() -> float:
     return _clock()
 
 
+def clock() -> str:
+    """What its seconds are."""
+    return "wall time" if _clock is perf_counter else "processor seconds"
+
+
 def alternate(sides: dict[str, Callable], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
     """Time the sides in turns, A B A B …, so that a slow minute of the machine hits both.
 
@@ -133,8 +138,7 @@ def start(parser: argparse.ArgumentParser, argv: list[str] | None = None) -> arg
         torch.set_num_threads(chosen.threads)
     chosen.data_path = chosen.data_path.resolve()
     print(parser.description)
-    clock = "processor seconds" if chosen.cpu_time else "wall time"
-    print(f"{machine()}; {clock}; {load()}")
+    print(f"{machine()}; {clock()}; {load()}")
     # RecBole's trainers write checkpoints and TensorBoard files beside whoever starts them.
     chosen.scratch = tempfile.TemporaryDirectory(prefix="benchmark-")
     os.chdir(chosen.scratch.name)
