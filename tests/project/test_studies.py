@@ -1,11 +1,14 @@
 """The studies behind the documented results: which runs they name, and which one they choose."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 
 import pytest
 import torch
 import yaml
+from conftest import child_env
 
 from benchmarks import (
     alignment_study,
@@ -15,11 +18,14 @@ from benchmarks import (
     measures_study,
     scft_study,
     study,
+    time_to_score,
+    timing,
     variants_study,
 )
 from recbole_llmemb.cli.main import main
 from recbole_llmemb.cli.run import parse
-from recbole_llmemb.config.values import bundled_names
+from recbole_llmemb.config.recbole_config import preset_file
+from recbole_llmemb.config.values import bundled_names, read_settings
 from recbole_llmemb.run.restore import restore
 from recbole_llmemb.run.schema import refuse_typed
 from recbole_llmemb.table import EmbeddingTable
@@ -242,3 +248,40 @@ def test_the_study_of_new_items(tiny_settings, tmp_path, monkeypatch, capsys):
     cold_study.main([*options, "--table"])
     row = f"| tiny | 1 | as the model does | {found['placed']['recall']:.4f} |"
     assert row in capsys.readouterr().out
+
+
+def test_presets_are_timed_as_they_are():
+    for name in time_to_score.PRESETS:
+        own = read_settings(preset_file(name))
+        assert time_to_score.settings_of(name, {}) == {"loss_type": "CE", **own}
+    assert time_to_score.settings_of("best", {"hidden_size": 8})["hidden_size"] == 8
+    ids = time_to_score.settings_of("id", {})
+    assert ids["item_embedding"] == "id" and ids["hidden_size"] == 64
+    assert ids["train_batch_size"] == time_to_score.OURS["train_batch_size"]
+
+
+@pytest.mark.parametrize("clock", ["wall time", "processor seconds"])
+def test_a_kept_curve_counts_for_its_own_clock(monkeypatch, tmp_path, clock):
+    class Options:
+        fresh, recbole_epochs, recbole_minutes = False, 1, 1.0
+
+    points = [{"epoch": 1, "seconds": 5.0, "score": 0.25}]
+    kept = {"machine": timing.machine(), "clock": clock, "load": "", "points": points}
+    (tmp_path / "curve.json").write_text(json.dumps(kept))
+    anew = [{"epoch": 1, "seconds": 7.0, "score": 0.5}]
+    monkeypatch.setattr(time_to_score, "CURVE", tmp_path / "curve.json")
+    monkeypatch.setattr(time_to_score, "curve", lambda *_: anew)
+    monkeypatch.setattr(time_to_score.subjects, "stock", lambda *_, **__: None)
+    found = time_to_score.recbole_curve(Options)
+    assert found["points"] == (points if clock == timing.clock() else anew)
+    assert found["clock"] == timing.clock() == "wall time"
+
+
+def test_a_benchmark_silences_its_process_and_an_import_none(tmp_path):
+    code = (
+        "import logging; from benchmarks import subjects, timing; loud = logging.root.level;"
+        "timing.start(timing.options('What is timed.', 1), []); print(loud, logging.root.level)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=child_env(), cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["30 40"], done.stderr
