@@ -10,6 +10,7 @@ batches. ``LOSS-WEIGHT-SEED.json`` keeps what came out; runs that are there are 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import statistics
@@ -36,6 +37,13 @@ KINDS = {
     f"CE-0.1-tau{tau}": {"loss_type": "CE", "align_weight": 0.1, "align_temperature": float(tau)}
     for tau in ("0.5", "8")
 }
+for weight in ("0.1", "1"):
+    own = {"loss_type": "CE", "align_weight": float(weight)}
+    KINDS |= {
+        f"CE-{weight}-unit_vectors": {"model": "LLMEmbUnitAlignedSASRec", **own},
+        f"CE-{weight}-hard_targets": {"model": "LLMEmbContrastAlignedSASRec", **own},
+    }
+    KINDS[f"CE-{weight}-teacher_of_2_epochs"] = {**own, "align_teacher_config": {"epochs": 2}}
 SHARED = {
     "model": "LLMEmbSASRec",
     "eval_args": {
@@ -65,6 +73,8 @@ def run(name, settings, options):
     record = options.out / f"{name}.json"
     if record.is_file():
         return
+    if "model" in settings:
+        importlib.import_module("benchmarks.levers")  # where those are
     values = {**SHARED, **settings, "data_path": options.data_path}
     if options.dataset == "ml-100k":
         del values["data_path"]  # which comes with RecBole
@@ -101,7 +111,7 @@ def table(out, kinds) -> str:
         for term in ("recommendation", "alignment"):
             norms = [one["gradients"][term] for one in runs if term in one["gradients"]]
             cells.append(f"{statistics.mean(norms):.1e}" if norms else "")
-        shown = kind.replace("-", ", ", 1).replace("-tau", ", τ ")
+        shown = kind.replace("-tau", "-τ ").replace("-", ", ").replace("_", " ")
         lines.append(f"| {shown} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

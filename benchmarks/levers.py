@@ -22,6 +22,8 @@ from recbole_llmemb.plugin import register
 LLMEmbSASRec = model_class("LLMEmbSASRec")
 #: Share of the target's mass that goes to all items; weight of the contrast; items that are mixed.
 SMOOTHED, CONTRAST, TAPS = 0.1, 0.1, 8
+#: Temperature of an alignment of unit vectors.
+UNIT = 0.1
 #: Columns that are trained; how far an item may go, as a share of its length; groups of columns.
 NULL_SPACE, BOUND, GROUPS = 64, 0.3, 4
 
@@ -135,3 +137,33 @@ class LLMEmbTwiceWhitenedSASRec(LLMEmbSASRec):
         grouped = [Whitening(part, 1.0).of_table(part) for part in raw.chunk(GROUPS, dim=1)]
         layer.table = torch.cat([layer.table, *grouped], dim=1)
         layer.adapter = TwoLayers(raw.shape[1], self.hidden_size)
+
+
+class OfUnitVectors(nn.Module):
+    """An alignment of two views of the same items, whose vectors are made one long."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, teacher, adapted):
+        """Both ``(k, d)``; products of the two are cosines / :data:`UNIT`."""
+        return self.loss(*(F.normalize(each, dim=-1) / UNIT**0.5 for each in (teacher, adapted)))
+
+
+@register
+class LLMEmbUnitAlignedSASRec(LLMEmbSASRec):
+    """The alignment of LLMEmb between unit vectors, targets and scores at one temperature."""
+
+    def adjust(self, config, dataset):
+        super().adjust(config, dataset)
+        self.alignment = OfUnitVectors(losses.AlignmentLoss(1.0))
+
+
+@register
+class LLMEmbContrastAlignedSASRec(LLMEmbSASRec):
+    """In place of the alignment each item is to find its own vector of the teacher's."""
+
+    def adjust(self, config, dataset):
+        super().adjust(config, dataset)
+        self.alignment = OfUnitVectors(losses.InfoNCE(1.0))

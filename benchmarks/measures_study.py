@@ -7,7 +7,8 @@ LLMEmbSASRec on Amazon_Beauty, Toys and ml-100k, cross-entropy and full ranking;
 trained on Toys. Training stops early by the history kept. The same checkpoint's test users are then
 ranked under both measures, and ``DATASET-PRESET.json`` notes what came out. Runs that are done
 already, ``DATASET-PRESET.json`` of ``--result_json`` in the folder that ``--trained`` names, are
-not trained again.
+not trained again. Below a table stands how many times ``id_best`` those of three seeds have, with
+the p-value of Welch's t-test over the seeds.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ SHARED = [
 ]
 #: Presets with settings of their own for what DATASETS settles for the others.
 WHOLE = ("best", "best_longtail", "id_best")
+#: With whom those are compared.
+OPPONENT = "id_best"
 _TRAINING = ["--tail_item_threshold=0.8", "--stopping_step=5"]
 _SMALL = ["--hidden_size=64", "--n_heads=2", "--hidden_dropout_prob=0.2", "--attn_dropout_prob=0.2"]
 #: Name of the dataset, the settings of every preset, and what those have beside that are not WHOLE.
@@ -119,6 +122,34 @@ def run(name, arguments, options):
     print(f"{name}: measured", flush=True)
 
 
+def of_seeds(out, short, preset) -> list[dict]:
+    """What is there of a preset's seeds."""
+    files = [Path(out) / f"{name}.json" for name, _ in names(short, preset)]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
+def ratios(out, short, titles) -> list[str]:
+    """Markdown: how many times what OPPONENT has each has, and Welch's t-test over the seeds."""
+    from scipy.stats import ttest_ind
+
+    theirs, lines = of_seeds(out, short, OPPONENT), []
+    for preset in WHOLE:
+        ours = of_seeds(out, short, preset)
+        if preset == OPPONENT or min(len(ours), len(theirs)) < len(study.SEEDS):
+            continue
+        cells = []
+        for group, metric in COLUMNS:
+            for how in MEASURES:
+                both = [[run[how][group][metric] for run in runs] for runs in (ours, theirs)]
+                times = sum(both[0]) / sum(both[1])
+                p = ttest_ind(*both, equal_var=False).pvalue
+                cells.append(f"{times:.2f} ({p:.1g})")
+        lines.append(f"| {preset} | {' | '.join(cells)} |")
+    if not lines:
+        return []
+    return ["", f"| times {OPPONENT} (p) | {titles} |", "|---" * (len(cells) + 1) + "|", *lines]
+
+
 def table(out) -> str:
     """A Markdown table for each dataset; cells of runs that are not there say so."""
     lines = []
@@ -128,8 +159,7 @@ def table(out) -> str:
         lines += ["", f"{dataset}:", "", "| preset | epochs | " + " | ".join(titles) + " |"]
         lines.append("|---" * (len(titles) + 2) + "|")
         for preset in presets(short):
-            files = [Path(out) / f"{name}.json" for name, _ in names(short, preset)]
-            runs = [json.loads(file.read_text()) for file in files if file.is_file()]
+            runs = of_seeds(out, short, preset)
             cells = ["not measured", *[""] * len(titles)]
             if runs:
                 cells = ["/".join(str(run["epochs"]) for run in runs)]
@@ -137,6 +167,7 @@ def table(out) -> str:
                     for how in MEASURES:
                         cells.append(study.mean_std([run[how][group][metric] for run in runs]))
             lines.append(f"| {preset} | {' | '.join(cells)} |")
+        lines += ratios(out, short, " | ".join(titles))
     return "\n".join(lines[1:])
 
 

@@ -52,6 +52,34 @@ def test_a_filter_begins_as_none_and_sees_no_later_item(levers):
         assert torch.allclose(mixed[:, position], expected, atol=1e-5)
 
 
+def test_alignments_of_unit_vectors(levers, tiny_run):
+    """Soft targets at the scores' own temperature, and hard ones; both of cosines."""
+    teacher, adapted = torch.randn(4, 6, dtype=torch.double), torch.randn(4, 6, dtype=torch.double)
+
+    def cosine(a, b):
+        return float(a @ b / a.norm() / b.norm()) / 0.1
+
+    def softmax(scores):
+        total = sum(math.exp(score) for score in scores)
+        return [math.exp(score) / total for score in scores]
+
+    soft, hard, k = 0.0, 0.0, range(4)
+    targets = [
+        softmax([(cosine(teacher[i], teacher[j]) + cosine(adapted[i], adapted[j])) / 2 for j in k])
+        for i in k
+    ]
+    for i in k:
+        row = softmax([cosine(teacher[i], adapted[j]) for j in k])
+        column = softmax([cosine(adapted[i], teacher[j]) for j in k])
+        hard -= (math.log(row[i]) + math.log(column[i])) / 8
+        for j in k:
+            soft -= (targets[i][j] * math.log(row[j]) + targets[j][i] * math.log(column[j])) / 8
+    given = {"align_weight": 0.5, "align_teacher_config": {"epochs": 1}}
+    for name, expected in (("Unit", soft), ("Contrast", hard)):
+        _, _, model, _ = tiny_run(f"LLMEmb{name}AlignedSASRec", **given)
+        assert float(model.alignment(teacher, adapted)) == pytest.approx(expected, rel=1e-6)
+
+
 TRAINED = {
     "loss_type": "CE", "adapter": "whitening", "llm_whiten": 0.3, "llm_freeze": False,
     "align_weight": 0, "item_similarity": "cosine", "learning_rate": 0.1, "epochs": 2,

@@ -1,6 +1,7 @@
 """The studies behind the documented results: which runs they name, and which one they choose."""
 
 import json
+import statistics
 import subprocess
 import sys
 from functools import partial
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import child_env
+from scipy import stats
 
 from benchmarks import (
     alignment_study,
@@ -16,6 +18,7 @@ from benchmarks import (
     cold_study,
     llmsrec_study,
     measures_study,
+    paired,
     scft_study,
     study,
     time_to_score,
@@ -26,7 +29,9 @@ from recbole_llmemb.cli.main import main
 from recbole_llmemb.cli.run import parse
 from recbole_llmemb.config.recbole_config import preset_file
 from recbole_llmemb.config.values import bundled_names, read_settings
+from recbole_llmemb.run.per_user import read_users
 from recbole_llmemb.run.restore import restore
+from recbole_llmemb.run.result import users_file_of
 from recbole_llmemb.run.schema import refuse_typed
 from recbole_llmemb.table import EmbeddingTable
 
@@ -163,6 +168,51 @@ def test_a_checkpoint_under_both_measures(tiny_settings, tmp_path, monkeypatch, 
     assert f"| {found['kept']['all']['ndcg@10']:.4f} |" in row
     assert f"| {found['removed']['tail_items']['ndcg@10']:.4f} |" in row
     assert sum("not measured" in line for line in table) == len(bundled_names("preset")) - 1
+
+
+def test_measures_tell_how_many_times_the_opponent_has(tmp_path):
+    """Means of three seeds, and Welch's test by its formula; nothing of fewer seeds."""
+    values = {"best": (0.30, 0.33, 0.27), "id_best": (0.20, 0.21, 0.22)}
+    for preset, scores in values.items():
+        for (name, _), score in zip(measures_study.names("toys", preset), scores):
+            group = {"ndcg@10": score, "hit@10": score}
+            both = {how: {"all": group, "tail_items": group} for how in measures_study.MEASURES}
+            (tmp_path / f"{name}.json").write_text(json.dumps({"epochs": 1, **both}))
+    (row,) = [line for line in measures_study.table(tmp_path).splitlines() if "(0" in line]
+    ours, theirs = (statistics.variance(each) / 3 for each in values.values())
+    t = (0.30 - 0.21) / (ours + theirs) ** 0.5
+    freedom = (ours + theirs) ** 2 / (ours**2 / 2 + theirs**2 / 2)
+    p = 2 * stats.t.sf(t, freedom)
+    assert row == "| best |" + f" {0.30 / 0.21:.2f} ({p:.1g}) |" * 6
+    (tmp_path / "toys-id_best-2022.json").unlink()
+    assert "times" not in measures_study.table(tmp_path)
+
+
+def test_checkpoints_are_compared_user_by_user(tiny_settings, tmp_path, capsys):
+    """As the runs' own files per user say, averaged over seeds."""
+    files = {}
+    for label, epochs in (("short", 1), ("long", 6)):
+        own = tiny_settings("LLMEmbSASRec", epochs=epochs, item_embedding="id", loss_type="CE")
+        own.pop("gpu_id")
+        (tmp_path / "s.yaml").write_text(yaml.safe_dump({**own, "learning_rate": 0.02}))
+        for seed in (1, 2):
+            files.setdefault(label, []).append(tmp_path / f"{label}-{seed}.json")
+            typed = ["--model=LLMEmbSASRec", "--dataset=tiny", "--config_files=s.yaml"]
+            typed += [f"--seed={seed}", "--save_users=True", f"--result_json={files[label][-1]}"]
+            assert main(typed) == 0
+    capsys.readouterr()
+    runs = [f"{label}={','.join(map(str, each))}" for label, each in files.items()]
+    paired.main([f"--data_path={own['data_path']}", *runs])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| kept |")]
+    means = {}
+    for label, each in files.items():
+        users = [read_users(users_file_of(file)).by_user()[1]["ndcg@10"] for file in each]
+        means[label] = sum(users) / len(users)
+    short, long = means.values()
+    p = stats.ttest_rel(long, short).pvalue
+    assert 0 < p < 1
+    assert rows[0].startswith("| kept | short | 2 | ") and rows[0].endswith(" |  |  |")
+    assert rows[1].endswith(f" | {long.mean() / short.mean():.3f} | {p:.1g} |")
 
 
 def test_the_study_of_the_alignment(tiny_run, tmp_path, monkeypatch):
