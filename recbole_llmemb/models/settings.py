@@ -96,7 +96,7 @@ class ItemSettings(Settings):
     align_items: Literal["distinct", "positions"] = "distinct"
     """Over each 'distinct' positive item of a batch, or all 'positions' (the authors' code)."""
     align_teacher: keys.Text = key("SASRec", Use.PLACE)
-    """Who to align with: a RecBole model, trained once and cached, or the path of a checkpoint."""
+    """Who to align with: a RecBole model, trained once and cached, or a checkpoint or result."""
     align_teacher_unchecked: bool = key(False, Use.MACHINE)
     """Whether a checkpoint may be the teacher that was trained on another split or other data."""
     align_teacher_config: dict[Field, Any] | None = None
@@ -185,7 +185,7 @@ class LLMSRecSettings(Settings):
     are kept where all take more."""
 
     align_teacher: str = key("SASRec", **keys.NAME)
-    """The CF model: a RecBole model, trained once and cached, or the path of a checkpoint."""
+    """The CF model: a RecBole model, trained once and cached, or a checkpoint or result."""
     align_teacher_config: dict[Field, Any] | None = {"loss_type": "CE"}
     """Configuration of a trained CF model where it should differ from its own defaults."""
     cf_standardize: bool = key(True, Use.LATER)
